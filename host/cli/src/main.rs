@@ -1,0 +1,2 @@
+//! Lattice.
+fn main() {}
