@@ -1,1 +1,3 @@
-//! Lattice.
+//! A Lattice node: composition root and gRPC server.
+
+pub mod api;
