@@ -1,1 +1,42 @@
-//! Lattice.
+//! Who may do what in a store: members with ranks and roles, invites, revocations, children, names.
+//!
+//! - [`key`] decides which public keys are fit for members and invites, and checks claims.
+//! - [`member`], [`invite`], [`cut`] are rows of the state, with what decides about them.
+//! - [`genesis`] makes the first members out of the store's parameters.
+//! - [`commands`], [`queries`] and [`governance`] are the exports; the last one is what the host asks.
+//!
+//! Two rules carry the rest. Whatever takes rights away works downwards in rank alone, so that the question
+//! which of two revocations counts always has an answer: the higher one's is decided without the lower one. And
+//! a rank is fixed by the place of the member's first admission, for good; an admission depends only on entries
+//! before it, so only on members of higher rank.
+//!
+//! ```text
+//! m <device key>                      member        read by `authorize`, and nothing else is
+//! a <device key>                      name of the member, UTF-8
+//! i <invite key>                      invite
+//! x <device key> <position, 40>       revocation of the member
+//! c <store id>                        child: its name, UTF-8
+//! n                                   name of the store, UTF-8
+//! q                                   quota in bytes, 8 bytes big-endian; absent for none
+//! s                                   salt of the gossip topic, 32 bytes
+//! ```
+
+pub mod commands;
+pub mod cut;
+pub mod genesis;
+pub mod governance;
+pub mod invite;
+pub mod key;
+pub mod member;
+pub mod queries;
+pub mod rows;
+
+lattice_sdk::plugin!(
+    System,
+    world: "lattice:system/system",
+    path: ["../../wit", "../../wit/system"],
+);
+
+/// The component.
+#[derive(Debug)]
+pub struct System;

@@ -1,0 +1,177 @@
+//! The changes that members make.
+//!
+//! `authorize` has let the author through before any of these runs. What is checked here as well is what it
+//! cannot see: the arguments, ranks, and that an earlier call of the same transaction did not end the author's
+//! rights.
+
+use lattice_sdk::{Entry, context};
+
+use crate::bindings::exports::lattice::system::commands::{Error, Guest};
+use crate::bindings::exports::lattice::system::governance::{Role, Status};
+use crate::invite::Invite;
+use crate::key::PublicKey;
+use crate::member::{Member, Rank};
+use crate::{System, cut, rows};
+
+impl Guest for System {
+    fn invite(key: Vec<u8>, role: Role, expires_ms: u64, uses: u32) -> Result<(), Error> {
+        let author = Author::current()?;
+        let key = PublicKey::admissible(&key)?;
+        if uses == 0 {
+            return Err(Error::NoUses);
+        }
+        // A cancelled invite keeps its key taken too: its private half may be in anybody's hands.
+        if Invite::load(&key).is_some() {
+            return Err(Error::InviteExists(key.to_vec()));
+        }
+        let invite = Invite { role, expires_ms, uses, used: 0, author: author.key, cancelled: false };
+        invite.store(&key);
+        Ok(())
+    }
+
+    fn cancel_invite(key: Vec<u8>) -> Result<(), Error> {
+        Author::current()?;
+        let (key, invite) = Invite::named(&key)?;
+        Invite { cancelled: true, ..invite }.store(&key);
+        Ok(())
+    }
+
+    fn claim(invite: Vec<u8>, device: Vec<u8>, name: String, signature: Vec<u8>) -> Result<(), Error> {
+        let author = Author::current()?;
+        rows::check_name(&name)?;
+        let (invite_key, invite) = Invite::named(&invite)?;
+        invite.check_open(author.entry.time.wall_ms)?;
+        let device = PublicKey::admissible(&device)?;
+        if Member::load(&device).is_some() {
+            return Err(Error::AlreadyAdmitted(device.to_vec()));
+        }
+        if !invite_key.signed_claim(&context::store(), &device, &signature) {
+            return Err(Error::BadSignature);
+        }
+        let member = Member {
+            role: invite.role,
+            status: Status::Active,
+            rank: Rank::admitted_in(&author.entry, 0),
+            admitted_by: author.key,
+            invite: Some(invite_key),
+        };
+        member.store(&device);
+        rows::set_member_name(&device, &name);
+        Invite { used: invite.used + 1, ..invite }.store(&invite_key);
+        Ok(())
+    }
+
+    fn readmit(member: Vec<u8>, role: Role) -> Result<(), Error> {
+        let (key, member) = Author::current()?.below(&member)?;
+        if member.is_active() {
+            return Err(Error::NotPossible(member.status));
+        }
+        Member { role, status: Status::Active, ..member }.store(&key);
+        Ok(())
+    }
+
+    fn revoke(member: Vec<u8>, kept: Vec<Vec<u8>>) -> Result<(), Error> {
+        let author = Author::current()?;
+        // Also one that is revoked already: an accomplice might have done so first, and kept everything.
+        let (key, member) = author.below(&member)?;
+        cut::record(&key, &author.entry, &kept)?;
+        Member { status: Status::Revoked, ..member }.store(&key);
+        rows::renew_salt(&author.entry.id);
+        Ok(())
+    }
+
+    fn set_role(member: Vec<u8>, role: Role) -> Result<(), Error> {
+        let (key, member) = Author::current()?.below(&member)?;
+        if !member.is_active() {
+            return Err(Error::NotPossible(member.status));
+        }
+        Member { role, ..member }.store(&key);
+        Ok(())
+    }
+
+    fn resign() -> Result<(), Error> {
+        let Author { entry, key, member } = Author::current()?;
+        Member { status: Status::Resigned, ..member }.store(&key);
+        rows::renew_salt(&entry.id);
+        Ok(())
+    }
+
+    fn rename(name: String) -> Result<(), Error> {
+        Author::current()?;
+        rows::check_name(&name)?;
+        rows::set_name(&name);
+        Ok(())
+    }
+
+    fn set_member_name(member: Vec<u8>, name: String) -> Result<(), Error> {
+        let author = Author::current()?;
+        rows::check_name(&name)?;
+        let key = if member == author.key.as_bytes() {
+            author.key
+        } else if author.member.is_active_admin() {
+            author.below(&member)?.0
+        } else {
+            return Err(Error::NotOutranked(member));
+        };
+        rows::set_member_name(&key, &name);
+        Ok(())
+    }
+
+    fn set_quota(bytes: Option<u64>) -> Result<(), Error> {
+        Author::current()?;
+        rows::set_quota_bytes(bytes);
+        Ok(())
+    }
+
+    fn add_child(store: Vec<u8>, name: String) -> Result<(), Error> {
+        Author::current()?;
+        rows::check_hash(&store)?;
+        rows::check_name(&name)?;
+        if rows::is_child(&store) {
+            return Err(Error::ChildExists(store));
+        }
+        rows::add_child(&store, &name);
+        Ok(())
+    }
+
+    fn remove_child(store: Vec<u8>) -> Result<(), Error> {
+        Author::current()?;
+        rows::check_hash(&store)?;
+        if !rows::is_child(&store) {
+            return Err(Error::NoSuchChild(store));
+        }
+        rows::remove_child(&store);
+        Ok(())
+    }
+}
+
+/// Who makes the call, and where it stands.
+struct Author {
+    entry: Entry,
+    key: PublicKey,
+    member: Member,
+}
+
+impl Author {
+    /// The author of the call that runs.
+    ///
+    /// # Errors
+    /// When it is not an active member.
+    fn current() -> Result<Self, Error> {
+        let entry = context::current();
+        let (key, member) = Member::named(&entry.author)?;
+        if !member.is_active() {
+            return Err(Error::NotPossible(member.status));
+        }
+        Ok(Self { entry, key, member })
+    }
+
+    /// The member with this key, which has to rank below the author.
+    fn below(&self, member: &[u8]) -> Result<(PublicKey, Member), Error> {
+        let (key, member) = Member::named(member)?;
+        if !self.member.outranks(&member) {
+            return Err(Error::NotOutranked(key.to_vec()));
+        }
+        Ok((key, member))
+    }
+}

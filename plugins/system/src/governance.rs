@@ -1,0 +1,56 @@
+//! The questions that the host asks.
+
+use crate::bindings::exports::lattice::system::governance::{
+    FinalPoint, Child, Cut, Effect, Guest, Lane, Limits, Member as ListedMember, Role,
+};
+use crate::key::PublicKey;
+use crate::member::Member;
+use crate::{System, cut, rows};
+
+const COMMANDS: &str = "lattice:system/commands";
+
+impl Guest for System {
+    fn authorize(author: Vec<u8>, lane: Lane, interface: String, function: String) -> bool {
+        // The member's row and no other is read, so that only changes to it bring late entries back.
+        let member = PublicKey::lookup(&author).and_then(|author| Member::load(&author));
+        member.is_some_and(|member| member.is_active() && allows(member.role, lane, &interface, &function))
+    }
+
+    fn in_effect() -> Effect {
+        Effect {
+            limits: Limits { quota_bytes: rows::quota_bytes() },
+            topic_salt: rows::salt(),
+            // Bodies are in plain until encryption is built, which brings a command that changes this.
+            key_number: 0,
+        }
+    }
+
+    fn cuts(author: Vec<u8>) -> Vec<Cut> {
+        PublicKey::lookup(&author).map(|author| cut::of(&author)).unwrap_or_default()
+    }
+
+    fn members() -> Vec<ListedMember> {
+        Member::listing()
+    }
+
+    fn children() -> Vec<Child> {
+        rows::children()
+    }
+
+    fn checkpoint() -> Option<FinalPoint> {
+        // There is no command that would make one.
+        None
+    }
+}
+
+fn allows(role: Role, lane: Lane, interface: &str, function: &str) -> bool {
+    match (role, lane) {
+        (Role::Admin, _) | (Role::Writer, Lane::App) => true,
+        (Role::Reader, Lane::App) => false,
+        // Anyone's node may carry a claim, and anyone may leave.
+        (Role::Writer, Lane::System) => {
+            interface == COMMANDS && matches!(function, "claim" | "resign" | "set-member-name")
+        }
+        (Role::Reader, Lane::System) => interface == COMMANDS && matches!(function, "claim" | "resign"),
+    }
+}

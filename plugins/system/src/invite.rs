@@ -1,0 +1,122 @@
+//! An invite: the public half of a key pair whose private half travels in a token.
+//!
+//! ```text
+//! version 1 (1)   role 1   expires 8   uses 4   used 4   author 32   cancelled 1
+//! ```
+
+use lattice_sdk::codec::{Reader, Writer};
+use lattice_sdk::state::{self, Range};
+
+use crate::bindings::exports::lattice::system::commands::Error;
+use crate::bindings::exports::lattice::system::governance::Role;
+use crate::bindings::exports::lattice::system::queries;
+use crate::key::PublicKey;
+use crate::member::{Member, role_code, role_of_code};
+use crate::rows;
+
+const VERSION: u8 = 1;
+
+/// An invite's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invite {
+    /// The role that a claim gives.
+    pub role: Role,
+    /// Claims at or after this time are refused: milliseconds since 1970 in UTC.
+    pub expires_ms: u64,
+    /// How many claims it allows.
+    pub uses: u32,
+    /// How many of them were made.
+    pub used: u32,
+    /// The admin that made it.
+    pub author: PublicKey,
+    /// Whether it was taken back.
+    pub cancelled: bool,
+}
+
+impl Invite {
+    /// The invite with this key.
+    pub fn load(key: &PublicKey) -> Option<Self> {
+        state::get(&rows::keyed(rows::INVITE, key)).map(|row| Self::decode(&row))
+    }
+
+    /// The invite that a command names.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchInvite`].
+    pub fn named(bytes: &[u8]) -> Result<(PublicKey, Self), Error> {
+        let key = PublicKey::lookup(bytes);
+        let found = key.and_then(|key| Some((key, Self::load(&key)?)));
+        found.ok_or_else(|| Error::NoSuchInvite(bytes.to_vec()))
+    }
+
+    /// Writes the invite's row.
+    pub fn store(&self, key: &PublicKey) {
+        state::put(&rows::keyed(rows::INVITE, key), &self.encode());
+    }
+
+    /// Every invite as the contract has them, by key.
+    pub fn listing() -> Vec<queries::Invite> {
+        let rows = state::scan(Range::prefix(&[rows::INVITE]));
+        rows.map(|(key, row)| {
+            let Self { role, expires_ms, uses, used, author, cancelled } = Self::decode(&row);
+            let key = key[1..].to_vec();
+            queries::Invite { key, role, expires_ms, uses, used, author: author.to_vec(), cancelled }
+        })
+        .collect()
+    }
+
+    /// Whether a claim may be made at this time.
+    ///
+    /// # Errors
+    /// Why not: cancelled, expired, spent, or made by somebody who is not an admin any more.
+    pub fn check_open(&self, wall_ms: u64) -> Result<(), Error> {
+        if self.cancelled {
+            return Err(Error::InviteCancelled);
+        }
+        if wall_ms >= self.expires_ms {
+            return Err(Error::InviteExpired(self.expires_ms));
+        }
+        if self.used >= self.uses {
+            return Err(Error::InviteSpent(self.uses));
+        }
+        if !Member::load(&self.author).is_some_and(|author| author.is_active_admin()) {
+            return Err(Error::InviterLostRights(self.author.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// The row in the state.
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::tag(VERSION)
+            .u8(role_code(self.role))
+            .u64(self.expires_ms)
+            .u32(self.uses)
+            .u32(self.used)
+            .bytes(self.author.as_bytes())
+            .u8(u8::from(self.cancelled))
+            .finish()
+    }
+
+    /// Reads a row that [`Invite::encode`] wrote.
+    ///
+    /// # Panics
+    /// If it is another one: nothing else writes these rows.
+    pub fn decode(row: &[u8]) -> Self {
+        Self::read(row).expect("only `encode` writes these rows")
+    }
+
+    fn read(row: &[u8]) -> Option<Self> {
+        let mut row = Reader::new(row);
+        if row.u8()? != VERSION {
+            return None;
+        }
+        Some(Self {
+            role: role_of_code(row.u8()?)?,
+            expires_ms: row.u64()?,
+            uses: row.u32()?,
+            used: row.u32()?,
+            author: PublicKey::lookup(row.take(32)?)?,
+            cancelled: row.u8()? != 0,
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! A member: its rank, its role, and where its membership stands.
+//!
+//! ```text
+//! version 1 (1)   role 1   status 1   rank 52: wall 8, counter 4, index 4, ordinal 4, call id 32
+//! admitted by 32  invite: 0 | 1 key 32
+//! ```
+
+use lattice_sdk::codec::{Reader, Writer};
+use lattice_sdk::state::{self, Range};
+use lattice_sdk::{Entry, Timestamp};
+
+use crate::bindings::exports::lattice::system::commands::Error;
+use crate::bindings::exports::lattice::system::governance::{self, Role, Status};
+use crate::key::PublicKey;
+use crate::rows;
+
+const VERSION: u8 = 1;
+
+/// The place of a member's first admission; smaller ones rank higher. It never changes.
+///
+/// It comes out of the admitting entry alone, not out of a counter: admissions would all depend on one another
+/// by it. Entries of the very same time are told apart by the ids of their calls, which is as good as
+/// any way, since neither of two members admitted at one time wrote before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    wall_ms: u64,
+    counter: u32,
+    index: u32,
+    ordinal: u32,
+    call: [u8; 32],
+}
+
+impl Rank {
+    /// The rank of the member that a call admits as the one with this number.
+    ///
+    /// # Panics
+    /// If the call's id is not 32 bytes, which the contract promises.
+    pub fn admitted_in(entry: &Entry, ordinal: u32) -> Self {
+        let Timestamp { wall_ms, counter } = entry.time;
+        let call = entry.id[..].try_into().expect("the contract promises ids of 32 bytes");
+        Self { wall_ms, counter, index: entry.index, ordinal, call }
+    }
+}
+
+/// A member's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What the member may do while active.
+    pub role: Role,
+    /// Where the membership stands.
+    pub status: Status,
+    /// Place of the first admission.
+    pub rank: Rank,
+    /// Author of the first admission.
+    pub admitted_by: PublicKey,
+    /// The invite that was claimed, if one was.
+    pub invite: Option<PublicKey>,
+}
+
+impl Member {
+    /// The member with this key, present or past.
+    pub fn load(key: &PublicKey) -> Option<Self> {
+        state::get(&rows::keyed(rows::MEMBER, key)).map(|row| Self::decode(&row))
+    }
+
+    /// The member that a command names.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMember`].
+    pub fn named(bytes: &[u8]) -> Result<(PublicKey, Self), Error> {
+        let key = PublicKey::lookup(bytes);
+        let found = key.and_then(|key| Some((key, Self::load(&key)?)));
+        found.ok_or_else(|| Error::NoSuchMember(bytes.to_vec()))
+    }
+
+    /// Writes the member's row.
+    pub fn store(&self, key: &PublicKey) {
+        state::put(&rows::keyed(rows::MEMBER, key), &self.encode());
+    }
+
+    /// Everyone who ever was a member, by rank.
+    pub fn all() -> Vec<(PublicKey, Self)> {
+        let rows = state::scan(Range::prefix(&[rows::MEMBER]));
+        let mut members: Vec<_> = rows
+            .map(|(key, row)| {
+                let key = PublicKey::lookup(&key[1..]).expect("a member's key ends with 32 bytes");
+                (key, Self::decode(&row))
+            })
+            .collect();
+        members.sort_by_key(|(_, member)| member.rank);
+        members
+    }
+
+    /// Everyone who ever was a member, as the contract has them.
+    pub fn listing() -> Vec<governance::Member> {
+        let members = Self::all().into_iter().zip(0..);
+        members
+            .map(|((key, member), rank)| governance::Member {
+                key: key.to_vec(),
+                name: rows::member_name(&key),
+                role: member.role,
+                rank,
+                status: member.status,
+                admitted_by: member.admitted_by.to_vec(),
+                invite: member.invite.map(|invite| invite.to_vec()),
+            })
+            .collect()
+    }
+
+    /// Whether the member has its rights.
+    pub fn is_active(&self) -> bool {
+        self.status == Status::Active
+    }
+
+    /// Whether the member is an admin with its rights.
+    pub fn is_active_admin(&self) -> bool {
+        self.is_active() && self.role == Role::Admin
+    }
+
+    /// Whether this member may take rights from `other`.
+    pub fn outranks(&self, other: &Self) -> bool {
+        self.rank < other.rank
+    }
+
+    /// The row in the state.
+    pub fn encode(&self) -> Vec<u8> {
+        let Rank { wall_ms, counter, index, ordinal, call } = self.rank;
+        let row = Writer::tag(VERSION)
+            .u8(role_code(self.role))
+            .u8(status_code(self.status))
+            .time(&Timestamp { wall_ms, counter })
+            .u32(index)
+            .u32(ordinal)
+            .bytes(&call)
+            .bytes(self.admitted_by.as_bytes());
+        match &self.invite {
+            None => row.u8(0).finish(),
+            Some(invite) => row.u8(1).bytes(invite.as_bytes()).finish(),
+        }
+    }
+
+    /// Reads a row that [`Member::encode`] wrote.
+    ///
+    /// # Panics
+    /// If it is another one: nothing else writes these rows.
+    pub fn decode(row: &[u8]) -> Self {
+        Self::read(row).expect("only `encode` writes these rows")
+    }
+
+    fn read(row: &[u8]) -> Option<Self> {
+        let mut row = Reader::new(row);
+        if row.u8()? != VERSION {
+            return None;
+        }
+        let role = role_of_code(row.u8()?)?;
+        let status = match row.u8()? {
+            0 => Status::Active,
+            1 => Status::Revoked,
+            2 => Status::Resigned,
+            _ => return None,
+        };
+        let Timestamp { wall_ms, counter } = row.time()?;
+        let rank = Rank { wall_ms, counter, index: row.u32()?, ordinal: row.u32()?, call: row.array()? };
+        let admitted_by = PublicKey::lookup(row.take(32)?)?;
+        let invite = match row.u8()? {
+            0 => None,
+            _ => Some(PublicKey::lookup(row.take(32)?)?),
+        };
+        Some(Self { role, status, rank, admitted_by, invite })
+    }
+}
+
+/// The byte for a role in rows.
+pub fn role_code(role: Role) -> u8 {
+    match role {
+        Role::Admin => 0,
+        Role::Writer => 1,
+        Role::Reader => 2,
+    }
+}
+
+/// The role for a byte in rows.
+pub fn role_of_code(code: u8) -> Option<Role> {
+    match code {
+        0 => Some(Role::Admin),
+        1 => Some(Role::Writer),
+        2 => Some(Role::Reader),
+        _ => None,
+    }
+}
+
+fn status_code(status: Status) -> u8 {
+    match status {
+        Status::Active => 0,
+        Status::Revoked => 1,
+        Status::Resigned => 2,
+    }
+}

@@ -1,0 +1,127 @@
+//! The keys of the state, and the small rows that are a value by themselves.
+
+use lattice_sdk::codec::Writer;
+use lattice_sdk::state;
+
+use crate::bindings::exports::lattice::system::commands::Error;
+use crate::bindings::exports::lattice::system::governance::Child;
+use crate::key::PublicKey;
+
+/// First byte of a member's key.
+pub const MEMBER: u8 = b'm';
+/// First byte of an invite's key.
+pub const INVITE: u8 = b'i';
+/// First byte of a revocation's key.
+pub const CUT: u8 = b'x';
+const MEMBER_NAME: u8 = b'a';
+const CHILD: u8 = b'c';
+const NAME: &[u8] = b"n";
+const QUOTA: &[u8] = b"q";
+const SALT: &[u8] = b"s";
+
+/// Largest name of a store or a member, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Bytes of an id or another hash.
+pub const HASH_BYTES: usize = 32;
+
+/// The key of a row that belongs to a public key.
+pub fn keyed(tag: u8, key: &PublicKey) -> Vec<u8> {
+    Writer::tag(tag).bytes(key.as_bytes()).finish()
+}
+
+/// Checks the length of a name.
+///
+/// # Errors
+/// [`Error::NameTooLong`].
+pub fn check_name(name: &str) -> Result<(), Error> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Error::NameTooLong(u32::try_from(name.len()).unwrap_or(u32::MAX)));
+    }
+    Ok(())
+}
+
+/// Checks the length of a hash.
+///
+/// # Errors
+/// [`Error::BadHash`].
+pub fn check_hash(hash: &[u8]) -> Result<(), Error> {
+    if hash.len() != HASH_BYTES {
+        return Err(Error::BadHash(u32::try_from(hash.len()).unwrap_or(u32::MAX)));
+    }
+    Ok(())
+}
+
+/// The name of the store; empty before the first entry.
+pub fn name() -> String {
+    text(NAME)
+}
+
+/// Names the store.
+pub fn set_name(name: &str) {
+    state::put(NAME, name.as_bytes());
+}
+
+/// The name of a member; empty where none was given.
+pub fn member_name(key: &PublicKey) -> String {
+    text(&keyed(MEMBER_NAME, key))
+}
+
+/// Names a member. The name has a row of its own, so that a late change of it leaves authorizations alone.
+pub fn set_member_name(key: &PublicKey, name: &str) {
+    state::put(&keyed(MEMBER_NAME, key), name.as_bytes());
+}
+
+/// The bytes that one author may write; none for no bound.
+pub fn quota_bytes() -> Option<u64> {
+    let row = state::get(QUOTA)?;
+    Some(u64::from_be_bytes(row.try_into().expect("a quota has 8 bytes")))
+}
+
+/// Bounds the bytes that one author may write.
+pub fn set_quota_bytes(bytes: Option<u64>) {
+    match bytes {
+        Some(bytes) => state::put(QUOTA, &bytes.to_be_bytes()),
+        None => state::delete(QUOTA),
+    }
+}
+
+/// The salt of the gossip topic; zeros before the first entry.
+pub fn salt() -> Vec<u8> {
+    state::get(SALT).unwrap_or_else(|| vec![0; HASH_BYTES])
+}
+
+/// Changes the salt to something that no other entry makes it: the id of the call. Written blindly, so that
+/// revocations do not depend on one another; the last one in the order decides.
+pub fn renew_salt(call: &[u8]) {
+    state::put(SALT, call);
+}
+
+/// The children of this store, by id.
+pub fn children() -> Vec<Child> {
+    let rows = state::scan(state::Range::prefix(&[CHILD]));
+    rows.map(|(key, row)| Child { store: key[1..].to_vec(), name: String::from_utf8_lossy(&row).into_owned() })
+        .collect()
+}
+
+/// Whether a store is a child of this one.
+pub fn is_child(store: &[u8]) -> bool {
+    state::get(&child_key(store)).is_some()
+}
+
+/// Lists a child.
+pub fn add_child(store: &[u8], name: &str) {
+    state::put(&child_key(store), name.as_bytes());
+}
+
+/// Takes a child off the list.
+pub fn remove_child(store: &[u8]) {
+    state::delete(&child_key(store));
+}
+
+fn child_key(store: &[u8]) -> Vec<u8> {
+    Writer::tag(CHILD).bytes(store).finish()
+}
+
+fn text(key: &[u8]) -> String {
+    state::get(key).map_or_else(String::new, |row| String::from_utf8_lossy(&row).into_owned())
+}
