@@ -1,0 +1,183 @@
+//! Running other programs: where the workspace is, how cargo is called, and one line a step.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+/// Returns the workspace's root directory.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies directly below the workspace's root")
+}
+
+/// Returns the directory that cargo builds into: `$CARGO_TARGET_DIR`, else `target` in the root.
+pub fn target_dir() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// Returns the directory that holds the programs of a development build, the `lattice` binary among them.
+pub fn bin_dir() -> PathBuf {
+    target_dir().join("debug")
+}
+
+/// Returns a `cargo` command in the workspace's root, as if it were typed in a shell.
+///
+/// `cargo run` adds variables about this crate to our environment. Build scripts that watch such a variable
+/// (ring's does) would run again, and half of the workspace with them, at each change between
+/// `cargo test` and `cargo xtask test`; so they are taken away.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if is_about_this_crate(&name) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+fn is_about_this_crate(name: &OsString) -> bool {
+    const PREFIXES: [&str; 5] = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+        "CARGO_PRIMARY_",
+    ];
+    let name = name.to_string_lossy();
+    name == "CARGO" || name == "OUT_DIR" || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Does `work` as a step of that name: prints one line before it, and one with the time after it.
+///
+/// # Errors
+///
+/// Those of `work`, with the step's name added.
+pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    eprintln!("==> {name}");
+    let value = work().with_context(|| format!("step `{name}` failed"))?;
+    eprintln!(
+        "    {name}: done in {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(value)
+}
+
+/// Runs a command with our own output streams.
+///
+/// # Errors
+///
+/// When it cannot be started, or ends with another status than 0; the message has the command's line.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}", line(command));
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it printed on standard output.
+///
+/// # Errors
+///
+/// As [`run`]; the message has what it printed on standard error.
+pub fn read(command: &mut Command) -> Result<String> {
+    let output = output(command)?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "`{}` ended with {}: {}",
+            line(command),
+            output.status,
+            stderr.trim()
+        );
+    }
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("`{}` printed text that is not UTF-8", line(command)))
+}
+
+/// Runs a command without input and returns its status and output.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn output(command: &mut Command) -> Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{}`", line(command)))
+}
+
+/// Whether a program of that name is on the path.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+fn line(command: &Command) -> String {
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or(command.get_program());
+    let mut line = program.to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        line.push(' ');
+        line.push_str(&argument.to_string_lossy());
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_does_not_inherit_variables_about_this_crate() {
+        for name in [
+            "CARGO_PKG_NAME",
+            "CARGO_MANIFEST_DIR",
+            "CARGO_CRATE_NAME",
+            "OUT_DIR",
+        ] {
+            assert!(is_about_this_crate(&name.into()), "{name}");
+        }
+        for name in [
+            "CARGO_HOME",
+            "CARGO_TARGET_DIR",
+            "CARGO_BUILD_JOBS",
+            "RUSTFLAGS",
+        ] {
+            assert!(!is_about_this_crate(&name.into()), "{name}");
+        }
+    }
+
+    #[test]
+    fn failing_command_is_named_with_its_status_and_stderr() {
+        let error =
+            read(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).expect_err("it exits 3");
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("exit status: 3") && text.contains("why"),
+            "{text}"
+        );
+        assert!(run(Command::new("false").stdin(Stdio::null())).is_err());
+    }
+
+    #[test]
+    fn program_that_is_missing_is_an_error_that_names_it() {
+        assert!(is_installed("sh"));
+        assert!(!is_installed("no-such-program-anywhere"));
+        let error =
+            run(&mut Command::new("no-such-program-anywhere")).expect_err("it does not exist");
+        assert!(error.to_string().contains("no-such-program-anywhere"));
+    }
+}
