@@ -1,0 +1,114 @@
+//! The first step of a join: getting the genesis, before there is a store to hold it.
+//!
+//! The peer runs an ordinary [`super::Session`] with [`super::Access::Invited`] or more; this side says
+//! Hello with nothing in it and asks for the one entry whose id is the store's.
+
+use bytes::Bytes;
+use lattice_format::{DeviceKey, IntentionId, SignedHeader, StoreId, verify};
+
+use super::frame::{FrameError, FrameReader};
+use super::message::{Hello, Message, PeerError, Wants};
+use super::{VERSION, limits};
+
+/// Gets a store's genesis from a peer over one stream of [`super::ALPN`].
+#[derive(Debug)]
+pub struct Bootstrap {
+    store: StoreId,
+    frames: FrameReader,
+}
+
+/// What came of the bytes that were given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BootstrapStep {
+    /// Read on.
+    More,
+    /// The genesis, its signature, id and body checked. Close the stream.
+    Genesis(SignedHeader, Vec<u8>),
+    /// The peer refuses.
+    Refused(PeerError),
+    /// The peer sent something else. Close the stream and try another peer.
+    Faulty(String),
+}
+
+impl Bootstrap {
+    /// The value, and the bytes to write first.
+    pub fn start(store: StoreId, device: DeviceKey, now_ms: u64) -> (Self, Bytes) {
+        let hello = Message::Hello(Hello {
+            round: 1,
+            versions: vec![VERSION],
+            store,
+            clock_ms: now_ms,
+            device,
+            endpoint: device,
+            wants: Wants::Headers,
+            horizon: None,
+            parked_count: 0,
+            parked: Vec::new(),
+            tips_digest: lattice_format::Digest([0; 32]),
+            tip_count: 0,
+            count: 0,
+            // No entries but the one that is asked for: that one may exceed any window.
+            window_bytes: 0,
+        });
+        let want = Message::Want(vec![IntentionId::from(store)]);
+        let mut out = hello.encode();
+        out.extend_from_slice(&want.encode());
+        let value = Self {
+            store,
+            frames: FrameReader::default(),
+        };
+        (value, out.into())
+    }
+
+    /// Takes bytes of the stream.
+    pub fn handle(&mut self, bytes: &[u8]) -> BootstrapStep {
+        self.frames.push(bytes);
+        loop {
+            match self.frames.next() {
+                Ok(None) => return BootstrapStep::More,
+                Ok(Some(Message::Error(error))) => return BootstrapStep::Refused(error),
+                Ok(Some(Message::Entries(entries))) => {
+                    if let Some(step) = self.look(entries) {
+                        return step;
+                    }
+                }
+                Ok(Some(Message::Lacks(_))) => {
+                    return BootstrapStep::Faulty("the peer does not give the genesis".into());
+                }
+                Ok(Some(_)) => {}
+                Err(FrameError::Message(error)) => {
+                    return BootstrapStep::Faulty(error.to_string());
+                }
+                Err(error) => return BootstrapStep::Faulty(error.to_string()),
+            }
+        }
+    }
+
+    fn look(&self, entries: Vec<(SignedHeader, Option<Vec<u8>>)>) -> Option<BootstrapStep> {
+        if entries.len() > limits::ENTRIES_FRAME_MAX {
+            return Some(BootstrapStep::Faulty(format!(
+                "{} entries in a frame exceed {}",
+                entries.len(),
+                limits::ENTRIES_FRAME_MAX
+            )));
+        }
+        let faulty = |text: String| Some(BootstrapStep::Faulty(text));
+        for (signed, body) in entries {
+            if lattice_format::Header::id_of(&signed.bytes) != IntentionId::from(self.store) {
+                continue;
+            }
+            let Some(body) = body else {
+                return faulty("the genesis came without its body".into());
+            };
+            let header = match verify(signed.clone()) {
+                Ok(header) => header,
+                Err(error) => return faulty(error.to_string()),
+            };
+            if let Err(error) = header.check_body(body.as_slice()) {
+                return faulty(error.to_string());
+            }
+            return Some(BootstrapStep::Genesis(signed, body));
+        }
+        None
+    }
+}

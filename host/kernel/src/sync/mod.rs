@@ -1,0 +1,61 @@
+//! Reconciliation of one store with one peer, as a value.
+//!
+//! [`Session::handle`] takes what happened and returns what to do; the shell (a stream in `host/net`,
+//! a virtual link in the simulator) moves bytes and calls the store. Nothing here opens a socket,
+//! reads a clock or draws randomness.
+//!
+//! A reconciliation is a *round*. Both sides say Hello; equal digests of tips end it there. Otherwise
+//! they exchange tips, each computes what the other lacks, and streams it in causal order within the
+//! window that the other grants. What the tips could not explain (too many of them, or a forked chain
+//! that one side does not know) is found by comparing summaries of ranges of the canonical order
+//! (Meyer, Range-Based Set Reconciliation, 2022). A session that stays open after a round is *live*:
+//! what a node authors is pushed to the peer at once, what it got from others is announced.
+
+pub mod limits;
+
+mod bootstrap;
+mod frame;
+mod message;
+mod outbound;
+mod peer;
+mod plan;
+mod ranges;
+mod session;
+mod wire;
+
+pub use bootstrap::{Bootstrap, BootstrapStep};
+pub use frame::{FrameError, FrameReader};
+pub use message::{ErrorCode, MessageError, PeerError, Wants};
+pub use peer::Access;
+pub use session::{CloseReason, Config, Effect, Input, Lack, Role, Session, Status};
+
+/// The protocol's name in ALPN (application-layer protocol negotiation). One bidirectional stream is
+/// one session of one store.
+pub const ALPN: &[u8] = b"/lattice/sync/1";
+
+/// Reads the store's id out of the first bytes of an accepted stream; `None` until more bytes came.
+/// The shell gives the same bytes to the [`Session`] afterwards.
+///
+/// # Errors
+/// When the stream does not begin with a Hello. Close it.
+pub fn store_asked_for(bytes: &[u8]) -> Result<Option<lattice_format::StoreId>, FrameError> {
+    let mut frames = FrameReader::default();
+    frames.push(bytes);
+    match frames.next()? {
+        Some(message::Message::Hello(hello)) => Ok(Some(hello.store)),
+        Some(_) => Err(FrameError::NoHello),
+        None => Ok(None),
+    }
+}
+
+/// The bytes that tell a peer why there is no session, such as [`ErrorCode::UnknownStore`] (also the
+/// answer where there is a store that the peer must not know of). Write them and close the stream.
+pub fn refusal(code: ErrorCode, text: &str) -> bytes::Bytes {
+    let text = text.to_owned();
+    message::Message::Error(PeerError { code, text })
+        .encode()
+        .into()
+}
+
+/// The version of the protocol that this code speaks.
+pub const VERSION: u32 = 1;
