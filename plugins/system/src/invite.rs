@@ -120,3 +120,19 @@ impl Invite {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_keeps_its_bytes() {
+        let author = PublicKey::lookup(&[0xaa; 32]).expect("32 bytes");
+        let invite = Invite { role: Role::Writer, expires_ms: 258, uses: 3, used: 2, author, cancelled: true };
+        let mut golden = vec![1, 1, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 3, 0, 0, 0, 2];
+        golden.extend([0xaa; 32]);
+        golden.push(1);
+        assert_eq!(invite.encode(), golden);
+        assert_eq!(Invite::decode(&golden), invite);
+    }
+}

@@ -196,3 +196,44 @@ fn status_code(status: Status) -> u8 {
         Status::Resigned => 2,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> PublicKey {
+        PublicKey::lookup(&[byte; 32]).expect("32 bytes")
+    }
+
+    #[test]
+    fn a_row_keeps_its_bytes() {
+        let rank = Rank { wall_ms: 1, counter: 2, index: 3, ordinal: 4, call: [0xca; 32] };
+        let founder =
+            Member { role: Role::Admin, status: Status::Active, rank, admitted_by: key(0xaa), invite: None };
+        let mut golden = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4];
+        golden.extend([[0xca; 32], [0xaa; 32]].concat());
+        golden.push(0);
+        assert_eq!(founder.encode(), golden);
+        assert_eq!(Member::decode(&golden), founder);
+
+        let invited = Member {
+            role: Role::Reader,
+            status: Status::Resigned,
+            invite: Some(key(0xbb)),
+            ..founder
+        };
+        golden.splice(1..3, [2, 2]);
+        golden.pop();
+        golden.push(1);
+        golden.extend([0xbb; 32]);
+        assert_eq!(invited.encode(), golden);
+        assert_eq!(Member::decode(&golden), invited);
+    }
+
+    #[test]
+    fn ranks_compare_by_time_then_by_place_in_the_entry() {
+        let rank = |wall_ms, counter, index, ordinal, call| Rank { wall_ms, counter, index, ordinal, call: [call; 32] };
+        let sorted = [rank(1, 9, 9, 9, 9), rank(2, 0, 9, 9, 9), rank(2, 1, 0, 9, 9), rank(2, 1, 1, 0, 9)];
+        assert!(sorted.is_sorted());
+    }
+}
