@@ -1,7 +1,9 @@
 //! The counter, natively.
 
 use lattice_plugin_counter::Counter;
-use lattice_plugin_counter::bindings::exports::lattice::counter::{commands::Guest as _, queries::Guest as _};
+use lattice_plugin_counter::bindings::exports::lattice::counter::{
+    commands::Guest as _, queries::Guest as _,
+};
 use lattice_sdk::testing;
 
 fn check(adds: &[i64], expected: i64) {

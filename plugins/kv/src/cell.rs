@@ -36,7 +36,11 @@ impl Cell {
     /// # Panics
     /// If the ids of `entry` are not 32 bytes, which the contract promises.
     pub fn new(entry: &Entry, value: Option<&[u8]>) -> Self {
-        let exact = |bytes: &[u8]| bytes.try_into().expect("the contract promises ids of 32 bytes");
+        let exact = |bytes: &[u8]| {
+            bytes
+                .try_into()
+                .expect("the contract promises ids of 32 bytes")
+        };
         Self {
             id: exact(&entry.id),
             author: exact(&entry.author),
@@ -81,7 +85,14 @@ impl Cell {
         let author = row.array()?;
         let id = row.array()?;
         let value = (flags & DELETED == 0).then(|| row.rest().to_vec());
-        Some(Self { id, author, time, index, contested: flags & CONTESTED != 0, value })
+        Some(Self {
+            id,
+            author,
+            time,
+            index,
+            contested: flags & CONTESTED != 0,
+            value,
+        })
     }
 }
 
@@ -94,10 +105,16 @@ mod tests {
         let entry = Entry {
             id: vec![0xaa; 32],
             author: vec![0xbb; 32],
-            time: Timestamp { wall_ms: 1, counter: 2 },
+            time: Timestamp {
+                wall_ms: 1,
+                counter: 2,
+            },
             index: 3,
         };
-        let cell = Cell { contested: true, ..Cell::new(&entry, Some(b"v")) };
+        let cell = Cell {
+            contested: true,
+            ..Cell::new(&entry, Some(b"v"))
+        };
         let mut golden = vec![2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3];
         golden.extend([[0xbb; 32], [0xaa; 32]].concat());
         golden.push(b'v');

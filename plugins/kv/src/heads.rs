@@ -35,10 +35,14 @@ pub fn winner(key: &str) -> Option<Cell> {
 
 /// Every head of `key` in the order of history, the winner last.
 pub fn all(key: &str) -> Vec<Cell> {
-    let Some(winner) = winner(key) else { return Vec::new() };
+    let Some(winner) = winner(key) else {
+        return Vec::new();
+    };
     let mut heads = Vec::new();
     if winner.contested {
-        heads.extend(state::scan(Range::prefix(&older_prefix(key))).map(|(_, row)| Cell::decode(&row)));
+        heads.extend(
+            state::scan(Range::prefix(&older_prefix(key))).map(|(_, row)| Cell::decode(&row)),
+        );
     }
     heads.push(winner);
     heads
@@ -50,9 +54,16 @@ pub fn all(key: &str) -> Vec<Cell> {
 /// # Panics
 /// If the key or the value is too large; the call traps.
 pub fn write(key: &str, value: Option<&[u8]>) {
-    assert!(key.len() <= KEY_BYTES_MAX, "a key of {} bytes exceeds {KEY_BYTES_MAX}", key.len());
+    assert!(
+        key.len() <= KEY_BYTES_MAX,
+        "a key of {} bytes exceeds {KEY_BYTES_MAX}",
+        key.len()
+    );
     let value_bytes = value.map_or(0, <[u8]>::len);
-    assert!(value_bytes <= VALUE_BYTES_MAX, "a value of {value_bytes} bytes exceeds {VALUE_BYTES_MAX}");
+    assert!(
+        value_bytes <= VALUE_BYTES_MAX,
+        "a value of {value_bytes} bytes exceeds {VALUE_BYTES_MAX}"
+    );
 
     let winner_row = winner_key(key);
     let previous = state::get(&winner_row).map(|row| Cell::decode(&row));
@@ -82,7 +93,10 @@ fn settle(key: &str, previous: Cell, entry: &Entry) -> bool {
         }
     }
     if !seen(&previous, entry) {
-        let older = Cell { contested: false, ..previous };
+        let older = Cell {
+            contested: false,
+            ..previous
+        };
         state::put(&older_key(key, &older), &older.encode());
         left += 1;
     }
@@ -110,7 +124,9 @@ pub fn winner_key(key: &str) -> Vec<u8> {
 /// # Panics
 /// If `row_key` is not one of [`winner_key`].
 pub fn key_of_winner(row_key: &[u8]) -> String {
-    let key = row_key.strip_prefix(&[WINNER]).expect("a winner's row begins with its tag");
+    let key = row_key
+        .strip_prefix(&[WINNER])
+        .expect("a winner's row begins with its tag");
     String::from_utf8(key.to_vec()).expect("only UTF-8 was put here")
 }
 
@@ -127,5 +143,8 @@ fn older_key(key: &str, head: &Cell) -> Vec<u8> {
         time: head.time,
         index: head.index,
     };
-    Writer::default().bytes(&older_prefix(key)).position(&entry).finish()
+    Writer::default()
+        .bytes(&older_prefix(key))
+        .position(&entry)
+        .finish()
 }

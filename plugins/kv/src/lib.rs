@@ -40,7 +40,11 @@ impl commands::Guest for Kv {
         }
     }
 
-    fn compare_and_put(key: String, expected: Option<Vec<u8>>, value: Vec<u8>) -> Result<(), Conflict> {
+    fn compare_and_put(
+        key: String,
+        expected: Option<Vec<u8>>,
+        value: Vec<u8>,
+    ) -> Result<(), Conflict> {
         let current = heads::winner(&key).and_then(Cell::into_value);
         if current != expected {
             return Err(Conflict { current });
@@ -64,14 +68,20 @@ impl queries::Guest for Kv {
         let mut bytes = 0;
         for (key, row) in state::scan(range) {
             // A deleted key keeps its row, so that a put that never saw the deletion is known to be concurrent.
-            let Some(value) = Cell::decode(&row).into_value() else { continue };
+            let Some(value) = Cell::decode(&row).into_value() else {
+                continue;
+            };
             bytes += key.len() + value.len();
-            let full = pairs.len() >= limit as usize || (bytes > PAGE_BYTES_MAX && !pairs.is_empty());
+            let full =
+                pairs.len() >= limit as usize || (bytes > PAGE_BYTES_MAX && !pairs.is_empty());
             if full {
                 let next = pairs.last().map(|pair| pair.key.clone());
                 return Page { pairs, next };
             }
-            pairs.push(Pair { key: heads::key_of_winner(&key), value });
+            pairs.push(Pair {
+                key: heads::key_of_winner(&key),
+                value,
+            });
         }
         Page { pairs, next: None }
     }
@@ -79,12 +89,20 @@ impl queries::Guest for Kv {
     fn inspect(key: String) -> Vec<Head> {
         let heads = heads::all(&key).into_iter();
         heads
-            .map(|Cell { id, author, time, value, .. }| Head {
-                id: id.to_vec(),
-                author: author.to_vec(),
-                time,
-                value,
-            })
+            .map(
+                |Cell {
+                     id,
+                     author,
+                     time,
+                     value,
+                     ..
+                 }| Head {
+                    id: id.to_vec(),
+                    author: author.to_vec(),
+                    time,
+                    value,
+                },
+            )
             .collect()
     }
 }

@@ -26,7 +26,8 @@ fn put(key: &str, value: &str) {
 }
 
 fn get(key: &str) -> Option<String> {
-    testing::query(|| Kv::get(key.into())).map(|value| String::from_utf8(value).expect("text was put"))
+    testing::query(|| Kv::get(key.into()))
+        .map(|value| String::from_utf8(value).expect("text was put"))
 }
 
 /// The heads of a key in order, deletions as `-`.
@@ -131,8 +132,18 @@ fn the_oldest_head_falls_out_at_the_bound() {
 fn a_batch_makes_its_changes_in_order_and_sees_its_own() {
     testing::reset();
     put("gone", "x");
-    let pair = |key: &str, value: &str| Op::Put(Pair { key: key.into(), value: value.into() });
-    let ops = vec![pair("k", "one"), pair("k", "two"), pair("l", "three"), Op::Delete("gone".into())];
+    let pair = |key: &str, value: &str| {
+        Op::Put(Pair {
+            key: key.into(),
+            value: value.into(),
+        })
+    };
+    let ops = vec![
+        pair("k", "one"),
+        pair("k", "two"),
+        pair("l", "three"),
+        Op::Delete("gone".into()),
+    ];
     testing::call("a").run(|| Kv::batch(ops));
     assert_eq!(heads("k"), "two");
     assert_eq!(get("l").as_deref(), Some("three"));
@@ -148,7 +159,12 @@ fn compare_and_put_refuses_with_what_is_there() {
     };
     assert_eq!(cas(Some("x"), "one"), Err(Conflict { current: None }));
     assert_eq!(cas(None, "one"), Ok(()));
-    assert_eq!(cas(None, "two"), Err(Conflict { current: Some("one".into()) }));
+    assert_eq!(
+        cas(None, "two"),
+        Err(Conflict {
+            current: Some("one".into())
+        })
+    );
     assert_eq!(cas(Some("one"), "two"), Ok(()));
     assert_eq!(get("k").as_deref(), Some("two"));
     testing::call("a").run(|| Kv::delete("k".into()));
@@ -173,8 +189,17 @@ fn a_listing_pages_by_prefix_and_skips_what_was_deleted() {
     assert_eq!(list(Some("b/2"), 1), ("b/3".into(), Some("b/3".into())));
     assert_eq!(list(None, 0), (String::new(), None));
     assert_eq!(list(Some("zzz"), 5), (String::new(), None));
-    assert_eq!(list(Some("a"), 5).0, "b/1 b/3 b/4", "a cursor before the prefix");
-    assert_eq!(testing::query(|| Kv::list(String::new(), None, 10)).pairs.len(), 5);
+    assert_eq!(
+        list(Some("a"), 5).0,
+        "b/1 b/3 b/4",
+        "a cursor before the prefix"
+    );
+    assert_eq!(
+        testing::query(|| Kv::list(String::new(), None, 10))
+            .pairs
+            .len(),
+        5
+    );
 }
 
 #[test]

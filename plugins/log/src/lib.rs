@@ -6,8 +6,8 @@
 use bindings::exports::lattice::log::commands;
 use bindings::exports::lattice::log::queries::{self, Item, Page};
 use lattice_sdk::codec::{Reader, Writer};
-use lattice_sdk::state::{self, Range};
 use lattice_sdk::context;
+use lattice_sdk::state::{self, Range};
 
 lattice_sdk::plugin!(Log, world: "lattice:log/plugin", path: ["../../wit", "wit"]);
 
@@ -92,6 +92,13 @@ fn row_key(id: &[u8]) -> Vec<u8> {
 fn item(key: &[u8], row: &[u8]) -> Item {
     let id = &key[1..];
     let time = Reader::new(id).time().expect("an id begins with its time");
-    let (author, data) = row.split_at_checked(AUTHOR_BYTES).expect("a row begins with its author");
-    Item { id: id.to_vec(), author: author.to_vec(), time, data: data.to_vec() }
+    let (author, data) = row
+        .split_at_checked(AUTHOR_BYTES)
+        .expect("a row begins with its author");
+    Item {
+        id: id.to_vec(),
+        author: author.to_vec(),
+        time,
+        data: data.to_vec(),
+    }
 }

@@ -24,7 +24,14 @@ impl Guest for System {
         if Invite::load(&key).is_some() {
             return Err(Error::InviteExists(key.to_vec()));
         }
-        let invite = Invite { role, expires_ms, uses, used: 0, author: author.key, cancelled: false };
+        let invite = Invite {
+            role,
+            expires_ms,
+            uses,
+            used: 0,
+            author: author.key,
+            cancelled: false,
+        };
         invite.store(&key);
         Ok(())
     }
@@ -32,11 +39,20 @@ impl Guest for System {
     fn cancel_invite(key: Vec<u8>) -> Result<(), Error> {
         Author::current()?;
         let (key, invite) = Invite::named(&key)?;
-        Invite { cancelled: true, ..invite }.store(&key);
+        Invite {
+            cancelled: true,
+            ..invite
+        }
+        .store(&key);
         Ok(())
     }
 
-    fn claim(invite: Vec<u8>, device: Vec<u8>, name: String, signature: Vec<u8>) -> Result<(), Error> {
+    fn claim(
+        invite: Vec<u8>,
+        device: Vec<u8>,
+        name: String,
+        signature: Vec<u8>,
+    ) -> Result<(), Error> {
         let author = Author::current()?;
         rows::check_name(&name)?;
         let (invite_key, invite) = Invite::named(&invite)?;
@@ -57,7 +73,11 @@ impl Guest for System {
         };
         member.store(&device);
         rows::set_member_name(&device, &name);
-        Invite { used: invite.used + 1, ..invite }.store(&invite_key);
+        Invite {
+            used: invite.used + 1,
+            ..invite
+        }
+        .store(&invite_key);
         Ok(())
     }
 
@@ -66,7 +86,12 @@ impl Guest for System {
         if member.is_active() {
             return Err(Error::NotPossible(member.status));
         }
-        Member { role, status: Status::Active, ..member }.store(&key);
+        Member {
+            role,
+            status: Status::Active,
+            ..member
+        }
+        .store(&key);
         Ok(())
     }
 
@@ -75,7 +100,11 @@ impl Guest for System {
         // Also one that is revoked already: an accomplice might have done so first, and kept everything.
         let (key, member) = author.below(&member)?;
         cut::record(&key, &author.entry, &kept)?;
-        Member { status: Status::Revoked, ..member }.store(&key);
+        Member {
+            status: Status::Revoked,
+            ..member
+        }
+        .store(&key);
         rows::renew_salt(&author.entry.id);
         Ok(())
     }
@@ -91,7 +120,11 @@ impl Guest for System {
 
     fn resign() -> Result<(), Error> {
         let Author { entry, key, member } = Author::current()?;
-        Member { status: Status::Resigned, ..member }.store(&key);
+        Member {
+            status: Status::Resigned,
+            ..member
+        }
+        .store(&key);
         rows::renew_salt(&entry.id);
         Ok(())
     }

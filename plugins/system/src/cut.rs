@@ -23,11 +23,22 @@ const _: () = assert!((KEPT_MAX + 1) * HASH_BYTES <= state::VALUE_BYTES_MAX);
 /// When there are too many ids, or one has the wrong length.
 pub fn record(member: &PublicKey, entry: &Entry, kept: &[Vec<u8>]) -> Result<(), Error> {
     if kept.len() > KEPT_MAX {
-        return Err(Error::TooManyKept(u32::try_from(kept.len()).unwrap_or(u32::MAX)));
+        return Err(Error::TooManyKept(
+            u32::try_from(kept.len()).unwrap_or(u32::MAX),
+        ));
     }
     kept.iter().try_for_each(|id| rows::check_hash(id))?;
-    let key = Writer::default().bytes(&rows::keyed(rows::CUT, member)).position(entry).finish();
-    state::put(&key, &Writer::default().bytes(&entry.id).bytes(&kept.concat()).finish());
+    let key = Writer::default()
+        .bytes(&rows::keyed(rows::CUT, member))
+        .position(entry)
+        .finish();
+    state::put(
+        &key,
+        &Writer::default()
+            .bytes(&entry.id)
+            .bytes(&kept.concat())
+            .finish(),
+    );
     Ok(())
 }
 
@@ -36,8 +47,13 @@ pub fn of(member: &PublicKey) -> Vec<Cut> {
     let rows = state::scan(Range::prefix(&rows::keyed(rows::CUT, member)));
     rows.map(|(_, row)| {
         let mut ids = row.chunks_exact(HASH_BYTES).map(<[u8]>::to_vec);
-        let revocation = ids.next().expect("a revocation's row begins with its call's id");
-        Cut { revocation, kept: ids.collect() }
+        let revocation = ids
+            .next()
+            .expect("a revocation's row begins with its call's id");
+        Cut {
+            revocation,
+            kept: ids.collect(),
+        }
     })
     .collect()
 }

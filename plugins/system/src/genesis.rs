@@ -29,7 +29,9 @@ impl Guest for System {
                     named = true;
                 }
                 "quota-bytes" => {
-                    let bytes = value.parse().map_err(|_| format!("`quota-bytes` is not a number: `{value}`"))?;
+                    let bytes = value
+                        .parse()
+                        .map_err(|_| format!("`quota-bytes` is not a number: `{value}`"))?;
                     rows::set_quota_bytes(Some(bytes));
                 }
                 "member" => members.push(FirstMember::parse(value)?),
@@ -41,7 +43,11 @@ impl Guest for System {
             }
         }
         if members.is_empty() {
-            members.push(FirstMember { key: founder, role: Role::Admin, name: String::new() });
+            members.push(FirstMember {
+                key: founder,
+                role: Role::Admin,
+                name: String::new(),
+            });
         }
         if !members.iter().any(|member| member.key == founder) {
             return Err("the members do not name the store's creator".to_owned());
@@ -67,7 +73,9 @@ impl Guest for System {
     }
 
     fn migrate(from: String, _cursor: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, String> {
-        Err(format!("version {from} wrote no state that this one could take over"))
+        Err(format!(
+            "version {from} wrote no state that this one could take over"
+        ))
     }
 }
 
@@ -84,7 +92,8 @@ impl FirstMember {
         let (Some(key), Some(role), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(format!("`member` is `<key>:<role>:<name>`, not `{text}`"));
         };
-        let key = hex(key).ok_or_else(|| format!("not a key of {KEY_BYTES} bytes in hexadecimal: `{key}`"))?;
+        let key = hex(key)
+            .ok_or_else(|| format!("not a key of {KEY_BYTES} bytes in hexadecimal: `{key}`"))?;
         let role = match role {
             "admin" => Role::Admin,
             "writer" => Role::Writer,
@@ -92,7 +101,11 @@ impl FirstMember {
             _ => return Err(format!("a role is admin, writer or reader, not `{role}`")),
         };
         check_name(name)?;
-        Ok(Self { key: admissible(&key)?, role, name: name.to_owned() })
+        Ok(Self {
+            key: admissible(&key)?,
+            role,
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -102,7 +115,11 @@ fn admissible(key: &[u8]) -> Result<PublicKey, String> {
 
 fn check_name(name: &str) -> Result<(), String> {
     let (len, max) = (name.len(), rows::NAME_BYTES_MAX);
-    if len > max { Err(format!("a name of {len} bytes exceeds {max}")) } else { Ok(()) }
+    if len > max {
+        Err(format!("a name of {len} bytes exceeds {max}"))
+    } else {
+        Ok(())
+    }
 }
 
 fn hex(text: &str) -> Option<[u8; KEY_BYTES]> {
@@ -112,7 +129,11 @@ fn hex(text: &str) -> Option<[u8; KEY_BYTES]> {
     }
     let mut bytes = [0; KEY_BYTES];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let digit = |digit: u8| {
+            char::from(digit)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        };
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
     Some(bytes)

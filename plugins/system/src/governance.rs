@@ -1,7 +1,7 @@
 //! The questions that the host asks.
 
 use crate::bindings::exports::lattice::system::governance::{
-    FinalPoint, Child, Cut, Effect, Guest, Lane, Limits, Member as ListedMember, Role,
+    Child, Cut, Effect, FinalPoint, Guest, Lane, Limits, Member as ListedMember, Role,
 };
 use crate::key::PublicKey;
 use crate::member::Member;
@@ -13,12 +13,16 @@ impl Guest for System {
     fn authorize(author: Vec<u8>, lane: Lane, interface: String, function: String) -> bool {
         // The member's row and no other is read, so that only changes to it bring late entries back.
         let member = PublicKey::lookup(&author).and_then(|author| Member::load(&author));
-        member.is_some_and(|member| member.is_active() && allows(member.role, lane, &interface, &function))
+        member.is_some_and(|member| {
+            member.is_active() && allows(member.role, lane, &interface, &function)
+        })
     }
 
     fn in_effect() -> Effect {
         Effect {
-            limits: Limits { quota_bytes: rows::quota_bytes() },
+            limits: Limits {
+                quota_bytes: rows::quota_bytes(),
+            },
             topic_salt: rows::salt(),
             // Bodies are in plain until encryption is built, which brings a command that changes this.
             key_number: 0,
@@ -26,7 +30,9 @@ impl Guest for System {
     }
 
     fn cuts(author: Vec<u8>) -> Vec<Cut> {
-        PublicKey::lookup(&author).map(|author| cut::of(&author)).unwrap_or_default()
+        PublicKey::lookup(&author)
+            .map(|author| cut::of(&author))
+            .unwrap_or_default()
     }
 
     fn members() -> Vec<ListedMember> {
@@ -51,6 +57,8 @@ fn allows(role: Role, lane: Lane, interface: &str, function: &str) -> bool {
         (Role::Writer, Lane::System) => {
             interface == COMMANDS && matches!(function, "claim" | "resign" | "set-member-name")
         }
-        (Role::Reader, Lane::System) => interface == COMMANDS && matches!(function, "claim" | "resign"),
+        (Role::Reader, Lane::System) => {
+            interface == COMMANDS && matches!(function, "claim" | "resign")
+        }
     }
 }

@@ -58,9 +58,24 @@ impl Invite {
     pub fn listing() -> Vec<queries::Invite> {
         let rows = state::scan(Range::prefix(&[rows::INVITE]));
         rows.map(|(key, row)| {
-            let Self { role, expires_ms, uses, used, author, cancelled } = Self::decode(&row);
+            let Self {
+                role,
+                expires_ms,
+                uses,
+                used,
+                author,
+                cancelled,
+            } = Self::decode(&row);
             let key = key[1..].to_vec();
-            queries::Invite { key, role, expires_ms, uses, used, author: author.to_vec(), cancelled }
+            queries::Invite {
+                key,
+                role,
+                expires_ms,
+                uses,
+                used,
+                author: author.to_vec(),
+                cancelled,
+            }
         })
         .collect()
     }
@@ -128,7 +143,14 @@ mod tests {
     #[test]
     fn a_row_keeps_its_bytes() {
         let author = PublicKey::lookup(&[0xaa; 32]).expect("32 bytes");
-        let invite = Invite { role: Role::Writer, expires_ms: 258, uses: 3, used: 2, author, cancelled: true };
+        let invite = Invite {
+            role: Role::Writer,
+            expires_ms: 258,
+            uses: 3,
+            used: 2,
+            author,
+            cancelled: true,
+        };
         let mut golden = vec![1, 1, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 3, 0, 0, 0, 2];
         golden.extend([0xaa; 32]);
         golden.push(1);

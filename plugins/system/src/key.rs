@@ -52,9 +52,14 @@ impl PublicKey {
 
     /// Whether `signature` is this invite's over its claim for `device` in `store`.
     pub fn signed_claim(&self, store: &[u8], device: &Self, signature: &[u8]) -> bool {
-        let Ok(signature) = Signature::from_slice(signature) else { return false };
-        let Ok(key) = VerifyingKey::from_bytes(&self.0) else { return false };
-        key.verify_strict(&claim_message(store, self, device), &signature).is_ok()
+        let Ok(signature) = Signature::from_slice(signature) else {
+            return false;
+        };
+        let Ok(key) = VerifyingKey::from_bytes(&self.0) else {
+            return false;
+        };
+        key.verify_strict(&claim_message(store, self, device), &signature)
+            .is_ok()
     }
 }
 

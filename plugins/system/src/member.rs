@@ -37,8 +37,16 @@ impl Rank {
     /// If the call's id is not 32 bytes, which the contract promises.
     pub fn admitted_in(entry: &Entry, ordinal: u32) -> Self {
         let Timestamp { wall_ms, counter } = entry.time;
-        let call = entry.id[..].try_into().expect("the contract promises ids of 32 bytes");
-        Self { wall_ms, counter, index: entry.index, ordinal, call }
+        let call = entry.id[..]
+            .try_into()
+            .expect("the contract promises ids of 32 bytes");
+        Self {
+            wall_ms,
+            counter,
+            index: entry.index,
+            ordinal,
+            call,
+        }
     }
 }
 
@@ -124,7 +132,13 @@ impl Member {
 
     /// The row in the state.
     pub fn encode(&self) -> Vec<u8> {
-        let Rank { wall_ms, counter, index, ordinal, call } = self.rank;
+        let Rank {
+            wall_ms,
+            counter,
+            index,
+            ordinal,
+            call,
+        } = self.rank;
         let row = Writer::tag(VERSION)
             .u8(role_code(self.role))
             .u8(status_code(self.status))
@@ -160,13 +174,25 @@ impl Member {
             _ => return None,
         };
         let Timestamp { wall_ms, counter } = row.time()?;
-        let rank = Rank { wall_ms, counter, index: row.u32()?, ordinal: row.u32()?, call: row.array()? };
+        let rank = Rank {
+            wall_ms,
+            counter,
+            index: row.u32()?,
+            ordinal: row.u32()?,
+            call: row.array()?,
+        };
         let admitted_by = PublicKey::lookup(row.take(32)?)?;
         let invite = match row.u8()? {
             0 => None,
             _ => Some(PublicKey::lookup(row.take(32)?)?),
         };
-        Some(Self { role, status, rank, admitted_by, invite })
+        Some(Self {
+            role,
+            status,
+            rank,
+            admitted_by,
+            invite,
+        })
     }
 }
 
@@ -207,10 +233,23 @@ mod tests {
 
     #[test]
     fn a_row_keeps_its_bytes() {
-        let rank = Rank { wall_ms: 1, counter: 2, index: 3, ordinal: 4, call: [0xca; 32] };
-        let founder =
-            Member { role: Role::Admin, status: Status::Active, rank, admitted_by: key(0xaa), invite: None };
-        let mut golden = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4];
+        let rank = Rank {
+            wall_ms: 1,
+            counter: 2,
+            index: 3,
+            ordinal: 4,
+            call: [0xca; 32],
+        };
+        let founder = Member {
+            role: Role::Admin,
+            status: Status::Active,
+            rank,
+            admitted_by: key(0xaa),
+            invite: None,
+        };
+        let mut golden = vec![
+            1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4,
+        ];
         golden.extend([[0xca; 32], [0xaa; 32]].concat());
         golden.push(0);
         assert_eq!(founder.encode(), golden);
@@ -232,8 +271,19 @@ mod tests {
 
     #[test]
     fn ranks_compare_by_time_then_by_place_in_the_entry() {
-        let rank = |wall_ms, counter, index, ordinal, call| Rank { wall_ms, counter, index, ordinal, call: [call; 32] };
-        let sorted = [rank(1, 9, 9, 9, 9), rank(2, 0, 9, 9, 9), rank(2, 1, 0, 9, 9), rank(2, 1, 1, 0, 9)];
+        let rank = |wall_ms, counter, index, ordinal, call| Rank {
+            wall_ms,
+            counter,
+            index,
+            ordinal,
+            call: [call; 32],
+        };
+        let sorted = [
+            rank(1, 9, 9, 9, 9),
+            rank(2, 0, 9, 9, 9),
+            rank(2, 1, 0, 9, 9),
+            rank(2, 1, 1, 0, 9),
+        ];
         assert!(sorted.is_sorted());
     }
 }

@@ -35,7 +35,9 @@ pub fn keyed(tag: u8, key: &PublicKey) -> Vec<u8> {
 /// [`Error::NameTooLong`].
 pub fn check_name(name: &str) -> Result<(), Error> {
     if name.len() > NAME_BYTES_MAX {
-        return Err(Error::NameTooLong(u32::try_from(name.len()).unwrap_or(u32::MAX)));
+        return Err(Error::NameTooLong(
+            u32::try_from(name.len()).unwrap_or(u32::MAX),
+        ));
     }
     Ok(())
 }
@@ -46,7 +48,9 @@ pub fn check_name(name: &str) -> Result<(), Error> {
 /// [`Error::BadHash`].
 pub fn check_hash(hash: &[u8]) -> Result<(), Error> {
     if hash.len() != HASH_BYTES {
-        return Err(Error::BadHash(u32::try_from(hash.len()).unwrap_or(u32::MAX)));
+        return Err(Error::BadHash(
+            u32::try_from(hash.len()).unwrap_or(u32::MAX),
+        ));
     }
     Ok(())
 }
@@ -74,7 +78,9 @@ pub fn set_member_name(key: &PublicKey, name: &str) {
 /// The bytes that one author may write; none for no bound.
 pub fn quota_bytes() -> Option<u64> {
     let row = state::get(QUOTA)?;
-    Some(u64::from_be_bytes(row.try_into().expect("a quota has 8 bytes")))
+    Some(u64::from_be_bytes(
+        row.try_into().expect("a quota has 8 bytes"),
+    ))
 }
 
 /// Bounds the bytes that one author may write.
@@ -99,8 +105,11 @@ pub fn renew_salt(call: &[u8]) {
 /// The children of this store, by id.
 pub fn children() -> Vec<Child> {
     let rows = state::scan(state::Range::prefix(&[CHILD]));
-    rows.map(|(key, row)| Child { store: key[1..].to_vec(), name: String::from_utf8_lossy(&row).into_owned() })
-        .collect()
+    rows.map(|(key, row)| Child {
+        store: key[1..].to_vec(),
+        name: String::from_utf8_lossy(&row).into_owned(),
+    })
+    .collect()
 }
 
 /// Whether a store is a child of this one.
@@ -123,5 +132,7 @@ fn child_key(store: &[u8]) -> Vec<u8> {
 }
 
 fn text(key: &[u8]) -> String {
-    state::get(key).map_or_else(String::new, |row| String::from_utf8_lossy(&row).into_owned())
+    state::get(key).map_or_else(String::new, |row| {
+        String::from_utf8_lossy(&row).into_owned()
+    })
 }

@@ -34,7 +34,11 @@ fn hex(bytes: &[u8]) -> String {
 fn sign(invite: &str, store: &[u8], device: &[u8]) -> Vec<u8> {
     let invite = secret(invite);
     let key = |bytes: &[u8]| PublicKey::admissible(bytes).expect("an honest key");
-    let message = claim_message(store, &key(&invite.verifying_key().to_bytes()), &key(device));
+    let message = claim_message(
+        store,
+        &key(&invite.verifying_key().to_bytes()),
+        &key(device),
+    );
     invite.sign(&message).to_bytes().to_vec()
 }
 
@@ -42,7 +46,10 @@ fn sign(invite: &str, store: &[u8], device: &[u8]) -> Vec<u8> {
 fn found() {
     testing::reset();
     let params = vec![("name".to_owned(), "notes".to_owned())];
-    by("ada").genesis().attempt(|| System::init(params)).expect("the parameters are right");
+    by("ada")
+        .genesis()
+        .attempt(|| System::init(params))
+        .expect("the parameters are right");
 }
 
 fn invite(author: &str, key: &str, role: Role, uses: u32) -> Result<(), Error> {
@@ -65,19 +72,36 @@ fn admit(members: &[(&str, Role)]) {
 
 fn member(name: &str) -> Member {
     let members = testing::query(<System as Queries>::members);
-    members.into_iter().find(|member| member.key == public(name)).expect("a member")
+    members
+        .into_iter()
+        .find(|member| member.key == public(name))
+        .expect("a member")
 }
 
 fn may(author: &str, lane: Lane, function: &str) -> bool {
-    let interface = if lane == Lane::System { COMMANDS } else { "lattice:kv/commands" };
-    testing::query(|| System::authorize(public(author), lane, interface.to_owned(), function.to_owned()))
+    let interface = if lane == Lane::System {
+        COMMANDS
+    } else {
+        "lattice:kv/commands"
+    };
+    testing::query(|| {
+        System::authorize(
+            public(author),
+            lane,
+            interface.to_owned(),
+            function.to_owned(),
+        )
+    })
 }
 
 #[test]
 fn the_founder_is_an_admin_of_rank_0_who_admitted_herself() {
     found();
     let ada = member("ada");
-    assert_eq!((ada.rank, ada.role, ada.status), (0, Role::Admin, Status::Active));
+    assert_eq!(
+        (ada.rank, ada.role, ada.status),
+        (0, Role::Admin, Status::Active)
+    );
     assert_eq!((ada.admitted_by, ada.invite), (public("ada"), None));
     assert_eq!(testing::query(System::name), "notes");
     assert!(may("ada", Lane::System, "revoke") && may("ada", Lane::App, "put"));
@@ -93,37 +117,77 @@ fn a_claim_admits_with_the_role_of_its_invite_by_any_member() {
     claim("cyd", "i", "dan").expect("it has two uses");
     assert_eq!(claim("ada", "i", "eve"), Err(Error::InviteSpent(2)));
     let cyd = member("cyd");
-    assert_eq!((cyd.rank, cyd.role, cyd.name.as_str()), (2, Role::Writer, "cyd"));
-    assert_eq!((cyd.admitted_by, cyd.invite), (public("bob"), Some(public("i"))));
+    assert_eq!(
+        (cyd.rank, cyd.role, cyd.name.as_str()),
+        (2, Role::Writer, "cyd")
+    );
+    assert_eq!(
+        (cyd.admitted_by, cyd.invite),
+        (public("bob"), Some(public("i")))
+    );
     let listed = testing::query(System::invites);
-    let spent = listed.iter().find(|invite| invite.key == public("i")).expect("it is listed");
-    assert_eq!((spent.uses, spent.used, &spent.author), (2, 2, &public("ada")));
+    let spent = listed
+        .iter()
+        .find(|invite| invite.key == public("i"))
+        .expect("it is listed");
+    assert_eq!(
+        (spent.uses, spent.used, &spent.author),
+        (2, 2, &public("ada"))
+    );
 }
 
 #[test]
 fn roles_decide_what_is_authorized() {
     found();
     admit(&[("wes", Role::Writer), ("rae", Role::Reader)]);
-    for function in ["claim", "resign", "set-member-name", "invite", "revoke", "no-such"] {
+    for function in [
+        "claim",
+        "resign",
+        "set-member-name",
+        "invite",
+        "revoke",
+        "no-such",
+    ] {
         let open = matches!(function, "claim" | "resign");
         assert!(may("ada", Lane::System, function), "{function}");
-        assert_eq!(may("wes", Lane::System, function), open || function == "set-member-name", "{function}");
+        assert_eq!(
+            may("wes", Lane::System, function),
+            open || function == "set-member-name",
+            "{function}"
+        );
         assert_eq!(may("rae", Lane::System, function), open, "{function}");
     }
     assert!(may("wes", Lane::App, "put") && !may("rae", Lane::App, "put"));
-    let elsewhere =
-        |author: &str| System::authorize(public(author), Lane::System, "other:system/commands".into(), "claim".into());
-    assert!(testing::query(|| elsewhere("ada") && !elsewhere("wes") && !elsewhere("rae")));
-    assert!(testing::query(|| !System::authorize(vec![1; 5], Lane::App, COMMANDS.into(), "x".into())));
+    let elsewhere = |author: &str| {
+        System::authorize(
+            public(author),
+            Lane::System,
+            "other:system/commands".into(),
+            "claim".into(),
+        )
+    };
+    assert!(testing::query(|| elsewhere("ada")
+        && !elsewhere("wes")
+        && !elsewhere("rae")));
+    assert!(testing::query(|| !System::authorize(
+        vec![1; 5],
+        Lane::App,
+        COMMANDS.into(),
+        "x".into()
+    )));
 }
 
 #[test]
 fn expiry_is_judged_at_the_time_of_the_claim() {
     found();
-    by("ada").attempt(|| System::invite(public("i"), Role::Writer, 5_000, 9)).expect("ada is an admin");
+    by("ada")
+        .attempt(|| System::invite(public("i"), Role::Writer, 5_000, 9))
+        .expect("ada is an admin");
     let claim_at = |at, device: &str| {
         let signature = sign("i", &testing::STORE, &public(device));
-        by("ada").at(at).attempt(|| System::claim(public("i"), public(device), String::new(), signature))
+        by("ada")
+            .at(at)
+            .attempt(|| System::claim(public("i"), public(device), String::new(), signature))
     };
     assert_eq!(claim_at(5_000, "bob"), Err(Error::InviteExpired(5_000)));
     assert_eq!(claim_at(4_999, "bob"), Ok(()));
@@ -133,13 +197,26 @@ fn expiry_is_judged_at_the_time_of_the_claim() {
 fn an_invite_is_refused_when_cancelled_unknown_or_made_by_one_without_rights() {
     found();
     admit(&[("bob", Role::Admin)]);
-    assert_eq!(claim("ada", "i", "cyd"), Err(Error::NoSuchInvite(public("i"))));
+    assert_eq!(
+        claim("ada", "i", "cyd"),
+        Err(Error::NoSuchInvite(public("i")))
+    );
     invite("bob", "i", Role::Admin, 9).expect("bob is an admin");
-    assert_eq!(invite("ada", "i", Role::Admin, 9), Err(Error::InviteExists(public("i"))));
-    by("ada").attempt(|| System::set_role(public("bob"), Role::Writer)).expect("ada outranks bob");
-    assert_eq!(claim("ada", "i", "cyd"), Err(Error::InviterLostRights(public("bob"))));
+    assert_eq!(
+        invite("ada", "i", Role::Admin, 9),
+        Err(Error::InviteExists(public("i")))
+    );
+    by("ada")
+        .attempt(|| System::set_role(public("bob"), Role::Writer))
+        .expect("ada outranks bob");
+    assert_eq!(
+        claim("ada", "i", "cyd"),
+        Err(Error::InviterLostRights(public("bob")))
+    );
     invite("ada", "j", Role::Admin, 9).expect("ada is an admin");
-    by("ada").attempt(|| System::cancel_invite(public("j"))).expect("it exists");
+    by("ada")
+        .attempt(|| System::cancel_invite(public("j")))
+        .expect("it exists");
     assert_eq!(claim("ada", "j", "cyd"), Err(Error::InviteCancelled));
     assert_eq!(invite("ada", "k", Role::Admin, 0), Err(Error::NoUses));
 }
@@ -170,7 +247,9 @@ fn weak_and_ambiguous_keys_are_never_admitted() {
     found();
     invite("ada", "i", Role::Writer, 9).expect("ada is an admin");
     let of_hex = |text: &str| -> Vec<u8> {
-        (0..32).map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).expect("digits")).collect()
+        (0..32)
+            .map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).expect("digits"))
+            .collect()
     };
     // The eight points of small order, and encodings of some of them above the modulus.
     let mut bad: Vec<Vec<u8>> = [
@@ -191,7 +270,9 @@ fn weak_and_ambiguous_keys_are_never_admitted() {
     .collect();
     // An honest key plus a point of order 8: of mixed order, so neither weak nor torsion free.
     let torsion: [u8; 32] = bad[4].clone().try_into().expect("32 bytes");
-    let torsion = VerifyingKey::from_bytes(&torsion).expect("a point").to_edwards();
+    let torsion = VerifyingKey::from_bytes(&torsion)
+        .expect("a point")
+        .to_edwards();
     let mixed = secret("mallory").verifying_key().to_edwards() + torsion;
     bad.push(mixed.compress().to_bytes().to_vec());
     bad.push(vec![0xff; 32]);
@@ -211,10 +292,19 @@ fn an_invite_never_admits_a_key_twice() {
     found();
     admit(&[("bob", Role::Writer)]);
     invite("ada", "i", Role::Admin, 9).expect("ada is an admin");
-    assert_eq!(claim("ada", "i", "bob"), Err(Error::AlreadyAdmitted(public("bob"))));
+    assert_eq!(
+        claim("ada", "i", "bob"),
+        Err(Error::AlreadyAdmitted(public("bob")))
+    );
     by("bob").attempt(System::resign).expect("anyone may leave");
-    assert_eq!(claim("ada", "i", "bob"), Err(Error::AlreadyAdmitted(public("bob"))));
-    assert_eq!(claim("ada", "i", "ada"), Err(Error::AlreadyAdmitted(public("ada"))));
+    assert_eq!(
+        claim("ada", "i", "bob"),
+        Err(Error::AlreadyAdmitted(public("bob")))
+    );
+    assert_eq!(
+        claim("ada", "i", "ada"),
+        Err(Error::AlreadyAdmitted(public("ada")))
+    );
     assert!(!may("bob", Lane::App, "put"));
 }
 
@@ -223,41 +313,81 @@ fn revocations_and_roles_work_downwards_in_rank_alone() {
     found();
     admit(&[("bob", Role::Admin), ("cyd", Role::Admin)]);
     let above = |name: &str| Err(Error::NotOutranked(public(name)));
-    for (author, target) in [("cyd", "bob"), ("cyd", "ada"), ("bob", "ada"), ("bob", "bob")] {
-        assert_eq!(by(author).attempt(|| System::revoke(public(target), vec![])), above(target));
-        assert_eq!(by(author).attempt(|| System::set_role(public(target), Role::Reader)), above(target));
+    for (author, target) in [
+        ("cyd", "bob"),
+        ("cyd", "ada"),
+        ("bob", "ada"),
+        ("bob", "bob"),
+    ] {
+        assert_eq!(
+            by(author).attempt(|| System::revoke(public(target), vec![])),
+            above(target)
+        );
+        assert_eq!(
+            by(author).attempt(|| System::set_role(public(target), Role::Reader)),
+            above(target)
+        );
         let rename = || System::set_member_name(public(target), "x".into());
-        assert_eq!(by(author).attempt(rename), if author == target { Ok(()) } else { above(target) });
+        assert_eq!(
+            by(author).attempt(rename),
+            if author == target {
+                Ok(())
+            } else {
+                above(target)
+            }
+        );
     }
-    assert_eq!(by("bob").attempt(|| System::set_role(public("cyd"), Role::Writer)), Ok(()));
+    assert_eq!(
+        by("bob").attempt(|| System::set_role(public("cyd"), Role::Writer)),
+        Ok(())
+    );
     assert_eq!(member("cyd").role, Role::Writer);
-    assert_eq!(by("bob").attempt(|| System::revoke(public("cyd"), vec![])), Ok(()));
+    assert_eq!(
+        by("bob").attempt(|| System::revoke(public("cyd"), vec![])),
+        Ok(())
+    );
     assert_eq!(member("cyd").status, Status::Revoked);
     let nobody = Err(Error::NoSuchMember(public("zed")));
-    assert_eq!(by("bob").attempt(|| System::revoke(public("zed"), vec![])), nobody);
+    assert_eq!(
+        by("bob").attempt(|| System::revoke(public("zed"), vec![])),
+        nobody
+    );
 }
 
 #[test]
 fn a_revocation_is_listed_with_what_it_keeps_for_good() {
     found();
     admit(&[("bob", Role::Admin), ("cyd", Role::Writer)]);
-    let (kept, salt) = (vec![vec![1; 32], vec![2; 32]], testing::query(System::in_effect).topic_salt);
+    let (kept, salt) = (
+        vec![vec![1; 32], vec![2; 32]],
+        testing::query(System::in_effect).topic_salt,
+    );
     let call = by("bob");
     let first = call.id();
-    call.attempt(|| System::revoke(public("cyd"), kept.clone())).expect("bob outranks cyd");
+    call.attempt(|| System::revoke(public("cyd"), kept.clone()))
+        .expect("bob outranks cyd");
     assert_ne!(testing::query(System::in_effect).topic_salt, salt);
     assert!(!may("cyd", Lane::App, "put"));
 
     let readmit = |author: &str, role| by(author).attempt(|| System::readmit(public("cyd"), role));
     readmit("bob", Role::Reader).expect("bob outranks cyd");
-    assert_eq!(readmit("bob", Role::Writer), Err(Error::NotPossible(Status::Active)));
+    assert_eq!(
+        readmit("bob", Role::Writer),
+        Err(Error::NotPossible(Status::Active))
+    );
     let cyd = member("cyd");
-    assert_eq!((cyd.rank, cyd.role, cyd.status), (2, Role::Reader, Status::Active));
+    assert_eq!(
+        (cyd.rank, cyd.role, cyd.status),
+        (2, Role::Reader, Status::Active)
+    );
 
     let call = by("ada");
     let second = call.id();
-    call.attempt(|| System::revoke(public("cyd"), vec![])).expect("ada outranks cyd");
-    by("ada").attempt(|| System::revoke(public("cyd"), vec![])).expect("each one counts");
+    call.attempt(|| System::revoke(public("cyd"), vec![]))
+        .expect("ada outranks cyd");
+    by("ada")
+        .attempt(|| System::revoke(public("cyd"), vec![]))
+        .expect("each one counts");
     let cuts = testing::query(|| System::cuts(public("cyd")));
     assert_eq!(cuts.len(), 3);
     assert_eq!((&cuts[0].revocation, &cuts[0].kept), (&first, &kept));
@@ -272,7 +402,10 @@ fn a_revocation_with_bad_ids_is_refused() {
     admit(&[("bob", Role::Admin)]);
     let revoke = |kept| by("ada").attempt(|| System::revoke(public("bob"), kept));
     assert_eq!(revoke(vec![vec![0; 31]]), Err(Error::BadHash(31)));
-    assert_eq!(revoke(vec![vec![0; 32]; 4_097]), Err(Error::TooManyKept(4_097)));
+    assert_eq!(
+        revoke(vec![vec![0; 32]; 4_097]),
+        Err(Error::TooManyKept(4_097))
+    );
     assert_eq!(revoke(vec![vec![0; 32]; 4_096]), Ok(()));
 }
 
@@ -280,7 +413,9 @@ fn a_revocation_with_bad_ids_is_refused() {
 fn one_lower_in_rank_cannot_undo_a_revocation() {
     found();
     admit(&[("bob", Role::Writer), ("cyd", Role::Admin)]);
-    by("ada").attempt(|| System::revoke(public("bob"), vec![])).expect("ada outranks bob");
+    by("ada")
+        .attempt(|| System::revoke(public("bob"), vec![]))
+        .expect("ada outranks bob");
     let undone = by("cyd").attempt(|| System::readmit(public("bob"), Role::Writer));
     assert_eq!(undone, Err(Error::NotOutranked(public("bob"))));
 }
@@ -307,22 +442,50 @@ fn ranks_follow_the_times_of_admissions_not_their_arrival() {
     }
     let claim_at = |at, key: &str, device: &str| {
         let signature = sign(key, &testing::STORE, &public(device));
-        by("ada").at(at).attempt(|| System::claim(public(key), public(device), String::new(), signature))
+        by("ada")
+            .at(at)
+            .attempt(|| System::claim(public(key), public(device), String::new(), signature))
     };
     claim_at(9_000, "i", "late").expect("the invite is fresh");
     claim_at(8_000, "j", "early").expect("the invite is fresh");
-    assert_eq!((member("ada").rank, member("early").rank, member("late").rank), (0, 1, 2));
+    assert_eq!(
+        (
+            member("ada").rank,
+            member("early").rank,
+            member("late").rank
+        ),
+        (0, 1, 2)
+    );
 }
 
 #[test]
 fn a_childs_members_are_those_of_the_list_and_its_creator_is_not_promoted() {
     testing::reset();
-    let listed = |name: &str, role: &str| ("member".to_owned(), format!("{}:{role}:{name}: x", hex(&public(name))));
-    let params = vec![listed("ada", "admin"), listed("bob", "writer"), listed("cyd", "reader")];
-    by("bob").genesis().attempt(|| System::init(params)).expect("the list is right");
+    let listed = |name: &str, role: &str| {
+        (
+            "member".to_owned(),
+            format!("{}:{role}:{name}: x", hex(&public(name))),
+        )
+    };
+    let params = vec![
+        listed("ada", "admin"),
+        listed("bob", "writer"),
+        listed("cyd", "reader"),
+    ];
+    by("bob")
+        .genesis()
+        .attempt(|| System::init(params))
+        .expect("the list is right");
     let members = testing::query(<System as Queries>::members);
-    let told: Vec<_> = members.iter().map(|member| (member.rank, member.name.as_str(), member.role)).collect();
-    let expected = [(0, "ada: x", Role::Admin), (1, "bob: x", Role::Writer), (2, "cyd: x", Role::Reader)];
+    let told: Vec<_> = members
+        .iter()
+        .map(|member| (member.rank, member.name.as_str(), member.role))
+        .collect();
+    let expected = [
+        (0, "ada: x", Role::Admin),
+        (1, "bob: x", Role::Writer),
+        (2, "cyd: x", Role::Reader),
+    ];
     assert_eq!(told, expected);
 }
 
@@ -330,8 +493,14 @@ fn a_childs_members_are_those_of_the_list_and_its_creator_is_not_promoted() {
 fn wrong_parameters_found_no_store() {
     let check = |params: &[(&str, &str)], expected: &str| {
         testing::reset();
-        let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let error = by("ada").genesis().attempt(|| System::init(params)).expect_err("the parameters are wrong");
+        let params = params
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let error = by("ada")
+            .genesis()
+            .attempt(|| System::init(params))
+            .expect_err("the parameters are wrong");
         assert!(error.contains(expected), "{error}");
     };
     let (ada, bob) = (hex(&public("ada")), hex(&public("bob")));
@@ -341,7 +510,10 @@ fn wrong_parameters_found_no_store() {
     check(&[("quota-bytes", "-1")], "not a number");
     check(&[("member", "x")], "<key>:<role>:<name>");
     check(&[("member", "00:admin:x")], "not a key of 32 bytes");
-    check(&[("member", &format!("{}:admin:x", "0".repeat(64)))], "can be admitted");
+    check(
+        &[("member", &format!("{}:admin:x", "0".repeat(64)))],
+        "can be admitted",
+    );
     check(&[("member", &format!("{ada}:owner:x"))], "not `owner`");
     check(&[("member", &format!("{bob}:admin:x"))], "creator");
     let twice = format!("{ada}:admin:x");
@@ -351,10 +523,17 @@ fn wrong_parameters_found_no_store() {
 #[test]
 fn names_children_and_the_quota_change() {
     found();
-    by("ada").attempt(|| System::rename("plans".into())).expect("short enough");
+    by("ada")
+        .attempt(|| System::rename("plans".into()))
+        .expect("short enough");
     assert_eq!(testing::query(System::name), "plans");
-    assert_eq!(by("ada").attempt(|| System::rename("x".repeat(300))), Err(Error::NameTooLong(300)));
-    by("ada").attempt(|| System::set_member_name(public("ada"), "Ada".into())).expect("her own");
+    assert_eq!(
+        by("ada").attempt(|| System::rename("x".repeat(300))),
+        Err(Error::NameTooLong(300))
+    );
+    by("ada")
+        .attempt(|| System::set_member_name(public("ada"), "Ada".into()))
+        .expect("her own");
     assert_eq!(member("ada").name, "Ada");
 
     let child = vec![7; 32];
@@ -363,14 +542,30 @@ fn names_children_and_the_quota_change() {
     assert_eq!(add(&child), Err(Error::ChildExists(child.clone())));
     assert_eq!(add(&[1]), Err(Error::BadHash(1)));
     let listed = testing::query(<System as Queries>::children);
-    assert_eq!((listed.len(), &listed[0].store, listed[0].name.as_str()), (1, &child, "sub"));
-    assert_eq!(by("ada").attempt(|| System::remove_child(child.clone())), Ok(()));
-    assert_eq!(by("ada").attempt(|| System::remove_child(child.clone())), Err(Error::NoSuchChild(child)));
+    assert_eq!(
+        (listed.len(), &listed[0].store, listed[0].name.as_str()),
+        (1, &child, "sub")
+    );
+    assert_eq!(
+        by("ada").attempt(|| System::remove_child(child.clone())),
+        Ok(())
+    );
+    assert_eq!(
+        by("ada").attempt(|| System::remove_child(child.clone())),
+        Err(Error::NoSuchChild(child))
+    );
 
     assert_eq!(testing::query(System::in_effect).limits.quota_bytes, None);
-    by("ada").attempt(|| System::set_quota(Some(9))).expect("ada is an admin");
-    assert_eq!(testing::query(System::in_effect).limits.quota_bytes, Some(9));
-    by("ada").attempt(|| System::set_quota(None)).expect("ada is an admin");
+    by("ada")
+        .attempt(|| System::set_quota(Some(9)))
+        .expect("ada is an admin");
+    assert_eq!(
+        testing::query(System::in_effect).limits.quota_bytes,
+        Some(9)
+    );
+    by("ada")
+        .attempt(|| System::set_quota(None))
+        .expect("ada is an admin");
     assert_eq!(testing::query(System::in_effect).limits.quota_bytes, None);
     assert!(testing::query(System::checkpoint).is_none());
 }

@@ -112,7 +112,10 @@ impl<'a> Reader<'a> {
 
     /// A time, as [`Writer::time`] wrote it.
     pub fn time(&mut self) -> Option<Timestamp> {
-        Some(Timestamp { wall_ms: self.u64()?, counter: self.u32()? })
+        Some(Timestamp {
+            wall_ms: self.u64()?,
+            counter: self.u32()?,
+        })
     }
 
     /// All the bytes that are left.
@@ -127,8 +130,18 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_back() {
-        let time = Timestamp { wall_ms: 7, counter: 9 };
-        let bytes = Writer::tag(1).u8(2).u16(3).u32(4).u64(5).time(&time).bytes(b"rest").finish();
+        let time = Timestamp {
+            wall_ms: 7,
+            counter: 9,
+        };
+        let bytes = Writer::tag(1)
+            .u8(2)
+            .u16(3)
+            .u32(4)
+            .u64(5)
+            .time(&time)
+            .bytes(b"rest")
+            .finish();
         let mut reader = Reader::new(&bytes);
         assert_eq!(reader.u8(), Some(1));
         assert_eq!(reader.u8(), Some(2));
@@ -146,13 +159,20 @@ mod tests {
             let entry = Entry {
                 id: vec![id; 32],
                 author: vec![author; 32],
-                time: Timestamp { wall_ms, counter: 0 },
+                time: Timestamp {
+                    wall_ms,
+                    counter: 0,
+                },
                 index,
             };
             Writer::default().position(&entry).finish()
         };
-        let sorted =
-            [position(1, 9, 9, 9), position(2, 1, 0, 8), position(2, 1, 1, 1), position(2, 2, 0, 0)];
+        let sorted = [
+            position(1, 9, 9, 9),
+            position(2, 1, 0, 8),
+            position(2, 1, 1, 1),
+            position(2, 2, 0, 0),
+        ];
         assert!(sorted.is_sorted());
         assert!(sorted.iter().all(|position| position.len() == 40));
     }

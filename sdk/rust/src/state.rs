@@ -65,8 +65,15 @@ pub fn scan_keys(range: Range) -> Keys {
 /// # Panics
 /// If the range is a reversed one: numbers are read forwards only.
 pub fn scan_numbers(range: Range) -> Numbers {
-    assert!(!range.reverse, "numbers are scanned in ascending order only");
-    Numbers { range, buffered: Vec::new().into_iter(), done: false }
+    assert!(
+        !range.reverse,
+        "numbers are scanned in ascending order only"
+    );
+    Numbers {
+        range,
+        buffered: Vec::new().into_iter(),
+        done: false,
+    }
 }
 
 /// A range of keys, and how to walk it.
@@ -81,17 +88,30 @@ pub struct Range {
 impl Range {
     /// Every key.
     pub fn all() -> Self {
-        Self { start: Vec::new(), end: None, reverse: false, limit: u32::MAX }
+        Self {
+            start: Vec::new(),
+            end: None,
+            reverse: false,
+            limit: u32::MAX,
+        }
     }
 
     /// The keys that begin with `prefix`.
     pub fn prefix(prefix: &[u8]) -> Self {
-        Self { start: prefix.to_vec(), end: prefix_end(prefix), ..Self::all() }
+        Self {
+            start: prefix.to_vec(),
+            end: prefix_end(prefix),
+            ..Self::all()
+        }
     }
 
     /// The keys from `start` (inclusive) to `end` (exclusive).
     pub fn between(start: &[u8], end: &[u8]) -> Self {
-        Self { start: start.to_vec(), end: Some(end.to_vec()), ..Self::all() }
+        Self {
+            start: start.to_vec(),
+            end: Some(end.to_vec()),
+            ..Self::all()
+        }
     }
 
     /// Leaves out what comes before `key`.
@@ -184,7 +204,12 @@ struct Pages {
 impl Pages {
     fn new(range: Range, values: bool) -> Self {
         let more = !range.is_empty();
-        Self { range, values, buffered: Vec::new().into_iter(), more }
+        Self {
+            range,
+            values,
+            buffered: Vec::new().into_iter(),
+            more,
+        }
     }
 
     fn next(&mut self) -> Option<Row> {
@@ -195,7 +220,12 @@ impl Pages {
             if !self.more || self.range.is_empty() {
                 return None;
             }
-            let Range { start, end, reverse, limit } = &self.range;
+            let Range {
+                start,
+                end,
+                reverse,
+                limit,
+            } = &self.range;
             let limit = (*limit).min(PAGE_ROWS);
             let page = if self.values {
                 host::scan(start, end.as_deref(), limit, *reverse)
@@ -205,7 +235,8 @@ impl Pages {
             self.more = page.more;
             let (last, _) = page.rows.last()?;
             // A page holds at most `limit` rows, which is a u32.
-            self.range.advance(last, u32::try_from(page.rows.len()).unwrap_or(u32::MAX));
+            self.range
+                .advance(last, u32::try_from(page.rows.len()).unwrap_or(u32::MAX));
             self.buffered = page.rows.into_iter();
         }
     }
@@ -260,7 +291,8 @@ impl Iterator for Numbers {
                 self.done = true;
                 return None;
             };
-            self.range.advance(last, u32::try_from(cells.len()).unwrap_or(u32::MAX));
+            self.range
+                .advance(last, u32::try_from(cells.len()).unwrap_or(u32::MAX));
             self.buffered = cells.into_iter();
         }
     }
@@ -293,7 +325,11 @@ mod tests {
         testing::reset();
         let keys: Vec<Vec<u8>> = (0..1_000u16).map(|n| n.to_be_bytes().to_vec()).collect();
         testing::call("author").run(|| keys.iter().for_each(|key| put(key, key)));
-        assert!(scan(Range::all()).map(|(key, _)| key).eq(keys.iter().cloned()));
+        assert!(
+            scan(Range::all())
+                .map(|(key, _)| key)
+                .eq(keys.iter().cloned())
+        );
         assert!(scan_keys(Range::all().reversed()).eq(keys.iter().rev().cloned()));
         assert!(scan_keys(Range::all().limit(700)).eq(keys[..700].iter().cloned()));
         assert_eq!(scan_keys(Range::all().limit(0)).count(), 0);
@@ -306,7 +342,11 @@ mod tests {
         assert_eq!(keys(Range::all().after(b"b")), b"b\0cd");
         assert_eq!(keys(Range::all().starting_at(b"b").before(b"d")), b"bb\0c");
         assert_eq!(keys(Range::prefix(b"b")), b"bb\0");
-        assert_eq!(keys(Range::prefix(b"b").starting_at(b"a")), b"bb\0", "never widened");
+        assert_eq!(
+            keys(Range::prefix(b"b").starting_at(b"a")),
+            b"bb\0",
+            "never widened"
+        );
         assert_eq!(keys(Range::between(b"c", b"b")), b"");
     }
 
@@ -329,7 +369,12 @@ mod tests {
             add(b"zero", 5);
             add(b"zero", -5);
         });
-        assert_eq!(scan_numbers(Range::all()).map(|(_, number)| number).sum::<i64>(), 1_200);
+        assert_eq!(
+            scan_numbers(Range::all())
+                .map(|(_, number)| number)
+                .sum::<i64>(),
+            1_200
+        );
         assert_eq!(scan_numbers(Range::all().limit(300)).count(), 300);
         assert_eq!(number(b"k"), 0);
         assert_eq!(scan(Range::all()).count(), 1);

@@ -37,7 +37,9 @@ impl commands::Guest for Bank {
 
     fn deposit(account: String, amount: u64) -> Result<u64, Error> {
         let balance = existing(&account)?;
-        let balance = balance.checked_add(amount).ok_or_else(|| Error::Overflow(account.clone()))?;
+        let balance = balance
+            .checked_add(amount)
+            .ok_or_else(|| Error::Overflow(account.clone()))?;
         write(&account, balance);
         Ok(balance)
     }
@@ -45,7 +47,11 @@ impl commands::Guest for Bank {
     fn withdraw(account: String, amount: u64) -> Result<u64, Error> {
         let balance = existing(&account)?;
         let Some(left) = balance.checked_sub(amount) else {
-            let missing = InsufficientFunds { account, balance, asked: amount };
+            let missing = InsufficientFunds {
+                account,
+                balance,
+                asked: amount,
+            };
             return Err(Error::InsufficientFunds(missing));
         };
         write(&account, left);

@@ -28,11 +28,16 @@ impl commands::Guest for Globals {
 
     fn remember(key: String) {
         let value = state::get(key.as_bytes());
-        *REMEMBERED.lock().expect("nothing panics while it is locked") = value;
+        *REMEMBERED
+            .lock()
+            .expect("nothing panics while it is locked") = value;
     }
 
     fn recall(key: String) {
-        let remembered = REMEMBERED.lock().expect("nothing panics while it is locked").clone();
+        let remembered = REMEMBERED
+            .lock()
+            .expect("nothing panics while it is locked")
+            .clone();
         match remembered {
             Some(value) => state::put(key.as_bytes(), &value),
             None => state::delete(key.as_bytes()),

@@ -87,7 +87,9 @@ impl commands::Guest for Hostile {
 
     fn read_flood(count: u64) {
         (0..count).for_each(|n| {
-            black_box(state::get(&[b"absent".as_slice(), &n.to_be_bytes()].concat()));
+            black_box(state::get(
+                &[b"absent".as_slice(), &n.to_be_bytes()].concat(),
+            ));
         });
     }
 

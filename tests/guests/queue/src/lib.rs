@@ -20,7 +20,11 @@ const ITEM_BYTES_MAX: usize = 255 * 1_024;
 
 impl commands::Guest for Queue {
     fn push(item: Vec<u8>) {
-        assert!(item.len() <= ITEM_BYTES_MAX, "an item of {} bytes exceeds {ITEM_BYTES_MAX}", item.len());
+        assert!(
+            item.len() <= ITEM_BYTES_MAX,
+            "an item of {} bytes exceeds {ITEM_BYTES_MAX}",
+            item.len()
+        );
         let key = Writer::tag(ITEM).position(&context::current()).finish();
         state::put(&key, &item);
     }
@@ -42,7 +46,9 @@ impl queries::Guest for Queue {
     }
 
     fn items(limit: u32) -> Vec<Vec<u8>> {
-        state::scan(Range::prefix(&[ITEM]).limit(limit)).map(|(_, item)| item).collect()
+        state::scan(Range::prefix(&[ITEM]).limit(limit))
+            .map(|(_, item)| item)
+            .collect()
     }
 }
 

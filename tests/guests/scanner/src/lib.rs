@@ -27,7 +27,8 @@ impl commands::Guest for Scanner {
     }
 
     fn sum(over: Span, target: String) {
-        let sum = state::scan(range(&over)).fold(0i64, |sum, (_, row)| sum.wrapping_add(decode(&row)));
+        let sum =
+            state::scan(range(&over)).fold(0i64, |sum, (_, row)| sum.wrapping_add(decode(&row)));
         write(&target, sum);
     }
 
@@ -38,7 +39,10 @@ impl commands::Guest for Scanner {
     fn rewrite(over: Span) {
         let rows: Vec<_> = state::scan(range(&over)).collect();
         for (key, row) in rows {
-            state::put(&key, &decode(&row).wrapping_mul(2).wrapping_add(1).to_be_bytes());
+            state::put(
+                &key,
+                &decode(&row).wrapping_mul(2).wrapping_add(1).to_be_bytes(),
+            );
         }
     }
 
@@ -93,7 +97,10 @@ impl commands::Guest for Scanner {
 
     fn sum_numbers(target: String) {
         let numbers = state::scan_numbers(Range::all());
-        write(&target, numbers.fold(0i64, |sum, (_, number)| sum.wrapping_add(number)));
+        write(
+            &target,
+            numbers.fold(0i64, |sum, (_, number)| sum.wrapping_add(number)),
+        );
     }
 }
 
@@ -104,7 +111,8 @@ impl queries::Guest for Scanner {
 
     fn all() -> Vec<(String, i64)> {
         let rows = state::scan(Range::all());
-        rows.map(|(key, row)| (String::from_utf8_lossy(&key).into_owned(), decode(&row))).collect()
+        rows.map(|(key, row)| (String::from_utf8_lossy(&key).into_owned(), decode(&row)))
+            .collect()
     }
 
     fn number(key: String) -> i64 {
@@ -113,11 +121,17 @@ impl queries::Guest for Scanner {
 }
 
 fn range(span: &Span) -> Range {
-    let mut range = Range::all().starting_at(span.start.as_bytes()).limit(span.limit);
+    let mut range = Range::all()
+        .starting_at(span.start.as_bytes())
+        .limit(span.limit);
     if let Some(end) = &span.end {
         range = range.before(end.as_bytes());
     }
-    if span.reverse { range.reversed() } else { range }
+    if span.reverse {
+        range.reversed()
+    } else {
+        range
+    }
 }
 
 fn decode(row: &[u8]) -> i64 {
