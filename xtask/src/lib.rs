@@ -1,6 +1,7 @@
 //! What the workspace does to itself: builds plugins, checks its own rules, runs README's tour and the demo.
 
 pub mod lockfile;
+pub mod node;
 pub mod setup;
 pub mod shell;
 pub mod tidy;

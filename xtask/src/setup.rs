@@ -30,7 +30,7 @@ const TOOLS: [Tool; 3] = [
     Tool {
         program: "git",
         package: "git",
-        reason: "tidy reads the list of files, the demo reads the commit log",
+        reason: "gives tidy the list of files, and the demo the commit log",
     },
     Tool {
         program: "bash",
@@ -59,7 +59,7 @@ fn install(missing: &[&Tool]) -> Result<()> {
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     let by_hand = format!("apt-get install {}", packages.join(" "));
     for tool in missing {
-        eprintln!("    `{}` is missing (it {})", tool.program, tool.reason);
+        eprintln!("    `{}` is missing: it {}", tool.program, tool.reason);
     }
     if !shell::is_installed("apt-get") {
         bail!(

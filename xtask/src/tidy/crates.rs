@@ -35,7 +35,8 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("iroh-gossip", &["host/net", "host/sim"]),
     ("redb", &["host/kernel", "host/daemon"]),
     ("bao-tree", &["host/kernel"]),
-    ("tonic", &["host/daemon"]),
+    // The command line is its client.
+    ("tonic", &["host/daemon", "host/cli"]),
     ("axum", &["host/daemon"]),
     ("fuser", &["host/daemon"]),
 ];

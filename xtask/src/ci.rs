@@ -1,0 +1,110 @@
+//! The commands that are sequences of steps: `setup`, `plugins`, `test`, `ci`.
+//!
+//! `cargo test` is always the last step and nothing is printed after it, so that a reader of the log, or a
+//! program, finds its verdict in the closing lines.
+
+use anyhow::{Result, bail};
+
+use crate::plugins::{self, Which};
+use crate::{setup, shell, tidy, tour};
+
+/// Installs what a fresh machine lacks.
+///
+/// # Errors
+///
+/// When something cannot be installed from here.
+pub fn setup() -> Result<()> {
+    shell::step("setup", || {
+        setup::machine()?;
+        // Not fatal: the step that builds plugins knows another compiler.
+        setup::target(setup::PLUGIN_TARGET).unwrap_or_else(|error| eprintln!("    {error:#}"));
+        Ok(())
+    })
+}
+
+/// Builds every plugin of the tree, bundled or not, into `target/plugins`.
+///
+/// # Errors
+///
+/// When one does not build.
+pub fn plugins() -> Result<()> {
+    setup()?;
+    shell::step("plugins", || {
+        for built in plugins::build(shell::root(), Which::All)? {
+            eprintln!("    {built}");
+        }
+        Ok(())
+    })
+}
+
+/// Builds all that the tour, the demo and the tests run, once: the whole workspace with its tests.
+///
+/// Building a single package instead would choose other features for shared dependencies, and compile them twice.
+///
+/// # Errors
+///
+/// When something does not build.
+pub fn build() -> Result<()> {
+    plugins()?;
+    shell::step("build", || {
+        shell::run(shell::cargo().args(["build", "--workspace", "--all-targets"]))
+    })
+}
+
+/// Sets up, builds, runs README's tour and all tests, passing `arguments` on to `cargo test`.
+///
+/// # Errors
+///
+/// When a step fails.
+pub fn test(arguments: &[String]) -> Result<()> {
+    build()?;
+    shell::step("tour", || tour::run_readme(shell::root()))?;
+    eprintln!("==> cargo test");
+    shell::run(shell::cargo().args(["test", "--workspace"]).args(arguments))
+}
+
+/// Runs all that a change must pass, the cheap checks first.
+///
+/// # Errors
+///
+/// When a step fails.
+pub fn all() -> Result<()> {
+    setup()?;
+    shell::step("fmt", || {
+        shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
+    })?;
+    shell::step("tidy", || tidy::run(shell::root()))?;
+    plugins()?;
+    shell::step("clippy", || {
+        shell::run(shell::cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))
+    })?;
+    shell::step("embedded", || {
+        setup::target(setup::EMBEDDED_TARGET)?;
+        let target = ["--target", setup::EMBEDDED_TARGET, "--no-default-features"];
+        shell::run(
+            shell::cargo()
+                .args(["build", "--package", "lattice-format"])
+                .args(target),
+        )
+    })?;
+    shell::step("licences", licences)?;
+    test(&[])
+}
+
+fn licences() -> Result<()> {
+    if !shell::is_installed("cargo-deny") {
+        eprintln!("    skipped: cargo-deny is not installed (cargo install --locked cargo-deny)");
+        return Ok(());
+    }
+    if !shell::root().join("deny.toml").is_file() {
+        bail!("deny.toml is missing");
+    }
+    shell::run(shell::cargo().args(["deny", "--workspace", "check"]))
+}
