@@ -1,1 +1,31 @@
-//! Lattice.
+//! Runs components: the kernel's engine, on WebAssembly.
+//!
+//! A component sees the state, the call and the entry that it arrived in, and nothing of this machine:
+//! this crate reads no clock, opens no socket, draws no randomness and touches no file but those of its
+//! own directory of components.
+//!
+//! A component comes in through `inspect` (what is it, may it be installed), `code` (compiled in a child
+//! process, loaded if undamaged) and `component` (imports resolved, exports found); a call goes through
+//! `instance`, and what it asks of the host through `host`.
+
+mod catalogue;
+mod code;
+mod component;
+mod engine;
+mod fast;
+mod governance;
+mod host;
+mod imports;
+mod inspect;
+mod instance;
+pub mod limits;
+mod names;
+pub mod profile;
+mod trusted;
+pub mod values;
+mod wasi;
+
+pub use catalogue::{Catalogue, Listed};
+pub use code::{COMPILE_ARGUMENT, CompileError, Compiler, compile_child_main};
+pub use engine::{InstallError, OpenError, Wasm};
+pub use inspect::{Function, InspectError, Interface, Param, Schema, WIT_SECTION, inspect};

@@ -1,0 +1,198 @@
+//! The components of this node: a directory of their bytes and compiled code.
+//!
+//! `<id>.wasm` holds the bytes of a component, whose BLAKE3 hash is its id; `<id>.<key>.code` what was
+//! compiled from them, where the key names engine, processor and profile. Compiled code is only a
+//! copy: it may be deleted at any time.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use lattice_format::ComponentId;
+use lattice_kernel::engine::HostFault;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use crate::code::{self, CompileError, Compiler};
+use crate::limits::COMPONENT_BYTES_MAX;
+
+/// The directory of components.
+#[derive(Debug)]
+pub struct Catalogue {
+    dir: PathBuf,
+    compiler: Compiler,
+    engine_key: String,
+}
+
+/// One component that is on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id.
+    pub id: ComponentId,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+impl Catalogue {
+    /// Takes over `dir`, which is made if it does not exist.
+    pub(crate) fn open(
+        dir: &Path,
+        compiler: Compiler,
+        engine: &Engine,
+    ) -> Result<Self, std::io::Error> {
+        std::fs::create_dir_all(dir)?;
+        let this = Self {
+            dir: dir.to_owned(),
+            compiler,
+            engine_key: code::engine_key(engine),
+        };
+        this.sweep()?;
+        Ok(this)
+    }
+
+    /// Removes what a crash left half-written, and code for engines that are gone.
+    fn sweep(&self) -> Result<(), std::io::Error> {
+        let current = format!(".{}.code", self.engine_key);
+        for entry in std::fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let stale = name.ends_with(".code") && !name.ends_with(&current);
+            if stale || name.ends_with(".new") || name.ends_with(".err") {
+                // Another process may be about to rename it; then it is not stale, and made again.
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes_path(&self, id: &ComponentId) -> PathBuf {
+        self.dir.join(format!("{id}.wasm"))
+    }
+
+    fn code_path(&self, id: &ComponentId) -> PathBuf {
+        self.dir.join(format!("{id}.{}.code", self.engine_key))
+    }
+
+    /// Whether the bytes of a component are here.
+    pub fn contains(&self, id: &ComponentId) -> bool {
+        self.bytes_path(id).exists()
+    }
+
+    /// The bytes of a component, which hash to its id.
+    ///
+    /// # Errors
+    /// [`HostFault::MissingCode`] when they are not here, or damaged: they are then to be fetched
+    /// again; [`HostFault::Storage`] when they cannot be read.
+    pub fn bytes(&self, id: &ComponentId) -> Result<Vec<u8>, HostFault> {
+        let path = self.bytes_path(id);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(HostFault::MissingCode(*id));
+            }
+            Err(error) => {
+                return Err(HostFault::Storage(format!("reading {}: {error}", path.display())));
+            }
+        };
+        if ComponentId(*blake3::hash(&bytes).as_bytes()) != *id {
+            tracing::warn!(component = %id, path = %path.display(), "the component's file is damaged");
+            return Err(HostFault::MissingCode(*id));
+        }
+        Ok(bytes)
+    }
+
+    /// Every component that is here, by id.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Listed>, HostFault> {
+        let fault = |error: std::io::Error| {
+            HostFault::Storage(format!("reading {}: {error}", self.dir.display()))
+        };
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(fault)? {
+            let entry = entry.map_err(fault)?;
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".wasm"));
+            if let Some(id) = id.and_then(|id| id.parse().ok()) {
+                let bytes = entry.metadata().map_err(fault)?.len();
+                found.push(Listed { id, bytes });
+            }
+        }
+        found.sort_by_key(|listed| listed.id);
+        Ok(found)
+    }
+
+    /// Puts a component's bytes in place, durably.
+    pub(crate) fn put(&self, id: &ComponentId, bytes: &[u8]) -> Result<(), HostFault> {
+        debug_assert!(bytes.len() <= COMPONENT_BYTES_MAX);
+        let path = self.bytes_path(id);
+        if self.bytes(id).is_ok() {
+            return Ok(());
+        }
+        let aside = path.with_extension(format!("{}.new", std::process::id()));
+        let written = std::fs::File::create(&aside)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+            .and_then(|()| std::fs::rename(&aside, &path))
+            .and_then(|()| std::fs::File::open(&self.dir)?.sync_all());
+        written.map_err(|error| {
+            let _ = std::fs::remove_file(&aside);
+            HostFault::Storage(format!("writing {}: {error}", path.display()))
+        })
+    }
+
+    /// Removes a component; without effect if it is not here.
+    pub(crate) fn remove(&self, id: &ComponentId) -> Result<(), HostFault> {
+        for path in [self.code_path(id), self.bytes_path(id)] {
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(HostFault::Storage(format!("removing {}: {error}", path.display())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The component's code, compiled if it is not yet, or if the copy is damaged.
+    pub(crate) fn load(&self, id: &ComponentId, engine: &Engine) -> Result<Component, LoadError> {
+        let path = self.code_path(id);
+        if let Some(component) = code::load(engine, *id, &path) {
+            return Ok(component);
+        }
+        // Read for its hash: only what is whole is compiled.
+        drop(self.bytes(id)?);
+        code::compile(&self.compiler, &self.bytes_path(id), &path)?;
+        code::load(engine, *id, &path).ok_or_else(|| {
+            let fault = format!("{} cannot be read back", path.display());
+            LoadError::Fault(HostFault::Storage(fault))
+        })
+    }
+}
+
+/// Why a component's code is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error(transparent)]
+    Fault(#[from] HostFault),
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+}
+
+impl LoadError {
+    pub(crate) fn into_fault(self, id: ComponentId) -> HostFault {
+        match self {
+            LoadError::Fault(fault) => fault,
+            LoadError::Compile(CompileError::Io { what, path, error }) => {
+                HostFault::Storage(format!("{what} {}: {error}", path.display()))
+            }
+            LoadError::Compile(error @ (CompileError::Died(_) | CompileError::Time(_))) => {
+                HostFault::Exhausted(format!("what compiling may use: {error}"))
+            }
+            LoadError::Compile(CompileError::Refused(reason)) => HostFault::Unusable {
+                component: id,
+                reason,
+            },
+        }
+    }
+}

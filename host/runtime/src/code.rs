@@ -1,0 +1,261 @@
+//! Compiled code: made in a child process, kept on disk, loaded only if undamaged.
+//!
+//! Compiling is where hostile bytes meet the largest piece of software in the tree, so it happens in
+//! a process of its own, with limits on memory and time, away from whatever is being served. What
+//! it leaves is machine code; loading that is trusting it. Hence a file is loaded only when its
+//! hash, written with it, still fits, and its name says which component, engine and profile it is
+//! for. Anything else is compiled again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lattice_format::ComponentId;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use wasmtime::component::Component;
+use wasmtime::{Config, Engine};
+
+use crate::limits::{
+    COMPILE_CPU_MAX, COMPILE_MEMORY_BYTES_MAX, COMPILE_WALL_MAX, COMPILED_BYTES_MAX,
+};
+use crate::profile;
+
+/// The first argument of a compiling child process; see [`compile_child_main`].
+pub const COMPILE_ARGUMENT: &str = "--compile-component";
+
+/// Where components are compiled.
+#[derive(Clone, Debug)]
+pub enum Compiler {
+    /// In a child process: this program with [`COMPILE_ARGUMENT`], which must hand over to
+    /// [`compile_child_main`].
+    Child(PathBuf),
+    /// In this process, without limits: for components of one's own, in tests and simulations.
+    InProcess,
+}
+
+/// Why a component was not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The compiler refuses it.
+    #[error("it does not compile: {0}")]
+    Refused(String),
+    /// It took too long.
+    #[error("compiling took more than {} s", .0.as_secs())]
+    Time(Duration),
+    /// It used too much of memory or the processor, or broke the compiler.
+    #[error(
+        "compiling it ended with {0}; the limits are {memory} MiB of memory and {cpu} s of processor time",
+        memory = COMPILE_MEMORY_BYTES_MAX >> 20,
+        cpu = COMPILE_CPU_MAX.as_secs()
+    )]
+    Died(String),
+    /// The files around it failed.
+    #[error("{what} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+/// Settings of the serving and the compiling engine alike; a difference would make compiled code
+/// unusable.
+pub(crate) fn config() -> Config {
+    let mut config = Config::new();
+    profile::apply(&mut config);
+    config
+        // The largest memory that a genesis may ask for, instead of 4 GiB: an access beyond it is
+        // checked by the code itself.
+        .memory_reservation(profile::MEMORY_BYTES_MAX)
+        .memory_guard_size(64 * 1024)
+        .memory_reservation_for_growth(0)
+        .wasm_backtrace_max_frames(None)
+        .native_unwind_info(false)
+        .generate_address_map(true)
+        .memory_init_cow(true);
+    config
+}
+
+/// What compiled code depends on, beside the component: the engine's version and settings, the
+/// processor, the profile.
+pub(crate) fn engine_key(engine: &Engine) -> String {
+    struct Hash(blake3::Hasher);
+    impl std::hash::Hasher for Hash {
+        fn finish(&self) -> u64 {
+            let bytes = self.0.finalize();
+            u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
+        }
+
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+    }
+    let mut hash = Hash(blake3::Hasher::new());
+    hash.0.update(&profile::PROFILE.to_le_bytes());
+    std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut hash);
+    hash.0.finalize().to_hex()[..16].to_owned()
+}
+
+/// Compiles the component in `source` to `target`, which appears whole or not at all.
+///
+/// # Errors
+/// When the component does not compile within the limits, or a file fails.
+pub(crate) fn compile(
+    compiler: &Compiler,
+    source: &Path,
+    target: &Path,
+) -> Result<(), CompileError> {
+    // Two that compile the same component at once must not write to one file.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let aside = target.with_extension(format!("{}-{number}.new", std::process::id()));
+    let compiled = match compiler {
+        Compiler::Child(program) => in_child(program, source, &aside),
+        Compiler::InProcess => to_file(source, &aside),
+    };
+    let renamed = compiled.and_then(|()| {
+        std::fs::rename(&aside, target).map_err(|error| CompileError::Io {
+            what: "renaming",
+            path: aside.clone(),
+            error,
+        })
+    });
+    if renamed.is_err() {
+        // Whatever is left of the attempt; that there is nothing is as well.
+        let _ = std::fs::remove_file(&aside);
+    }
+    renamed
+}
+
+fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileError> {
+    let io = |what, path: &Path| {
+        let path = path.to_owned();
+        move |error| CompileError::Io { what, path, error }
+    };
+    // Complaints go to a file: a pipe that nobody reads while the child runs could fill up.
+    let complaints = aside.with_extension("err");
+    let stderr = std::fs::File::create(&complaints).map_err(io("creating", &complaints))?;
+    let mut child = Command::new(program)
+        .arg(COMPILE_ARGUMENT)
+        .arg(source)
+        .arg(aside)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .map_err(io("starting the compiler", program))?;
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait().map_err(io("waiting for", program))? {
+            Some(status) => break Ok(status),
+            None if began.elapsed() > COMPILE_WALL_MAX => {
+                // It may have ended in between, which is as good.
+                let _ = child.kill();
+                let _ = child.wait();
+                break Err(CompileError::Time(COMPILE_WALL_MAX));
+            }
+            // Short at first: small components take milliseconds.
+            None => std::thread::sleep(
+                (began.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(50)),
+            ),
+        }
+    };
+    let said = std::fs::read(&complaints).unwrap_or_default();
+    let _ = std::fs::remove_file(&complaints);
+    let said = String::from_utf8_lossy(&said[..said.len().min(4096)]).trim().to_owned();
+    match status? {
+        status if status.success() => Ok(()),
+        status if status.code() == Some(REFUSED) => Err(CompileError::Refused(said)),
+        status => {
+            tracing::warn!(%status, %said, "a compiler died");
+            Err(CompileError::Died(status.to_string()))
+        }
+    }
+}
+
+const REFUSED: i32 = 3;
+
+/// The `main` of a compiling child process: to be called first, when the first argument is
+/// [`COMPILE_ARGUMENT`]. `arguments` are those after it: the component's file, and where to write.
+///
+/// Sets limits on its own memory and time before it reads anything.
+pub fn compile_child_main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter().map(PathBuf::from);
+    let (Some(source), Some(aside), None) = (arguments.next(), arguments.next(), arguments.next())
+    else {
+        eprintln!("usage: {COMPILE_ARGUMENT} COMPONENT OUTPUT");
+        return ExitCode::from(2);
+    };
+    for (resource, limit) in [
+        (Resource::As, COMPILE_MEMORY_BYTES_MAX),
+        (Resource::Cpu, COMPILE_CPU_MAX.as_secs()),
+        (Resource::Fsize, COMPILED_BYTES_MAX),
+        (Resource::Core, 0),
+    ] {
+        let limit = Rlimit {
+            current: Some(limit),
+            maximum: Some(limit),
+        };
+        if let Err(error) = setrlimit(resource, limit) {
+            eprintln!("cannot limit itself: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    match to_file(&source, &aside) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CompileError::Refused(reason)) => {
+            eprintln!("{reason}");
+            ExitCode::from(REFUSED as u8)
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn to_file(source: &Path, aside: &Path) -> Result<(), CompileError> {
+    let io = |what, path: &Path| {
+        let path = path.to_owned();
+        move |error| CompileError::Io { what, path, error }
+    };
+    let refused = |error: wasmtime::Error| CompileError::Refused(format!("{error:#}"));
+    let component = std::fs::read(source).map_err(io("reading", source))?;
+    let engine = Engine::new(&config()).map_err(refused)?;
+    let code = engine.precompile_component(&component).map_err(refused)?;
+    let mut file = Vec::with_capacity(HASH_BYTES + code.len());
+    file.extend(blake3::hash(&code).as_bytes());
+    file.extend(code);
+    std::fs::write(aside, file).map_err(io("writing", aside))
+}
+
+/// A file of compiled code begins with the BLAKE3 hash of what follows.
+const HASH_BYTES: usize = 32;
+
+/// Loads compiled code; `None` when the file is missing or damaged.
+pub(crate) fn load(engine: &Engine, id: ComponentId, path: &Path) -> Option<Component> {
+    let len = std::fs::metadata(path).ok()?.len();
+    let file = match len {
+        0..=COMPILED_BYTES_MAX => std::fs::read(path).ok()?,
+        _ => return None,
+    };
+    let intact = file
+        .split_first_chunk::<HASH_BYTES>()
+        .filter(|(hash, code)| blake3::hash(code) == blake3::Hash::from_bytes(**hash));
+    let Some((_, code)) = intact else {
+        tracing::warn!(component = %id, path = %path.display(), "compiled code is damaged; compiling again");
+        return None;
+    };
+    match crate::trusted::deserialize(engine, code) {
+        Ok(component) => Some(component),
+        Err(error) => {
+            tracing::warn!(component = %id, %error, "compiled code does not load; compiling again");
+            None
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The engine that serves: one for the process, with the components that are ready to run.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lattice_format::{ComponentId, Limits};
+use lattice_kernel::engine::{Answer, AskError, Engine, HostFault, Instance, Question};
+use lattice_kernel::run::Run;
+use wasmtime::component::Linker;
+use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::catalogue::Catalogue;
+use crate::code::{self, Compiler};
+use crate::component::Prepared;
+use crate::host::Data;
+use crate::inspect::{self, InspectError, Schema};
+use crate::limits::{
+    COMPONENT_BYTES_MAX, LOADED_COMPONENTS_MAX, POOL_CORE_INSTANCES, POOL_CORE_INSTANCES_EACH,
+    POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_MEMORY_KEPT_BYTES,
+    POOL_TABLE_KEPT_BYTES, POOL_TABLES, POOL_TABLES_EACH,
+};
+use crate::profile::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX};
+use crate::{governance, host, instance, wasi};
+
+/// Runs WebAssembly components: the kernel's engine.
+///
+/// One a process: it reserves address space for every instance that may exist at a time.
+pub struct Wasm {
+    engine: wasmtime::Engine,
+    linker: Linker<Data>,
+    catalogue: Catalogue,
+    ready: Mutex<Ready>,
+    /// Held while a component is loaded or compiled, so that two that ask for it wait for one.
+    loading: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Ready {
+    components: HashMap<ComponentId, Slot>,
+    schemas: HashMap<ComponentId, Arc<Schema>>,
+    clock: u64,
+}
+
+struct Slot {
+    prepared: Arc<Prepared>,
+    used: u64,
+}
+
+/// Why the engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory of components cannot be used.
+    #[error("the directory of components {}: {error}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The engine refuses its settings, or finds no address space.
+    #[error("the WebAssembly engine does not start: {0}")]
+    Engine(String),
+}
+
+/// Why a component is not installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// It is too large to look at.
+    #[error("the component has {bytes} bytes; {max} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// It is not what can be installed.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// Its code cannot be made, or does not fit this host.
+    #[error(transparent)]
+    Host(#[from] HostFault),
+}
+
+impl Wasm {
+    /// Starts the engine on the directory `dir`, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or the engine does not start.
+    pub fn open(dir: &Path, compiler: Compiler) -> Result<Self, OpenError> {
+        let engine_error = |error: wasmtime::Error| OpenError::Engine(format!("{error:#}"));
+        let mut config = code::config();
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        let engine = wasmtime::Engine::new(&config).map_err(engine_error)?;
+        let mut linker = Linker::new(&engine);
+        host::add_to_linker(&mut linker).map_err(engine_error)?;
+        wasi::add_to_linker(&mut linker).map_err(engine_error)?;
+        let catalogue =
+            Catalogue::open(dir, compiler, &engine).map_err(|error| OpenError::Directory {
+                path: dir.to_owned(),
+                error,
+            })?;
+        Ok(Self {
+            engine,
+            linker,
+            catalogue,
+            ready: Mutex::default(),
+            loading: Mutex::new(()),
+        })
+    }
+
+    /// The components on this node.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// Checks, keeps and compiles a component, and tells what it is. Installing it again is without
+    /// effect. Takes as long as compiling: to be called where blocking is allowed.
+    ///
+    /// # Errors
+    /// When the bytes are no component that can serve; nothing is kept then.
+    pub fn install(&self, bytes: &[u8]) -> Result<Arc<Schema>, InstallError> {
+        if bytes.len() > COMPONENT_BYTES_MAX {
+            return Err(InstallError::TooLarge {
+                bytes: bytes.len(),
+                max: COMPONENT_BYTES_MAX,
+            });
+        }
+        let schema = Arc::new(inspect::inspect(bytes)?);
+        let id = schema.component;
+        let known = self.catalogue.contains(&id);
+        self.catalogue.put(&id, bytes)?;
+        if let Err(fault) = self.prepared(&id) {
+            if !known {
+                self.catalogue.remove(&id)?;
+            }
+            return Err(fault.into());
+        }
+        self.lock().schemas.insert(id, Arc::clone(&schema));
+        Ok(schema)
+    }
+
+    /// What an installed component is: its functions, types and documentation.
+    ///
+    /// # Errors
+    /// [`HostFault::MissingCode`] when it is not here.
+    pub fn schema(&self, id: &ComponentId) -> Result<Arc<Schema>, HostFault> {
+        if let Some(schema) = self.lock().schemas.get(id) {
+            return Ok(Arc::clone(schema));
+        }
+        let bytes = self.catalogue.bytes(id)?;
+        let schema = inspect::inspect(&bytes).map_err(|error| HostFault::Unusable {
+            component: *id,
+            reason: error.to_string(),
+        })?;
+        let schema = Arc::new(schema);
+        let mut ready = self.lock();
+        if ready.schemas.len() >= LOADED_COMPONENTS_MAX {
+            ready.schemas.clear();
+        }
+        ready.schemas.insert(*id, Arc::clone(&schema));
+        Ok(schema)
+    }
+
+    /// Removes a component from this node; without effect if it is not here. Instances that run
+    /// go on.
+    ///
+    /// # Errors
+    /// When its files cannot be removed.
+    pub fn remove(&self, id: &ComponentId) -> Result<(), HostFault> {
+        self.catalogue.remove(id)?;
+        let mut ready = self.lock();
+        ready.components.remove(id);
+        ready.schemas.remove(id);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ready> {
+        // Nothing panics while it is held, and a map of finished entries is whole at any time.
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prepared(&self, id: &ComponentId) -> Result<Arc<Prepared>, HostFault> {
+        if let Some(prepared) = self.lock().find(id) {
+            return Ok(prepared);
+        }
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(prepared) = self.lock().find(id) {
+            return Ok(prepared);
+        }
+        let component = self.catalogue.load(id, &self.engine);
+        let component = component.map_err(|error| error.into_fault(*id))?;
+        let prepared = Arc::new(Prepared::new(*id, &component, &self.linker)?);
+        self.lock().insert(*id, Arc::clone(&prepared));
+        Ok(prepared)
+    }
+}
+
+impl Ready {
+    fn find(&mut self, id: &ComponentId) -> Option<Arc<Prepared>> {
+        self.clock += 1;
+        let slot = self.components.get_mut(id)?;
+        slot.used = self.clock;
+        Some(Arc::clone(&slot.prepared))
+    }
+
+    fn insert(&mut self, id: ComponentId, prepared: Arc<Prepared>) {
+        if self.components.len() >= LOADED_COMPONENTS_MAX {
+            let oldest = self.components.iter().min_by_key(|(_, slot)| slot.used);
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                self.components.remove(&oldest);
+            }
+        }
+        let used = self.clock;
+        self.components.insert(id, Slot { prepared, used });
+    }
+}
+
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    let elements = TABLE_ELEMENTS_MAX as usize;
+    let memory_bytes = usize::try_from(MEMORY_BYTES_MAX).expect("a memory fits the address space");
+    pool.total_component_instances(POOL_INSTANCES)
+        .max_component_instance_size(POOL_INSTANCE_BYTES)
+        .max_core_instance_size(POOL_INSTANCE_BYTES)
+        .total_core_instances(POOL_CORE_INSTANCES)
+        .max_core_instances_per_component(POOL_CORE_INSTANCES_EACH)
+        .total_memories(POOL_MEMORIES)
+        .max_memories_per_component(POOL_MEMORIES_EACH)
+        .max_memory_size(memory_bytes)
+        .total_tables(POOL_TABLES)
+        .max_tables_per_component(POOL_TABLES_EACH)
+        .max_tables_per_module(POOL_TABLES_EACH)
+        .table_elements(elements)
+        .linear_memory_keep_resident(POOL_MEMORY_KEPT_BYTES)
+        .table_keep_resident(POOL_TABLE_KEPT_BYTES)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+impl Engine for Wasm {
+    fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
+        self.prepared(component).map(drop)
+    }
+
+    fn instantiate(
+        &self,
+        component: &ComponentId,
+        limits: &Limits,
+        run: Run,
+    ) -> Result<Box<dyn Instance>, (Run, HostFault)> {
+        match self.prepared(component) {
+            Ok(prepared) => Ok(Box::new(instance::Wasm::new(prepared, limits, run)?)),
+            Err(fault) => Err((run, fault)),
+        }
+    }
+
+    fn ask(
+        &self,
+        component: &ComponentId,
+        limits: &Limits,
+        run: Run,
+        question: &Question,
+    ) -> (Run, Result<Answer, AskError>) {
+        let prepared = match self.prepared(component) {
+            Ok(prepared) => prepared,
+            Err(fault) => return (run, Err(fault.into())),
+        };
+        let Some(indices) = &prepared.governance else {
+            let fault = HostFault::Unusable {
+                component: *component,
+                reason: "it does not export lattice:system/governance@0.1.0".into(),
+            };
+            return (run, Err(fault.into()));
+        };
+        governance::ask(&prepared, indices, limits, run, question)
+    }
+}

@@ -1,0 +1,159 @@
+//! The fixed questions that the host asks a governance component, statically typed.
+
+use lattice_format::{CallId, DeviceKey, IntentionId, Lane, Limits, StoreId, Time};
+use lattice_kernel::engine::{
+    Answer, AskError, Checkpoint, Child, Cut, InEffect, Member, MemberStatus, Question, Role,
+};
+use lattice_kernel::outcome::TrapKind;
+use lattice_kernel::run::Run;
+use wasmtime::Store;
+
+use crate::component::Prepared;
+use crate::host::Data;
+use crate::instance::{Failure, classify, start};
+use crate::profile;
+
+mod bindings {
+    #![allow(missing_docs, unreachable_pub, reason = "generated from the contract")]
+    wasmtime::component::bindgen!({
+        path: ["../../wit", "../../wit/system"],
+        inline: "
+            package lattice:host;
+            world governance {
+                export lattice:system/governance@0.1.0;
+            }
+        ",
+        world: "lattice:host/governance",
+    });
+}
+
+use bindings::exports::lattice::system::governance as wit;
+
+/// Where a component has its answers.
+pub(crate) type Indices = bindings::GovernanceIndices;
+
+/// Puts one question to `prepared`, in an instance of its own.
+pub(crate) fn ask(
+    prepared: &Prepared,
+    indices: &Indices,
+    limits: &Limits,
+    run: Run,
+    question: &Question,
+) -> (Run, Result<Answer, AskError>) {
+    if let Err(fault) = profile::check(limits) {
+        return (run, Err(fault.into()));
+    }
+    let (mut store, instance) = match start(prepared, limits, Box::new(Data::new(run, limits))) {
+        Ok(started) => started,
+        Err((data, failure)) => return (data.run, Err(failure.into())),
+    };
+    let budget = limits.fuel;
+    store.data_mut().begin(budget);
+    // See the comment in `instance.rs`: one more, to tell "exactly" from "beyond".
+    let given = budget.saturating_add(1);
+    let answer = store
+        .set_fuel(given)
+        .and_then(|()| indices.load(&mut *store, &instance))
+        .and_then(|component| put(component.lattice_system_governance(), &mut store, question));
+    let left = store.get_fuel().expect("fuel is switched on");
+    let spent = (given - left).saturating_add(store.data().meter.spent());
+    let answer = match answer.map_err(|error| classify(&error)) {
+        Ok(_) | Err(Failure::Trap(_)) if spent > budget => Err(Failure::Trap(TrapKind::Fuel)),
+        Ok(Some(answer)) => Ok(answer),
+        // A hash or key of another length, where the contract says 32 bytes.
+        Ok(None) => Err(Failure::Trap(TrapKind::Misuse)),
+        Err(failure) => Err(failure),
+    };
+    (store.into_data().run, answer.map_err(AskError::from))
+}
+
+impl From<Failure> for AskError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Trap(kind) => AskError::Trapped(kind),
+            Failure::Host(fault) => AskError::Host(fault),
+        }
+    }
+}
+
+fn put(
+    guest: &wit::Guest,
+    store: &mut Store<Data>,
+    question: &Question,
+) -> wasmtime::Result<Option<Answer>> {
+    Ok(match question {
+        Question::Authorize {
+            author,
+            lane,
+            interface,
+            function,
+        } => {
+            let lane = match lane {
+                Lane::System => wit::Lane::System,
+                Lane::App => wit::Lane::App,
+            };
+            let author = author.0.to_vec();
+            let allowed = guest.call_authorize(store, &author, lane, interface, function)?;
+            Some(Answer::Authorize(allowed))
+        }
+        Question::InEffect => {
+            let effect = guest.call_in_effect(store)?;
+            Some(Answer::InEffect(InEffect {
+                quota_bytes: effect.limits.quota_bytes,
+                topic_salt: effect.topic_salt,
+                key_number: effect.key_number,
+            }))
+        }
+        Question::Cuts(author) => {
+            let cuts = guest.call_cuts(store, &author.0.to_vec())?;
+            all(cuts, cut).map(Answer::Cuts)
+        }
+        Question::Members => all(guest.call_members(store)?, member).map(Answer::Members),
+        Question::Children => all(guest.call_children(store)?, child).map(Answer::Children),
+        Question::Checkpoint => {
+            let checkpoint = guest.call_checkpoint(store)?;
+            Some(Answer::Checkpoint(checkpoint.map(|point| Checkpoint {
+                time: Time {
+                    wall_ms: point.time.wall_ms,
+                    counter: point.time.counter,
+                },
+            })))
+        }
+    })
+}
+
+fn all<T, U>(items: Vec<T>, convert: fn(T) -> Option<U>) -> Option<Vec<U>> {
+    items.into_iter().map(convert).collect()
+}
+
+fn cut(cut: wit::Cut) -> Option<Cut> {
+    Some(Cut {
+        revocation: CallId::from_slice(&cut.revocation)?,
+        kept: all(cut.kept, |id| IntentionId::from_slice(&id))?,
+    })
+}
+
+fn member(member: wit::Member) -> Option<Member> {
+    Some(Member {
+        device: DeviceKey::from_slice(&member.key)?,
+        name: member.name,
+        role: match member.role {
+            wit::Role::Admin => Role::Admin,
+            wit::Role::Writer => Role::Writer,
+            wit::Role::Reader => Role::Reader,
+        },
+        rank: member.rank,
+        status: match member.status {
+            wit::Status::Active => MemberStatus::Active,
+            wit::Status::Revoked => MemberStatus::Revoked,
+            wit::Status::Resigned => MemberStatus::Resigned,
+        },
+    })
+}
+
+fn child(child: wit::Child) -> Option<Child> {
+    Some(Child {
+        store: StoreId::from_slice(&child.store)?,
+        name: child.name,
+    })
+}

@@ -1,0 +1,308 @@
+//! One instance of a component, for the calls of one intention or for one query.
+
+use std::sync::Arc;
+
+use lattice_format::{Call, Limits};
+use lattice_kernel::engine::{CallEnd, CallKind, HostFault, Instance};
+use lattice_kernel::outcome::{HostRefusal, TrapKind};
+use lattice_kernel::run::Run;
+use wasmtime::component::Val;
+use wasmtime::{Store, Trap};
+
+use crate::component::{Function, Prepared};
+use crate::host::{Data, Memory, Meter, Stop};
+use crate::profile::{self, CROSSING_BYTES_MAX, HOST_BYTE_FUEL, START_FUEL};
+use crate::values::{Type, Value, cbor, val};
+use crate::wasi::Wasi;
+
+/// An instance that makes dynamic calls.
+pub(crate) struct Wasm {
+    prepared: Arc<Prepared>,
+    limits: Limits,
+    state: State,
+}
+
+enum State {
+    Live {
+        // Boxed: the store is large, and this enum is moved at every trap.
+        store: Box<Store<Data>>,
+        instance: wasmtime::component::Instance,
+    },
+    /// Not started, or dropped after a trap; the next call starts a fresh one.
+    Idle(Box<Data>),
+    /// Between the two, or after a panic.
+    Moved,
+}
+
+/// Why something that ran in a store did not return.
+pub(crate) enum Failure {
+    Trap(TrapKind),
+    Host(HostFault),
+}
+
+/// Tells whose fault an error from the engine is, in a store whose memory was limited by `memory`.
+pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
+    if let Some(stop) = error.downcast_ref::<Stop>() {
+        return match stop {
+            Stop::Trap(kind) => Failure::Trap(*kind),
+            Stop::Host(fault) => Failure::Host(fault.clone()),
+        };
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Failure::Trap(TrapKind::Fuel),
+        // Native frames are this host's own: another one may have had room.
+        Some(Trap::StackOverflow) => Failure::Host(HostFault::Exhausted("native stack".into())),
+        Some(_) => Failure::Trap(TrapKind::Guest),
+        // The engine has no public type for this one.
+        None if error.root_cause().to_string().contains("fuel allocated for hostcalls") => {
+            Failure::Trap(TrapKind::Limit)
+        }
+        None if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
+            Failure::Host(HostFault::Exhausted("instance slots".into()))
+        }
+        // What is left are values that break the canonical ABI: text that is not UTF-8, a list
+        // outside of memory, an unknown case.
+        None => Failure::Trap(TrapKind::Guest),
+    }
+}
+
+/// A store for one instance of `prepared`, and the instance.
+///
+/// # Errors
+/// Gives the data back with the failure.
+pub(crate) fn start(
+    prepared: &Prepared,
+    limits: &Limits,
+    data: Box<Data>,
+) -> Result<(Box<Store<Data>>, wasmtime::component::Instance), (Box<Data>, Failure)> {
+    let mut data = *data;
+    data.memory = Memory::new(limits);
+    data.meter.start(START_FUEL);
+    if prepared.wasi {
+        data.wasi = Some(Box::default());
+    }
+    let mut store = Box::new(Store::new(prepared.pre.engine(), data));
+    store.limiter(|data| &mut data.memory);
+    store.set_hostcall_fuel(CROSSING_BYTES_MAX);
+    let started = store
+        .set_fuel(START_FUEL)
+        .and_then(|()| prepared.pre.instantiate(&mut *store));
+    match started {
+        Ok(instance) => Ok((store, instance)),
+        Err(error) => {
+            let failure = match classify(&error) {
+                // The engine reports a start beyond the limits as an error of its own.
+                Failure::Trap(TrapKind::Guest) if store.data().memory.denied => {
+                    Failure::Trap(TrapKind::Limit)
+                }
+                failure => failure,
+            };
+            Err((Box::new(store.into_data()), failure))
+        }
+    }
+}
+
+impl Wasm {
+    pub(crate) fn new(
+        prepared: Arc<Prepared>,
+        limits: &Limits,
+        run: Run,
+    ) -> Result<Self, (Run, HostFault)> {
+        if let Err(fault) = profile::check(limits) {
+            return Err((run, fault));
+        }
+        let mut this = Self {
+            prepared,
+            limits: *limits,
+            state: State::Idle(Box::new(Data::new(run, limits))),
+        };
+        match this.start() {
+            // A component that traps at its start traps in each of its calls.
+            Ok(()) | Err(Failure::Trap(_)) => Ok(this),
+            Err(Failure::Host(fault)) => Err((this.into_run(), fault)),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), Failure> {
+        let data = match std::mem::replace(&mut self.state, State::Moved) {
+            State::Idle(data) => data,
+            live => {
+                self.state = live;
+                return Ok(());
+            }
+        };
+        match start(&self.prepared, &self.limits, data) {
+            Ok((store, instance)) => {
+                self.state = State::Live { store, instance };
+                Ok(())
+            }
+            Err((data, failure)) => {
+                self.state = State::Idle(data);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Drops the instance, and with it its memory; the run stays.
+    fn stop(&mut self) {
+        if let State::Live { store, .. } = std::mem::replace(&mut self.state, State::Moved) {
+            self.state = State::Idle(Box::new(store.into_data()));
+        }
+    }
+
+    fn into_run(self) -> Run {
+        match self.state {
+            State::Live { store, .. } => store.into_data().run,
+            State::Idle(data) => data.run,
+            State::Moved => unreachable!("an instance that panicked is not used again"),
+        }
+    }
+
+    fn enter(
+        &mut self,
+        index: (&Prepared, &Function),
+        args: Vec<Value>,
+        args_len: usize,
+        fuel: &mut u64,
+    ) -> Result<Option<Value>, Failure> {
+        self.start()?;
+        let State::Live { store, instance } = &mut self.state else {
+            unreachable!("started just above");
+        };
+        let function = index.1;
+        let budget = *fuel;
+        store.data_mut().begin(budget);
+        let charge = HOST_BYTE_FUEL * args_len as u64;
+        store.data_mut().meter.charge(charge).map_err(|error| classify(&error))?;
+        // One more than the budget, so that a guest that spent it exactly can be told from one that
+        // went over it between two of the engine's checks.
+        let given = budget.saturating_add(1);
+        store.set_fuel(given).map_err(|error| classify(&error))?;
+        let func = instance
+            .get_func(&mut **store, &function.index)
+            .expect("the index was found in this component");
+        let result = match function.typed {
+            Some(call) => call(store, &func, args),
+            None => call_dynamic(store, &func, function, args),
+        };
+        let left = store.get_fuel().expect("fuel is switched on");
+        let spent = (given - left).saturating_add(store.data().meter.spent());
+        *fuel = budget.saturating_sub(spent);
+        match result.map_err(|error| classify(&error)) {
+            // Whatever it ended with, beyond the budget it had already run out of fuel. Where the
+            // engine checks is its own affair, the sum is not.
+            Ok(_) | Err(Failure::Trap(_)) if spent > budget => Err(Failure::Trap(TrapKind::Fuel)),
+            result => result,
+        }
+    }
+
+    fn end(
+        &self,
+        function: &Function,
+        value: Option<Value>,
+        fuel: &mut u64,
+    ) -> Result<CallEnd, Failure> {
+        let (end, bytes): (fn(_) -> _, _) = match (&function.result, value) {
+            (None, None) => (CallEnd::Ok, cbor::NULL.to_vec()),
+            (Some(Type::Result { ok, err }), Some(Value::Result(value))) => match value {
+                Ok(value) => (CallEnd::Ok, encode_payload(ok.as_deref(), value)),
+                Err(value) => (CallEnd::Refused, encode_payload(err.as_deref(), value)),
+            },
+            (Some(ty), Some(value)) => (CallEnd::Ok, cbor::encode(ty, &value)),
+            _ => unreachable!("a call gives a value of its function's type"),
+        };
+        if bytes.len() > self.limits.result_bytes as usize {
+            return Err(Failure::Trap(TrapKind::Limit));
+        }
+        match fuel.checked_sub(HOST_BYTE_FUEL * bytes.len() as u64) {
+            Some(left) => *fuel = left,
+            None => return Err(Failure::Trap(TrapKind::Fuel)),
+        }
+        Ok(end(bytes))
+    }
+}
+
+fn encode_payload(ty: Option<&Type>, value: Option<Box<Value>>) -> Vec<u8> {
+    match (ty, value) {
+        (Some(ty), Some(value)) => cbor::encode(ty, &value),
+        _ => cbor::NULL.to_vec(),
+    }
+}
+
+fn call_dynamic(
+    store: &mut Store<Data>,
+    func: &wasmtime::component::Func,
+    function: &Function,
+    args: Vec<Value>,
+) -> wasmtime::Result<Option<Value>> {
+    let types = function.params.iter();
+    let args: Vec<Val> = types.zip(args).map(|(ty, arg)| val::to_val(ty, arg)).collect();
+    let Some(ty) = &function.result else {
+        func.call(store, &args, &mut [])?;
+        return Ok(None);
+    };
+    let mut results = [Val::Bool(false)];
+    func.call(store, &args, &mut results)?;
+    let [result] = results;
+    let value = val::from_val(ty, result);
+    Ok(Some(value.expect("the engine gives results of the types that it told")))
+}
+
+impl Instance for Wasm {
+    fn call(&mut self, kind: CallKind, call: &Call, fuel: &mut u64) -> Result<CallEnd, HostFault> {
+        let prepared = Arc::clone(&self.prepared);
+        let refused = |refusal: HostRefusal| Ok(CallEnd::Refused(refusal.to_cbor()));
+        let Some(function) = prepared.function(kind, &call.interface, &call.function) else {
+            return refused(HostRefusal::NoSuchFunction);
+        };
+        let Ok(args) = cbor::decode_all(function.params.iter(), &call.args) else {
+            return refused(HostRefusal::BadArguments);
+        };
+        let ended = self
+            .enter((&prepared, function), args, call.args.len(), fuel)
+            .and_then(|value| self.end(function, value, fuel));
+        match ended {
+            Ok(end) => Ok(end),
+            Err(failure) => {
+                // After a trap the engine refuses to enter the instance again.
+                self.stop();
+                match failure {
+                    Failure::Trap(kind) => Ok(CallEnd::Trapped(kind)),
+                    Failure::Host(fault) => Err(fault),
+                }
+            }
+        }
+    }
+
+    fn run_mut(&mut self) -> &mut Run {
+        match &mut self.state {
+            State::Live { store, .. } => &mut store.data_mut().run,
+            State::Idle(data) => &mut data.run,
+            State::Moved => unreachable!("an instance that panicked is not used again"),
+        }
+    }
+
+    fn finish(self: Box<Self>) -> Run {
+        self.into_run()
+    }
+}
+
+impl Data {
+    /// The data of an instance that has not started.
+    pub(crate) fn new(run: Run, limits: &Limits) -> Self {
+        Self {
+            run,
+            meter: Meter::default(),
+            memory: Memory::new(limits),
+            wasi: None,
+        }
+    }
+
+    /// Begins one call with this much fuel.
+    pub(crate) fn begin(&mut self, fuel: u64) {
+        self.meter.start(fuel);
+        if let Some(wasi) = &mut self.wasi {
+            Wasi::begin(wasi);
+        }
+    }
+}

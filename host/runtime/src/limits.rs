@@ -1,0 +1,63 @@
+//! Bounds of this crate, related to each other at compile time.
+//!
+//! Those of the determinism profile, which every replica must share, are in `profile.rs`.
+
+use std::time::Duration;
+
+use crate::profile;
+
+/// The largest component that is installed, in bytes.
+pub const COMPONENT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The largest compiled component that is loaded, in bytes.
+pub const COMPILED_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// The most values, nested ones included, that one encoding may hold.
+///
+/// It decides whether arguments fit, so that every replica must have the same.
+pub const VALUE_NODES_MAX: usize = 1024 * 1024;
+/// How deeply the type of a parameter or result may nest.
+pub const TYPE_DEPTH_MAX: usize = 32;
+/// The most functions that a component may export for calls.
+pub const FUNCTIONS_MAX: usize = 1024;
+
+/// Instances that exist at the same time, of all components together.
+pub(crate) const POOL_INSTANCES: u32 = 64;
+/// Core instances of one component: language runtimes are linked from dozens.
+pub(crate) const POOL_CORE_INSTANCES_EACH: u32 = 64;
+/// Core instances of all components together.
+pub(crate) const POOL_CORE_INSTANCES: u32 = 1024;
+/// Linear memories of all instances together; most components have one.
+pub(crate) const POOL_MEMORIES: u32 = 80;
+/// Linear memories of one component.
+pub(crate) const POOL_MEMORIES_EACH: u32 = 8;
+/// Tables of all instances together.
+pub(crate) const POOL_TABLES: u32 = 512;
+/// Tables of one component.
+pub(crate) const POOL_TABLES_EACH: u32 = 64;
+/// The bookkeeping of one component instance, in bytes.
+pub(crate) const POOL_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
+/// How much of a memory that an instance leaves behind is zeroed rather than unmapped, in bytes.
+pub(crate) const POOL_MEMORY_KEPT_BYTES: usize = 128 * 1024;
+/// How much of a table that an instance leaves behind is zeroed rather than unmapped, in bytes.
+pub(crate) const POOL_TABLE_KEPT_BYTES: usize = 16 * 1024;
+
+/// Components whose compiled code is kept ready.
+pub(crate) const LOADED_COMPONENTS_MAX: usize = 64;
+
+/// What compiling one component may use of memory, in bytes of address space.
+pub const COMPILE_MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024 * 1024;
+/// What compiling one component may use of the processor.
+pub const COMPILE_CPU_MAX: Duration = Duration::from_secs(120);
+/// What compiling one component may take on the clock.
+pub const COMPILE_WALL_MAX: Duration = Duration::from_secs(300);
+
+/// The most bytes of guest output (WASI standard output and error) that one instance may leave in
+/// the log; what exceeds it is dropped.
+pub(crate) const OUTPUT_BYTES_MAX: usize = 16 * 1024;
+/// The longest line of guest output that reaches the log, in bytes.
+pub(crate) const OUTPUT_LINE_BYTES_MAX: usize = 1024;
+
+const _: () = assert!(POOL_INSTANCES <= POOL_MEMORIES && POOL_INSTANCES <= POOL_TABLES);
+const _: () = assert!(POOL_CORE_INSTANCES_EACH <= POOL_CORE_INSTANCES);
+const _: () = assert!(POOL_MEMORIES_EACH <= POOL_MEMORIES && POOL_TABLES_EACH <= POOL_TABLES);
+// The pool reserves this much address space, of which nothing is used before an instance runs.
+const _: () = assert!(POOL_MEMORIES as u64 * profile::MEMORY_BYTES_MAX <= 16 << 30);
