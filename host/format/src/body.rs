@@ -30,9 +30,11 @@ pub struct Transaction {
     pub told: Option<Digest>,
 }
 
-/// What the author's replica held after this intention, so that others can compare. Uncritical.
+/// What the author's replica held when it signed, this intention not included, so that others can
+/// compare. Uncritical. (It cannot speak of the time after: the id of this intention, which the
+/// outcome root covers, depends on the body that holds the claim.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AfterClaim {
+pub struct Claim {
     /// How many intentions were applied.
     pub count: u64,
     /// Digest of the set of their ids.
@@ -124,8 +126,8 @@ pub struct Body {
     pub transactions: Vec<Transaction>,
     /// Present in a genesis alone.
     pub genesis: Option<Genesis>,
-    /// What the author's replica held afterwards.
-    pub after: Option<AfterClaim>,
+    /// What the author's replica held before.
+    pub claim: Option<Claim>,
 }
 
 /// A body that is not one. Such an intention is refused as malformed; the fold goes on.
@@ -205,7 +207,7 @@ impl Body {
                 })
                 .collect(),
             genesis: self.genesis.as_ref().map(Genesis::to_wire),
-            after: self.after.map(|a| wire::After {
+            claim: self.claim.map(|a| wire::Claim {
                 count: a.count,
                 set: a.set.0.to_vec(),
                 state_root: a.state_root.0.to_vec(),
@@ -244,9 +246,9 @@ impl Body {
             };
             transactions.push(Transaction { calls, told });
         }
-        let after = match wire.after {
+        let claim = match wire.claim {
             None => None,
-            Some(a) => Some(AfterClaim {
+            Some(a) => Some(Claim {
                 count: a.count,
                 set: digest(&a.set, "set")?,
                 state_root: digest(&a.state_root, "state_root")?,
@@ -256,7 +258,7 @@ impl Body {
         Ok(Self {
             transactions,
             genesis: wire.genesis.map(Genesis::from_wire).transpose()?,
-            after,
+            claim,
         })
     }
 }
@@ -325,9 +327,7 @@ impl Genesis {
                 })
                 .collect()
         };
-        let limits = wire
-            .limits
-            .ok_or(BodyError::Genesis("it has no limits"))?;
+        let limits = wire.limits.ok_or(BodyError::Genesis("it has no limits"))?;
         if limits.body_bytes > BODY_BYTES_MAX || limits.result_bytes > BODY_BYTES_MAX {
             return Err(BodyError::Genesis("its size limits exceed 4 MiB"));
         }
@@ -368,12 +368,12 @@ impl Genesis {
             encryption: wire.encryption,
             parent: match wire.parent.len() {
                 0 => None,
-                len => Some(StoreId::from_slice(&wire.parent).ok_or(
-                    BodyError::FieldLength {
+                len => Some(
+                    StoreId::from_slice(&wire.parent).ok_or(BodyError::FieldLength {
                         field: "parent",
                         len,
-                    },
-                )?),
+                    })?,
+                ),
             },
         })
     }

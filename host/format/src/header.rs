@@ -3,9 +3,7 @@
 use alloc::vec::Vec;
 use prost::Message;
 
-use crate::ids::{
-    BodyHash, CallId, ChainId, DeviceKey, IntentionId, Seq, StoreId, context,
-};
+use crate::ids::{BodyHash, CallId, ChainId, DeviceKey, IntentionId, Seq, StoreId, context};
 use crate::limits::FORMAT;
 use crate::order::{Position, Time};
 use crate::verify::VerifyError;

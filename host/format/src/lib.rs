@@ -15,9 +15,7 @@ pub mod order;
 pub mod verify;
 mod wire;
 
-pub use body::{
-    AfterClaim, Body, BodyError, Call, ComponentRef, Genesis, Limits, Param, Transaction,
-};
+pub use body::{Body, BodyError, Call, Claim, ComponentRef, Genesis, Limits, Param, Transaction};
 pub use header::{BodyRef, Header, Hint, Lane};
 pub use ids::{
     BlobId, BodyHash, CallId, ChainId, ComponentId, DeviceKey, Digest, IntentionId, Seq, Signature,

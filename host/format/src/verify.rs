@@ -354,7 +354,10 @@ fn check_form(header: &Header, encoded_len: usize) -> Result<(), VerifyError> {
         shape(header.deps.is_empty(), "deps")?;
         shape(header.seq.0 == 0, "seq")?;
         shape(header.lane == crate::header::Lane::System, "lane")?;
-        shape(header.admits.binary_search(&header.author).is_ok(), "admits")?;
+        shape(
+            header.admits.binary_search(&header.author).is_ok(),
+            "admits",
+        )?;
     } else {
         shape(header.prev.is_some(), "prev")?;
         shape(header.grant.is_some(), "grant")?;

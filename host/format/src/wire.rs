@@ -58,7 +58,7 @@ pub(crate) struct Body {
     #[prost(message, optional, tag = "2")]
     pub(crate) genesis: Option<Genesis>,
     #[prost(message, optional, tag = "3")]
-    pub(crate) after: Option<After>,
+    pub(crate) claim: Option<Claim>,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -80,7 +80,7 @@ pub(crate) struct Call {
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(crate) struct After {
+pub(crate) struct Claim {
     #[prost(uint64, tag = "1")]
     pub(crate) count: u64,
     #[prost(bytes = "vec", tag = "2")]

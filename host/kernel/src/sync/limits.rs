@@ -42,7 +42,21 @@ pub const RANGES_MAX: usize = 16;
 /// Entries of a range that are listed instead of split.
 pub const LEAF_IDS: usize = 64;
 /// The most ranges that wait to be compared.
-pub const FRONTIER_MAX: usize = 64 * RANGES_MAX;
+pub const FRONTIER_MAX: usize = 256 * RANGES_MAX;
+/// Blocks that a range is summarised in before they are merged into [`RANGES_MAX`] parts.
+pub const BLOCKS_MAX: usize = 8 * RANGES_MAX;
+/// How often, on average, one round may read a row for summaries before the peer is at fault.
+pub const SCANS_MAX: u64 = 64;
+/// Jobs of sending found ranges after which no further ranges are asked about.
+pub const JOBS_MAX: usize = 64;
+/// The most void entries at the end of a branch that are looked behind.
+pub const VOID_WALK_MAX: usize = 4096;
+/// Bytes a second that a peer gets which is not a member, and how many it may save up.
+pub const LIMITED_BYTES_PER_S: u64 = 1024 * 1024;
+/// Times in a row that entries came whose ancestors are missing, after which a round begins.
+pub const MISSES_MAX: u32 = 8;
+/// Frames of entries that one step writes.
+pub const STEP_FRAMES: usize = 8;
 /// Rows that are read for summaries before the shell gets its turn.
 pub const SCAN_ROWS: usize = 2 * 1024;
 /// The most ids that `Hello` and `Done` list, and that `PeerLacks` names.

@@ -147,19 +147,35 @@ pub(super) struct Done {
     pub(super) round: u64,
     pub(super) tips_digest: Digest,
     pub(super) count: u64,
+    /// Entries that the sender has sent in this session.
     pub(super) sent: u64,
+    /// Entries of the peer's that float at the sender.
     pub(super) floating: u64,
+    /// Entries of the peer's that are parked at the sender.
     pub(super) parked: u64,
+    /// What the sender knows of and has not got; the first few.
     pub(super) missing: Vec<IntentionId>,
+    /// Entries whose bodies the sender keeps back by policy.
     pub(super) withheld: u64,
+    /// Whether the sender has also taken in everything that it got.
+    pub(super) last: bool,
 }
 
-/// Part of the canonical order: from `from`, up to but without `to`.
+/// Part of the canonical order: what sorts after `from`, up to `to` and with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
+    /// `Position::MIN` is below every entry.
     pub(super) from: Position,
-    /// `Position::MAX` is no entry's position, so the last range ends there.
+    /// `Position::MAX` is above every entry.
     pub(super) to: Position,
+}
+
+impl Range {
+    /// The whole order.
+    pub(super) const ALL: Self = Self {
+        from: Position::MIN,
+        to: Position::MAX,
+    };
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -439,6 +455,7 @@ impl Done {
             parked: self.parked,
             missing: self.missing.iter().map(|id| id.0.to_vec()).collect(),
             withheld: self.withheld,
+            last: self.last,
         }
     }
 
@@ -453,6 +470,7 @@ impl Done {
             parked: wire.parked,
             missing: ids(&wire.missing)?,
             withheld: wire.withheld,
+            last: wire.last,
         })
     }
 }

@@ -2,8 +2,10 @@
 
 use lattice_format::{Header, Lane};
 
+use super::frame::FrameError;
 use super::limits::{FAULTS_MAX, SLOW_MS};
 use super::message::Wants;
+use super::ranges::RangeFault;
 
 /// What governance lets a peer have. The shell asks governance and tells the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,20 +21,57 @@ pub enum Access {
 }
 
 impl Access {
-    /// Whether the peer may have the body under `header`, if it asked for as much as `wants`.
-    pub(super) fn body_allowed(self, header: &Header, wants: Wants) -> bool {
-        let permitted = match self {
+    /// Whether governance lets the peer have the body under `header`.
+    pub(super) fn permits_body(self, header: &Header) -> bool {
+        match self {
             Self::All => true,
-            Self::SystemLane | Self::Invited => header.is_genesis() || header.lane == Lane::System,
+            Self::SystemLane | Self::Invited => header.lane == Lane::System,
             Self::None => false,
-        };
-        let wanted = match wants {
-            Wants::All => true,
-            Wants::SystemLane => header.is_genesis() || header.lane == Lane::System,
-            Wants::Headers => header.is_genesis(),
-        };
-        permitted && wanted
+        }
     }
+}
+
+impl Wants {
+    /// Whether the one that wants so much wants the body under `header`.
+    pub(super) fn includes_body(self, header: &Header) -> bool {
+        match self {
+            Self::All => true,
+            Self::SystemLane => header.lane == Lane::System,
+            Self::Headers => header.is_genesis(),
+        }
+    }
+}
+
+/// What a peer did that the protocol does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    /// Bytes that are no message.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A break of the rules of range reconciliation.
+    #[error(transparent)]
+    Range(#[from] RangeFault),
+    /// A message before Hello.
+    #[error("a message before Hello")]
+    NoHello,
+    /// Hello twice in a round.
+    #[error("a second Hello in round {round}")]
+    HelloAgain { round: u64 },
+    /// Rounds one after the other.
+    #[error("{count} rounds in a row, less than a second apart")]
+    Rounds { count: u32 },
+    /// More was sent than there was credit for.
+    #[error("{bytes} bytes beyond the window")]
+    Window { bytes: u64 },
+    /// More tips than announced or allowed.
+    #[error("{len} tips exceed {max}")]
+    Tips { len: usize, max: usize },
+    /// More ids asked for than allowed.
+    #[error("{len} entries asked for at once exceed {max}")]
+    Asked { len: usize, max: usize },
+    /// The store found fault with entries.
+    #[error("{count} invalid entries, the first: {reason}")]
+    Entries { count: usize, reason: String },
 }
 
 /// What to do about a peer's fault.

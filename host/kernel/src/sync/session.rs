@@ -44,7 +44,8 @@ pub enum Input {
     /// Bytes that came from the stream, cut anywhere.
     Bytes(Bytes),
     /// `Store::receive` has taken the last [`Effect::Deliver`]; its result, or `None` when the store
-    /// could not take it now (the batch is dropped and asked for at a later round).
+    /// could not take it now (the batch is dropped and asked for at a later round). The snapshot that
+    /// comes with it was taken after that.
     Received(Option<Received>),
     /// The log has grown: `snapshot` holds entries that earlier ones did not.
     Changed,
@@ -52,8 +53,11 @@ pub enum Input {
     Announced(Vec<IntentionId>),
     /// Reconcile now: on a gossip gap, on `Lagged`, and periodically.
     Reconcile,
-    /// Governance has changed what the peer may have.
+    /// Governance has changed what the peer may have. After an upgrade, give [`Input::Reconcile`] too.
     Access(Access),
+    /// Ids of the entries that the store holds parked, the first few: told to the peer at the next
+    /// round, so that it does not send them again. Optional, before `Start` or `Reconcile`.
+    Parked(Vec<IntentionId>),
     /// The time that [`Effect::WakeAt`] asked for has come, or [`Effect::Again`] was given.
     Tick,
 }

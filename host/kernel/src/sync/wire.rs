@@ -108,6 +108,8 @@ pub(super) struct Done {
     pub(super) missing: Vec<Vec<u8>>,
     #[prost(uint64, tag = "8")]
     pub(super) withheld: u64,
+    #[prost(bool, tag = "9")]
+    pub(super) last: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

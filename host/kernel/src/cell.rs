@@ -1,0 +1,250 @@
+//! Cells: the places of a store's state, and how their rows are laid out.
+//!
+//! ```text
+//! cell      lane (1) space (1) key
+//! newest    'N' cell                                  → position (44) op
+//! older     'O' len(cell) (2) cell position (44)      → op
+//! reader    'R' len(cell) (2) cell lane (1) position (44) → hash of the value read (16)
+//! range     'G' len(prefix) (2) prefix lane (1) position (44) number (4) → start len (2) start end
+//! op        0 (deleted) | 1 bytes (put) | 2 i64 big-endian (number: total in newest, delta in older)
+//! ```
+//!
+//! `lane` behind a cell is that of the reader, whose position alone does not name it: the genesis
+//! has a half in each lane.
+
+use std::sync::Arc;
+
+use lattice_format::{Lane, Position};
+
+/// The kind of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Space {
+    /// Rows that a component reads and writes as bytes.
+    Bytes = 0,
+    /// Numbers, changed by blind adds.
+    Numbers = 1,
+    /// Pins: owner and blob.
+    Pins = 2,
+    /// Rows of the host's own, such as the code in effect.
+    Host = 3,
+}
+
+impl Space {
+    fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Bytes),
+            1 => Some(Self::Numbers),
+            2 => Some(Self::Pins),
+            3 => Some(Self::Host),
+            _ => None,
+        }
+    }
+}
+
+/// One place of the state: lane, space and key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cell(Arc<[u8]>);
+
+impl std::fmt::Debug for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:?}/{:?}/{}",
+            self.lane(),
+            self.space(),
+            self.key().escape_ascii()
+        )
+    }
+}
+
+impl Cell {
+    /// The cell of that key.
+    pub fn new(lane: Lane, space: Space, key: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(key.len() + 2);
+        bytes.push(lane.number());
+        bytes.push(space as u8);
+        bytes.extend_from_slice(key);
+        Self(bytes.into())
+    }
+
+    /// Reads an encoded cell; `None` when it has no lane or space.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        let (&[lane, space], _) = bytes.split_first_chunk()?;
+        Lane::from_number(u32::from(lane))?;
+        Space::from_number(space)?;
+        Some(Self(bytes.into()))
+    }
+
+    /// The encoded cell.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its lane.
+    pub fn lane(&self) -> Lane {
+        Lane::from_number(u32::from(self.0[0])).expect("checked when the cell was made")
+    }
+
+    /// Its space.
+    pub fn space(&self) -> Space {
+        Space::from_number(self.0[1]).expect("checked when the cell was made")
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &[u8] {
+        &self.0[2..]
+    }
+}
+
+/// What one version of a cell says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// There is nothing.
+    Delete,
+    /// These bytes.
+    Put(Arc<[u8]>),
+    /// So much more, wrapping.
+    Add(i64),
+}
+
+impl Op {
+    /// The encoding above.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Delete => out.push(0),
+            Self::Put(bytes) => {
+                out.push(1);
+                out.extend_from_slice(bytes);
+            }
+            Self::Add(by) => {
+                out.push(2);
+                out.extend_from_slice(&by.to_be_bytes());
+            }
+        }
+    }
+
+    /// Reads what [`Op::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&tag, rest) = bytes.split_first()?;
+        match tag {
+            0 if rest.is_empty() => Some(Self::Delete),
+            1 => Some(Self::Put(rest.into())),
+            2 => Some(Self::Add(i64::from_be_bytes(rest.try_into().ok()?))),
+            _ => None,
+        }
+    }
+}
+
+/// What a run saw in a cell, shortened for comparison: equal values have equal marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ValueMark(pub [u8; 16]);
+
+impl ValueMark {
+    /// Of a cell without a value.
+    pub const ABSENT: Self = Self([0; 16]);
+
+    /// Of bytes.
+    pub fn of_bytes(value: Option<&[u8]>) -> Self {
+        match value {
+            None => Self::ABSENT,
+            Some(bytes) => {
+                let hash = blake3::hash(bytes);
+                let mut mark: [u8; 16] = hash.as_bytes()[..16]
+                    .try_into()
+                    .expect("16 of a hash's 32 bytes");
+                // Keeps a present value apart from an absent one whatever its hash.
+                mark[0] |= 1;
+                Self(mark)
+            }
+        }
+    }
+
+    /// Of a number.
+    pub fn of_number(number: i64) -> Self {
+        let mut mark = [0; 16];
+        mark[0] = 1;
+        mark[8..].copy_from_slice(&number.to_be_bytes());
+        Self(mark)
+    }
+}
+
+fn with_len(table: u8, cell: &[u8], tail: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(3 + cell.len() + tail);
+    key.push(table);
+    let len = u16::try_from(cell.len()).expect("keys are bounded by KEY_BYTES_MAX");
+    key.extend_from_slice(&len.to_be_bytes());
+    key.extend_from_slice(cell);
+    key
+}
+
+/// Row of a cell's newest version.
+pub(crate) fn newest_key(cell: &Cell) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + cell.0.len());
+    key.push(b'N');
+    key.extend_from_slice(&cell.0);
+    key
+}
+
+/// Row of one older version.
+pub(crate) fn older_key(cell: &Cell, position: Position) -> Vec<u8> {
+    let mut key = with_len(b'O', &cell.0, Position::LEN);
+    key.extend_from_slice(&position.to_bytes());
+    key
+}
+
+/// Row of one reader of a cell.
+pub(crate) fn reader_key(cell: &Cell, lane: Lane, position: Position) -> Vec<u8> {
+    let mut key = with_len(b'R', &cell.0, 1 + Position::LEN);
+    key.push(lane.number());
+    key.extend_from_slice(&position.to_bytes());
+    key
+}
+
+/// Row of one range that a run examined, under the longest common prefix of its ends.
+pub(crate) fn range_key(prefix: &[u8], lane: Lane, position: Position, number: u32) -> Vec<u8> {
+    let mut key = with_len(b'G', prefix, 5 + Position::LEN);
+    key.push(lane.number());
+    key.extend_from_slice(&position.to_bytes());
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The longest common prefix of a range's ends: every cell in the range starts with it.
+pub(crate) fn common_prefix<'a>(start: &'a [u8], end: &[u8]) -> &'a [u8] {
+    let len = start.iter().zip(end).take_while(|(a, b)| a == b).count();
+    &start[..len]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ops_read_back() {
+        for op in [
+            Op::Delete,
+            Op::Put(b"x"[..].into()),
+            Op::Put([][..].into()),
+            Op::Add(-3),
+        ] {
+            let mut bytes = Vec::new();
+            op.encode(&mut bytes);
+            assert_eq!(Op::decode(&bytes), Some(op));
+        }
+        assert_eq!(Op::decode(&[]), None);
+        assert_eq!(Op::decode(&[7]), None);
+    }
+
+    #[test]
+    fn every_cell_of_a_range_starts_with_its_common_prefix() {
+        assert_eq!(common_prefix(b"app/a", b"app/z"), b"app/");
+        assert_eq!(common_prefix(b"a", b"b"), b"");
+        assert_eq!(common_prefix(b"ab", b"abc"), b"ab");
+    }
+
+    #[test]
+    fn an_empty_value_differs_from_none() {
+        assert_ne!(ValueMark::of_bytes(Some(b"")), ValueMark::ABSENT);
+        assert_ne!(ValueMark::of_number(0), ValueMark::ABSENT);
+    }
+}

@@ -1,0 +1,687 @@
+//! The fold: running intentions in the canonical order, incrementally.
+//!
+//! The state is what comes out of running every entry from first to last. This file gets there
+//! without starting over: entries that arrive late run once at their place, and of the later ones
+//! only those run again that read something which is different now. `scratch.rs` does it the plain
+//! way and is the judge in every test.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lattice_format::{
+    Body, Call, Claim, ComponentId, Genesis, Header, IntentionId, Lane, Param, Position, StoreId,
+    Transaction,
+};
+use minicbor::Encoder;
+
+use crate::cell::{Cell, Op, Space};
+use crate::dag::{LocalSeq, PastCache};
+use crate::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Instance, Question};
+use crate::governance::Answers;
+use crate::kv::{Kv, StorageError};
+use crate::log::{Log, Stored};
+use crate::mutant::{self, Mutant};
+use crate::notice::Notice;
+use crate::outcome::{HostRefusal, Outcome};
+use crate::record::{self, Record};
+use crate::run::{Place, Reads, Run};
+use crate::state;
+use crate::versions::{self, RangeLengths, Roots};
+
+/// What never changes about a store.
+#[derive(Debug)]
+pub(crate) struct Info {
+    pub(crate) id: StoreId,
+    pub(crate) genesis: Genesis,
+    pub(crate) position: Position,
+}
+
+/// What changed since somebody last looked.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Cells whose value changed.
+    pub cells: Vec<Cell>,
+    /// Entries that were witnessed.
+    pub entries: Vec<IntentionId>,
+    /// Too much changed to list: look at everything again.
+    pub all: bool,
+}
+
+/// Changed cells that are listed one by one.
+const CHANGED_CELLS_MAX: usize = 10_000;
+
+/// The derived state of a store, with what it takes to advance it.
+pub(crate) struct Core {
+    pub(crate) kv: Kv,
+    pub(crate) log: Log,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) info: Arc<Info>,
+    pub(crate) roots: Roots,
+    pub(crate) answers: Answers,
+    pub(crate) pasts: PastCache,
+    pub(crate) lengths: RangeLengths,
+    pub(crate) changes: Changes,
+    pub(crate) notices: Vec<Notice>,
+    /// Why each lane waits, system first.
+    pub(crate) paused: [Option<HostFault>; 2],
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Core({})", self.info.id)
+    }
+}
+
+/// What one run did.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    pub(crate) void: bool,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) reads: Reads,
+    pub(crate) writes: BTreeMap<Cell, Op>,
+}
+
+/// Why a run has no effects.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    /// This host cannot run it now: the lane waits.
+    Fault(HostFault),
+    /// This host's storage failed.
+    Storage(StorageError),
+}
+
+impl From<StorageError> for Stopped {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<HostFault> for Stopped {
+    fn from(fault: HostFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// How far settling has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Runs that are still due.
+    pub pending: u64,
+    /// Runs done in this slice.
+    pub runs: u64,
+    /// Why the system lane waits, if it does.
+    pub system_paused: Option<HostFault>,
+    /// Why the app lane waits, if it does.
+    pub app_paused: Option<HostFault>,
+}
+
+/// The host's row that names the code in effect of the app lane.
+pub(crate) fn code_cell() -> Cell {
+    Cell::new(Lane::App, Space::Host, b"code")
+}
+
+impl Core {
+    /// Runs what is due, at most `max_runs` of it, governance first.
+    pub(crate) fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
+        self.paused = [None, None];
+        let mut runs = 0;
+        let mut rounds = 0;
+        loop {
+            if !self.settle_lane(Lane::System, max_runs, &mut runs)? {
+                break;
+            }
+            match self.refresh_cuts() {
+                Ok(()) => {}
+                Err(HostFault::Storage(error)) => return Err(StorageError(error)),
+                Err(fault) => {
+                    self.paused[0] = Some(fault);
+                    break;
+                }
+            }
+            if record::first_due(&self.kv, Lane::System)?.is_none() {
+                break;
+            }
+            rounds += 1;
+            let rounds_max = self.cut_rounds_max()?;
+            if rounds > rounds_max {
+                // A governance component whose cuts contradict each other: stop where every
+                // replica stops, and say so.
+                self.paused[0] = Some(HostFault::Unusable {
+                    component: self.info.genesis.system.id,
+                    reason: format!("its cuts did not settle in {rounds_max} rounds"),
+                });
+                break;
+            }
+        }
+        if runs < max_runs && record::first_due(&self.kv, Lane::System)?.is_none() {
+            self.settle_lane(Lane::App, max_runs, &mut runs)?;
+        }
+        let pending =
+            record::due_count(&self.kv, Lane::System)? + record::due_count(&self.kv, Lane::App)?;
+        let [system_paused, app_paused] = self.paused.clone();
+        Ok(Settled {
+            pending,
+            runs,
+            system_paused,
+            app_paused,
+        })
+    }
+
+    /// Tells whether the lane has nothing due any more.
+    fn settle_lane(
+        &mut self,
+        lane: Lane,
+        max_runs: u64,
+        runs: &mut u64,
+    ) -> Result<bool, StorageError> {
+        while let Some((position, local)) = record::first_due(&self.kv, lane)? {
+            if *runs >= max_runs {
+                return Ok(false);
+            }
+            *runs += 1;
+            match self.run_logged(lane, position, local) {
+                Ok(effects) => self.install(lane, position, local, effects)?,
+                Err(Stopped::Storage(error)) => return Err(error),
+                Err(Stopped::Fault(HostFault::Storage(error))) => return Err(StorageError(error)),
+                Err(Stopped::Fault(fault)) => {
+                    self.paused[usize::from(lane.number())] = Some(fault);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Runs one half of a logged intention at its own position.
+    fn run_logged(
+        &mut self,
+        lane: Lane,
+        position: Position,
+        local: LocalSeq,
+    ) -> Result<Effects, Stopped> {
+        if record::is_void(&self.kv, &position.id)? {
+            return Ok(Effects {
+                void: true,
+                ..Effects::default()
+            });
+        }
+        let stored = self
+            .log
+            .entry(local)?
+            .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
+        let Some(bytes) = &stored.body else {
+            // Witnessed without its body: this node does not fold the lane.
+            return Ok(Effects::default());
+        };
+        let Ok(body) = Body::decode(bytes) else {
+            return Ok(Effects {
+                outcomes: vec![malformed()],
+                ..Effects::default()
+            });
+        };
+        match (&body.genesis, local.0) {
+            (Some(_), 0) => self.run_genesis(lane, position, &stored),
+            (None, 1..) => {
+                self.compare_claim(lane, &stored, &body)?;
+                let place = place_of(&stored.header);
+                let run = Run::command(self.kv.view(), Some(self.info.id), lane, position, place);
+                self.run_transactions(lane, position, run, &body.transactions)
+            }
+            // A genesis that is not the first entry, or a first entry that is none.
+            _ => Ok(Effects {
+                outcomes: vec![malformed()],
+                ..Effects::default()
+            }),
+        }
+    }
+
+    /// The two halves of a genesis run `init` of the two components.
+    pub(crate) fn run_genesis(
+        &mut self,
+        lane: Lane,
+        position: Position,
+        stored: &Stored,
+    ) -> Result<Effects, Stopped> {
+        let genesis = self.info.genesis.clone();
+        let (component, params) = match (lane, &genesis.app) {
+            (Lane::System, _) => (genesis.system.id, &genesis.system_params),
+            (Lane::App, Some(app)) => (app.id, &genesis.app_params),
+            (Lane::App, None) => return Ok(Effects::default()),
+        };
+        let run = Run::command(
+            self.kv.view(),
+            None,
+            lane,
+            position,
+            place_of(&stored.header),
+        );
+        let call = Call {
+            interface: "lattice:store/lifecycle".into(),
+            function: "init".into(),
+            args: init_args(params),
+        };
+        let mut instance = self
+            .engine
+            .instantiate(&component, &genesis.limits, run)
+            .map_err(|(_, fault)| fault)?;
+        instance.run_mut().begin_transaction();
+        // Both halves share the header; the app half's call is the second of the intention.
+        instance.run_mut().begin_call(u32::from(lane.number()));
+        let mut fuel = genesis.limits.fuel;
+        let end = instance.call(CallKind::Init, &call, &mut fuel)?;
+        let mut run = instance.finish();
+        let outcome = outcome_of(0, end);
+        match &outcome {
+            Ok(_) if lane == Lane::App => {
+                run.host_write(code_cell(), Op::Put(component.0[..].into()));
+            }
+            Ok(_) => {}
+            Err(_) => run.rollback(),
+        }
+        let (reads, writes) = run.into_effects();
+        Ok(Effects {
+            void: false,
+            outcomes: vec![match outcome {
+                Ok(value) => Outcome::Ok(vec![value]),
+                Err(outcome) => outcome,
+            }],
+            reads,
+            writes,
+        })
+    }
+
+    fn run_transactions(
+        &mut self,
+        lane: Lane,
+        position: Position,
+        run: Run,
+        transactions: &[Transaction],
+    ) -> Result<Effects, Stopped> {
+        let mut execution = Execution::new(lane, position, run);
+        let mut outcomes = Vec::with_capacity(transactions.len());
+        for transaction in transactions {
+            let before = mutant::active(Mutant::RefusedReadsUntracked)
+                .then(|| execution.run_mut().reads().clone());
+            let outcome = execution.transaction(self, &transaction.calls)?;
+            if let (Some(reads), false) = (before, outcome.is_ok()) {
+                execution.run_mut().forget_reads_since(reads);
+            }
+            outcomes.push(outcome);
+        }
+        let (reads, writes) = execution.finish().into_effects();
+        Ok(Effects {
+            void: false,
+            outcomes,
+            reads,
+            writes,
+        })
+    }
+
+    /// Puts a run's effects in the place of those of its last run, and marks what depends on them.
+    pub(crate) fn install(
+        &mut self,
+        lane: Lane,
+        position: Position,
+        local: LocalSeq,
+        effects: Effects,
+    ) -> Result<(), StorageError> {
+        let id = position.id;
+        let old = Record::load(&self.kv, lane, position)?;
+        record::clear_due(&mut self.kv, lane, position);
+        if old.is_none() && (local.0 != 0 || lane == Lane::System) {
+            self.roots.apply(&id);
+        }
+        // A genesis has a half in each lane, and so an outcome in each.
+        let first = self.first_index(lane, local);
+        let old_outcomes = old.as_ref().map_or(&[][..], |r| &r.outcomes);
+        if old_outcomes != effects.outcomes {
+            for (index, outcome) in (first..).zip(old_outcomes) {
+                self.roots.outcome(&id, index, outcome, false);
+            }
+            for (index, outcome) in (first..).zip(&effects.outcomes) {
+                self.roots.outcome(&id, index, outcome, true);
+            }
+        }
+        if let Some(old) = &old {
+            versions::remove_marks(&mut self.kv, lane, position, &old.reads, &old.ranges);
+        }
+        versions::put_marks(
+            &mut self.kv,
+            &mut self.lengths,
+            lane,
+            position,
+            &effects.reads,
+        );
+        let mut changed = Vec::new();
+        for cell in old.iter().flat_map(|r| &r.writes) {
+            if !effects.writes.contains_key(cell)
+                && versions::set(&mut self.kv, &mut self.roots, cell, position, None)?
+            {
+                changed.push(cell.clone());
+            }
+        }
+        for (cell, op) in &effects.writes {
+            if versions::set(&mut self.kv, &mut self.roots, cell, position, Some(op))? {
+                changed.push(cell.clone());
+            }
+        }
+        for cell in changed {
+            self.note_change(&cell, position)?;
+        }
+        self.notice_changed_outcomes(&id, local, &effects)?;
+        let record = Record {
+            local,
+            void: effects.void,
+            outcomes: effects.outcomes,
+            reads: effects.reads.cells.into_keys().collect(),
+            ranges: effects.reads.ranges,
+            writes: effects.writes.into_keys().collect(),
+        };
+        record.store(&mut self.kv, lane, position);
+        Ok(())
+    }
+
+    fn first_index(&self, lane: Lane, local: LocalSeq) -> u32 {
+        u32::from(local.0 == 0 && lane == Lane::App)
+    }
+
+    fn note_change(&mut self, cell: &Cell, position: Position) -> Result<(), StorageError> {
+        if cell.lane() == Lane::System {
+            self.cuts_are_due();
+        }
+        if self.changes.cells.len() < CHANGED_CELLS_MAX {
+            self.changes.cells.push(cell.clone());
+        } else {
+            self.changes.cells.clear();
+            self.changes.all = true;
+        }
+        for (lane, reader) in versions::stale_readers(&self.kv, &self.lengths, cell, position)? {
+            if let Some(record) = Record::load(&self.kv, lane, reader)? {
+                record::set_due(&mut self.kv, lane, reader, record.local);
+            }
+        }
+        Ok(())
+    }
+
+    /// Raises a notice for each outcome that differs from what a caller here was told.
+    fn notice_changed_outcomes(
+        &mut self,
+        id: &IntentionId,
+        local: LocalSeq,
+        effects: &Effects,
+    ) -> Result<(), StorageError> {
+        let Some(told) = self.log.told(local)? else {
+            return Ok(());
+        };
+        for (index, told) in (0u32..).zip(told) {
+            let now = effects.outcomes.get(index as usize);
+            if now != Some(&told) {
+                self.notices.push(Notice::OutcomeChanged {
+                    entry: *id,
+                    transaction: index,
+                    told,
+                    now: now.cloned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares roots with what the author held, where this replica holds the same entries.
+    fn compare_claim(
+        &mut self,
+        lane: Lane,
+        stored: &Stored,
+        body: &Body,
+    ) -> Result<(), StorageError> {
+        let Some(claim) = &body.claim else {
+            return Ok(());
+        };
+        let position = stored.header.position();
+        if claim.count != self.roots.applied_count
+            || Record::load(&self.kv, lane, position)?.is_some()
+            || !self.nothing_else_due(lane, position)?
+        {
+            return Ok(());
+        }
+        let ours = self.claim();
+        if ours.set == claim.set && ours != *claim {
+            self.notices.push(Notice::Divergence {
+                author: stored.header.author,
+                entry: stored.header.id(),
+            });
+        }
+        Ok(())
+    }
+
+    /// What this replica holds now, as a body claims it.
+    pub(crate) fn claim(&self) -> Claim {
+        let digests = self.roots.digests();
+        Claim {
+            count: self.roots.applied_count,
+            set: digests.applied,
+            state_root: digests.state,
+            outcome_root: digests.outcomes,
+        }
+    }
+
+    /// Whether everything applied is up to date: only the run at `position` is due.
+    fn nothing_else_due(&self, lane: Lane, position: Position) -> Result<bool, StorageError> {
+        let other = match lane {
+            Lane::System => Lane::App,
+            Lane::App => Lane::System,
+        };
+        let alone = match record::first_due(&self.kv, lane)? {
+            None => true,
+            Some((first, _)) => first == position && record::due_count(&self.kv, lane)? == 1,
+        };
+        Ok(alone && record::first_due(&self.kv, other)?.is_none())
+    }
+
+    /// The component of a lane at a position, with the read that says so.
+    pub(crate) fn code_at(
+        &self,
+        lane: Lane,
+        position: Position,
+    ) -> Result<(Option<ComponentId>, Reads), StorageError> {
+        let mut reads = Reads::default();
+        if lane == Lane::System {
+            return Ok((Some(self.info.genesis.system.id), reads));
+        }
+        let cell = code_cell();
+        let value = state::bytes_at(&self.kv, &cell, position)?;
+        reads
+            .cells
+            .insert(cell, crate::cell::ValueMark::of_bytes(value.as_deref()));
+        Ok((value.and_then(|v| ComponentId::from_slice(&v)), reads))
+    }
+}
+
+/// Calls in one instance, at one position: what local and logged intentions have in common.
+pub(crate) struct Execution {
+    lane: Lane,
+    position: Position,
+    /// The run while no instance owns it.
+    idle: Option<Run>,
+    instance: Option<Box<dyn Instance>>,
+    next_index: u32,
+}
+
+impl Execution {
+    pub(crate) fn new(lane: Lane, position: Position, run: Run) -> Self {
+        Self {
+            lane,
+            position,
+            idle: Some(run),
+            instance: None,
+            next_index: 0,
+        }
+    }
+
+    pub(crate) fn next_index(&self) -> u32 {
+        self.next_index
+    }
+
+    /// A refused local call does not use up its index.
+    pub(crate) fn rewind_index(&mut self, index: u32) {
+        self.next_index = index;
+    }
+
+    pub(crate) fn run_mut(&mut self) -> &mut Run {
+        match (&mut self.instance, &mut self.idle) {
+            (Some(instance), _) => instance.run_mut(),
+            (None, Some(run)) => run,
+            (None, None) => unreachable!("a run is idle or owned by an instance"),
+        }
+    }
+
+    /// Runs one transaction to its outcome. Only a fault of this host stops it.
+    pub(crate) fn transaction(
+        &mut self,
+        core: &mut Core,
+        calls: &[Call],
+    ) -> Result<Outcome, Stopped> {
+        let first_index = self.next_index;
+        self.next_index += calls.len() as u32;
+        let header = self.run_mut().author();
+        for (index, call) in (0u32..).zip(calls) {
+            let question = Question::Authorize {
+                author: header,
+                lane: self.lane,
+                interface: call.interface.clone(),
+                function: call.function.clone(),
+            };
+            let asked = core.ask_at(&question, self.position)?;
+            self.run_mut().host_reads(&asked.reads);
+            match asked.answer {
+                Ok(Answer::Authorize(true)) => {}
+                // Governance that traps allows nothing.
+                Ok(_) | Err(AskError::Trapped(_)) => return Ok(Outcome::Unauthorized { index }),
+                Err(AskError::Host(fault)) => return Err(fault.into()),
+            }
+        }
+        let (code, reads) = core.code_at(self.lane, self.position)?;
+        self.run_mut().host_reads(&reads);
+        let Some(code) = code else {
+            return Ok(Outcome::Refused {
+                index: 0,
+                error: HostRefusal::NoSuchFunction.to_cbor(),
+            });
+        };
+        let limits = core.info.genesis.limits;
+        if self.instance.is_none() {
+            let run = self.idle.take().expect("no instance owns the run");
+            match core.engine.instantiate(&code, &limits, run) {
+                Ok(instance) => self.instance = Some(instance),
+                Err((run, fault)) => {
+                    self.idle = Some(run);
+                    return Err(fault.into());
+                }
+            }
+        }
+        self.run_mut().begin_transaction();
+        let mut fuel = limits.fuel;
+        let mut values = Vec::with_capacity(calls.len());
+        let mut value_bytes = 0usize;
+        for (index, call) in (0u32..).zip(calls) {
+            let instance = self
+                .instance
+                .as_mut()
+                .expect("made above, dropped at a trap");
+            instance.run_mut().begin_call(first_index + index);
+            let end = instance.call(CallKind::Command, call, &mut fuel);
+            let trapped = matches!(end, Ok(CallEnd::Trapped(_)) | Err(_));
+            let ended = match end {
+                Ok(end) => outcome_of(index, end),
+                Err(fault) => {
+                    self.drop_instance();
+                    self.run_mut().rollback();
+                    return Err(fault.into());
+                }
+            };
+            if trapped {
+                // The memory of an instance that trapped must not be entered again.
+                self.drop_instance();
+            }
+            match ended {
+                Ok(value) => {
+                    value_bytes += value.len();
+                    values.push(value);
+                }
+                Err(outcome) => {
+                    self.run_mut().rollback();
+                    return Ok(outcome);
+                }
+            }
+            if value_bytes > limits.result_bytes as usize {
+                self.run_mut().rollback();
+                self.drop_instance();
+                return Ok(Outcome::Trapped {
+                    index,
+                    kind: crate::outcome::TrapKind::Limit,
+                });
+            }
+        }
+        Ok(Outcome::Ok(values))
+    }
+
+    fn drop_instance(&mut self) {
+        if let Some(instance) = self.instance.take() {
+            self.idle = Some(instance.finish());
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Run {
+        self.drop_instance();
+        self.idle.take().expect("no instance owns the run")
+    }
+}
+
+fn outcome_of(index: u32, end: CallEnd) -> Result<Vec<u8>, Outcome> {
+    match end {
+        CallEnd::Ok(value) => Ok(value),
+        CallEnd::Refused(error) => Err(Outcome::Refused { index, error }),
+        CallEnd::Trapped(kind) => Err(Outcome::Trapped { index, kind }),
+    }
+}
+
+fn malformed() -> Outcome {
+    Outcome::Refused {
+        index: 0,
+        error: HostRefusal::Malformed.to_cbor(),
+    }
+}
+
+fn place_of(header: &Header) -> Place {
+    Place {
+        names: header.names().collect(),
+        header: Arc::new(header.clone()),
+        index: 0,
+    }
+}
+
+/// The arguments of `init`: one list of (name, value).
+fn init_args(params: &[Param]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut encoder = Encoder::new(&mut out);
+    let mut encode = || {
+        encoder.array(1)?.array(params.len() as u64)?;
+        for param in params {
+            encoder.array(2)?.str(&param.name)?.str(&param.value)?;
+        }
+        Ok::<_, minicbor::encode::Error<core::convert::Infallible>>(())
+    };
+    encode().expect("a Vec grows as far as it is asked to");
+    out
+}
+
+/// How many calls a body holds, over all its transactions; 0 for one that does not decode.
+pub(crate) fn call_count(body: Option<&[u8]>) -> u32 {
+    let Some(Ok(body)) = body.map(Body::decode) else {
+        return 0;
+    };
+    if body.genesis.is_some() {
+        return 2;
+    }
+    body.transactions.iter().map(|t| t.calls.len() as u32).sum()
+}

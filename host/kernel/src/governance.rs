@@ -1,0 +1,422 @@
+//! Questions to the governance component, their cached answers, and what they cut off.
+//!
+//! The kernel never looks inside governance state. It asks the listed questions, remembers each
+//! answer with the values that it was made from, and uses it again wherever those values are the
+//! same. A remembered answer brings its reads to each use: an entry depends on what allowed it.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use lattice_format::{ComponentId, DeviceKey, IntentionId, Lane, Limits, Position, StoreId, Time};
+
+use crate::cell::{Cell, Space, ValueMark};
+use crate::dag::{self, LocalSeq, Meta};
+use crate::engine::{Answer, AskError, Cut, Engine, HostFault, Question};
+use crate::fold::Core;
+use crate::kv::{KvView, StorageError};
+use crate::limits::{ANSWERS_MAX, CUT_ROUNDS_EXTRA};
+use crate::mutant::{self, Mutant};
+use crate::record;
+use crate::run::{Range, Reads, Run};
+use crate::state;
+use crate::versions;
+
+struct Remembered {
+    reads: Reads,
+    ranges: Vec<ValueMark>,
+    answer: Answer,
+}
+
+/// Answers by question, each with what it was made from.
+#[derive(Default)]
+pub(crate) struct Answers {
+    by_question: HashMap<Question, Vec<Remembered>>,
+    count: usize,
+}
+
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answers({})", self.count)
+    }
+}
+
+/// Answers that one question keeps: one for each set of values met lately.
+const ANSWERS_PER_QUESTION: usize = 4;
+
+/// Whom and what to ask.
+pub(crate) struct Asking<'a> {
+    pub(crate) engine: &'a dyn Engine,
+    pub(crate) component: &'a ComponentId,
+    pub(crate) limits: &'a Limits,
+    pub(crate) store: StoreId,
+}
+
+impl Asking<'_> {
+    /// Asks without remembering.
+    pub(crate) fn ask(&self, kv: &KvView, question: &Question, at: Position) -> Asked {
+        let run = Run::query(
+            kv.clone(),
+            Some(self.store),
+            Lane::System,
+            at,
+            Time::default(),
+        );
+        self.ask_in(run, question)
+    }
+
+    pub(crate) fn ask_in(&self, run: Run, question: &Question) -> Asked {
+        let (run, answer) = self.engine.ask(self.component, self.limits, run, question);
+        let (reads, _) = run.into_effects();
+        Asked { reads, answer }
+    }
+}
+
+/// An answer with the reads that it rests on.
+pub(crate) struct Asked {
+    pub(crate) reads: Reads,
+    pub(crate) answer: Result<Answer, AskError>,
+}
+
+impl Answers {
+    /// Asks, or uses an answer made from the same values.
+    pub(crate) fn ask(
+        &mut self,
+        asking: &Asking<'_>,
+        kv: &KvView,
+        question: &Question,
+        at: Position,
+    ) -> Result<Asked, StorageError> {
+        if let Some(list) = self.by_question.get(question) {
+            for known in list.iter().rev() {
+                if same_values(kv, known, at)? {
+                    let reads = match mutant::active(Mutant::CachedAuthorizationReadsLost) {
+                        true => Reads::default(),
+                        false => known.reads.clone(),
+                    };
+                    return Ok(Asked {
+                        reads,
+                        answer: Ok(known.answer.clone()),
+                    });
+                }
+            }
+        }
+        let asked = asking.ask(kv, question, at);
+        if let Ok(answer) = &asked.answer {
+            if self.count >= ANSWERS_MAX {
+                self.by_question.clear();
+                self.count = 0;
+            }
+            let ranges = asked
+                .reads
+                .ranges
+                .iter()
+                .map(|range| range_mark(kv, range, at))
+                .collect::<Result<_, _>>()?;
+            let list = self.by_question.entry(question.clone()).or_default();
+            if list.len() == ANSWERS_PER_QUESTION {
+                list.remove(0);
+                self.count -= 1;
+            }
+            self.count += 1;
+            list.push(Remembered {
+                reads: asked.reads.clone(),
+                ranges,
+                answer: answer.clone(),
+            });
+        }
+        Ok(asked)
+    }
+}
+
+fn same_values(kv: &KvView, known: &Remembered, at: Position) -> Result<bool, StorageError> {
+    for (cell, mark) in &known.reads.cells {
+        if versions::mark_at(kv, cell, at)? != *mark {
+            return Ok(false);
+        }
+    }
+    for (range, mark) in known.reads.ranges.iter().zip(&known.ranges) {
+        if range_mark(kv, range, at)? != *mark {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Everything that a run at `at` sees in a range, shortened.
+fn range_mark(kv: &KvView, range: &Range, at: Position) -> Result<ValueMark, StorageError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |key: &[u8], value: &[u8]| {
+        hasher.update(&(key.len() as u64).to_le_bytes());
+        hasher.update(key);
+        hasher.update(&(value.len() as u64).to_le_bytes());
+        hasher.update(value);
+        ControlFlow::Continue(())
+    };
+    let (Some(start), end) = (Cell::from_slice(&range.start), Cell::from_slice(&range.end)) else {
+        return Err(StorageError("a range mark is damaged".into()));
+    };
+    // An end in another space means the end of this one.
+    let end = end.filter(|end| (end.lane(), end.space()) == (start.lane(), start.space()));
+    let end = end.as_ref().map(Cell::key);
+    match start.space() {
+        Space::Numbers => {
+            state::scan_numbers_at(kv, start.lane(), start.key(), end, at, |key, number| {
+                add(key, &number.to_be_bytes())
+            })?;
+        }
+        space => state::scan_bytes_at(
+            kv,
+            start.lane(),
+            space,
+            start.key(),
+            end,
+            at,
+            false,
+            |key, value| add(key, &value),
+        )?,
+    }
+    Ok(ValueMark::of_bytes(Some(hasher.finalize().as_bytes())))
+}
+
+fn cuts_key(author: &DeviceKey) -> Vec<u8> {
+    let mut key = vec![b'X'];
+    key.extend_from_slice(&author.0);
+    key
+}
+
+const CUTS_DUE: &[u8] = b"Mcuts-due";
+
+/// The cuts of one author, resolved: where each revocation stands, and what it keeps.
+struct Resolved {
+    revocation: LocalSeq,
+    kept: Vec<Meta>,
+}
+
+impl Core {
+    /// Notes that governance, or who there is to be cut, has changed.
+    pub(crate) fn cuts_are_due(&mut self) {
+        self.kv.put(CUTS_DUE, []);
+    }
+
+    pub(crate) fn asking(&self) -> Asking<'_> {
+        Asking {
+            engine: &*self.engine,
+            component: &self.info.genesis.system.id,
+            limits: &self.info.genesis.limits,
+            store: self.info.id,
+        }
+    }
+
+    /// Asks at a position, remembering the answer.
+    pub(crate) fn ask_at(
+        &mut self,
+        question: &Question,
+        at: Position,
+    ) -> Result<Asked, StorageError> {
+        let asking = Asking {
+            engine: &*self.engine,
+            component: &self.info.genesis.system.id,
+            limits: &self.info.genesis.limits,
+            store: self.info.id,
+        };
+        self.answers.ask(&asking, &self.kv, question, at)
+    }
+
+    /// Asks for the cuts at the end of the system lane and marks every entry whose standing they
+    /// change. Tells whether any of them is governance itself, which must then be folded again.
+    ///
+    /// # Errors
+    /// A fault of this host; nothing has changed then.
+    pub(crate) fn refresh_cuts(&mut self) -> Result<(), HostFault> {
+        if self.kv.get(CUTS_DUE).map_err(storage)?.is_none() {
+            return Ok(());
+        }
+        for author in dag::authors(&self.kv).map_err(storage)? {
+            let asked = self
+                .ask_at(&Question::Cuts(author), Position::MAX)
+                .map_err(storage)?;
+            let cuts = match asked.answer {
+                Ok(Answer::Cuts(cuts)) => cuts,
+                // A governance component that traps here cuts nobody off, on every replica alike.
+                Ok(_) | Err(AskError::Trapped(_)) => Vec::new(),
+                Err(AskError::Host(fault)) => return Err(fault),
+            };
+            self.apply_cuts(&author, &cuts).map_err(storage)?;
+        }
+        self.kv.remove(CUTS_DUE);
+        Ok(())
+    }
+
+    fn apply_cuts(&mut self, author: &DeviceKey, cuts: &[Cut]) -> Result<(), StorageError> {
+        let encoded = encode_cuts(cuts);
+        let known = self.kv.get(&cuts_key(author))?;
+        if known.as_deref().unwrap_or_default() == encoded {
+            return Ok(());
+        }
+        if encoded.is_empty() {
+            self.kv.remove(cuts_key(author));
+        } else {
+            self.kv.put(cuts_key(author), encoded);
+        }
+        let resolved = self.resolve(author, cuts)?;
+        for branch_id in dag::branches_of(&self.kv, author, None)? {
+            let branch = dag::branch(&self.kv, branch_id)?;
+            for seq in branch.first.0..=branch.tip.0 {
+                let seq = lattice_format::Seq(seq);
+                if let Some(local) = dag::entry_of_branch(&self.kv, branch_id, seq)? {
+                    let meta = dag::meta(&self.kv, local)?;
+                    self.judge(local, &meta, &resolved)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets whether a new entry is void by the cuts known now. Later changes of them are found by
+    /// [`Core::refresh_cuts`].
+    pub(crate) fn judge_new(
+        &mut self,
+        author: &DeviceKey,
+        local: LocalSeq,
+    ) -> Result<(), StorageError> {
+        let Some(row) = self.kv.get(&cuts_key(author))? else {
+            return Ok(());
+        };
+        let cuts =
+            decode_cuts(&row).ok_or_else(|| StorageError("a row of cuts is damaged".into()))?;
+        let resolved = self.resolve(author, &cuts)?;
+        let meta = dag::meta(&self.kv, local)?;
+        self.judge(local, &meta, &resolved)
+    }
+
+    fn judge(
+        &mut self,
+        local: LocalSeq,
+        meta: &Meta,
+        cuts: &[Resolved],
+    ) -> Result<(), StorageError> {
+        let mut void = false;
+        // The genesis is nobody's to void: without it there is no store.
+        if local.0 != 0 {
+            for cut in cuts {
+                void |= !self.spares(cut, meta)?;
+            }
+        }
+        if record::is_void(&self.kv, &meta.id)? != void {
+            record::set_void(&mut self.kv, &meta.id, void);
+            record::set_due(&mut self.kv, meta.lane, meta.position(), local);
+        }
+        Ok(())
+    }
+
+    fn spares(&self, cut: &Resolved, entry: &Meta) -> Result<bool, StorageError> {
+        if let Some(grant) = entry.grant
+            && dag::local_in_past_or_same(&self.kv, cut.revocation, grant)?
+        {
+            return Ok(true);
+        }
+        for kept in &cut.kept {
+            if dag::is_prev_ancestor_or_same(&self.kv, entry, kept)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn resolve(&self, author: &DeviceKey, cuts: &[Cut]) -> Result<Vec<Resolved>, StorageError> {
+        let mut out = Vec::new();
+        for cut in cuts {
+            let Some(revocation) = dag::call(&self.kv, cut.revocation)? else {
+                continue;
+            };
+            let mut kept = Vec::new();
+            for id in &cut.kept {
+                if let Some(meta) = self.kept(author, revocation.local, id)? {
+                    kept.push(meta);
+                }
+            }
+            out.push(Resolved {
+                revocation: revocation.local,
+                kept,
+            });
+        }
+        Ok(out)
+    }
+
+    /// A kept id counts only in the revocation's own past, and only if it is the author's.
+    fn kept(
+        &self,
+        author: &DeviceKey,
+        revocation: LocalSeq,
+        id: &IntentionId,
+    ) -> Result<Option<Meta>, StorageError> {
+        let Some(local) = dag::local_of(&self.kv, id)? else {
+            return Ok(None);
+        };
+        let meta = dag::meta(&self.kv, local)?;
+        let own = dag::branch(&self.kv, meta.branch)?.author == *author;
+        let seen = dag::local_in_past_or_same(&self.kv, local, revocation)?;
+        Ok((own && seen).then_some(meta))
+    }
+
+    /// How often governance may be cut and folded again before something is wrong.
+    pub(crate) fn cut_rounds_max(&self) -> Result<usize, StorageError> {
+        Ok(dag::authors(&self.kv)?.len() + CUT_ROUNDS_EXTRA)
+    }
+}
+
+pub(crate) fn storage(error: StorageError) -> HostFault {
+    HostFault::Storage(error.0)
+}
+
+fn encode_cuts(cuts: &[Cut]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for cut in cuts {
+        out.extend_from_slice(&cut.revocation.0);
+        out.extend_from_slice(&(cut.kept.len() as u32).to_be_bytes());
+        for id in &cut.kept {
+            out.extend_from_slice(&id.0);
+        }
+    }
+    out
+}
+
+fn decode_cuts(mut bytes: &[u8]) -> Option<Vec<Cut>> {
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let (revocation, rest) = bytes.split_first_chunk::<32>()?;
+        let (count, mut rest) = rest.split_first_chunk::<4>()?;
+        let mut kept = Vec::new();
+        for _ in 0..u32::from_be_bytes(*count) {
+            let (id, tail) = rest.split_first_chunk::<32>()?;
+            kept.push(IntentionId(*id));
+            rest = tail;
+        }
+        out.push(Cut {
+            revocation: lattice_format::CallId(*revocation),
+            kept,
+        });
+        bytes = rest;
+    }
+    Some(out)
+}
+
+/// Shared by readers and the writer: whom to ask, without remembering.
+pub(crate) fn ask_view(
+    engine: &Arc<dyn Engine>,
+    component: &ComponentId,
+    limits: &Limits,
+    store: StoreId,
+    kv: &KvView,
+    question: &Question,
+) -> Result<Answer, AskError> {
+    Asking {
+        engine: &**engine,
+        component,
+        limits,
+        store,
+    }
+    .ask(kv, question, Position::MAX)
+    .answer
+}

@@ -1,0 +1,56 @@
+//! Bounds of the kernel, related to each other at compile time.
+
+use lattice_format::limits::{BODY_BYTES_MAX, GENESIS_HEADER_BYTES_MAX, HEADER_BYTES_MAX};
+
+/// The longest key of a state row, in bytes. Longer ones trap the guest.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// The longest value of a state row, in bytes. Longer ones trap the guest.
+pub const VALUE_BYTES_MAX: usize = 256 * 1024;
+/// The most key and value bytes of one scanned page.
+pub const PAGE_BYTES_MAX: usize = 256 * 1024;
+/// The most key and value bytes that one transaction writes.
+pub const TRANSACTION_WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The most bytes of transactions that a local intention collects before it is closed.
+pub const LOCAL_BODY_BYTES: usize = 256 * 1024;
+/// The most transactions that a local intention collects before it is closed.
+pub const LOCAL_TRANSACTIONS: usize = 512;
+/// Entries after which the derived state is written durably.
+pub const FLUSH_ENTRIES: u64 = 1000;
+/// Age after which the derived state is written durably, in milliseconds.
+pub const FLUSH_MS: u64 = 1000;
+/// Rows of the overlay after which it is written whatever else.
+pub const OVERLAY_ROWS_MAX: usize = 200_000;
+/// The most floating entries of one sending peer.
+pub const FLOATING_PER_PEER: usize = 1024;
+/// The most bytes of floating entries of one sending peer.
+pub const FLOATING_BYTES_PER_PEER: usize = 8 * 1024 * 1024;
+/// The most floating entries of all peers.
+pub const FLOATING_MAX: usize = 16 * FLOATING_PER_PEER;
+/// The most parked entries of one sending peer.
+pub const PARKED_PER_PEER: usize = 256;
+/// The most parked entries of all peers.
+pub const PARKED_MAX: usize = 16 * PARKED_PER_PEER;
+/// Ids of dropped entries that are remembered, so that they are refused without work.
+pub const DROPPED_MAX: usize = 4096;
+/// The most answers of governance that are cached.
+pub const ANSWERS_MAX: usize = 4096;
+/// The most entries of one received batch.
+pub const BATCH_ENTRIES_MAX: usize = 4096;
+/// The most bytes of headers and bodies of one received batch.
+pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Notices that are kept until acknowledged; further ones only raise a counter.
+pub const NOTICES_MAX: usize = 10_000;
+/// Rounds of cutting and folding governance again, beyond one a member.
+pub const CUT_ROUNDS_EXTRA: usize = 2;
+/// How far ahead of a node's clock an entry may lie unless the genesis says otherwise, in milliseconds.
+pub const DRIFT_MS_DEFAULT: u64 = 60_000;
+/// The largest frame of the sync and blob protocols, in bytes.
+pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+const _: () = assert!(LOCAL_BODY_BYTES < BODY_BYTES_MAX as usize);
+// One entry of the largest size must fit into a frame, whatever else it holds.
+const _: () = assert!(
+    GENESIS_HEADER_BYTES_MAX + HEADER_BYTES_MAX + BODY_BYTES_MAX as usize + 1024 < FRAME_BYTES_MAX
+);
+const _: () = assert!(VALUE_BYTES_MAX <= PAGE_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX >= BODY_BYTES_MAX as usize);

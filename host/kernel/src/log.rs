@@ -1,0 +1,404 @@
+//! The log: every witnessed intention in the order of its arrival, and what callers were told.
+//!
+//! `log.redb` is the truth; all else in a store can be made again from it. One durable transaction
+//! appends one batch. Keys ascend, so a batch touches the last page of a table and little more
+//! (an index by hash would cost eight times as much; it is derived, and lives in `state.redb`).
+//!
+//! ```text
+//! entries-1   local (u64) → flags (1: body present) received ms (8) signature (64)
+//!                           header len (4) header body
+//! told-1      local (u64) → count (4) then each: len (4) outcome
+//! notices-1   number (u64) → see notice.rs
+//! witness-1   local (u64) → chain hash (32) wall ms (8) signature (64)
+//! ```
+//!
+//! Assumptions about the disk: those of redb. A committed transaction survives; pages are
+//! checksummed; what the file system gives back otherwise is refused with what and where.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use lattice_format::{IntentionId, Signature, SignedHeader, VerifiedBody, VerifiedHeader};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
+
+use crate::dag::LocalSeq;
+use crate::kv::StorageError;
+use crate::notice::Notice;
+use crate::outcome::Outcome;
+
+const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries-1");
+const TOLD: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("told-1");
+const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices-1");
+const WITNESS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("witness-1");
+
+const BODY_PRESENT: u8 = 1;
+
+/// One entry as the log keeps it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its place in this node's log.
+    pub local: LocalSeq,
+    /// Its header.
+    pub header: VerifiedHeader,
+    /// Its body; `None` where only the header was witnessed.
+    pub body: Option<Arc<[u8]>>,
+    /// When it was received, in milliseconds since the Unix epoch by this node's clock.
+    pub received_ms: u64,
+}
+
+/// A signed link of the witness chain: what this node had witnessed, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitnessRecord {
+    /// Hash over all entries up to this one, in this node's order.
+    pub chain: [u8; 32],
+    /// When it was signed, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+    /// This node's signature over `chain` and `wall_ms`.
+    pub signature: Signature,
+}
+
+/// One entry to append.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) header: VerifiedHeader,
+    pub(crate) body: Option<VerifiedBody>,
+    pub(crate) received_ms: u64,
+    /// What callers here were told, by transaction; empty for entries of others.
+    pub(crate) told: Vec<Outcome>,
+}
+
+/// The log of one store. Cheap to clone; all clones read, one writes.
+#[derive(Clone)]
+pub(crate) struct Log {
+    db: Arc<Database>,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Log")
+    }
+}
+
+fn damaged(local: u64, what: &str) -> StorageError {
+    StorageError(format!(
+        "log.redb is damaged: entry {local} {what}; restore the store from a backup, or join it again"
+    ))
+}
+
+impl Log {
+    /// Takes over the database of a log, new or existing.
+    pub(crate) fn open(db: Database) -> Result<Self, StorageError> {
+        let log = Self { db: Arc::new(db) };
+        let exists = {
+            let read = log.db.begin_read()?;
+            match read.open_table(ENTRIES) {
+                Ok(_) => true,
+                Err(redb::TableError::TableDoesNotExist(_)) => false,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if !exists {
+            let write = log.db.begin_write()?;
+            write.open_table(ENTRIES)?;
+            write.open_table(TOLD)?;
+            write.open_table(NOTICES)?;
+            write.open_table(WITNESS)?;
+            write.commit()?;
+        }
+        Ok(log)
+    }
+
+    /// How many entries there are: the number of the next one.
+    pub(crate) fn len(&self) -> Result<u64, StorageError> {
+        let table = self.db.begin_read()?.open_table(ENTRIES)?;
+        let last = table.last()?.map_or(0, |(key, _)| key.value() + 1);
+        let count = table.len()?;
+        if count != last {
+            return Err(StorageError(format!(
+                "log.redb is damaged: it holds {count} entries, but the last is number {last}; \
+                 restore the store from a backup, or join it again"
+            )));
+        }
+        Ok(last)
+    }
+
+    /// Appends one batch, the first entry as number `first`. Durable when this returns.
+    pub(crate) fn append(
+        &self,
+        first: LocalSeq,
+        batch: &[Append],
+        notices: &[(u64, Notice)],
+        witness: Option<&WitnessRecord>,
+    ) -> Result<(), StorageError> {
+        let mut write = self.db.begin_write()?;
+        write.set_durability(Durability::Immediate)?;
+        write.set_quick_repair(false);
+        {
+            let mut entries = write.open_table(ENTRIES)?;
+            let mut row = Vec::new();
+            for (local, entry) in (first.0..).zip(batch) {
+                row.clear();
+                encode(entry, &mut row);
+                if entries.insert(local, row.as_slice())?.is_some() {
+                    return Err(StorageError(format!(
+                        "log.redb already holds entry {local}: two writers share it"
+                    )));
+                }
+            }
+        }
+        if batch.iter().any(|entry| !entry.told.is_empty()) {
+            let mut table = write.open_table(TOLD)?;
+            for (local, entry) in (first.0..).zip(batch) {
+                if !entry.told.is_empty() {
+                    table.insert(local, encode_told(&entry.told).as_slice())?;
+                }
+            }
+        }
+        if !notices.is_empty() {
+            let mut table = write.open_table(NOTICES)?;
+            for (number, notice) in notices {
+                table.insert(number, notice.encode().as_slice())?;
+            }
+        }
+        if let Some(record) = witness {
+            let mut row = record.chain.to_vec();
+            row.extend_from_slice(&record.wall_ms.to_be_bytes());
+            row.extend_from_slice(&record.signature.0);
+            let last = first.0 + batch.len() as u64;
+            write
+                .open_table(WITNESS)?
+                .insert(last.saturating_sub(1), row.as_slice())?;
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// The entry at `local`.
+    pub(crate) fn entry(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
+        let table = self.db.begin_read()?.open_table(ENTRIES)?;
+        let Some(row) = table.get(local.0)? else {
+            return Ok(None);
+        };
+        decode(local, row.value()).map(Some)
+    }
+
+    /// Up to `limit` entries from `from` on, ascending.
+    pub(crate) fn entries(
+        &self,
+        from: LocalSeq,
+        limit: usize,
+    ) -> Result<Vec<Stored>, StorageError> {
+        let table = self.db.begin_read()?.open_table(ENTRIES)?;
+        let mut out = Vec::new();
+        for row in table.range(from.0..)?.take(limit) {
+            let (local, row) = row?;
+            out.push(decode(LocalSeq(local.value()), row.value())?);
+        }
+        Ok(out)
+    }
+
+    /// What callers here were told of the entry at `local`; `None` for entries of others.
+    pub(crate) fn told(&self, local: LocalSeq) -> Result<Option<Vec<Outcome>>, StorageError> {
+        let table = self.db.begin_read()?.open_table(TOLD)?;
+        let Some(row) = table.get(local.0)? else {
+            return Ok(None);
+        };
+        decode_told(row.value())
+            .map(Some)
+            .ok_or_else(|| damaged(local.0, "has unreadable outcomes"))
+    }
+
+    /// Unacknowledged notices by number.
+    pub(crate) fn notices(&self) -> Result<Vec<(u64, Notice)>, StorageError> {
+        let table = self.db.begin_read()?.open_table(NOTICES)?;
+        let mut out = Vec::new();
+        for row in table.iter()? {
+            let (number, row) = row?;
+            let notice = Notice::decode(row.value())
+                .ok_or_else(|| StorageError(format!("notice {} is damaged", number.value())))?;
+            out.push((number.value(), notice));
+        }
+        Ok(out)
+    }
+
+    /// Removes notices. Durable when this returns. Tells how many there were.
+    pub(crate) fn acknowledge(&self, numbers: &[u64]) -> Result<usize, StorageError> {
+        let write = self.db.begin_write()?;
+        let mut count = 0;
+        {
+            let mut table = write.open_table(NOTICES)?;
+            for number in numbers {
+                count += usize::from(table.remove(number)?.is_some());
+            }
+        }
+        write.commit()?;
+        Ok(count)
+    }
+
+    /// The last signed link of the witness chain, with the entry that it covers.
+    pub(crate) fn last_witness(&self) -> Result<Option<(LocalSeq, WitnessRecord)>, StorageError> {
+        let table = self.db.begin_read()?.open_table(WITNESS)?;
+        let Some((local, row)) = table.last()? else {
+            return Ok(None);
+        };
+        let row: &[u8; 104] = row
+            .value()
+            .try_into()
+            .map_err(|_| StorageError("a witness record is damaged".into()))?;
+        let mut chain = [0; 32];
+        chain.copy_from_slice(&row[..32]);
+        let mut wall = [0; 8];
+        wall.copy_from_slice(&row[32..40]);
+        let mut signature = [0; 64];
+        signature.copy_from_slice(&row[40..]);
+        Ok(Some((
+            LocalSeq(local.value()),
+            WitnessRecord {
+                chain,
+                wall_ms: u64::from_be_bytes(wall),
+                signature: Signature(signature),
+            },
+        )))
+    }
+}
+
+/// The next hash of the witness chain.
+pub(crate) fn chain_hash(before: &[u8; 32], id: &IntentionId, received_ms: u64) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("lattice 2026-11 witness chain 1");
+    hasher.update(before);
+    hasher.update(&id.0);
+    hasher.update(&received_ms.to_be_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+fn encode(entry: &Append, out: &mut Vec<u8>) {
+    let signed = entry.header.signed();
+    out.push(if entry.body.is_some() {
+        BODY_PRESENT
+    } else {
+        0
+    });
+    out.extend_from_slice(&entry.received_ms.to_be_bytes());
+    out.extend_from_slice(&signed.signature.0);
+    let len = u32::try_from(signed.bytes.len()).expect("headers are bounded by the format");
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(&signed.bytes);
+    if let Some(body) = &entry.body {
+        out.extend_from_slice(body.bytes());
+    }
+}
+
+fn decode(local: LocalSeq, row: &[u8]) -> Result<Stored, StorageError> {
+    let parts = || {
+        let (&flags, rest) = row.split_first()?;
+        let (received, rest) = rest.split_first_chunk::<8>()?;
+        let (signature, rest) = rest.split_first_chunk::<64>()?;
+        let (len, rest) = rest.split_first_chunk::<4>()?;
+        let (header, body) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+        Some((
+            flags,
+            u64::from_be_bytes(*received),
+            *signature,
+            header,
+            body,
+        ))
+    };
+    let (flags, received_ms, signature, header, body) =
+        parts().ok_or_else(|| damaged(local.0, "is cut short"))?;
+    let header = VerifiedHeader::from_trusted_storage(SignedHeader {
+        bytes: header.into(),
+        signature: Signature(signature),
+    })
+    .map_err(|error| damaged(local.0, &format!("has a bad header ({error})")))?;
+    let body = match flags & BODY_PRESENT {
+        0 => None,
+        _ => {
+            let body = header
+                .check_body(body)
+                .map_err(|error| damaged(local.0, &format!("has a bad body ({error})")))?;
+            Some(body.bytes().clone())
+        }
+    };
+    Ok(Stored {
+        local,
+        header,
+        body,
+        received_ms,
+    })
+}
+
+fn encode_told(told: &[Outcome]) -> Vec<u8> {
+    let mut out = (told.len() as u32).to_be_bytes().to_vec();
+    for outcome in told {
+        let bytes = outcome.to_cbor();
+        out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        out.extend_from_slice(&bytes);
+    }
+    out
+}
+
+fn decode_told(row: &[u8]) -> Option<Vec<Outcome>> {
+    let (count, mut rest) = row.split_first_chunk::<4>()?;
+    let mut out = Vec::new();
+    for _ in 0..u32::from_be_bytes(*count) {
+        let (len, tail) = rest.split_first_chunk::<4>()?;
+        let (bytes, tail) = tail.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+        out.push(Outcome::from_cbor(bytes)?);
+        rest = tail;
+    }
+    rest.is_empty().then_some(out)
+}
+
+/// Where the two databases of a store are.
+#[derive(Debug)]
+pub struct Files {
+    pub(crate) log: Database,
+    pub(crate) state: Database,
+}
+
+/// Memory that redb may use for pages of one database, in bytes.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+impl Files {
+    /// The files of a store in its directory, made if they do not exist. A damaged `state.redb` is
+    /// removed and made anew, since it can be derived; a damaged `log.redb` is an error.
+    ///
+    /// # Errors
+    /// When the log cannot be opened.
+    pub fn in_dir(dir: &Path) -> Result<Self, StorageError> {
+        let path = dir.join("log.redb");
+        let log = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path)
+            .map_err(|error| StorageError(format!("{}: {error}", path.display())))?;
+        let path = dir.join("state.redb");
+        let open = || {
+            Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .create(&path)
+        };
+        let state = match open() {
+            Ok(state) => state,
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(StorageError(format!(
+                    "{}: another process has it open",
+                    path.display()
+                )));
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "rebuilding damaged derived state");
+                std::fs::remove_file(&path)
+                    .map_err(|error| StorageError(format!("{}: {error}", path.display())))?;
+                open().map_err(|error| StorageError(format!("{}: {error}", path.display())))?
+            }
+        };
+        Ok(Self { log, state })
+    }
+
+    /// Databases over any redb backend: in memory, or one that loses writes.
+    pub fn from_databases(log: Database, state: Database) -> Self {
+        Self { log, state }
+    }
+}

@@ -1,0 +1,228 @@
+//! What the fold keeps of each run: what became of it, and where its marks and writes are.
+//!
+//! ```text
+//! 'E' lane (1) position (44) → local (8) flags (1: void)
+//!                              outcomes: count (4), each len (4) bytes
+//!                              cells read: count (4), each len (2) bytes
+//!                              ranges: count (4), each start len (2) start end len (2) end
+//!                              cells written: count (4), each len (2) bytes
+//! 'Q' lane (1) position (44) → nothing: must run (again)
+//! 'V' id (32)                → nothing: governance has cut it off
+//! ```
+
+use lattice_format::{IntentionId, Lane, Position};
+
+use crate::cell::Cell;
+use crate::dag::LocalSeq;
+use crate::kv::{Kv, KvView, StorageError};
+use crate::outcome::Outcome;
+use crate::run::Range;
+
+/// One run of an intention's half in one lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) local: LocalSeq,
+    pub(crate) void: bool,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) reads: Vec<Cell>,
+    pub(crate) ranges: Vec<Range>,
+    pub(crate) writes: Vec<Cell>,
+}
+
+fn row(table: u8, lane: Lane, position: Position) -> Vec<u8> {
+    let mut key = Vec::with_capacity(2 + Position::LEN);
+    key.push(table);
+    key.push(lane.number());
+    key.extend_from_slice(&position.to_bytes());
+    key
+}
+
+impl Record {
+    pub(crate) fn load(
+        kv: &KvView,
+        lane: Lane,
+        position: Position,
+    ) -> Result<Option<Self>, StorageError> {
+        kv.get(&row(b'E', lane, position))?
+            .map(|bytes| {
+                Self::decode(&bytes).ok_or_else(|| {
+                    StorageError(
+                        "a run's record is damaged: delete state.redb to rebuild it".into(),
+                    )
+                })
+            })
+            .transpose()
+    }
+
+    pub(crate) fn store(&self, kv: &mut Kv, lane: Lane, position: Position) {
+        kv.put(row(b'E', lane, position), self.encode());
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        let count = |out: &mut Vec<u8>, n: usize| {
+            out.extend_from_slice(&(n as u32).to_be_bytes());
+        };
+        let short = |out: &mut Vec<u8>, bytes: &[u8]| {
+            out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+            out.extend_from_slice(bytes);
+        };
+        out.extend_from_slice(&self.local.0.to_be_bytes());
+        out.push(u8::from(self.void));
+        count(&mut out, self.outcomes.len());
+        for outcome in &self.outcomes {
+            let bytes = outcome.to_cbor();
+            count(&mut out, bytes.len());
+            out.extend_from_slice(&bytes);
+        }
+        count(&mut out, self.reads.len());
+        for cell in &self.reads {
+            short(&mut out, cell.as_bytes());
+        }
+        count(&mut out, self.ranges.len());
+        for range in &self.ranges {
+            short(&mut out, &range.start);
+            short(&mut out, &range.end);
+        }
+        count(&mut out, self.writes.len());
+        for cell in &self.writes {
+            short(&mut out, cell.as_bytes());
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let mut take = |n: usize| {
+            let (head, tail) = rest.split_at_checked(n)?;
+            rest = tail;
+            Some(head)
+        };
+        let local = LocalSeq(u64::from_be_bytes(take(8)?.try_into().ok()?));
+        let void = take(1)?[0] != 0;
+        let mut outcomes = Vec::new();
+        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
+            let len = u32::from_be_bytes(take(4)?.try_into().ok()?);
+            outcomes.push(Outcome::from_cbor(take(len as usize)?)?);
+        }
+        let mut reads = Vec::new();
+        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
+            let len = u16::from_be_bytes(take(2)?.try_into().ok()?);
+            reads.push(Cell::from_slice(take(usize::from(len))?)?);
+        }
+        let mut ranges = Vec::new();
+        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
+            let len = u16::from_be_bytes(take(2)?.try_into().ok()?);
+            let start = take(usize::from(len))?.to_vec();
+            let len = u16::from_be_bytes(take(2)?.try_into().ok()?);
+            let end = take(usize::from(len))?.to_vec();
+            ranges.push(Range { start, end });
+        }
+        let mut writes = Vec::new();
+        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
+            let len = u16::from_be_bytes(take(2)?.try_into().ok()?);
+            writes.push(Cell::from_slice(take(usize::from(len))?)?);
+        }
+        rest.is_empty().then_some(Self {
+            local,
+            void,
+            outcomes,
+            reads,
+            ranges,
+            writes,
+        })
+    }
+}
+
+/// Marks a run as due.
+pub(crate) fn set_due(kv: &mut Kv, lane: Lane, position: Position, local: LocalSeq) {
+    kv.put(row(b'Q', lane, position), local.0.to_be_bytes());
+}
+
+/// Marks a run as done.
+pub(crate) fn clear_due(kv: &mut Kv, lane: Lane, position: Position) {
+    kv.remove(row(b'Q', lane, position));
+}
+
+/// The first run of a lane that is due.
+pub(crate) fn first_due(
+    kv: &KvView,
+    lane: Lane,
+) -> Result<Option<(Position, LocalSeq)>, StorageError> {
+    let found = kv.first(
+        &row(b'Q', lane, Position::MIN),
+        &row(b'Q', lane, Position::MAX),
+        false,
+    )?;
+    Ok(found.and_then(|(row, value)| {
+        let local = u64::from_be_bytes(value.as_slice().try_into().ok()?);
+        Some((Position::from_slice(&row[2..])?, LocalSeq(local)))
+    }))
+}
+
+/// Whether that run is due.
+pub(crate) fn is_due(kv: &KvView, lane: Lane, position: Position) -> Result<bool, StorageError> {
+    Ok(kv.get(&row(b'Q', lane, position))?.is_some())
+}
+
+/// Runs of a lane that are due.
+pub(crate) fn due_count(kv: &KvView, lane: Lane) -> Result<u64, StorageError> {
+    let mut count = 0;
+    kv.scan(
+        &row(b'Q', lane, Position::MIN),
+        &row(b'Q', lane, Position::MAX),
+        false,
+        |_, _| {
+            count += 1;
+            std::ops::ControlFlow::Continue(())
+        },
+    )?;
+    Ok(count)
+}
+
+fn void_key(id: &IntentionId) -> Vec<u8> {
+    let mut key = vec![b'V'];
+    key.extend_from_slice(&id.0);
+    key
+}
+
+/// Whether governance has cut the entry off.
+pub(crate) fn is_void(kv: &KvView, id: &IntentionId) -> Result<bool, StorageError> {
+    Ok(kv.get(&void_key(id))?.is_some())
+}
+
+/// Sets whether governance has cut the entry off.
+pub(crate) fn set_void(kv: &mut Kv, id: &IntentionId, void: bool) {
+    if void {
+        kv.put(void_key(id), []);
+    } else {
+        kv.remove(void_key(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::Space;
+
+    #[test]
+    fn records_read_back() {
+        let cell = Cell::new(Lane::App, Space::Bytes, b"k");
+        let record = Record {
+            local: LocalSeq(7),
+            void: false,
+            outcomes: vec![
+                Outcome::Ok(vec![vec![0xf6]]),
+                Outcome::Unauthorized { index: 1 },
+            ],
+            reads: vec![cell.clone()],
+            ranges: vec![Range {
+                start: vec![1, 0],
+                end: vec![1, 1],
+            }],
+            writes: vec![cell],
+        };
+        assert_eq!(Record::decode(&record.encode()), Some(record));
+        assert_eq!(Record::decode(&[0; 5]), None);
+    }
+}
