@@ -1,7 +1,10 @@
 //! What the workspace does to itself: builds plugins, checks its own rules, runs README's tour and the demo.
 
+pub mod ci;
+pub mod demo;
 pub mod lockfile;
 pub mod node;
+pub mod plugins;
 pub mod setup;
 pub mod shell;
 pub mod tidy;

@@ -1,2 +1,64 @@
-//! Lattice.
-fn main() {}
+//! The workspace's own commands: `cargo xtask <command>`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use xtask::{ci, demo, shell, tidy, tour};
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  setup            installs what a fresh machine lacks (Debian packages, compiler targets)
+  plugins          builds the plugins into target/plugins
+  test [ARG…]      sets up, builds, runs README's tour and `cargo test --workspace ARG…`
+  demo             sets up, builds, and shows two nodes that stay equal through crashes
+  tour             runs README's tour alone
+  tidy             checks the rules of the source tree
+  ci               formatting, lints, tidy, the embedded build, licences, test
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((command, rest)) = arguments.split_first() else {
+        eprint!("{HELP}");
+        return ExitCode::from(2);
+    };
+    let result = match command.as_str() {
+        "test" => ci::test(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ if !rest.is_empty() => {
+            return usage(&format!(
+                "`{command}` takes no arguments, found `{}`",
+                rest.join(" ")
+            ));
+        }
+        "setup" => ci::setup(),
+        "plugins" => ci::plugins(),
+        "tidy" => shell::step("tidy", || tidy::run(shell::root())),
+        "ci" => ci::all(),
+        "tour" => {
+            ci::build().and_then(|()| shell::step("tour", || tour::run_readme(shell::root())))
+        }
+        "demo" => ci::build().and_then(|()| run_demo()),
+        other => return usage(&format!("there is no command `{other}`")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_demo() -> Result<()> {
+    shell::step("demo", || demo::run(shell::root()))
+}
+
+fn usage(message: &str) -> ExitCode {
+    eprintln!("xtask: {message}\n\n{HELP}");
+    ExitCode::from(2)
+}
