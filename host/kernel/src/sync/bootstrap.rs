@@ -6,9 +6,9 @@
 use bytes::Bytes;
 use lattice_format::{DeviceKey, IntentionId, SignedHeader, StoreId, verify};
 
-use super::frame::{FrameError, FrameReader};
+use super::frame::FrameReader;
 use super::message::{Hello, Message, PeerError, Wants};
-use super::{VERSION, limits};
+use super::VERSION;
 
 /// Gets a store's genesis from a peer over one stream of [`super::ALPN`].
 #[derive(Debug)]
@@ -47,8 +47,8 @@ impl Bootstrap {
             tips_digest: lattice_format::Digest([0; 32]),
             tip_count: 0,
             count: 0,
-            // No entries but the one that is asked for: that one may exceed any window.
-            window_bytes: 0,
+            // One frame: the one entry that is asked for, whatever its size.
+            window_bytes: 1,
         });
         let want = Message::Want(vec![IntentionId::from(store)]);
         let mut out = hello.encode();
@@ -66,32 +66,22 @@ impl Bootstrap {
         loop {
             match self.frames.next() {
                 Ok(None) => return BootstrapStep::More,
-                Ok(Some(Message::Error(error))) => return BootstrapStep::Refused(error),
-                Ok(Some(Message::Entries(entries))) => {
+                Ok(Some((Message::Error(error), _))) => return BootstrapStep::Refused(error),
+                Ok(Some((Message::Entries(entries), _))) => {
                     if let Some(step) = self.look(entries) {
                         return step;
                     }
                 }
-                Ok(Some(Message::Lacks(_))) => {
+                Ok(Some((Message::Lacks(_), _))) => {
                     return BootstrapStep::Faulty("the peer does not give the genesis".into());
                 }
                 Ok(Some(_)) => {}
-                Err(FrameError::Message(error)) => {
-                    return BootstrapStep::Faulty(error.to_string());
-                }
                 Err(error) => return BootstrapStep::Faulty(error.to_string()),
             }
         }
     }
 
     fn look(&self, entries: Vec<(SignedHeader, Option<Vec<u8>>)>) -> Option<BootstrapStep> {
-        if entries.len() > limits::ENTRIES_FRAME_MAX {
-            return Some(BootstrapStep::Faulty(format!(
-                "{} entries in a frame exceed {}",
-                entries.len(),
-                limits::ENTRIES_FRAME_MAX
-            )));
-        }
         let faulty = |text: String| Some(BootstrapStep::Faulty(text));
         for (signed, body) in entries {
             if lattice_format::Header::id_of(&signed.bytes) != IntentionId::from(self.store) {

@@ -42,12 +42,12 @@ impl FrameReader {
         self.buffer.extend_from_slice(&bytes[skipped..]);
     }
 
-    /// The next message, or `None` until more bytes come.
+    /// The next message and the length of its payload, or `None` until more bytes come.
     ///
     /// # Errors
     /// [`FrameError::TooLong`] ends the stream; after [`FrameError::Message`] it can be called again.
     #[expect(clippy::should_implement_trait, reason = "an iterator would hide that it resumes")]
-    pub(super) fn next(&mut self) -> Result<Option<Message>, FrameError> {
+    pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, FrameError> {
         loop {
             if self.buffer.len() < FRAME_HEAD_BYTES {
                 return Ok(None);
@@ -74,7 +74,7 @@ impl FrameReader {
             }
             self.buffer.advance(FRAME_HEAD_BYTES);
             let payload = self.buffer.split_to(len).freeze();
-            return Ok(Some(Message::decode(kind, &payload)?));
+            return Ok(Some((Message::decode(kind, &payload)?, len)));
         }
     }
 

@@ -14,20 +14,27 @@
 pub mod limits;
 
 mod bootstrap;
+mod codec;
+mod effect;
 mod frame;
+mod inbound;
 mod message;
 mod outbound;
 mod peer;
 mod plan;
 mod ranges;
+mod round;
 mod session;
+mod source;
+mod summary;
 mod wire;
 
 pub use bootstrap::{Bootstrap, BootstrapStep};
+pub use effect::{CloseReason, Config, Effect, Input, Lack, Role, Status};
 pub use frame::{FrameError, FrameReader};
 pub use message::{ErrorCode, MessageError, PeerError, Wants};
 pub use peer::Access;
-pub use session::{CloseReason, Config, Effect, Input, Lack, Role, Session, Status};
+pub use session::Session;
 
 /// The protocol's name in ALPN (application-layer protocol negotiation). One bidirectional stream is
 /// one session of one store.
@@ -42,7 +49,7 @@ pub fn store_asked_for(bytes: &[u8]) -> Result<Option<lattice_format::StoreId>, 
     let mut frames = FrameReader::default();
     frames.push(bytes);
     match frames.next()? {
-        Some(message::Message::Hello(hello)) => Ok(Some(hello.store)),
+        Some((message::Message::Hello(hello), _)) => Ok(Some(hello.store)),
         Some(_) => Err(FrameError::NoHello),
         None => Ok(None),
     }

@@ -1,169 +1,371 @@
 //! The session: one store, one peer, one stream.
 
-use std::collections::VecDeque;
+use lattice_format::IntentionId;
 
-use bytes::Bytes;
-use lattice_format::{DeviceKey, Digest, IntentionId, SignedHeader};
-
+use super::effect::{CloseReason, Config, Effect, Input, Status};
 use super::frame::{FrameError, FrameReader};
+use super::inbound::Inbound;
+use super::limits::MISSES_MAX;
 use super::message::{ErrorCode, Message, PeerError, Wants};
-use super::peer::Access;
+use super::outbound::{Outbound, Receiver};
+use super::peer::{Access, Fault, Faults, Sentence};
+use super::ranges::Ranges;
+use super::round::Round;
 use crate::{Received, Snapshot, StorageError};
 
-/// Which end of the stream this is. The dialer drives range reconciliation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Opened the stream.
-    Dialer,
-    /// Accepted it.
-    Listener,
+/// What this step does so far; a fault of the peer's ends the step, one of the disk's the session.
+pub(super) enum Stop {
+    Fault(Fault),
+    Refuse(PeerError),
+    Storage(StorageError),
 }
 
-/// What a session is told at its beginning.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Which end this is.
-    pub role: Role,
-    /// This node's device key.
-    pub device: DeviceKey,
-    /// This node's authenticated endpoint id; today the device key.
-    pub endpoint: DeviceKey,
-    /// The peer's authenticated endpoint id.
-    pub peer: DeviceKey,
-    /// What this node wants: headers, the system lane, or all.
-    pub wants: Wants,
-    /// What governance lets the peer have.
-    pub access: Access,
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
 }
 
-/// What happened.
+impl From<StorageError> for Stop {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+/// Reconciles one store with one peer over one stream.
+///
+/// ```text
+/// let mut session = Session::new(config);
+/// for effect in session.handle(Input::Start, now_ms, &store.snapshot())? { ... }
+/// ```
 #[derive(Debug)]
-pub enum Input {
-    /// The stream is open. First input of both ends.
-    Start,
-    /// Bytes that came from the stream, cut anywhere.
-    Bytes(Bytes),
-    /// `Store::receive` has taken the last [`Effect::Deliver`]; its result, or `None` when the store
-    /// could not take it now (the batch is dropped and asked for at a later round). The snapshot that
-    /// comes with it was taken after that.
-    Received(Option<Received>),
-    /// The log has grown: `snapshot` holds entries that earlier ones did not.
-    Changed,
-    /// Gossip announced these ids, with this session's peer as a possible source.
-    Announced(Vec<IntentionId>),
-    /// Reconcile now: on a gossip gap, on `Lagged`, and periodically.
-    Reconcile,
-    /// Governance has changed what the peer may have. After an upgrade, give [`Input::Reconcile`] too.
-    Access(Access),
-    /// Ids of the entries that the store holds parked, the first few: told to the peer at the next
-    /// round, so that it does not send them again. Optional, before `Start` or `Reconcile`.
-    Parked(Vec<IntentionId>),
-    /// The time that [`Effect::WakeAt`] asked for has come, or [`Effect::Again`] was given.
-    Tick,
-}
-
-/// What the shell does, in this order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// Write these bytes to the stream.
-    Send(Bytes),
-    /// Give these entries to `Store::receive` and answer with [`Input::Received`]. At most one is
-    /// outstanding.
-    Deliver(Vec<(SignedHeader, Option<Vec<u8>>)>),
-    /// The peer said Hello. Its clock, for the drift check, and how many entries it holds.
-    PeerHello {
-        /// The peer's wall clock, in milliseconds since the Unix epoch.
-        clock_ms: u64,
-        /// Entries that the peer has witnessed.
-        count: u64,
-    },
-    /// The round is over and both sides hold the same entries.
-    InSync {
-        /// Digest of the tips that both have.
-        tips_digest: Digest,
-        /// Entries that this node has witnessed.
-        count: u64,
-    },
-    /// The round is over and the peer, by its own word, lacks some of what this node offers.
-    PeerLacks(Lack),
-    /// The round is over and this node still lacks some of what the peer has.
-    WeLack(Lack),
-    /// Read nothing from the peer for so many milliseconds: it sent invalid data.
-    Slow {
-        /// How long, in milliseconds.
-        ms: u64,
-        /// What it did, for the log (once a peer).
-        reason: String,
-    },
-    /// Call `handle(Input::Tick)` as soon as other work allows: this step was cut at its bound.
-    Again,
-    /// Call `handle(Input::Tick)` at or after this time, in milliseconds since the Unix epoch.
-    WakeAt {
-        /// The time.
-        ms: u64,
-    },
-    /// Write what was sent, close the stream, and forget the session.
-    Close(CloseReason),
-}
-
-/// What one side lacks of the other, for `status`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lack {
-    /// Entries kept back because something they name is missing.
-    pub floating: u64,
-    /// Entries kept back because their time lies too far ahead.
-    pub parked: u64,
-    /// Entries kept back by policy: the other side does not give their bodies.
-    pub withheld: u64,
-    /// Ids that were asked for and not got; the first few.
-    pub missing: Vec<IntentionId>,
-}
-
-/// Why a session ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The peer sent an error.
-    Peer(PeerError),
-    /// This side sent that error: the peer may not have the store, or speaks another version.
-    Refused(PeerError),
-    /// The peer sent invalid data too often, or broke the framing. The shell drops the connection.
-    Faulty {
-        /// The last fault.
-        reason: String,
-    },
-}
-
-/// Where a session stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Rounds begun.
-    pub round: u64,
-    /// Whether the last round has ended.
-    pub settled: bool,
-    /// Whether both sides held the same entries when it ended.
-    pub in_sync: bool,
-    /// Entries sent to the peer.
-    pub entries_sent: u64,
-    /// Entries that came from the peer.
-    pub entries_received: u64,
-    /// The peer's faults.
-    pub faults: u32,
-    /// Entries that the peer has witnessed, by its last word.
-    pub peer_count: u64,
+pub struct Session {
+    pub(super) config: Config,
+    frames: FrameReader,
+    pub(super) outbound: Outbound,
+    pub(super) inbound: Inbound,
+    pub(super) ranges: Ranges,
+    pub(super) round: Round,
+    /// What the peer said it wants; `None` before its first Hello.
+    pub(super) peer_wants: Option<Wants>,
+    pub(super) parked_here: Vec<IntentionId>,
+    pub(super) peer_count: u64,
+    faults: Faults,
+    wake_ms: Option<u64>,
+    closed: bool,
 }
 
 impl Session {
-    /// A session that has seen nothing yet. Its first input is [`Input::Start`]; a listener that
-    /// read bytes to learn the store (see [`super::store_asked_for`]) gives them next.
-    pub fn new(config: Config) -> Self {}
+    /// A session that has seen nothing yet. Its first input is [`Input::Start`]; a listener that read
+    /// bytes to learn the store (see [`super::store_asked_for`]) gives them next.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            frames: FrameReader::default(),
+            outbound: Outbound::new(),
+            inbound: Inbound::new(),
+            ranges: Ranges::default(),
+            round: Round::default(),
+            peer_wants: None,
+            parked_here: Vec::new(),
+            peer_count: 0,
+            faults: Faults::default(),
+            wake_ms: None,
+            closed: false,
+        }
+    }
 
     /// Takes one thing that happened, at wall-clock time `now_ms`, with a fresh snapshot of the store.
     /// The effects are to be carried out in their order. After [`Effect::Close`] it does nothing.
     ///
     /// # Errors
     /// When the disk fails while the log is read.
-    pub fn handle(&mut self, input: Input, now_ms: u64, snapshot: &Snapshot) -> Result<Vec<Effect>, StorageError> {}
+    pub fn handle(
+        &mut self,
+        input: Input,
+        now_ms: u64,
+        snapshot: &Snapshot,
+    ) -> Result<Vec<Effect>, StorageError> {
+        let mut out = Vec::new();
+        if self.closed {
+            return Ok(out);
+        }
+        if let Err(stop) = self.take(input, now_ms, snapshot, &mut out) {
+            self.stop(stop, &mut out)?;
+        }
+        if !self.closed
+            && self.round.is_begun()
+            && let Err(stop) = self.advance(now_ms, snapshot, &mut out)
+        {
+            self.stop(stop, &mut out)?;
+        }
+        Ok(out)
+    }
 
     /// Where the session stands.
-    pub fn status(&self) -> Status {}
+    pub fn status(&self) -> Status {
+        Status {
+            round: self.round.number,
+            settled: self.round.settled,
+            in_sync: self.round.in_sync,
+            entries_sent: self.outbound.sent,
+            entries_received: self.inbound.received,
+            faults: self.faults.count(),
+            peer_count: self.peer_count,
+        }
+    }
+
+    fn take(
+        &mut self,
+        input: Input,
+        now_ms: u64,
+        snapshot: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        match input {
+            Input::Start => {
+                self.check_access()?;
+                if !self.round.is_begun() {
+                    self.begin_round(1, now_ms, snapshot, out)?;
+                }
+            }
+            Input::Bytes(bytes) => {
+                self.round.heard_ms = now_ms;
+                self.frames.push(&bytes);
+                // A fault of one message leaves the others to be read.
+                let mut last = Ok(());
+                while !self.closed {
+                    let step = match self.frames.next() {
+                        Ok(None) => break,
+                        Ok(Some((message, len))) => {
+                            self.hear(message, len, now_ms, snapshot, out)
+                        }
+                        Err(error @ FrameError::TooLong { .. }) => {
+                            return Err(Stop::Refuse(PeerError {
+                                code: ErrorCode::TooMuch,
+                                text: error.to_string(),
+                            }));
+                        }
+                        Err(error) => Err(Stop::Fault(error.into())),
+                    };
+                    match step {
+                        Ok(()) => {}
+                        Err(Stop::Fault(fault)) => self.stop(Stop::Fault(fault), out)?,
+                        Err(stop) => {
+                            last = Err(stop);
+                            break;
+                        }
+                    }
+                }
+                return last;
+            }
+            Input::Received(received) => self.received(received.as_ref(), now_ms, snapshot, out)?,
+            Input::Announced(ids) => self.inbound.hint(ids, now_ms),
+            Input::Reconcile => {
+                if self.round.may_begin(now_ms) {
+                    self.begin_round(self.round.number + 1, now_ms, snapshot, out)?;
+                } else {
+                    self.round.again = true;
+                }
+            }
+            Input::Access(access) => {
+                self.config.access = access;
+                self.check_access()?;
+            }
+            Input::Parked(ids) => self.parked_here = ids,
+            Input::Changed | Input::Tick => {}
+        }
+        Ok(())
+    }
+
+    fn received(
+        &mut self,
+        received: Option<&Received>,
+        now_ms: u64,
+        snapshot: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        let missing = self.inbound.on_received(received, snapshot)?;
+        for message in self.inbound.want(missing) {
+            send(out, &message);
+        }
+        if let Some(credit) = self.inbound.credit(true) {
+            send(out, &credit);
+        }
+        if let Some(received) = received
+            && let Some(first) = received.blame.first()
+        {
+            return Err(Stop::Fault(Fault::Entries {
+                count: received.blame.len(),
+                reason: first.reason.clone(),
+            }));
+        }
+        // Walking back one ancestor at a time is slower than comparing everything.
+        if self.inbound.misses > MISSES_MAX && self.round.may_begin(now_ms) {
+            self.begin_round(self.round.number + 1, now_ms, snapshot, out)?;
+        }
+        Ok(())
+    }
+
+    fn hear(
+        &mut self,
+        message: Message,
+        len: usize,
+        now_ms: u64,
+        snapshot: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        let cost = len as u64;
+        match message {
+            Message::Hello(hello) => return self.on_hello(hello, now_ms, snapshot, out),
+            Message::Error(error) => {
+                self.closed = true;
+                out.push(Effect::Close(CloseReason::Peer(error)));
+                return Ok(());
+            }
+            _ if self.peer_wants.is_none() => return Err(Fault::NoHello.into()),
+            Message::Tips { round, tips, last } if round == self.round.number => {
+                self.on_tips(tips, last, snapshot)?;
+            }
+            Message::Entries(entries) => {
+                for id in self.inbound.on_entries(entries, cost)? {
+                    self.outbound.peer_has(id);
+                }
+            }
+            Message::Want(ids) => self.outbound.ask(ids)?,
+            Message::Lacks(ids) => self.inbound.on_lacks(&ids),
+            Message::Credit { bytes } => self.outbound.grant(bytes),
+            Message::Announce(ids) => {
+                self.inbound.on_announce(cost)?;
+                for id in &ids {
+                    self.outbound.peer_has(*id);
+                }
+                self.inbound.hint(ids, now_ms);
+                if let Some(credit) = self.inbound.credit(false) {
+                    send(out, &credit);
+                }
+            }
+            Message::Done(done) if done.round == self.round.number => self.on_done(done, out),
+            Message::Diverged { round } if round == self.round.number => self.on_diverged(),
+            Message::Summarize { round, ranges } if round == self.round.number => {
+                self.on_summarize();
+                self.ranges
+                    .on_summarize(ranges, snapshot)
+                    .map_err(Fault::from)?;
+            }
+            Message::Summary { round, ranges } if round == self.round.number => {
+                self.ranges.on_summary(ranges).map_err(Fault::from)?;
+            }
+            // Of an earlier round, which its sender has given up by now.
+            Message::Tips { .. }
+            | Message::Done(_)
+            | Message::Diverged { .. }
+            | Message::Summarize { .. }
+            | Message::Summary { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Goes on with everything that can go on.
+    fn advance(
+        &mut self,
+        now_ms: u64,
+        snapshot: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        if let Some(entries) = self.inbound.deliver() {
+            out.push(Effect::Deliver(entries));
+        }
+        for message in self.inbound.want_due(now_ms, snapshot)? {
+            send(out, &message);
+        }
+        let mut again = false;
+        let mut fault = None;
+        if !self.ranges.is_idle() && self.inbound.has_room() {
+            let step = self.ranges.step(snapshot, self.outbound.jobs())?;
+            for message in &step.messages {
+                send(out, message);
+            }
+            for leaf in step.leaves {
+                let mut missing = Vec::new();
+                for id in &leaf.listed {
+                    if !snapshot.contains(id)? {
+                        missing.push(*id);
+                    }
+                }
+                for message in self.inbound.want(missing) {
+                    send(out, &message);
+                }
+                self.outbound.found(leaf);
+            }
+            again |= step.again;
+            fault = step.fault;
+        }
+        let mut wake_ms = self.inbound.wake_ms();
+        if let Some(wants) = self.peer_wants {
+            let receiver = Receiver {
+                access: self.config.access,
+                wants,
+                author: self.config.device,
+            };
+            let step = self.outbound.step(receiver, now_ms, snapshot)?;
+            out.extend(step.frames.into_iter().map(|f| Effect::Send(f.into())));
+            again |= step.again;
+            wake_ms = wake_ms.into_iter().chain(step.wake_ms).min();
+        }
+        self.progress(now_ms, snapshot, out)?;
+        if again {
+            out.push(Effect::Again);
+        }
+        if let Some(ms) = wake_ms
+            && self.wake_ms != wake_ms
+        {
+            out.push(Effect::WakeAt { ms });
+        }
+        self.wake_ms = wake_ms;
+        match fault {
+            Some(fault) => Err(Stop::Fault(fault.into())),
+            None => Ok(()),
+        }
+    }
+
+    /// A peer that may have nothing gets a typed error and no more.
+    pub(super) fn check_access(&self) -> Result<(), Stop> {
+        match self.config.access {
+            Access::None => Err(Stop::Refuse(PeerError {
+                code: ErrorCode::NotAMember,
+                text: "this device is no member of the store".to_owned(),
+            })),
+            _ => Ok(()),
+        }
+    }
+
+    fn stop(&mut self, stop: Stop, out: &mut Vec<Effect>) -> Result<(), StorageError> {
+        match stop {
+            Stop::Storage(error) => return Err(error),
+            Stop::Refuse(error) => {
+                self.closed = true;
+                send(out, &Message::Error(error.clone()));
+                out.push(Effect::Close(CloseReason::Refused(error)));
+            }
+            Stop::Fault(fault) => {
+                let reason = fault.to_string();
+                match self.faults.record() {
+                    Sentence::Slow(ms) => out.push(Effect::Slow { ms, reason }),
+                    Sentence::Drop => {
+                        self.closed = true;
+                        let code = ErrorCode::Invalid;
+                        let text = reason.clone();
+                        send(out, &Message::Error(PeerError { code, text }));
+                        out.push(Effect::Close(CloseReason::Faulty { reason }));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn send(out: &mut Vec<Effect>, message: &Message) {
+    out.push(Effect::Send(message.encode().into()));
 }

@@ -1,0 +1,415 @@
+//! What this side sends: what was asked for, the plan, what ranges found, and then what is new.
+//!
+//! Each source is in causal order by itself; live entries wait for the plan, on which they may build.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use lattice_format::{DeviceKey, IntentionId, Position, SignedHeader};
+
+use super::limits::{
+    ENTRIES_FRAME_BYTES, ENTRIES_FRAME_MAX, FRAME_HEAD_BYTES, IDS_MAX, KNOWN_MAX,
+    LIMITED_BYTES_PER_S, PUSH_BODY_BYTES_MAX, SCAN_ROWS, STEP_FRAMES, VOID_ANCESTORS_MAX,
+    WANTED_MAX, WINDOW_BYTES_MAX,
+};
+use super::message::{Message, Wants};
+use super::peer::{Access, Fault};
+use super::plan::Plan;
+use super::ranges::Leaf;
+use super::source;
+use crate::{LocalSeq, Snapshot, StorageError, Stored};
+
+/// Ids that the peer has although this side did not send them; the oldest are forgotten.
+#[derive(Debug, Default)]
+struct Known {
+    ids: BTreeSet<IntentionId>,
+    order: VecDeque<IntentionId>,
+}
+
+impl Known {
+    fn insert(&mut self, id: IntentionId) {
+        if self.ids.insert(id) {
+            self.order.push_back(id);
+        }
+        while self.order.len() > KNOWN_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.ids.remove(&oldest);
+            }
+        }
+    }
+
+    fn take(&mut self, id: &IntentionId) -> bool {
+        self.ids.remove(id)
+    }
+}
+
+#[derive(Debug)]
+enum Asked {
+    Id(IntentionId),
+    Local(LocalSeq),
+}
+
+/// A range whose entries are sent except those that the peer listed.
+#[derive(Debug)]
+struct Job {
+    leaf: Leaf,
+    at: Position,
+    page: VecDeque<LocalSeq>,
+    ended: bool,
+}
+
+/// Bytes a second for one that is not a member.
+#[derive(Debug)]
+struct Pace {
+    saved: u64,
+    at_ms: u64,
+}
+
+/// Who it is sent to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receiver {
+    pub(super) access: Access,
+    pub(super) wants: Wants,
+    /// This node: what it authors is pushed, the rest announced.
+    pub(super) author: DeviceKey,
+}
+
+/// What one step did.
+#[derive(Debug, Default)]
+pub(super) struct OutStep {
+    pub(super) frames: Vec<Vec<u8>>,
+    /// The bound of this step was reached.
+    pub(super) again: bool,
+    /// Nothing can be sent before that time, in milliseconds since the Unix epoch.
+    pub(super) wake_ms: Option<u64>,
+}
+
+enum Next {
+    Entry(Stored),
+    Announce(IntentionId),
+    /// The peer asked for what this node has not.
+    Lacks(IntentionId),
+    Nothing,
+    Later,
+}
+
+/// The sending half of a session.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    /// Bytes that the peer still takes; below zero after a frame larger than the rest.
+    credit: i64,
+    asked: VecDeque<Asked>,
+    plan: Plan,
+    jobs: VecDeque<Job>,
+    /// The first entry that the live phase has not looked at.
+    live: Option<LocalSeq>,
+    live_open: bool,
+    known: Known,
+    parked_there: BTreeSet<IntentionId>,
+    pace: Pace,
+    /// Entries sent in this session.
+    pub(super) sent: u64,
+    /// Bodies kept back in this round although the peer wants them.
+    pub(super) withheld: u64,
+}
+
+impl Outbound {
+    pub(super) fn new() -> Self {
+        Self {
+            credit: 0,
+            asked: VecDeque::new(),
+            plan: Plan::default(),
+            jobs: VecDeque::new(),
+            live: None,
+            live_open: false,
+            known: Known::default(),
+            parked_there: BTreeSet::new(),
+            pace: Pace {
+                saved: LIMITED_BYTES_PER_S,
+                at_ms: 0,
+            },
+            sent: 0,
+            withheld: 0,
+        }
+    }
+
+    /// A round begins: from the first one on, what is witnessed later is the live phase's.
+    pub(super) fn begin_round(&mut self, snapshot: &Snapshot) {
+        self.live.get_or_insert(source::end(snapshot));
+        self.withheld = 0;
+        self.jobs.clear();
+    }
+
+    /// The peer grants that many bytes more.
+    pub(super) fn grant(&mut self, bytes: u64) {
+        let bytes = bytes.min(WINDOW_BYTES_MAX) as i64;
+        self.credit = (self.credit + bytes).min(WINDOW_BYTES_MAX as i64);
+    }
+
+    /// The peer has parked these, and needs them no second time.
+    pub(super) fn parked_there(&mut self, ids: Vec<IntentionId>) {
+        self.parked_there = ids.into_iter().collect();
+    }
+
+    /// The peer has this entry.
+    pub(super) fn peer_has(&mut self, id: IntentionId) {
+        self.known.insert(id);
+    }
+
+    /// The tips were compared: `send` is what the peer lacks of what was there before the live phase.
+    pub(super) fn plan(
+        &mut self,
+        send: Vec<(IntentionId, lattice_format::Seq)>,
+        snapshot: &Snapshot,
+    ) -> Result<(), StorageError> {
+        let end = *self.live.get_or_insert(source::end(snapshot));
+        self.plan = Plan::new(send, end, snapshot)?;
+        self.live_open = true;
+        Ok(())
+    }
+
+    /// The peer lacks nothing, or the ranges will find it.
+    pub(super) fn nothing_planned(&mut self) {
+        self.plan = Plan::default();
+        self.live_open = true;
+    }
+
+    /// The ranges found where the peer's entries and ours differ.
+    pub(super) fn found(&mut self, leaf: Leaf) {
+        self.jobs.push_back(Job {
+            at: leaf.range.from,
+            leaf,
+            page: VecDeque::new(),
+            ended: false,
+        });
+    }
+
+    /// How many found ranges are still to be sent.
+    pub(super) fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// The peer asks for entries by id.
+    pub(super) fn ask(&mut self, ids: Vec<IntentionId>) -> Result<(), Fault> {
+        let len = self.asked.len() + ids.len();
+        if len > WANTED_MAX + VOID_ANCESTORS_MAX {
+            return Err(Fault::Asked {
+                len,
+                max: WANTED_MAX,
+            });
+        }
+        self.asked.extend(ids.into_iter().map(Asked::Id));
+        Ok(())
+    }
+
+    /// Whether the round has nothing more to send. New entries do not count.
+    pub(super) fn is_idle(&self) -> bool {
+        self.asked.is_empty() && self.plan.is_empty() && self.jobs.is_empty()
+    }
+
+    /// Sends what credit, pace and the bound of one step allow.
+    pub(super) fn step(
+        &mut self,
+        to: Receiver,
+        now_ms: u64,
+        snapshot: &Snapshot,
+    ) -> Result<OutStep, StorageError> {
+        let mut out = OutStep::default();
+        let mut rows = SCAN_ROWS;
+        self.save_up(now_ms);
+        for _ in 0..STEP_FRAMES {
+            if self.credit <= 0 {
+                return Ok(out);
+            }
+            if to.access != Access::All && self.pace.saved == 0 {
+                out.wake_ms = Some(now_ms + 1000);
+                return Ok(out);
+            }
+            let mut entries: Vec<(SignedHeader, Option<Vec<u8>>)> = Vec::new();
+            let (mut announce, mut lacks) = (Vec::new(), Vec::new());
+            let mut bytes = 0;
+            let full = loop {
+                if bytes >= ENTRIES_FRAME_BYTES
+                    || entries.len() == ENTRIES_FRAME_MAX
+                    || announce.len() == IDS_MAX
+                    || lacks.len() == IDS_MAX
+                {
+                    break true;
+                }
+                match self.next(to, &mut rows, snapshot)? {
+                    Next::Entry(stored) => {
+                        let entry = self.for_peer(to, &stored);
+                        bytes += entry.0.bytes.len()
+                            + entry.1.as_ref().map_or(0, Vec::len)
+                            + lattice_format::Signature::LEN;
+                        entries.push(entry);
+                    }
+                    Next::Announce(id) => announce.push(id),
+                    Next::Lacks(id) => lacks.push(id),
+                    Next::Nothing => break false,
+                    Next::Later => {
+                        out.again = true;
+                        break false;
+                    }
+                }
+            };
+            self.sent += entries.len() as u64;
+            if !entries.is_empty() {
+                self.charge(Message::Entries(entries).encode(), &mut out);
+            }
+            if !announce.is_empty() {
+                self.charge(Message::Announce(announce).encode(), &mut out);
+            }
+            if !lacks.is_empty() {
+                // An answer to a bounded question; it costs no credit.
+                out.frames.push(Message::Lacks(lacks).encode());
+            }
+            if !full {
+                return Ok(out);
+            }
+        }
+        out.again = true;
+        Ok(out)
+    }
+
+    fn charge(&mut self, frame: Vec<u8>, out: &mut OutStep) {
+        let cost = (frame.len() - FRAME_HEAD_BYTES) as u64;
+        self.credit -= cost as i64;
+        self.pace.saved = self.pace.saved.saturating_sub(cost);
+        out.frames.push(frame);
+    }
+
+    fn save_up(&mut self, now_ms: u64) {
+        let passed = now_ms.saturating_sub(self.pace.at_ms).min(1000);
+        let more = passed * LIMITED_BYTES_PER_S / 1000;
+        self.pace.saved = (self.pace.saved + more).min(LIMITED_BYTES_PER_S);
+        self.pace.at_ms = now_ms;
+    }
+
+    fn for_peer(&mut self, to: Receiver, stored: &Stored) -> (SignedHeader, Option<Vec<u8>>) {
+        let header = &stored.header;
+        let wanted = to.wants.includes_body(header);
+        let permitted = to.access.permits_body(header);
+        let body = stored.body.as_ref().filter(|_| wanted && permitted);
+        if wanted && body.is_none() {
+            self.withheld += 1;
+        }
+        (header.signed().clone(), body.map(|body| body.to_vec()))
+    }
+
+    fn next(
+        &mut self,
+        to: Receiver,
+        rows: &mut usize,
+        snapshot: &Snapshot,
+    ) -> Result<Next, StorageError> {
+        while let Some(asked) = self.asked.pop_front() {
+            let (stored, id) = match asked {
+                Asked::Id(id) => (snapshot.entry(&id)?, Some(id)),
+                Asked::Local(local) => (snapshot.entry_at(local)?, None),
+            };
+            match (stored, id) {
+                (Some(stored), Some(id)) if snapshot.is_void(&id)? => {
+                    let before =
+                        source::void_ancestors(snapshot, &stored.header, VOID_ANCESTORS_MAX)?;
+                    self.asked.push_front(Asked::Local(stored.local));
+                    for local in before.into_iter().rev() {
+                        self.asked.push_front(Asked::Local(local));
+                    }
+                }
+                (Some(stored), _) => {
+                    if self.live <= Some(stored.local) {
+                        self.known.insert(stored.header.id());
+                    }
+                    return Ok(Next::Entry(stored));
+                }
+                (None, Some(id)) => return Ok(Next::Lacks(id)),
+                (None, None) => {}
+            }
+        }
+        while let Some(local) = self.plan.next(snapshot)? {
+            if let Some(stored) = snapshot.entry_at(local)?
+                && !self.parked_there.contains(&stored.header.id())
+            {
+                return Ok(Next::Entry(stored));
+            }
+        }
+        while let Some(job) = self.jobs.front_mut() {
+            match job.next(rows, snapshot)? {
+                Some(Some(stored)) if !self.parked_there.contains(&stored.header.id()) => {
+                    return Ok(Next::Entry(stored));
+                }
+                Some(Some(_)) => {}
+                Some(None) => return Ok(Next::Later),
+                None => {
+                    self.jobs.pop_front();
+                }
+            }
+        }
+        self.next_live(to, rows, snapshot)
+    }
+
+    fn next_live(
+        &mut self,
+        to: Receiver,
+        rows: &mut usize,
+        snapshot: &Snapshot,
+    ) -> Result<Next, StorageError> {
+        while self.live_open
+            && let Some(local) = self.live
+            && let Some(stored) = snapshot.entry_at(local)?
+        {
+            if *rows == 0 {
+                return Ok(Next::Later);
+            }
+            *rows -= 1;
+            self.live = Some(LocalSeq(local.0 + 1));
+            let id = stored.header.id();
+            if self.known.take(&id) || snapshot.is_void(&id)? {
+                continue;
+            }
+            let small = stored.header.body.len <= PUSH_BODY_BYTES_MAX;
+            return Ok(if small && stored.header.author == to.author {
+                Next::Entry(stored)
+            } else {
+                Next::Announce(id)
+            });
+        }
+        Ok(Next::Nothing)
+    }
+}
+
+impl Job {
+    /// The next entry that the peer lacks; `Some(None)` when the rows of this step are used up.
+    fn next(
+        &mut self,
+        rows: &mut usize,
+        snapshot: &Snapshot,
+    ) -> Result<Option<Option<Stored>>, StorageError> {
+        loop {
+            while let Some(local) = self.page.pop_front() {
+                if let Some(stored) = snapshot.entry_at(local)?
+                    && !self.leaf.theirs.contains(&stored.header.id())
+                {
+                    return Ok(Some(Some(stored)));
+                }
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            if *rows == 0 {
+                return Ok(Some(None));
+            }
+            let page = source::rows(snapshot, self.at, (*rows).min(256))?;
+            *rows -= page.len().max(1).min(*rows);
+            match page.last() {
+                Some((last, ..)) if *last <= self.leaf.range.to => self.at = *last,
+                _ => self.ended = true,
+            }
+            self.page = page
+                .into_iter()
+                .filter(|(at, _, counts)| *at <= self.leaf.range.to && *counts)
+                .map(|(_, local, _)| local)
+                .collect();
+        }
+    }
+}

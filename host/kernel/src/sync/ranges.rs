@@ -1,0 +1,301 @@
+//! Reconciliation by ranges: what tips cannot explain, found by comparing summaries.
+//!
+//! The one who searches asks for the summary of ranges; the other, which keeps no state, answers each
+//! with its ids where they are few, and else with up to 16 parts and a fingerprint of each. Parts that
+//! are equal are dropped, the others asked about again. A fingerprint is the digest of an LtHash, so a
+//! member cannot craft entries whose sums cancel out, and a summarised tree can keep it at its nodes.
+//! Rows are read in slices; the shell gets its turn in between.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use lattice_format::IntentionId;
+
+use super::limits::{FRONTIER_MAX, JOBS_MAX, RANGES_MAX, SCAN_ROWS, SCANS_MAX};
+use super::message::{Message, Range, RangeContent, RangeSummary};
+use super::summary::{Cursor, Read, Summarizer, element};
+use crate::lthash::LtHash;
+use crate::{Snapshot, StorageError};
+
+/// A range of which the peer has told everything: what it has not, it lacks.
+#[derive(Clone, Debug)]
+pub(super) struct Leaf {
+    pub(super) range: Range,
+    /// In the peer's order, which is causal: missing ones are asked for in it.
+    pub(super) listed: Vec<IntentionId>,
+    pub(super) theirs: BTreeSet<IntentionId>,
+}
+
+#[derive(Debug)]
+enum Node {
+    Ask(Range),
+    Compare(RangeSummary),
+    Leaf(Leaf),
+}
+
+/// The search of one round, by the side that dialled.
+#[derive(Debug)]
+struct Search {
+    /// In ascending order, so that what is found is sent in causal order.
+    frontier: VecDeque<Node>,
+    asked: Vec<Range>,
+    /// The comparison under way: its cursor, and our hash so far.
+    comparing: Option<(Cursor, LtHash, u64)>,
+}
+
+/// One answer under way.
+#[derive(Debug)]
+struct Answer {
+    snapshot: Snapshot,
+    todo: VecDeque<Summarizer>,
+    done: Vec<RangeSummary>,
+}
+
+/// What a peer did that the protocol does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RangeFault {
+    #[error("a summary that was not asked for")]
+    Unasked,
+    #[error("a summary that does not cover the range in question")]
+    Shape,
+    #[error("another question before the last was answered")]
+    Impatient,
+    #[error("more summaries than the two logs can need")]
+    TooMuch,
+}
+
+/// What one step found.
+#[derive(Debug, Default)]
+pub(super) struct RangeStep {
+    pub(super) messages: Vec<Message>,
+    pub(super) leaves: Vec<Leaf>,
+    pub(super) fault: Option<RangeFault>,
+    /// The bound of this step was reached.
+    pub(super) again: bool,
+}
+
+/// Both halves of range reconciliation in one round.
+#[derive(Debug, Default)]
+pub(super) struct Ranges {
+    round: u64,
+    search: Option<Search>,
+    answer: Option<Answer>,
+    rows_read: u64,
+}
+
+impl Ranges {
+    /// Forgets everything of earlier rounds.
+    pub(super) fn reset(&mut self, round: u64) {
+        *self = Self {
+            round,
+            ..Self::default()
+        };
+    }
+
+    /// Begins to search.
+    pub(super) fn search(&mut self) {
+        self.search = Some(Search {
+            frontier: VecDeque::from([Node::Ask(Range::ALL)]),
+            asked: Vec::new(),
+            comparing: None,
+        });
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.search.is_none() && self.answer.is_none()
+    }
+
+    /// The peer asks.
+    pub(super) fn on_summarize(
+        &mut self,
+        ranges: Vec<Range>,
+        snapshot: &Snapshot,
+    ) -> Result<(), RangeFault> {
+        if self.answer.is_some() {
+            return Err(RangeFault::Impatient);
+        }
+        let ascending = ranges.windows(2).all(|pair| pair[0].to <= pair[1].from);
+        if !ascending || ranges.iter().any(|range| range.from >= range.to) {
+            return Err(RangeFault::Shape);
+        }
+        self.answer = Some(Answer {
+            snapshot: snapshot.clone(),
+            todo: ranges.into_iter().map(Summarizer::new).collect(),
+            done: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// The peer answers.
+    pub(super) fn on_summary(&mut self, summaries: Vec<RangeSummary>) -> Result<(), RangeFault> {
+        let search = self.search.as_mut().ok_or(RangeFault::Unasked)?;
+        if search.asked.is_empty() {
+            return Err(RangeFault::Unasked);
+        }
+        let mut answers = summaries.into_iter().peekable();
+        let mut asked = std::mem::take(&mut search.asked).into_iter().peekable();
+        let mut frontier = VecDeque::new();
+        for node in std::mem::take(&mut search.frontier) {
+            match node {
+                Node::Ask(range) if asked.peek() == Some(&range) => {
+                    asked.next();
+                    replace(range, &mut answers, &mut frontier)?;
+                }
+                node => frontier.push_back(node),
+            }
+        }
+        if answers.next().is_some() {
+            return Err(RangeFault::Shape);
+        }
+        if frontier.len() > FRONTIER_MAX {
+            return Err(RangeFault::TooMuch);
+        }
+        search.frontier = frontier;
+        Ok(())
+    }
+
+    /// Goes on with both halves. While `jobs` of sending are many, nothing new is asked.
+    pub(super) fn step(
+        &mut self,
+        snapshot: &Snapshot,
+        jobs: usize,
+    ) -> Result<RangeStep, StorageError> {
+        let mut out = RangeStep::default();
+        let mut budget = SCAN_ROWS;
+        self.answer_on(&mut budget, &mut out)?;
+        self.search_on(snapshot, jobs, &mut budget, &mut out)?;
+        self.rows_read += (SCAN_ROWS - budget) as u64;
+        let rows_max = SCANS_MAX * (snapshot.summary().count + SCAN_ROWS as u64);
+        if self.rows_read > rows_max {
+            out.fault = Some(RangeFault::TooMuch);
+            self.search = None;
+            self.answer = None;
+        }
+        Ok(out)
+    }
+
+    fn answer_on(&mut self, budget: &mut usize, out: &mut RangeStep) -> Result<(), StorageError> {
+        let Some(answer) = &mut self.answer else {
+            return Ok(());
+        };
+        while let Some(summarizer) = answer.todo.front_mut() {
+            if !summarizer.step(&answer.snapshot, budget)? {
+                out.again = true;
+                return Ok(());
+            }
+            if let Some(done) = answer.todo.pop_front() {
+                answer.done.extend(done.finish());
+            }
+        }
+        out.messages.push(Message::Summary {
+            round: self.round,
+            ranges: std::mem::take(&mut answer.done),
+        });
+        self.answer = None;
+        Ok(())
+    }
+
+    fn search_on(
+        &mut self,
+        snapshot: &Snapshot,
+        jobs: usize,
+        budget: &mut usize,
+        out: &mut RangeStep,
+    ) -> Result<(), StorageError> {
+        let Some(search) = &mut self.search else {
+            return Ok(());
+        };
+        let mut checked = VecDeque::new();
+        while let Some(node) = search.frontier.pop_front() {
+            let Node::Compare(summary) = node else {
+                checked.push_back(node);
+                continue;
+            };
+            let (mut cursor, mut hash, mut count) = search
+                .comparing
+                .take()
+                .unwrap_or_else(|| (Cursor::new(summary.range), LtHash::default(), 0));
+            let ended = loop {
+                match cursor.next(snapshot, budget)? {
+                    Read::Row(position) => {
+                        count += 1;
+                        hash.add(&element(&position.id));
+                    }
+                    Read::End => break true,
+                    Read::Later => break false,
+                }
+            };
+            if !ended {
+                search.comparing = Some((cursor, hash, count));
+                search.frontier.push_front(Node::Compare(summary));
+                out.again = true;
+                break;
+            }
+            let ours = RangeContent::Fingerprint(hash.digest());
+            if (count, &ours) != (summary.count, &summary.content) {
+                checked.push_back(Node::Ask(summary.range));
+            }
+        }
+        checked.append(&mut search.frontier);
+        search.frontier = checked;
+        while out.leaves.len() + jobs < JOBS_MAX
+            && let Some(Node::Leaf(_)) = search.frontier.front()
+        {
+            if let Some(Node::Leaf(leaf)) = search.frontier.pop_front() {
+                out.leaves.push(leaf);
+            }
+        }
+        if search.frontier.is_empty() {
+            self.search = None;
+        } else if search.asked.is_empty() && !out.again && out.leaves.len() + jobs < JOBS_MAX {
+            search.asked = search
+                .frontier
+                .iter()
+                .filter_map(|node| match node {
+                    Node::Ask(range) => Some(*range),
+                    _ => None,
+                })
+                .take(RANGES_MAX)
+                .collect();
+            out.messages.push(Message::Summarize {
+                round: self.round,
+                ranges: search.asked.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Puts the answers about one range in its place: its ids, or at least two parts that cover it.
+fn replace(
+    range: Range,
+    answers: &mut std::iter::Peekable<std::vec::IntoIter<RangeSummary>>,
+    frontier: &mut VecDeque<Node>,
+) -> Result<(), RangeFault> {
+    let mut from = range.from;
+    let mut parts = 0;
+    while from < range.to {
+        let summary = answers.next().ok_or(RangeFault::Shape)?;
+        if summary.range.from != from
+            || summary.range.to <= from
+            || summary.range.to > range.to
+            || parts == RANGES_MAX
+        {
+            return Err(RangeFault::Shape);
+        }
+        from = summary.range.to;
+        parts += 1;
+        let whole = summary.range == range;
+        match &summary.content {
+            RangeContent::Ids(ids) => frontier.push_back(Node::Leaf(Leaf {
+                range: summary.range,
+                listed: ids.clone(),
+                theirs: ids.iter().copied().collect(),
+            })),
+            // The range itself again would go on for ever.
+            RangeContent::Fingerprint(_) if whole => return Err(RangeFault::Shape),
+            RangeContent::Fingerprint(_) => frontier.push_back(Node::Compare(summary)),
+        }
+    }
+    Ok(())
+}

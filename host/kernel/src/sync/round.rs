@@ -1,0 +1,373 @@
+//! One round of reconciliation: Hello, tips, the verdict.
+
+use lattice_format::{Digest, IntentionId};
+
+use super::VERSION;
+use super::limits::{LISTED_MAX, TIPS_MAX, TIPS_PAGE, WINDOW_BYTES};
+use super::effect::{Effect, Lack, Role};
+use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip};
+use super::peer::Fault;
+use super::session::{Session, Stop, send};
+use super::source;
+use crate::Snapshot;
+
+/// How long a round may hear nothing before another one may take its place, in milliseconds.
+const STALL_MS: u64 = 30_000;
+/// Rounds less than a second apart that the peer may begin.
+const ROUNDS_BURST: u32 = 16;
+
+/// Where the current round stands.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// Its number, from 1; both sides use the same.
+    pub(super) number: u64,
+    /// Both sides have told that they lack nothing, or what.
+    pub(super) settled: bool,
+    pub(super) in_sync: bool,
+    /// Another round was asked for while this one was under way.
+    pub(super) again: bool,
+    /// When the peer was heard last, in milliseconds since the Unix epoch.
+    pub(super) heard_ms: u64,
+    our_digest: Option<Digest>,
+    our_tips: Vec<PeerTip>,
+    hello_heard: bool,
+    their_tip_count: usize,
+    their_tips: Vec<PeerTip>,
+    their_tips_complete: bool,
+    /// It is known what to send.
+    planned: bool,
+    /// Tips of the peer's that were unknown here when they came.
+    unknown: Vec<IntentionId>,
+    /// Ranges were or are compared.
+    ranged: bool,
+    /// The last Done that was sent, by its `last`.
+    done_sent: Option<bool>,
+    their_done: Option<Done>,
+    our_lack: Lack,
+    our_count: u64,
+    hello_ms: u64,
+    burst: u32,
+}
+
+impl Round {
+    pub(super) fn is_begun(&self) -> bool {
+        self.number > 0
+    }
+
+    /// Whether a new round may begin: the last one is over, or got stuck.
+    pub(super) fn may_begin(&self, now_ms: u64) -> bool {
+        self.is_begun()
+            && (self.settled || now_ms.saturating_sub(self.heard_ms) > STALL_MS)
+    }
+}
+
+impl Session {
+    pub(super) fn begin_round(
+        &mut self,
+        number: u64,
+        now_ms: u64,
+        snapshot: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        let tips = source::tips(snapshot)?;
+        let digest = source::digest(&tips);
+        let last = std::mem::take(&mut self.round);
+        self.round = Round {
+            number,
+            heard_ms: now_ms,
+            our_digest: Some(digest),
+            hello_ms: last.hello_ms,
+            burst: last.burst,
+            ..Round::default()
+        };
+        self.inbound.begin_round();
+        self.outbound.begin_round(snapshot);
+        self.ranges.reset(number);
+        let mut parked = self.parked_here.clone();
+        parked.truncate(LISTED_MAX);
+        let hello = Hello {
+            round: number,
+            versions: vec![VERSION],
+            store: snapshot.store_id(),
+            clock_ms: now_ms,
+            device: self.config.device,
+            endpoint: self.config.endpoint,
+            wants: self.config.wants,
+            horizon: None,
+            parked_count: self.parked_here.len() as u64,
+            parked,
+            tips_digest: digest,
+            tip_count: tips.len() as u64,
+            count: snapshot.summary().count,
+            window_bytes: WINDOW_BYTES,
+        };
+        send(out, &Message::Hello(hello));
+        if tips.len() <= TIPS_MAX {
+            self.round.our_tips = tips;
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_hello(
+        &mut self,
+        hello: Hello,
+        now_ms: u64,
+        snapshot: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        self.check_hello(&hello, snapshot)?;
+        self.check_access()?;
+        if self.peer_wants.is_none() {
+            self.outbound.grant(hello.window_bytes);
+        }
+        self.peer_wants = Some(hello.wants);
+        if hello.round < self.round.number {
+            return Ok(());
+        }
+        if hello.round > self.round.number {
+            self.count_round(now_ms)?;
+            self.begin_round(hello.round, now_ms, snapshot, out)?;
+        } else if self.round.hello_heard {
+            return Err(Fault::HelloAgain { round: hello.round }.into());
+        }
+        self.round.hello_heard = true;
+        self.peer_count = hello.count;
+        self.outbound.parked_there(hello.parked);
+        out.push(Effect::PeerHello {
+            clock_ms: hello.clock_ms,
+            count: hello.count,
+        });
+        if self.round.our_digest == Some(hello.tips_digest) {
+            self.round.planned = true;
+            self.round.settled = true;
+            self.round.in_sync = true;
+            self.outbound.nothing_planned();
+            out.push(Effect::InSync {
+                tips_digest: hello.tips_digest,
+                count: snapshot.summary().count,
+            });
+            return Ok(());
+        }
+        let tips = std::mem::take(&mut self.round.our_tips);
+        if hello.tip_count > TIPS_MAX as u64 || tips.is_empty() {
+            self.round.planned = true;
+            self.round.ranged = true;
+            self.outbound.nothing_planned();
+            if self.config.role == Role::Dialer {
+                self.ranges.search();
+            }
+            return Ok(());
+        }
+        self.round.their_tip_count = hello.tip_count as usize;
+        let pages = tips.chunks(TIPS_PAGE);
+        let last = pages.len() - 1;
+        for (page, tips) in pages.enumerate() {
+            let tips = Message::Tips {
+                round: self.round.number,
+                tips: tips.to_vec(),
+                last: page == last,
+            };
+            send(out, &tips);
+        }
+        Ok(())
+    }
+
+    fn check_hello(&self, hello: &Hello, snapshot: &Snapshot) -> Result<(), Stop> {
+        let refuse = |code, text: String| Err(Stop::Refuse(PeerError { code, text }));
+        if !hello.versions.contains(&VERSION) {
+            return refuse(
+                ErrorCode::Version,
+                format!("this node speaks version {VERSION} of the sync protocol"),
+            );
+        }
+        if hello.store != snapshot.store_id() {
+            return refuse(
+                ErrorCode::UnknownStore,
+                format!("no store {} here", hello.store),
+            );
+        }
+        // While device and endpoint are one key, the transport's proof of it attests the pair.
+        if hello.endpoint != self.config.peer || hello.device != hello.endpoint {
+            return refuse(
+                ErrorCode::NotAMember,
+                format!("endpoint {} does not speak for device {}", self.config.peer, hello.device),
+            );
+        }
+        Ok(())
+    }
+
+    fn count_round(&mut self, now_ms: u64) -> Result<(), Fault> {
+        let near = now_ms.saturating_sub(self.round.hello_ms) < 1000;
+        self.round.burst = if near { self.round.burst + 1 } else { 0 };
+        self.round.hello_ms = now_ms;
+        if self.round.burst > ROUNDS_BURST {
+            return Err(Fault::Rounds {
+                count: self.round.burst,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_tips(
+        &mut self,
+        tips: Vec<PeerTip>,
+        last: bool,
+        snapshot: &Snapshot,
+    ) -> Result<(), Stop> {
+        let round = &mut self.round;
+        let len = round.their_tips.len() + tips.len();
+        if round.their_tips_complete || len > round.their_tip_count {
+            return Err(Fault::Tips {
+                len,
+                max: round.their_tip_count,
+            }
+            .into());
+        }
+        round.their_tips.extend(tips);
+        if !last {
+            return Ok(());
+        }
+        round.their_tips_complete = true;
+        let mut theirs = std::mem::take(&mut round.their_tips);
+        let ours = source::tips(snapshot)?;
+        let difference = super::plan::compare(&ours, &mut theirs, snapshot)?;
+        round.planned = true;
+        round.unknown = difference.unknown;
+        self.outbound.plan(difference.send, snapshot)?;
+        Ok(())
+    }
+
+    pub(super) fn on_done(&mut self, done: Done, out: &mut Vec<Effect>) {
+        self.peer_count = done.count;
+        self.round.their_done = Some(done);
+        if self.round.settled {
+            self.verdict(out);
+        }
+    }
+
+    /// The listener found what tips do not explain: the dialer searches.
+    pub(super) fn on_diverged(&mut self) {
+        if self.config.role == Role::Dialer && self.round.planned && !self.round.ranged {
+            self.reopen();
+            self.ranges.search();
+        }
+    }
+
+    /// The dialer searches: the round is not over before it has found everything.
+    pub(super) fn on_summarize(&mut self) {
+        if !self.round.ranged {
+            self.reopen();
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.round.ranged = true;
+        self.round.settled = false;
+        self.round.in_sync = false;
+        self.round.done_sent = None;
+        self.round.their_done = None;
+    }
+
+    /// Says Done when there is nothing more to send, and gives the verdict when nothing more comes.
+    pub(super) fn progress(
+        &mut self,
+        now_ms: u64,
+        snapshot: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        if self.round.settled {
+            if self.round.again {
+                self.begin_round(self.round.number + 1, now_ms, snapshot, out)?;
+            }
+            return Ok(());
+        }
+        if !self.round.planned || !self.outbound.is_idle() || !self.ranges.is_idle() {
+            return Ok(());
+        }
+        if self.round.their_done.is_none() || !self.inbound.is_idle() {
+            if self.round.done_sent.is_none() {
+                self.say_done(snapshot, out)?;
+            }
+            return Ok(());
+        }
+        let lack = self.inbound.lack(&self.round.unknown, snapshot)?;
+        // Parked entries, and a store that was busy, explain a missing tip; a fork does not.
+        let explained = self.inbound.parked() > 0 || self.inbound.interrupted;
+        if !lack.missing.is_empty() && !self.round.ranged && !explained {
+            match self.config.role {
+                Role::Dialer => {
+                    let done = self.round.their_done.take();
+                    self.reopen();
+                    self.round.their_done = done;
+                    self.ranges.search();
+                    // The search begins with the next step.
+                    out.push(Effect::Again);
+                }
+                Role::Listener => {
+                    self.reopen();
+                    let round = self.round.number;
+                    send(out, &Message::Diverged { round });
+                    self.say_done(snapshot, out)?;
+                }
+            }
+            return Ok(());
+        }
+        self.round.settled = true;
+        self.say_done(snapshot, out)?;
+        self.verdict(out);
+        Ok(())
+    }
+
+    fn say_done(&mut self, snapshot: &Snapshot, out: &mut Vec<Effect>) -> Result<(), Stop> {
+        let lack = self.inbound.lack(&self.round.unknown, snapshot)?;
+        let tips = source::tips(snapshot)?;
+        self.round.our_digest = Some(source::digest(&tips));
+        let done = Done {
+            round: self.round.number,
+            tips_digest: source::digest(&tips),
+            count: snapshot.summary().count,
+            sent: self.outbound.sent,
+            floating: lack.floating,
+            parked: lack.parked,
+            missing: lack.missing.clone(),
+            withheld: self.outbound.withheld,
+            last: self.round.settled,
+        };
+        self.round.done_sent = Some(done.last);
+        self.round.our_lack = lack;
+        self.round.our_count = done.count;
+        send(out, &Message::Done(done));
+        Ok(())
+    }
+
+    /// Tells the shell who lacks what, once both sides are at their end.
+    fn verdict(&mut self, out: &mut Vec<Effect>) {
+        let Some(done) = self.round.their_done.as_ref().filter(|done| done.last) else {
+            return;
+        };
+        let theirs = Lack {
+            floating: done.floating,
+            parked: done.parked,
+            withheld: self.outbound.withheld,
+            missing: done.missing.clone(),
+        };
+        let ours = Lack {
+            withheld: done.withheld,
+            ..self.round.our_lack.clone()
+        };
+        self.round.in_sync = theirs == Lack::default() && ours == Lack::default();
+        if self.round.in_sync {
+            out.push(Effect::InSync {
+                tips_digest: self.round.our_digest.unwrap_or(done.tips_digest),
+                count: self.round.our_count,
+            });
+            return;
+        }
+        if theirs != Lack::default() {
+            out.push(Effect::PeerLacks(theirs));
+        }
+        if ours != Lack::default() {
+            out.push(Effect::WeLack(ours));
+        }
+    }
+}
