@@ -60,7 +60,8 @@ impl queries::Guest for Kv {
     }
 
     fn list(prefix: String, after: Option<String>, limit: u32) -> Page {
-        let mut range = Range::prefix(&heads::winner_key(&prefix));
+        let mut range =
+            Range::prefix(&heads::winner_key(&prefix)).page_rows(limit.saturating_add(1));
         if let Some(after) = after {
             range = range.after(&heads::winner_key(&after));
         }

@@ -233,3 +233,15 @@ fn a_value_above_the_limit_traps() {
     testing::reset();
     put("k", &"v".repeat(VALUE_BYTES_MAX + 1));
 }
+
+#[test]
+fn a_put_reads_one_row_and_a_get_too() {
+    testing::reset();
+    put("fresh", "v");
+    assert_eq!(testing::reads(), [b"wfresh"]);
+    put("fresh", "seen");
+    assert_eq!(testing::reads(), [b"wfresh"]);
+    put_seeing(&[], "fresh", "concurrent");
+    assert_eq!(get("fresh").as_deref(), Some("concurrent"));
+    assert_eq!(testing::reads(), [b"wfresh"]);
+}

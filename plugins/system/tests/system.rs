@@ -569,3 +569,25 @@ fn names_children_and_the_quota_change() {
     assert_eq!(testing::query(System::in_effect).limits.quota_bytes, None);
     assert!(testing::query(System::checkpoint).is_none());
 }
+
+#[test]
+fn authorization_reads_the_row_of_its_author_alone() {
+    found();
+    admit(&[("bob", Role::Writer)]);
+    assert!(may("bob", Lane::App, "put"));
+    assert_eq!(testing::reads(), [[b"m", &public("bob")[..]].concat()]);
+    by("ada")
+        .attempt(|| System::set_member_name(public("bob"), "B".into()))
+        .expect("ada outranks bob");
+    let before = member("bob");
+    by("bob")
+        .attempt(|| System::set_member_name(public("bob"), "Bob".into()))
+        .expect("his own");
+    assert_eq!(
+        Member {
+            name: "Bob".into(),
+            ..before
+        },
+        member("bob")
+    );
+}

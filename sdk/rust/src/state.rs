@@ -13,7 +13,7 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// Largest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 256 * 1_024;
 
-/// Rows asked for at once by an iterator without a limit.
+/// Rows asked for at once, unless the range says otherwise.
 const PAGE_ROWS: u32 = 256;
 
 /// The value at `key`, or none.
@@ -83,6 +83,7 @@ pub struct Range {
     end: Option<Vec<u8>>,
     reverse: bool,
     limit: u32,
+    page_rows: u32,
 }
 
 impl Range {
@@ -93,6 +94,7 @@ impl Range {
             end: None,
             reverse: false,
             limit: u32::MAX,
+            page_rows: PAGE_ROWS,
         }
     }
 
@@ -150,6 +152,13 @@ impl Range {
     /// Ends after `rows` rows.
     pub fn limit(mut self, rows: u32) -> Self {
         self.limit = rows;
+        self
+    }
+
+    /// Asks for at most `rows` rows at once; 256 where this is not called. For a walk that will end early, but not
+    /// after a number of rows that is known: what was asked for counts as read.
+    pub fn page_rows(mut self, rows: u32) -> Self {
+        self.page_rows = rows.clamp(1, PAGE_ROWS);
         self
     }
 
@@ -225,8 +234,9 @@ impl Pages {
                 end,
                 reverse,
                 limit,
+                page_rows,
             } = &self.range;
-            let limit = (*limit).min(PAGE_ROWS);
+            let limit = (*limit).min(*page_rows);
             let page = if self.values {
                 host::scan(start, end.as_deref(), limit, *reverse)
             } else {
@@ -285,7 +295,7 @@ impl Iterator for Numbers {
             if self.done || self.range.is_empty() {
                 return None;
             }
-            let limit = self.range.limit.min(PAGE_ROWS);
+            let limit = self.range.limit.min(self.range.page_rows);
             let cells = host::scan_numbers(&self.range.start, self.range.end.as_deref(), limit);
             let Some((last, _)) = cells.last() else {
                 self.done = true;

@@ -51,6 +51,7 @@ struct World {
     contents: Contents,
     running: Running,
     calls: Vec<Hash>,
+    reads: Vec<Vec<u8>>,
 }
 
 thread_local! {
@@ -58,7 +59,7 @@ thread_local! {
         RefCell::new(World {
             contents: Contents { values: BTreeMap::new(), numbers: BTreeMap::new(), pins: BTreeSet::new() },
             running: Running::Nothing,
-            calls: Vec::new(),
+            calls: Vec::new(), reads: Vec::new(),
         })
     };
 }
@@ -74,6 +75,7 @@ pub fn reset() {
             contents: Contents::default(),
             running: Running::Nothing,
             calls: Vec::new(),
+            reads: Vec::new(),
         };
     });
 }
@@ -117,6 +119,12 @@ pub fn query<T>(read: impl FnOnce() -> T) -> T {
 /// The ids of the calls that ran and did not fail, oldest first.
 pub fn calls() -> Vec<Hash> {
     with(|world| world.calls.clone())
+}
+
+/// What the last call or query read from the state, in order: keys, and where ranges began. Shows what a call
+/// depends on, and so which late writes run it again.
+pub fn reads() -> Vec<Vec<u8>> {
+    with(|world| world.reads.clone())
 }
 
 /// The blobs pinned by `owner`.
@@ -210,6 +218,7 @@ impl Guard {
                 "a call runs within another one"
             );
             world.running = running;
+            world.reads.clear();
             Self(Some(world.contents.clone()))
         })
     }
@@ -238,6 +247,14 @@ fn check_key(key: &[u8]) {
     );
 }
 
+fn reading<T>(key: &[u8], act: impl FnOnce(&Contents) -> T) -> T {
+    check_key(key);
+    with(|world| {
+        world.reads.push(key.to_vec());
+        act(&world.contents)
+    })
+}
+
 fn writing<T>(act: impl FnOnce(&mut Contents) -> T) -> T {
     with(|world| {
         assert!(
@@ -250,12 +267,11 @@ fn writing<T>(act: impl FnOnce(&mut Contents) -> T) -> T {
 
 /// `lattice:store/state` in memory; its items are documented there.
 pub(crate) mod state {
-    use super::{BTreeMap, PAGE_BYTES_MAX, VALUE_BYTES_MAX, check_key, with, writing};
+    use super::{BTreeMap, PAGE_BYTES_MAX, VALUE_BYTES_MAX, check_key, reading, writing};
     use crate::bindings::lattice::store::state::Page;
 
     pub(crate) fn get(key: &[u8]) -> Option<Vec<u8>> {
-        check_key(key);
-        with(|world| world.contents.values.get(key).cloned())
+        reading(key, |contents| contents.values.get(key).cloned())
     }
 
     pub(crate) fn put(key: &[u8], value: &[u8]) {
@@ -292,16 +308,21 @@ pub(crate) mod state {
     }
 
     pub(crate) fn number(key: &[u8]) -> i64 {
-        check_key(key);
-        with(|world| world.contents.numbers.get(key).copied().unwrap_or(0))
+        reading(key, |contents| {
+            contents.numbers.get(key).copied().unwrap_or(0)
+        })
     }
 
     pub(crate) fn scan(start: &[u8], end: Option<&[u8]>, limit: u32, reverse: bool) -> Page {
-        with(|world| page(&world.contents.values, start, end, limit, reverse, true))
+        reading(start, |contents| {
+            page(&contents.values, start, end, limit, reverse, true)
+        })
     }
 
     pub(crate) fn scan_keys(start: &[u8], end: Option<&[u8]>, limit: u32, reverse: bool) -> Page {
-        with(|world| page(&world.contents.values, start, end, limit, reverse, false))
+        reading(start, |contents| {
+            page(&contents.values, start, end, limit, reverse, false)
+        })
     }
 
     pub(crate) fn scan_numbers(
@@ -311,12 +332,8 @@ pub(crate) mod state {
     ) -> Vec<(Vec<u8>, i64)> {
         let mut bytes = 0;
         let mut cells = Vec::new();
-        with(|world| {
-            let numbers = world
-                .contents
-                .numbers
-                .iter()
-                .filter(|(_, number)| **number != 0);
+        reading(start, |contents| {
+            let numbers = contents.numbers.iter().filter(|(_, number)| **number != 0);
             for (key, number) in numbers.filter(|(key, _)| within(key, start, end)) {
                 bytes += key.len() + size_of::<i64>();
                 if cells.len() >= limit as usize || (bytes > PAGE_BYTES_MAX && !cells.is_empty()) {
@@ -340,7 +357,6 @@ pub(crate) mod state {
         reverse: bool,
         with_values: bool,
     ) -> Page {
-        check_key(start);
         end.into_iter().for_each(check_key);
         let mut found: Vec<_> = values
             .iter()
