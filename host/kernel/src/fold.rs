@@ -661,7 +661,7 @@ fn place_of(header: &Header) -> Place {
 }
 
 /// The arguments of `init`: one list of (name, value).
-fn init_args(params: &[Param]) -> Vec<u8> {
+pub(crate) fn init_args(params: &[Param]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut encoder = Encoder::new(&mut out);
     let mut encode = || {

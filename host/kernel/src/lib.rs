@@ -22,9 +22,13 @@ mod notice;
 pub mod outcome;
 mod record;
 pub mod run;
+pub mod scratch;
 mod snapshot;
 mod state;
 mod store;
+pub mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod versions;
 
 pub use dag::LocalSeq;
@@ -36,4 +40,5 @@ pub use log::{Files, Stored, WitnessRecord};
 pub use notice::Notice;
 pub use outcome::{HostRefusal, Outcome, TrapKind};
 pub use snapshot::{HistoryRow, Queried, Snapshot, Summary, Tip};
+pub use versions::RootDigests;
 pub use store::{Blame, CreateError, NewStore, OpenError, Received, Store};

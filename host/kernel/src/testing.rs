@@ -1,0 +1,482 @@
+//! An engine without Wasm, for tests: small programs over a few keys, and a small governance.
+//!
+//! The programs get, put, delete, scan, add, compute keys from values, keep a global between
+//! transactions, refuse and trap, so that histories made of them depend on order in every way that
+//! components can. FOLD.md's models do the same in Python.
+
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use lattice_format::{
+    Call, CallId, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, IntentionId, Lane, Limits,
+};
+use redb::Database;
+use redb::backends::InMemoryBackend;
+
+use crate::engine::{
+    Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, InEffect, Instance, Member,
+    MemberStatus, Question, Role,
+};
+use crate::log::Files;
+use crate::outcome::{HostRefusal, TrapKind};
+use crate::run::{Run, RunFault};
+use crate::store::{NewStore, Store};
+
+/// The model program.
+pub const APP: ComponentId = ComponentId([1; 32]);
+/// The model governance.
+pub const GOVERNANCE: ComponentId = ComponentId([2; 32]);
+/// Interface of the model program.
+pub const APP_COMMANDS: &str = "model:app/commands";
+/// Interface of the model governance.
+pub const GOVERNANCE_COMMANDS: &str = "model:governance/commands";
+
+/// Runs [`APP`] and [`GOVERNANCE`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelEngine;
+
+/// One step of a model program. `k` are keys, `dynamic` adds the register to the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each does what its name says to the register")]
+pub enum Step {
+    Get { k: u8, dynamic: bool },
+    Put { k: u8, dynamic: bool, value: u8 },
+    Delete { k: u8, dynamic: bool },
+    DeleteRange { from: u8, to: u8 },
+    Scan { from: u8, to: u8, limit: u8, reverse: bool },
+    Add { k: u8, by: i8 },
+    Number { k: u8 },
+    ScanNumbers { from: u8, to: u8, limit: u8 },
+    RefuseIf { modulus: u8 },
+    TrapIf { modulus: u8 },
+    StoreGlobal,
+    LoadGlobal,
+    PutCallId { k: u8 },
+    Observed { k: u8 },
+    Pin { k: u8 },
+    Unpin { k: u8 },
+}
+
+/// Keys that programs use.
+pub const KEYS: u8 = 8;
+
+impl Step {
+    fn encode(self) -> [u8; 5] {
+        let b = u8::from;
+        match self {
+            Self::Get { k, dynamic } => [0, k, b(dynamic), 0, 0],
+            Self::Put { k, dynamic, value } => [1, k, b(dynamic), value, 0],
+            Self::Delete { k, dynamic } => [2, k, b(dynamic), 0, 0],
+            Self::DeleteRange { from, to } => [3, from, to, 0, 0],
+            Self::Scan { from, to, limit, reverse } => [4, from, to, limit, b(reverse)],
+            Self::Add { k, by } => [5, k, by.cast_unsigned(), 0, 0],
+            Self::Number { k } => [6, k, 0, 0, 0],
+            Self::ScanNumbers { from, to, limit } => [7, from, to, limit, 0],
+            Self::RefuseIf { modulus } => [8, modulus, 0, 0, 0],
+            Self::TrapIf { modulus } => [9, modulus, 0, 0, 0],
+            Self::StoreGlobal => [10, 0, 0, 0, 0],
+            Self::LoadGlobal => [11, 0, 0, 0, 0],
+            Self::PutCallId { k } => [12, k, 0, 0, 0],
+            Self::Observed { k } => [13, k, 0, 0, 0],
+            Self::Pin { k } => [14, k, 0, 0, 0],
+            Self::Unpin { k } => [15, k, 0, 0, 0],
+        }
+    }
+}
+
+/// A call that runs the steps.
+pub fn program(steps: &[Step]) -> Call {
+    Call {
+        interface: APP_COMMANDS.into(),
+        function: "run".into(),
+        args: steps.iter().flat_map(|s| s.encode()).collect(),
+    }
+}
+
+fn governance_call(function: &str, args: Vec<u8>) -> Call {
+    Call {
+        interface: GOVERNANCE_COMMANDS.into(),
+        function: function.into(),
+        args,
+    }
+}
+
+/// A call that admits a device, or admits it again.
+pub fn admit(device: DeviceKey, role: Role) -> Call {
+    let mut args = device.0.to_vec();
+    args.push(role as u8);
+    governance_call("admit", args)
+}
+
+/// A call that revokes a device but for the kept intentions and their `prev`-ancestors.
+pub fn revoke(device: DeviceKey, kept: &[IntentionId]) -> Call {
+    let mut args = device.0.to_vec();
+    args.extend(kept.iter().flat_map(|id| id.0));
+    governance_call("revoke", args)
+}
+
+/// A call by which a device gives up its own rights.
+pub fn resign() -> Call {
+    governance_call("resign", Vec::new())
+}
+
+/// A device key made from a number.
+pub fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number.wrapping_add(1); 32])
+}
+
+/// The public half of [`key`].
+pub fn device(number: u8) -> DeviceKey {
+    DeviceKey(key(number).verifying_key().to_bytes())
+}
+
+/// Empty files in memory.
+pub fn memory_files() -> Files {
+    let db = || {
+        Database::builder()
+            .set_cache_size(256 * 1024)
+            .create_with_backend(InMemoryBackend::new())
+            .expect("memory does not fail")
+    };
+    Files::from_databases(db(), db())
+}
+
+/// A genesis of the model components.
+pub fn genesis() -> Genesis {
+    let component = |id, name: &str| ComponentRef {
+        id,
+        name: name.into(),
+    };
+    Genesis {
+        system: component(GOVERNANCE, "model-governance"),
+        app: Some(component(APP, "model-app")),
+        system_params: Vec::new(),
+        app_params: Vec::new(),
+        limits: Limits::default(),
+        profile: 1,
+        drift_ms: crate::limits::DRIFT_MS_DEFAULT,
+        order_rule: 1,
+        root_rule: 1,
+        recovery_keys: Vec::new(),
+        encryption: 0,
+        parent: None,
+    }
+}
+
+/// A store of the model components in memory, founded by device `number` at `now_ms`.
+pub fn found(number: u8, now_ms: u64) -> Store {
+    let spec = NewStore {
+        genesis: genesis(),
+        admits: Vec::new(),
+        chain: ChainId(u64::from(number) + 1),
+    };
+    Store::create(memory_files(), Arc::new(ModelEngine), key(number), spec, now_ms)
+        .expect("the model governance takes any founder")
+}
+
+impl Engine for ModelEngine {
+    fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
+        match *component {
+            APP | GOVERNANCE => Ok(()),
+            other => Err(HostFault::MissingCode(other)),
+        }
+    }
+
+    fn instantiate(
+        &self,
+        component: &ComponentId,
+        _: &Limits,
+        run: Run,
+    ) -> Result<Box<dyn Instance>, (Run, HostFault)> {
+        match self.ready(component) {
+            Ok(()) => Ok(Box::new(ModelInstance {
+                component: *component,
+                run,
+                global: 0,
+            })),
+            Err(fault) => Err((run, fault)),
+        }
+    }
+
+    fn ask(
+        &self,
+        _: &ComponentId,
+        _: &Limits,
+        mut run: Run,
+        question: &Question,
+    ) -> (Run, Result<Answer, AskError>) {
+        let answer = ask(&mut run, question).map_err(|fault| match fault {
+            RunFault::Trap(kind) => AskError::Trapped(kind),
+            RunFault::Host(fault) => AskError::Host(fault),
+        });
+        (run, answer)
+    }
+}
+
+struct ModelInstance {
+    component: ComponentId,
+    run: Run,
+    global: u64,
+}
+
+enum Stop {
+    Refuse(u64),
+    Fault(RunFault),
+}
+
+impl From<RunFault> for Stop {
+    fn from(fault: RunFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+fn cbor(n: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    minicbor::Encoder::new(&mut out)
+        .u64(n)
+        .expect("a Vec grows as far as it is asked to");
+    out
+}
+
+impl Instance for ModelInstance {
+    fn call(
+        &mut self,
+        kind: CallKind,
+        call: &Call,
+        fuel: &mut u64,
+    ) -> Result<CallEnd, HostFault> {
+        *fuel = fuel.saturating_sub(1);
+        let result = match (kind, self.component, call.function.as_str()) {
+            (CallKind::Init, GOVERNANCE, _) => found_governance(&mut self.run).map(|()| 0),
+            (CallKind::Init, _, _) => self.run.put(b"init", b"1").map(|()| 0).map_err(Stop::from),
+            (_, APP, "run") => run_program(&mut self.run, &mut self.global, &call.args),
+            (CallKind::Command, GOVERNANCE, function) => {
+                govern(&mut self.run, function, &call.args).map(|()| 0)
+            }
+            _ => {
+                return Ok(CallEnd::Refused(HostRefusal::NoSuchFunction.to_cbor()));
+            }
+        };
+        Ok(match result {
+            Ok(value) => CallEnd::Ok(cbor(value)),
+            Err(Stop::Refuse(value)) => CallEnd::Refused(cbor(value)),
+            Err(Stop::Fault(RunFault::Trap(kind))) => CallEnd::Trapped(kind),
+            Err(Stop::Fault(RunFault::Host(fault))) => return Err(fault),
+        })
+    }
+
+    fn run_mut(&mut self) -> &mut Run {
+        &mut self.run
+    }
+
+    fn finish(self: Box<Self>) -> Run {
+        self.run
+    }
+}
+
+fn run_program(run: &mut Run, global: &mut u64, args: &[u8]) -> Result<u64, Stop> {
+    let (steps, rest) = args.as_chunks::<5>();
+    if !rest.is_empty() {
+        return Err(Stop::Refuse(0));
+    }
+    let mut reg = 1u64;
+    let mix = |reg: &mut u64, bytes: &[u8]| {
+        for byte in bytes {
+            *reg = (*reg * 31 + u64::from(*byte) + 7) % 10_007;
+        }
+    };
+    for step in steps {
+        let [op, a, b, c, d] = *step;
+        let at = |n: u8, dynamic: u8, reg: u64| {
+            let shift = if dynamic == 1 { reg } else { 0 };
+            [b'k', ((u64::from(n) + shift) % u64::from(KEYS)) as u8]
+        };
+        let fixed = |n: u8| [b'k', n];
+        match op {
+            0 => match run.get(&at(a, b, reg))? {
+                Some(value) => mix(&mut reg, &value),
+                None => mix(&mut reg, b"none"),
+            },
+            1 => run.put(&at(a, b, reg), &[((reg + u64::from(c)) % 5) as u8])?,
+            2 => run.delete(&at(a, b, reg))?,
+            3 => mix(&mut reg, &[run.delete_range(&fixed(a), &fixed(b))? as u8]),
+            4 => {
+                let page = run.scan(&fixed(a), Some(&fixed(b)), u32::from(c), d == 1)?;
+                for (key, value) in &page.rows {
+                    mix(&mut reg, key);
+                    mix(&mut reg, value);
+                }
+                mix(&mut reg, &[u8::from(page.more)]);
+            }
+            5 => run.add(&fixed(a), i64::from(b.cast_signed()))?,
+            6 => mix(&mut reg, &run.number(&fixed(a))?.to_be_bytes()),
+            7 => {
+                for (key, n) in run.scan_numbers(&fixed(a), Some(&fixed(b)), u32::from(c))? {
+                    mix(&mut reg, &key);
+                    mix(&mut reg, &n.to_be_bytes());
+                }
+            }
+            8 if reg % u64::from(a.max(1)) == 0 => return Err(Stop::Refuse(reg)),
+            9 if reg % u64::from(a.max(1)) == 0 => {
+                return Err(RunFault::Trap(TrapKind::Guest).into());
+            }
+            8 | 9 => {}
+            10 => *global += reg,
+            11 => mix(&mut reg, &global.to_be_bytes()),
+            12 => {
+                let id = run.current()?.id;
+                run.put(&fixed(a), &id.0)?;
+            }
+            13 => {
+                let value = run.get(&fixed(a))?;
+                if let Some(id) = value.and_then(|v| CallId::from_slice(&v)) {
+                    mix(&mut reg, &[2 + u8::from(run.observed(id)?)]);
+                }
+            }
+            14 => run.pin(&fixed(a), lattice_format::BlobId([a; 32]))?,
+            15 => run.unpin(&fixed(a), lattice_format::BlobId([a; 32]))?,
+            _ => return Err(Stop::Refuse(u64::from(op))),
+        }
+    }
+    Ok(reg)
+}
+
+// --- governance: rows "m" device → role, status, rank (44 bytes); "x" device call → kept ids --------
+
+fn member_key(device: &DeviceKey) -> Vec<u8> {
+    let mut key = vec![b'm'];
+    key.extend_from_slice(&device.0);
+    key
+}
+
+fn rank(run: &Run) -> Result<Vec<u8>, RunFault> {
+    let current = run.current()?;
+    let mut out = current.time.wall_ms.to_be_bytes().to_vec();
+    out.extend_from_slice(&current.time.counter.to_be_bytes());
+    out.extend_from_slice(&current.id.0);
+    Ok(out)
+}
+
+fn found_governance(run: &mut Run) -> Result<(), Stop> {
+    let author = run.current()?.author;
+    let mut row = vec![Role::Admin as u8, 0];
+    row.extend_from_slice(&[0; 44]);
+    Ok(run.put(&member_key(&author), &row)?)
+}
+
+fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), Stop> {
+    let author = run.current()?.author;
+    match function {
+        "resign" => {
+            if let Some(row) = run.get(&member_key(&author))? {
+                let mut row = row.to_vec();
+                row[1] = 2;
+                run.put(&member_key(&author), &row)?;
+            }
+            Ok(())
+        }
+        "admit" => {
+            let Some((device, [role])) = args.split_first_chunk::<32>() else {
+                return Err(Stop::Refuse(1));
+            };
+            let key = member_key(&DeviceKey(*device));
+            let row = match run.get(&key)? {
+                Some(row) => [&[*role, 0], &row[2..]].concat(),
+                None => [&[*role, 0][..], &rank(run)?].concat(),
+            };
+            Ok(run.put(&key, &row)?)
+        }
+        "revoke" => {
+            let Some((device, kept)) = args.split_first_chunk::<32>() else {
+                return Err(Stop::Refuse(1));
+            };
+            let target = member_key(&DeviceKey(*device));
+            let (Some(own), Some(row)) = (run.get(&member_key(&author))?, run.get(&target)?)
+            else {
+                return Err(Stop::Refuse(2));
+            };
+            // Voids point only downwards in rank.
+            if own[2..] >= row[2..] {
+                return Err(Stop::Refuse(3));
+            }
+            let mut revoked = row.to_vec();
+            revoked[1] = 1;
+            run.put(&target, &revoked)?;
+            let mut cut = vec![b'x'];
+            cut.extend_from_slice(device);
+            cut.extend_from_slice(&run.current()?.id.0);
+            Ok(run.put(&cut, kept)?)
+        }
+        _ => Err(Stop::Refuse(0)),
+    }
+}
+
+fn role(byte: u8) -> Role {
+    match byte {
+        0 => Role::Admin,
+        1 => Role::Writer,
+        _ => Role::Reader,
+    }
+}
+
+fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault> {
+    Ok(match question {
+        Question::Authorize {
+            author,
+            lane,
+            function,
+            ..
+        } => {
+            let row = run.get(&member_key(author))?;
+            Answer::Authorize(match row {
+                Some(row) if row[1] == 0 => match (role(row[0]), lane) {
+                    (Role::Admin, _) | (Role::Writer, Lane::App) => true,
+                    _ => function == "resign",
+                },
+                _ => false,
+            })
+        }
+        Question::InEffect => Answer::InEffect(InEffect::default()),
+        Question::Cuts(author) => {
+            let mut start = vec![b'x'];
+            start.extend_from_slice(&author.0);
+            let end = crate::kv::prefix_end(&start).unwrap_or_default();
+            let page = run.scan(&start, Some(&end), u32::MAX, false)?;
+            Answer::Cuts(
+                page.rows
+                    .into_iter()
+                    .filter_map(|(key, kept)| {
+                        Some(Cut {
+                            revocation: CallId::from_slice(&key[33..])?,
+                            kept: kept.as_chunks::<32>().0.iter().map(|id| IntentionId(*id)).collect(),
+                        })
+                    })
+                    .collect(),
+            )
+        }
+        Question::Members => {
+            let mut rows = run.scan(b"m", Some(b"n"), u32::MAX, false)?.rows;
+            rows.sort_by(|a, b| a.1[2..].cmp(&b.1[2..]));
+            Answer::Members(
+                (0u32..)
+                    .zip(rows)
+                    .filter_map(|(rank, (key, row))| {
+                        Some(Member {
+                            device: DeviceKey::from_slice(&key[1..])?,
+                            name: String::new(),
+                            role: role(row[0]),
+                            rank,
+                            status: match row[1] {
+                                0 => MemberStatus::Active,
+                                1 => MemberStatus::Revoked,
+                                _ => MemberStatus::Resigned,
+                            },
+                        })
+                    })
+                    .collect(),
+            )
+        }
+        Question::Children => Answer::Children(Vec::new()),
+        Question::Checkpoint => Answer::Checkpoint(None),
+    })
+}

@@ -1,0 +1,131 @@
+//! Any order, same state: the incremental fold against the plain one.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use lattice_kernel::Stored;
+use lattice_kernel::mutant::{self, Mutant};
+
+use crate::world::{Event, World, adopt, all, deliver, event, judge};
+
+/// Batches of the given sizes out of entries in the given order.
+fn batches<'a>(entries: &'a [Stored], sizes: &'a [usize]) -> impl Iterator<Item = &'a [Stored]> {
+    let mut rest = entries;
+    let mut sizes = sizes.iter().cycle();
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let size = (*sizes.next().unwrap_or(&1)).clamp(1, rest.len());
+        let (batch, tail) = rest.split_at(size);
+        rest = tail;
+        Some(batch)
+    })
+}
+
+fn case() -> impl Strategy<Value = (Vec<Event>, Vec<u16>, Vec<usize>)> {
+    (
+        prop::collection::vec(event(1), 1..30),
+        prop::collection::vec(any::<u16>(), 1..60),
+        prop::collection::vec(1..9usize, 1..6),
+    )
+}
+
+/// Runs events in a world, then delivers all entries to a fresh replica in a shuffled order.
+fn check(events: &[Event], keys: &[u16], sizes: &[usize]) -> Result<(), TestCaseError> {
+    let mut world = World::new();
+    world.run(events);
+    for store in &world.stores {
+        judge(store)?;
+    }
+    let entries = world.union();
+    let mut shuffled: Vec<(u16, Stored)> = entries[1..]
+        .iter()
+        .zip(keys.iter().cycle())
+        .map(|(entry, key)| (*key, entry.clone()))
+        .collect();
+    shuffled.sort_by_key(|(key, _)| *key);
+    let shuffled: Vec<Stored> = shuffled.into_iter().map(|(_, entry)| entry).collect();
+    let mut late = adopt(8, &entries[0]);
+    for batch in batches(&shuffled, sizes) {
+        deliver(&mut late, batch);
+        judge(&late)?;
+    }
+    let count = late.snapshot().summary().count;
+    prop_assert_eq!(count as usize, entries.len(), "everything arrives in the end");
+    for store in &mut world.stores {
+        deliver(store, &entries);
+        judge(store)?;
+        let (ours, theirs) = (store.snapshot(), late.snapshot());
+        prop_assert_eq!(ours.summary().state_root, theirs.summary().state_root);
+        prop_assert_eq!(ours.summary().outcome_root, theirs.summary().outcome_root);
+        prop_assert_eq!(ours.tips_digest().unwrap(), theirs.tips_digest().unwrap());
+    }
+    Ok(())
+}
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    })
+}
+
+#[test]
+fn any_order_of_delivery_gives_the_state_of_the_plain_fold() {
+    runner(256)
+        .run(&case(), |(events, keys, sizes)| check(&events, &keys, &sizes))
+        .unwrap();
+}
+
+#[test]
+fn the_same_entries_have_the_same_history() {
+    let mut world = World::new();
+    world.run(&[
+        Event::Sync { from: 0, to: 1 },
+        Event::Resign { by: 2 },
+        Event::Sync { from: 2, to: 1 },
+    ]);
+    let ids = |n: usize| -> Vec<_> { all(&world.stores[n].snapshot()).iter().map(|s| s.header.id()).collect() };
+    assert_eq!(ids(1).len(), ids(0).len() + 1);
+}
+
+/// Each fault switched on must be found by the very property that the kernel otherwise has.
+fn is_caught(mutant: Mutant) {
+    mutant::select(Some(mutant));
+    let found = runner(2_000)
+        .run(&case(), |(events, keys, sizes)| {
+            // A mutant may also run into an assertion of the kernel.
+            std::panic::catch_unwind(|| check(&events, &keys, &sizes))
+                .unwrap_or_else(|_| Err(TestCaseError::fail("the kernel noticed")))
+        })
+        .is_err();
+    mutant::select(None);
+    assert!(found, "{mutant:?} was not caught");
+}
+
+#[test]
+fn absent_keys_not_tracked_is_caught() {
+    is_caught(Mutant::AbsentKeysUntracked);
+}
+
+#[test]
+fn gaps_of_a_scan_not_tracked_is_caught() {
+    is_caught(Mutant::ScanGapsUntracked);
+}
+
+#[test]
+fn reads_of_refused_runs_not_tracked_is_caught() {
+    is_caught(Mutant::RefusedReadsUntracked);
+}
+
+#[test]
+fn a_cached_authorization_without_its_reads_is_caught() {
+    is_caught(Mutant::CachedAuthorizationReadsLost);
+}
+
+#[test]
+fn a_refused_local_call_that_leaves_its_intention_open_is_caught() {
+    is_caught(Mutant::RefusalKeepsIntentionOpen);
+}

@@ -1,0 +1,243 @@
+//! A few devices that call, govern and exchange entries in every order.
+
+use lattice_format::{Call, ChainId, DeviceKey, Lane, SignedHeader};
+use lattice_kernel::engine::Role;
+use lattice_kernel::scratch::scratch;
+use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
+use lattice_kernel::{LocalSeq, Snapshot, Store, Stored};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+/// What happens to a world.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A device calls programs, some as one transaction each, then commits.
+    Call { by: u8, programs: Vec<Vec<Step>> },
+    Admit { by: u8, whom: u8, role: u8 },
+    Revoke { by: u8, whom: u8, keep: bool },
+    Resign { by: u8 },
+    /// One device gives another everything that it lacks.
+    Sync { from: u8, to: u8 },
+    /// A device's clock jumps; entries that it makes sort early or late.
+    Clock { of: u8, to: u16 },
+    /// Devices call on through a reopened store.
+    Reopen { of: u8 },
+}
+
+pub const DEVICES: u8 = 4;
+
+pub fn step() -> impl Strategy<Value = Step> {
+    let k = 0..KEYS;
+    prop_oneof![
+        5 => (k.clone(), any::<bool>()).prop_map(|(k, dynamic)| Step::Get { k, dynamic }),
+        5 => (k.clone(), any::<bool>(), 0..5u8)
+            .prop_map(|(k, dynamic, value)| Step::Put { k, dynamic, value }),
+        2 => (k.clone(), any::<bool>()).prop_map(|(k, dynamic)| Step::Delete { k, dynamic }),
+        1 => (k.clone(), 0..=KEYS).prop_map(|(from, to)| Step::DeleteRange { from, to }),
+        4 => (k.clone(), 0..=KEYS, 0..4u8, any::<bool>())
+            .prop_map(|(from, to, limit, reverse)| Step::Scan { from, to, limit, reverse }),
+        2 => (k.clone(), -2..3i8).prop_map(|(k, by)| Step::Add { k, by }),
+        1 => k.clone().prop_map(|k| Step::Number { k }),
+        1 => (k.clone(), 0..=KEYS, 0..4u8)
+            .prop_map(|(from, to, limit)| Step::ScanNumbers { from, to, limit }),
+        2 => (2..5u8).prop_map(|modulus| Step::RefuseIf { modulus }),
+        1 => (3..7u8).prop_map(|modulus| Step::TrapIf { modulus }),
+        1 => Just(Step::StoreGlobal),
+        1 => Just(Step::LoadGlobal),
+        1 => k.clone().prop_map(|k| Step::PutCallId { k }),
+        1 => k.clone().prop_map(|k| Step::Observed { k }),
+        1 => k.clone().prop_map(|k| Step::Pin { k }),
+        1 => k.prop_map(|k| Step::Unpin { k }),
+    ]
+}
+
+pub fn event(governance: u32) -> impl Strategy<Value = Event> {
+    let d = 0..DEVICES;
+    let programs = prop::collection::vec(prop::collection::vec(step(), 1..5), 1..4);
+    prop_oneof![
+        10 => (d.clone(), programs).prop_map(|(by, programs)| Event::Call { by, programs }),
+        governance => (d.clone(), d.clone(), 0..3u8)
+            .prop_map(|(by, whom, role)| Event::Admit { by, whom, role }),
+        governance => (d.clone(), d.clone(), any::<bool>())
+            .prop_map(|(by, whom, keep)| Event::Revoke { by, whom, keep }),
+        1 => d.clone().prop_map(|by| Event::Resign { by }),
+        6 => (d.clone(), d.clone()).prop_map(|(from, to)| Event::Sync { from, to }),
+        2 => (d.clone(), any::<u16>()).prop_map(|(of, to)| Event::Clock { of, to }),
+        1 => d.prop_map(|of| Event::Reopen { of }),
+    ]
+}
+
+pub const START_MS: u64 = 1_000_000;
+
+pub struct World {
+    pub stores: Vec<Store>,
+    clocks: Vec<u64>,
+}
+
+pub fn all(snapshot: &Snapshot) -> Vec<Stored> {
+    snapshot.entries_from(LocalSeq(0), usize::MAX).unwrap()
+}
+
+pub fn wire(stored: &Stored) -> (SignedHeader, Option<Vec<u8>>) {
+    (
+        stored.header.signed().clone(),
+        stored.body.as_ref().map(|b| b.to_vec()),
+    )
+}
+
+/// Settles completely, in slices of one run.
+pub fn settle(store: &mut Store) {
+    while store.settle(3).unwrap().pending > 0 {}
+}
+
+/// A replica that has nothing but the genesis.
+pub fn adopt(number: u8, genesis: &Stored) -> Store {
+    let (signed, body) = wire(genesis);
+    Store::adopt(
+        memory_files(),
+        Arc::new(ModelEngine),
+        key(number),
+        (signed, body.unwrap()),
+        START_MS,
+    )
+    .unwrap()
+}
+
+impl World {
+    /// A founder and three writers, all in sync.
+    pub fn new() -> Self {
+        let mut founder = testing::found(0, START_MS);
+        for number in 1..DEVICES {
+            let role = if number == 1 { Role::Admin } else { Role::Writer };
+            let told = founder
+                .call(
+                    Lane::System,
+                    vec![testing::admit(device(number), role)],
+                    START_MS,
+                    ChainId(1),
+                )
+                .unwrap();
+            assert!(told.outcome.is_ok());
+            founder.commit(START_MS).unwrap();
+        }
+        let entries = all(&founder.snapshot());
+        let mut stores = vec![founder];
+        for number in 1..DEVICES {
+            let mut store = adopt(number, &entries[0]);
+            deliver(&mut store, &entries);
+            stores.push(store);
+        }
+        Self {
+            stores,
+            clocks: vec![START_MS + 1; usize::from(DEVICES)],
+        }
+    }
+
+    pub fn run(&mut self, events: &[Event]) {
+        for event in events {
+            self.step(event);
+        }
+    }
+
+    fn call(&mut self, by: u8, lane: Lane, call: Call) {
+        let now = self.clocks[usize::from(by)];
+        let store = &mut self.stores[usize::from(by)];
+        // Who is not admitted gets an error, and whatever ran is told.
+        let _ = store.call(lane, vec![call], now, ChainId(u64::from(by) + 100));
+    }
+
+    fn commit(&mut self, by: u8) {
+        let now = self.clocks[usize::from(by)];
+        self.stores[usize::from(by)].commit(now).unwrap();
+    }
+
+    fn step(&mut self, event: &Event) {
+        match event {
+            Event::Call { by, programs } => {
+                for program in programs {
+                    self.call(*by, Lane::App, testing::program(program));
+                }
+                self.commit(*by);
+            }
+            Event::Admit { by, whom, role } => {
+                let role = [Role::Admin, Role::Writer, Role::Reader][usize::from(*role)];
+                self.call(*by, Lane::System, testing::admit(device(*whom), role));
+                self.commit(*by);
+            }
+            Event::Revoke { by, whom, keep } => {
+                let snapshot = self.stores[usize::from(*by)].snapshot();
+                let kept: Vec<_> = snapshot
+                    .tips()
+                    .unwrap()
+                    .into_iter()
+                    .filter(|t| *keep && t.author == device(*whom))
+                    .map(|t| t.id)
+                    .collect();
+                self.call(*by, Lane::System, testing::revoke(device(*whom), &kept));
+                self.commit(*by);
+            }
+            Event::Resign { by } => {
+                self.call(*by, Lane::System, testing::resign());
+                self.commit(*by);
+            }
+            Event::Sync { from, to } if from != to => {
+                let entries = all(&self.stores[usize::from(*from)].snapshot());
+                deliver(&mut self.stores[usize::from(*to)], &entries);
+            }
+            Event::Sync { .. } => {}
+            Event::Clock { of, to } => {
+                self.clocks[usize::from(*of)] = START_MS + u64::from(*to) % 300;
+            }
+            Event::Reopen { of } => {
+                let store = &mut self.stores[usize::from(*of)];
+                store.rebuild(START_MS).unwrap();
+                settle(store);
+            }
+        }
+    }
+
+    /// Every entry that anybody has, in an order that respects causality.
+    pub fn union(&self) -> Vec<Stored> {
+        let mut store = adopt(9, &all(&self.stores[0].snapshot())[0]);
+        for other in &self.stores {
+            deliver(&mut store, &all(&other.snapshot()));
+        }
+        all(&store.snapshot())
+    }
+}
+
+pub fn deliver(store: &mut Store, entries: &[Stored]) {
+    deliver_from(store, device(7), entries);
+}
+
+pub fn deliver_from(store: &mut Store, from: DeviceKey, entries: &[Stored]) {
+    let batch = entries.iter().map(wire).collect();
+    let received = store.receive(from, batch, START_MS + 1_000, [7; 32]).unwrap();
+    assert_eq!(received.blame, vec![]);
+    settle(store);
+}
+
+/// The incremental fold and the plain one agree on everything.
+pub fn judge(store: &Store) -> Result<(), TestCaseError> {
+    let snapshot = store.snapshot();
+    let expected = scratch(&ModelEngine, &all(&snapshot)).unwrap();
+    let summary = snapshot.summary();
+    let history = snapshot.history(None, usize::MAX, false).unwrap();
+    for row in &history {
+        let id = row.position.id;
+        prop_assert_eq!(row.void, expected.void.contains(&id), "void {:?}", id);
+        if !row.void {
+            let outcomes: Vec<_> = [Lane::System, Lane::App]
+                .into_iter()
+                .filter_map(|lane| expected.outcomes.get(&(row.position, lane)))
+                .flatten()
+                .cloned()
+                .collect();
+            prop_assert_eq!(&row.outcomes, &outcomes, "outcomes of {:?}", id);
+        }
+    }
+    prop_assert_eq!(summary.outcome_root, expected.roots.outcomes);
+    prop_assert_eq!(summary.state_root, expected.roots.state);
+    prop_assert_eq!(summary.set, expected.roots.applied);
+    Ok(())
+}
