@@ -129,7 +129,7 @@ impl Catalogue {
         if self.bytes(id).is_ok() {
             return Ok(());
         }
-        let aside = path.with_extension(format!("{}.new", std::process::id()));
+        let aside = code::aside(&path);
         let written = std::fs::File::create(&aside)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .and_then(|()| std::fs::rename(&aside, &path))
@@ -157,16 +157,24 @@ impl Catalogue {
     /// The component's code, compiled if it is not yet, or if the copy is damaged.
     pub(crate) fn load(&self, id: &ComponentId, engine: &Engine) -> Result<Component, LoadError> {
         let path = self.code_path(id);
-        if let Some(component) = code::load(engine, *id, &path) {
+        if let Some(Ok(component)) = code::load(engine, *id, &path) {
             return Ok(component);
         }
         // Read for its hash: only what is whole is compiled.
         drop(self.bytes(id)?);
         code::compile(&self.compiler, &self.bytes_path(id), &path)?;
-        code::load(engine, *id, &path).ok_or_else(|| {
-            let fault = format!("{} cannot be read back", path.display());
-            LoadError::Fault(HostFault::Storage(fault))
-        })
+        match code::load(engine, *id, &path) {
+            Some(Ok(component)) => Ok(component),
+            // Just compiled by this very engine: what it refuses is the component's own shape.
+            Some(Err(error)) => Err(LoadError::Fault(HostFault::Unusable {
+                component: *id,
+                reason: format!("{error:#}"),
+            })),
+            None => {
+                let fault = format!("{} cannot be read back", path.display());
+                Err(LoadError::Fault(HostFault::Storage(fault)))
+            }
+        }
     }
 }
 

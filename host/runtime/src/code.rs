@@ -109,10 +109,7 @@ pub(crate) fn compile(
     source: &Path,
     target: &Path,
 ) -> Result<(), CompileError> {
-    // Two that compile the same component at once must not write to one file.
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let aside = target.with_extension(format!("{}-{number}.new", std::process::id()));
+    let aside = aside(target);
     let compiled = match compiler {
         Compiler::Child(program) => in_child(program, source, &aside),
         Compiler::InProcess => to_file(source, &aside),
@@ -129,6 +126,13 @@ pub(crate) fn compile(
         let _ = std::fs::remove_file(&aside);
     }
     renamed
+}
+
+/// A file to write aside and rename: another one each time, as two may install a component at once.
+pub(crate) fn aside(target: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    target.with_extension(format!("{}-{number}.new", std::process::id()))
 }
 
 fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileError> {
@@ -238,7 +242,14 @@ fn to_file(source: &Path, aside: &Path) -> Result<(), CompileError> {
 const HASH_BYTES: usize = 32;
 
 /// Loads compiled code; `None` when the file is missing or damaged.
-pub(crate) fn load(engine: &Engine, id: ComponentId, path: &Path) -> Option<Component> {
+///
+/// # Errors
+/// When the code is whole and the engine refuses it all the same.
+pub(crate) fn load(
+    engine: &Engine,
+    id: ComponentId,
+    path: &Path,
+) -> Option<wasmtime::Result<Component>> {
     let len = std::fs::metadata(path).ok()?.len();
     let file = match len {
         0..=COMPILED_BYTES_MAX => std::fs::read(path).ok()?,
@@ -247,14 +258,11 @@ pub(crate) fn load(engine: &Engine, id: ComponentId, path: &Path) -> Option<Comp
     let intact = file
         .split_first_chunk::<HASH_BYTES>()
         .filter(|(hash, code)| blake3::hash(code) == blake3::Hash::from_bytes(**hash));
-    let Some((_, code)) = intact else {
-        tracing::warn!(component = %id, path = %path.display(), "compiled code is damaged; compiling again");
-        return None;
-    };
-    match crate::trusted::deserialize(engine, code) {
-        Ok(component) => Some(component),
-        Err(error) => {
-            tracing::warn!(component = %id, %error, "compiled code does not load; compiling again");
+    match intact {
+        Some((_, code)) => Some(crate::trusted::deserialize(engine, code)),
+        None => {
+            let path = path.display();
+            tracing::warn!(component = %id, %path, "compiled code is damaged; compiling again");
             None
         }
     }

@@ -145,9 +145,10 @@ impl Wasm {
 
     /// Drops the instance, and with it its memory; the run stays.
     fn stop(&mut self) {
-        if let State::Live { store, .. } = std::mem::replace(&mut self.state, State::Moved) {
-            self.state = State::Idle(Box::new(store.into_data()));
-        }
+        self.state = match std::mem::replace(&mut self.state, State::Moved) {
+            State::Live { store, .. } => State::Idle(Box::new(store.into_data())),
+            other => other,
+        };
     }
 
     fn into_run(self) -> Run {
@@ -160,7 +161,7 @@ impl Wasm {
 
     fn enter(
         &mut self,
-        index: (&Prepared, &Function),
+        function: &Function,
         args: Vec<Value>,
         args_len: usize,
         fuel: &mut u64,
@@ -169,7 +170,6 @@ impl Wasm {
         let State::Live { store, instance } = &mut self.state else {
             unreachable!("started just above");
         };
-        let function = index.1;
         let budget = *fuel;
         store.data_mut().begin(budget);
         let charge = HOST_BYTE_FUEL * args_len as u64;
@@ -253,13 +253,17 @@ impl Instance for Wasm {
         let prepared = Arc::clone(&self.prepared);
         let refused = |refusal: HostRefusal| Ok(CallEnd::Refused(refusal.to_cbor()));
         let Some(function) = prepared.function(kind, &call.interface, &call.function) else {
-            return refused(HostRefusal::NoSuchFunction);
+            return match kind {
+                // A component that has nothing to do at its beginning does not export the interface.
+                CallKind::Init => Ok(CallEnd::Ok(cbor::NULL.to_vec())),
+                CallKind::Command | CallKind::Query => refused(HostRefusal::NoSuchFunction),
+            };
         };
         let Ok(args) = cbor::decode_all(function.params.iter(), &call.args) else {
             return refused(HostRefusal::BadArguments);
         };
         let ended = self
-            .enter((&prepared, function), args, call.args.len(), fuel)
+            .enter(function, args, call.args.len(), fuel)
             .and_then(|value| self.end(function, value, fuel));
         match ended {
             Ok(end) => Ok(end),

@@ -90,7 +90,6 @@ pub(crate) fn features() -> WasmFeatures {
         | WasmFeatures::FLOATS
         | WasmFeatures::EXTENDED_CONST
         | WasmFeatures::COMPONENT_MODEL
-        | WasmFeatures::GC_TYPES
         | WasmFeatures::CALL_INDIRECT_OVERLONG
         | WasmFeatures::BULK_MEMORY_OPT
 }

@@ -1,0 +1,107 @@
+//! What is refused at install, with a message that says why; and compiled code on disk.
+
+use std::path::Path;
+
+use lattice_kernel::engine::{Engine, HostFault};
+use lattice_runtime::{Compiler, InstallError, Wasm, limits};
+
+use crate::node::{WASM, built, raw};
+
+fn refusal(bytes: &[u8]) -> String {
+    WASM.install(bytes).unwrap_err().to_string()
+}
+
+fn check(bytes: &[u8], words: &[&str]) {
+    let message = refusal(bytes);
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in: {message}");
+    }
+}
+
+#[test]
+fn each_component_that_cannot_serve_is_refused_with_the_reason() {
+    check(&raw("no-exports"), &["no commands and no queries"]);
+    check(&raw("no-functions"), &["no commands and no queries"]);
+    check(&raw("unknown-import"), &["example:elsewhere/service", "may import lattice:store"]);
+    check(&raw("unknown-function"), &["lattice:store/state@0.1.0", "unknown; the host has get, scan"]);
+    check(&raw("resource-export"), &["example:raw/commands@0.1.0", "resource"]);
+    check(&raw("async-export"), &["not a valid component"]);
+    let whole = built("counter");
+    check(&whole[..whole.len() / 2], &["not a valid component"]);
+    check(&whole[..3], &["not a valid component", "truncated"]);
+    check(&raw("memory-start"), &["exceeds the limit"]);
+    check(b"", &["not a valid component"]);
+    check(b"\0asm\x01\0\0\0", &["core WebAssembly module"]);
+    check(&vec![0; 64 << 20], &["67108864 bytes", "33554432 are allowed"]);
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0x55;
+    // Damage may fall on bytes that mean nothing; then it is another component.
+    let _ = WASM.install(&damaged);
+    assert!(limits::COMPONENT_BYTES_MAX == 32 << 20);
+}
+
+#[test]
+fn a_schema_tells_functions_types_and_imports() {
+    let schema = WASM.install(&built("kv")).unwrap();
+    let put = schema.function("lattice:kv/commands", "put").unwrap();
+    assert_eq!(put.to_string(), "put: func(key: string, value: list<u8>)");
+    let cas = schema.function("lattice:kv/commands", "compare-and-put").unwrap();
+    assert_eq!(cas.err().unwrap().definition().to_string(), "record conflict { current: option<list<u8>> }");
+    assert_eq!(schema.interface("lattice:kv/queries").unwrap().version.as_deref(), Some("0.1.0"));
+    assert!(schema.imports.iter().all(|name| name.starts_with("lattice:store/")), "{:?}", schema.imports);
+    assert!(!schema.governs);
+    for name in ["put", "commands.put", "kv/commands.put", "lattice:kv/commands.put", "lattice:kv/commands@0.1.0.put"] {
+        let found = schema.find(lattice_kernel::engine::CallKind::Command, name);
+        assert_eq!(found.len(), 1, "{name}");
+    }
+    assert!(schema.find(lattice_kernel::engine::CallKind::Query, "put").is_empty());
+    assert!(schema.find(lattice_kernel::engine::CallKind::Command, "ommands.put").is_empty());
+}
+
+fn open(dir: &Path) -> Wasm {
+    let compiler = env!("CARGO_BIN_EXE_lattice-compile");
+    Wasm::open(dir, Compiler::Child(compiler.into())).unwrap()
+}
+
+#[test]
+fn damaged_code_is_compiled_again_and_missing_code_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = built("counter");
+    let id = open(dir.path()).install(&bytes).unwrap().component;
+    let code = || {
+        let files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "code")).collect();
+        assert_eq!(files.len(), 1);
+        files.remove(0)
+    };
+    let compiled = std::fs::read(code()).unwrap();
+    for damage in [compiled.len() - 1, 0, 40] {
+        let mut damaged = compiled.clone();
+        damaged[damage] ^= 1;
+        std::fs::write(code(), &damaged).unwrap();
+        open(dir.path()).ready(&id).unwrap();
+        assert_ne!(std::fs::read(code()).unwrap(), damaged);
+    }
+    std::fs::write(code(), &compiled[..compiled.len() / 2]).unwrap();
+    let wasm = open(dir.path());
+    wasm.ready(&id).unwrap();
+    assert_eq!(wasm.catalogue().list().unwrap().len(), 1);
+    wasm.remove(&id).unwrap();
+    assert_eq!(wasm.ready(&id), Err(HostFault::MissingCode(id)));
+    // A component's own bytes are not trusted either.
+    let other = open(dir.path());
+    other.install(&bytes).unwrap();
+    std::fs::remove_file(code()).unwrap();
+    std::fs::write(dir.path().join(format!("{id}.wasm")), b"something else").unwrap();
+    assert_eq!(open(dir.path()).ready(&id), Err(HostFault::MissingCode(id)));
+}
+
+#[test]
+fn a_compiler_that_dies_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let wasm = Wasm::open(dir.path(), Compiler::Child("/bin/false".into())).unwrap();
+    let error = wasm.install(&built("counter")).unwrap_err();
+    assert!(matches!(error, InstallError::Host(HostFault::Exhausted(_))), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,9 @@
+//! Real components in real stores: calls, limits, hostile guests, and what is refused at install.
+//!
+//! The components are those of `plugins/` and `tests/guests/`, built by `cargo xtask plugins`.
+
+mod calls;
+mod hostile;
+mod install;
+mod node;
+mod speed;
