@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 use wit_component::ComponentEncoder;
+use wit_parser::Resolve;
 
 use self::compiler::Compiler;
 use crate::setup::PLUGIN_TARGET;
@@ -23,6 +24,13 @@ const PROFILE: &str = "plugin";
 /// Where crates lie that become components: those bundled into the binary, and those for tests.
 const BUNDLED_DIR: &str = "plugins";
 const GUESTS_DIR: &str = "tests/guests";
+
+/// Where the contract lies, which every plugin's package refers to.
+const CONTRACT_DIR: &str = "wit";
+
+/// The custom section that holds a component's WIT package: the binary of a component has types, but no doc
+/// comments. The runtime reads it.
+const WIT_SECTION: &str = "lattice:wit";
 
 /// What a component of this tree may import.
 const IMPORT_PREFIX: &str = "lattice:store/";
@@ -94,6 +102,7 @@ pub fn directory() -> PathBuf {
 struct Source {
     name: String,
     package: String,
+    dir: PathBuf,
 }
 
 /// The crates directly below `dir`, by name.
@@ -108,6 +117,7 @@ fn sources(dir: &Path) -> Result<Vec<Source>> {
             found.push(Source {
                 name,
                 package: package_name(&manifest)?,
+                dir: entry.path(),
             });
         }
     }
@@ -174,7 +184,9 @@ fn finish(
     let module = modules.join(format!("{}.wasm", source.package.replace('-', "_")));
     let core =
         std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
-    let component = encode(&core)
+    let wit = wit_package(root, source)
+        .with_context(|| format!("cannot read the WIT of {}", source.package))?;
+    let component = encode(&core, &wit)
         .with_context(|| format!("cannot turn {} into a component", module.display()))?;
     check_imports(&component).with_context(|| format!("the component of {}", source.package))?;
     check_paths(&component, root)
@@ -195,13 +207,52 @@ fn finish(
     })
 }
 
-fn encode(core: &[u8]) -> Result<Vec<u8>> {
-    let component = ComponentEncoder::default()
+/// Turns a core module into a component, with its documentation.
+fn encode(core: &[u8], wit: &[u8]) -> Result<Vec<u8>> {
+    let mut component = ComponentEncoder::default()
         .validate(true)
         .module(core)?
         .encode()?;
+    append_section(&mut component, WIT_SECTION, wit)?;
     Validator::new_with_features(WasmFeatures::default()).validate_all(&component)?;
     Ok(component)
+}
+
+/// The WIT package of a plugin in its binary encoding, which has the doc comments.
+fn wit_package(root: &Path, source: &Source) -> Result<Vec<u8>> {
+    let contract = root.join(CONTRACT_DIR);
+    let own = source.dir.join("wit");
+    // A plugin without a package of its own implements the contract's fixed interfaces of its name.
+    let package = if own.is_dir() {
+        own
+    } else {
+        contract.join(&source.name)
+    };
+    let mut resolve = Resolve::default();
+    resolve.push_dir(&contract)?;
+    let (package, _) = resolve.push_dir(&package)?;
+    wit_component::encode(&resolve, package)
+}
+
+/// Appends a custom section: 0, its size, the size of its name, its name, its contents.
+fn append_section(component: &mut Vec<u8>, name: &str, contents: &[u8]) -> Result<()> {
+    let mut body = Vec::new();
+    push_u32(&mut body, name.len().try_into()?);
+    body.extend(name.as_bytes());
+    body.extend(contents);
+    component.push(0);
+    push_u32(component, body.len().try_into()?);
+    component.extend(body);
+    Ok(())
+}
+
+/// LEB128: seven bits a byte, the lowest first, the top bit on all but the last.
+fn push_u32(bytes: &mut Vec<u8>, mut value: u32) {
+    while value >= 0x80 {
+        bytes.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
 }
 
 /// Refuses what depends on where it was built.
@@ -291,6 +342,49 @@ mod tests {
         let error = check_imports(&component("wasi:cli/stdout@0.2.6"))
             .expect_err("WASI is not the contract");
         assert!(error.to_string().contains("wasi:cli/stdout"), "{error}");
+    }
+
+    #[test]
+    fn documentation_travels_in_a_section_of_the_component() {
+        let found = sources(&shell::root().join(BUNDLED_DIR)).expect("the directory is there");
+        for source in found {
+            let wit = wit_package(shell::root(), &source).expect("its WIT is right");
+            let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+            append_section(&mut component, WIT_SECTION, &wit).expect("a short section");
+            let mut sections =
+                Parser::new(0)
+                    .parse_all(&component)
+                    .filter_map(|payload| match payload {
+                        Ok(Payload::CustomSection(section)) => Some(section),
+                        _ => None,
+                    });
+            let section = sections.next().expect("it was appended");
+            assert_eq!((section.name(), section.data()), (WIT_SECTION, &wit[..]));
+            let decoded = wit_parser::decoding::decode(section.data()).expect("an encoded package");
+            let resolve = decoded.resolve();
+            let documented = |(_, interface): (_, &wit_parser::Interface)| {
+                interface.package == Some(decoded.package())
+                    && interface.docs.contents.is_some()
+                    && interface
+                        .functions
+                        .values()
+                        .all(|function| function.docs.contents.is_some())
+            };
+            assert!(resolve.interfaces.iter().any(documented), "{}", source.name);
+        }
+    }
+
+    #[test]
+    fn sizes_of_sections_are_leb128() {
+        let encoded = |value| {
+            let mut bytes = Vec::new();
+            push_u32(&mut bytes, value);
+            bytes
+        };
+        assert_eq!(encoded(0), [0]);
+        assert_eq!(encoded(127), [127]);
+        assert_eq!(encoded(128), [0x80, 1]);
+        assert_eq!(encoded(624_485), [0xe5, 0x8e, 0x26]);
     }
 
     #[test]
