@@ -8,7 +8,7 @@ use lattice_format::{IntentionId, StoreId, Time, VerifiedHeader};
 
 use crate::dag::{self, LocalSeq};
 use crate::fold::Info;
-use crate::kv::{KvView, StorageError};
+use crate::rows::{RowsView, StorageError};
 
 /// Why an intention can never belong to the store. What floats on it never can either, and its
 /// sender answers for it.
@@ -77,7 +77,7 @@ pub(crate) enum Admission {
 
 /// Decides about one verified header.
 pub(crate) fn admit(
-    kv: &KvView,
+    rows: &RowsView,
     info: &Info,
     header: &VerifiedHeader,
 ) -> Result<Admission, StorageError> {
@@ -97,7 +97,7 @@ pub(crate) fn admit(
     let mut missing = Vec::new();
     let mut locals: Vec<(IntentionId, LocalSeq)> = Vec::new();
     for name in header.names() {
-        match dag::local_of(kv, &name)? {
+        match dag::local_of(rows, &name)? {
             Some(local) => locals.push((name, local)),
             None => missing.push(name),
         }
@@ -105,14 +105,14 @@ pub(crate) fn admit(
     if !missing.is_empty() {
         return Ok(Admission::Missing(missing));
     }
-    Ok(match check(kv, info, header, &locals)? {
+    Ok(match check(rows, info, header, &locals)? {
         Ok(()) => Admission::Admitted,
         Err(error) => Admission::Never(error),
     })
 }
 
 fn check(
-    kv: &KvView,
+    rows: &RowsView,
     info: &Info,
     header: &VerifiedHeader,
     names: &[(IntentionId, LocalSeq)],
@@ -132,7 +132,7 @@ fn check(
             .ok_or_else(|| StorageError(format!("{id} was looked up and is gone")))
     };
     for (name, local) in names {
-        let named = dag::meta(kv, *local)?.time;
+        let named = dag::meta(rows, *local)?.time;
         if header.time <= named {
             return Ok(Err(AdmitError::Time {
                 time: header.time,
@@ -145,8 +145,8 @@ fn check(
         .prev
         .expect("verified: every intention but a genesis has one");
     let prev_local = local_of(prev)?;
-    let prev_meta = dag::meta(kv, prev_local)?;
-    let prev_branch = dag::branch(kv, prev_meta.branch)?;
+    let prev_meta = dag::meta(rows, prev_local)?;
+    let prev_branch = dag::branch(rows, prev_meta.branch)?;
     let bad_prev = Ok(Err(AdmitError::Prev {
         prev,
         seq: header.seq.0,
@@ -174,7 +174,7 @@ fn check(
     let grant = header
         .grant
         .expect("verified: every intention but a genesis has one");
-    if !dag::admits(kv, &header.author, local_of(grant)?)? {
+    if !dag::admits(rows, &header.author, local_of(grant)?)? {
         return Ok(Err(AdmitError::Grant { grant }));
     }
     Ok(Ok(()))

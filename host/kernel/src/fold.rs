@@ -15,15 +15,17 @@ use lattice_format::{
 use minicbor::Encoder;
 
 use crate::cell::{Cell, Op, Space};
-use crate::dag::{LocalSeq, PastCache};
-use crate::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Instance, Question};
+use crate::dag::LocalSeq;
+use crate::engine::{CallKind, Engine, HostFault};
+use crate::execution::{Execution, outcome_of};
 use crate::governance::Answers;
-use crate::kv::{Kv, StorageError};
+use crate::grow::PastCache;
 use crate::log::{Log, Stored};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notice;
 use crate::outcome::{HostRefusal, Outcome};
 use crate::record::{self, Record};
+use crate::rows::{Rows, StorageError};
 use crate::run::{Place, Reads, Run};
 use crate::state;
 use crate::versions::{self, RangeLengths, Roots};
@@ -52,7 +54,7 @@ const CHANGED_CELLS_MAX: usize = 10_000;
 
 /// The derived state of a store, with what it takes to advance it.
 pub(crate) struct Core {
-    pub(crate) kv: Kv,
+    pub(crate) rows: Rows,
     pub(crate) log: Log,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) info: Arc<Info>,
@@ -138,7 +140,7 @@ impl Core {
                     break;
                 }
             }
-            if record::first_due(&self.kv, Lane::System)?.is_none() {
+            if record::first_due(&self.rows, Lane::System)?.is_none() {
                 break;
             }
             rounds += 1;
@@ -153,11 +155,11 @@ impl Core {
                 break;
             }
         }
-        if runs < max_runs && record::first_due(&self.kv, Lane::System)?.is_none() {
+        if runs < max_runs && record::first_due(&self.rows, Lane::System)?.is_none() {
             self.settle_lane(Lane::App, max_runs, &mut runs)?;
         }
-        let pending =
-            record::due_count(&self.kv, Lane::System)? + record::due_count(&self.kv, Lane::App)?;
+        let pending = record::due_count(&self.rows, Lane::System)?
+            + record::due_count(&self.rows, Lane::App)?;
         let [system_paused, app_paused] = self.paused.clone();
         Ok(Settled {
             pending,
@@ -174,7 +176,7 @@ impl Core {
         max_runs: u64,
         runs: &mut u64,
     ) -> Result<bool, StorageError> {
-        while let Some((position, local)) = record::first_due(&self.kv, lane)? {
+        while let Some((position, local)) = record::first_due(&self.rows, lane)? {
             if *runs >= max_runs {
                 return Ok(false);
             }
@@ -199,7 +201,7 @@ impl Core {
         position: Position,
         local: LocalSeq,
     ) -> Result<Effects, Stopped> {
-        if record::is_void(&self.kv, &position.id)? {
+        if record::is_void(&self.rows, &position.id)? {
             return Ok(Effects {
                 void: true,
                 ..Effects::default()
@@ -224,7 +226,7 @@ impl Core {
             (None, 1..) => {
                 self.compare_claim(lane, &stored, &body)?;
                 let place = place_of(&stored.header);
-                let run = Run::command(self.kv.view(), Some(self.info.id), lane, position, place);
+                let run = Run::command(self.rows.view(), Some(self.info.id), lane, position, place);
                 self.run_transactions(lane, position, run, &body.transactions)
             }
             // A genesis that is not the first entry, or a first entry that is none.
@@ -249,7 +251,7 @@ impl Core {
             (Lane::App, None) => return Ok(Effects::default()),
         };
         let run = Run::command(
-            self.kv.view(),
+            self.rows.view(),
             None,
             lane,
             position,
@@ -326,8 +328,8 @@ impl Core {
         effects: Effects,
     ) -> Result<(), StorageError> {
         let id = position.id;
-        let old = Record::load(&self.kv, lane, position)?;
-        record::clear_due(&mut self.kv, lane, position);
+        let old = Record::load(&self.rows, lane, position)?;
+        record::clear_due(&mut self.rows, lane, position);
         if old.is_none() && (local.0 != 0 || lane == Lane::System) {
             self.roots.apply(&id);
         }
@@ -343,10 +345,10 @@ impl Core {
             }
         }
         if let Some(old) = &old {
-            versions::remove_marks(&mut self.kv, lane, position, &old.reads, &old.ranges);
+            versions::remove_marks(&mut self.rows, lane, position, &old.reads, &old.ranges);
         }
         versions::put_marks(
-            &mut self.kv,
+            &mut self.rows,
             &mut self.lengths,
             lane,
             position,
@@ -355,13 +357,13 @@ impl Core {
         let mut changed = Vec::new();
         for cell in old.iter().flat_map(|r| &r.writes) {
             if !effects.writes.contains_key(cell)
-                && versions::set(&mut self.kv, &mut self.roots, cell, position, None)?
+                && versions::set(&mut self.rows, &mut self.roots, cell, position, None)?
             {
                 changed.push(cell.clone());
             }
         }
         for (cell, op) in &effects.writes {
-            if versions::set(&mut self.kv, &mut self.roots, cell, position, Some(op))? {
+            if versions::set(&mut self.rows, &mut self.roots, cell, position, Some(op))? {
                 changed.push(cell.clone());
             }
         }
@@ -377,7 +379,7 @@ impl Core {
             ranges: effects.reads.ranges,
             writes: effects.writes.into_keys().collect(),
         };
-        record.store(&mut self.kv, lane, position);
+        record.store(&mut self.rows, lane, position);
         Ok(())
     }
 
@@ -395,9 +397,9 @@ impl Core {
             self.changes.cells.clear();
             self.changes.all = true;
         }
-        for (lane, reader) in versions::stale_readers(&self.kv, &self.lengths, cell, position)? {
-            if let Some(record) = Record::load(&self.kv, lane, reader)? {
-                record::set_due(&mut self.kv, lane, reader, record.local);
+        for (lane, reader) in versions::stale_readers(&self.rows, &self.lengths, cell, position)? {
+            if let Some(record) = Record::load(&self.rows, lane, reader)? {
+                record::set_due(&mut self.rows, lane, reader, record.local);
             }
         }
         Ok(())
@@ -439,7 +441,7 @@ impl Core {
         };
         let position = stored.header.position();
         if claim.count != self.roots.applied_count
-            || Record::load(&self.kv, lane, position)?.is_some()
+            || Record::load(&self.rows, lane, position)?.is_some()
             || !self.nothing_else_due(lane, position)?
         {
             return Ok(());
@@ -471,11 +473,11 @@ impl Core {
             Lane::System => Lane::App,
             Lane::App => Lane::System,
         };
-        let alone = match record::first_due(&self.kv, lane)? {
+        let alone = match record::first_due(&self.rows, lane)? {
             None => true,
-            Some((first, _)) => first == position && record::due_count(&self.kv, lane)? == 1,
+            Some((first, _)) => first == position && record::due_count(&self.rows, lane)? == 1,
         };
-        Ok(alone && record::first_due(&self.kv, other)?.is_none())
+        Ok(alone && record::first_due(&self.rows, other)?.is_none())
     }
 
     /// The component of a lane at a position, with the read that says so.
@@ -489,159 +491,11 @@ impl Core {
             return Ok((Some(self.info.genesis.system.id), reads));
         }
         let cell = code_cell();
-        let value = state::bytes_at(&self.kv, &cell, position)?;
+        let value = state::bytes_at(&self.rows, &cell, position)?;
         reads
             .cells
             .insert(cell, crate::cell::ValueMark::of_bytes(value.as_deref()));
         Ok((value.and_then(|v| ComponentId::from_slice(&v)), reads))
-    }
-}
-
-/// Calls in one instance, at one position: what local and logged intentions have in common.
-pub(crate) struct Execution {
-    lane: Lane,
-    position: Position,
-    /// The run while no instance owns it.
-    idle: Option<Run>,
-    instance: Option<Box<dyn Instance>>,
-    next_index: u32,
-}
-
-impl Execution {
-    pub(crate) fn new(lane: Lane, position: Position, run: Run) -> Self {
-        Self {
-            lane,
-            position,
-            idle: Some(run),
-            instance: None,
-            next_index: 0,
-        }
-    }
-
-    pub(crate) fn next_index(&self) -> u32 {
-        self.next_index
-    }
-
-    /// A refused local call does not use up its index.
-    pub(crate) fn rewind_index(&mut self, index: u32) {
-        self.next_index = index;
-    }
-
-    pub(crate) fn run_mut(&mut self) -> &mut Run {
-        match (&mut self.instance, &mut self.idle) {
-            (Some(instance), _) => instance.run_mut(),
-            (None, Some(run)) => run,
-            (None, None) => unreachable!("a run is idle or owned by an instance"),
-        }
-    }
-
-    /// Runs one transaction to its outcome. Only a fault of this host stops it.
-    pub(crate) fn transaction(
-        &mut self,
-        core: &mut Core,
-        calls: &[Call],
-    ) -> Result<Outcome, Stopped> {
-        let first_index = self.next_index;
-        self.next_index += calls.len() as u32;
-        let header = self.run_mut().author();
-        for (index, call) in (0u32..).zip(calls) {
-            let question = Question::Authorize {
-                author: header,
-                lane: self.lane,
-                interface: call.interface.clone(),
-                function: call.function.clone(),
-            };
-            let asked = core.ask_at(&question, self.position)?;
-            self.run_mut().host_reads(&asked.reads);
-            match asked.answer {
-                Ok(Answer::Authorize(true)) => {}
-                // Governance that traps allows nothing.
-                Ok(_) | Err(AskError::Trapped(_)) => return Ok(Outcome::Unauthorized { index }),
-                Err(AskError::Host(fault)) => return Err(fault.into()),
-            }
-        }
-        let (code, reads) = core.code_at(self.lane, self.position)?;
-        self.run_mut().host_reads(&reads);
-        let Some(code) = code else {
-            return Ok(Outcome::Refused {
-                index: 0,
-                error: HostRefusal::NoSuchFunction.to_cbor(),
-            });
-        };
-        let limits = core.info.genesis.limits;
-        if self.instance.is_none() {
-            let run = self.idle.take().expect("no instance owns the run");
-            match core.engine.instantiate(&code, &limits, run) {
-                Ok(instance) => self.instance = Some(instance),
-                Err((run, fault)) => {
-                    self.idle = Some(run);
-                    return Err(fault.into());
-                }
-            }
-        }
-        self.run_mut().begin_transaction();
-        let mut fuel = limits.fuel;
-        let mut values = Vec::with_capacity(calls.len());
-        let mut value_bytes = 0usize;
-        for (index, call) in (0u32..).zip(calls) {
-            let instance = self
-                .instance
-                .as_mut()
-                .expect("made above, dropped at a trap");
-            instance.run_mut().begin_call(first_index + index);
-            let end = instance.call(CallKind::Command, call, &mut fuel);
-            let trapped = matches!(end, Ok(CallEnd::Trapped(_)) | Err(_));
-            let ended = match end {
-                Ok(end) => outcome_of(index, end),
-                Err(fault) => {
-                    self.drop_instance();
-                    self.run_mut().rollback();
-                    return Err(fault.into());
-                }
-            };
-            if trapped {
-                // The memory of an instance that trapped must not be entered again.
-                self.drop_instance();
-            }
-            match ended {
-                Ok(value) => {
-                    value_bytes += value.len();
-                    values.push(value);
-                }
-                Err(outcome) => {
-                    self.run_mut().rollback();
-                    return Ok(outcome);
-                }
-            }
-            if value_bytes > limits.result_bytes as usize {
-                self.run_mut().rollback();
-                self.drop_instance();
-                return Ok(Outcome::Trapped {
-                    index,
-                    kind: crate::outcome::TrapKind::Limit,
-                });
-            }
-        }
-        Ok(Outcome::Ok(values))
-    }
-
-    fn drop_instance(&mut self) {
-        if let Some(instance) = self.instance.take() {
-            self.idle = Some(instance.finish());
-        }
-    }
-
-    pub(crate) fn finish(mut self) -> Run {
-        self.drop_instance();
-        self.idle.take().expect("no instance owns the run")
-    }
-}
-
-fn outcome_of(index: u32, end: CallEnd) -> Result<Vec<u8>, Outcome> {
-    match end {
-        CallEnd::Ok(value) => Ok(value),
-        CallEnd::Refused(error) => Err(Outcome::Refused { index, error }),
-        CallEnd::Trapped(kind) => Err(Outcome::Trapped { index, kind }),
     }
 }
 

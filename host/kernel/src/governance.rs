@@ -14,10 +14,10 @@ use crate::cell::{Cell, Space, ValueMark};
 use crate::dag::{self, LocalSeq, Meta};
 use crate::engine::{Answer, AskError, Cut, Engine, HostFault, Question};
 use crate::fold::Core;
-use crate::kv::{KvView, StorageError};
 use crate::limits::{ANSWERS_MAX, CUT_ROUNDS_EXTRA};
 use crate::mutant::{self, Mutant};
 use crate::record;
+use crate::rows::{RowsView, StorageError};
 use crate::run::{Range, Reads, Run};
 use crate::state;
 use crate::versions;
@@ -54,9 +54,9 @@ pub(crate) struct Asking<'a> {
 
 impl Asking<'_> {
     /// Asks without remembering.
-    pub(crate) fn ask(&self, kv: &KvView, question: &Question, at: Position) -> Asked {
+    pub(crate) fn ask(&self, rows: &RowsView, question: &Question, at: Position) -> Asked {
         let run = Run::query(
-            kv.clone(),
+            rows.clone(),
             Some(self.store),
             Lane::System,
             at,
@@ -83,13 +83,13 @@ impl Answers {
     pub(crate) fn ask(
         &mut self,
         asking: &Asking<'_>,
-        kv: &KvView,
+        rows: &RowsView,
         question: &Question,
         at: Position,
     ) -> Result<Asked, StorageError> {
         if let Some(list) = self.by_question.get(question) {
             for known in list.iter().rev() {
-                if same_values(kv, known, at)? {
+                if same_values(rows, known, at)? {
                     let reads = match mutant::active(Mutant::CachedAuthorizationReadsLost) {
                         true => Reads::default(),
                         false => known.reads.clone(),
@@ -101,7 +101,7 @@ impl Answers {
                 }
             }
         }
-        let asked = asking.ask(kv, question, at);
+        let asked = asking.ask(rows, question, at);
         if let Ok(answer) = &asked.answer {
             if self.count >= ANSWERS_MAX {
                 self.by_question.clear();
@@ -111,7 +111,7 @@ impl Answers {
                 .reads
                 .ranges
                 .iter()
-                .map(|range| range_mark(kv, range, at))
+                .map(|range| range_mark(rows, range, at))
                 .collect::<Result<_, _>>()?;
             let list = self.by_question.entry(question.clone()).or_default();
             if list.len() == ANSWERS_PER_QUESTION {
@@ -129,14 +129,14 @@ impl Answers {
     }
 }
 
-fn same_values(kv: &KvView, known: &Remembered, at: Position) -> Result<bool, StorageError> {
+fn same_values(rows: &RowsView, known: &Remembered, at: Position) -> Result<bool, StorageError> {
     for (cell, mark) in &known.reads.cells {
-        if versions::mark_at(kv, cell, at)? != *mark {
+        if versions::mark_at(rows, cell, at)? != *mark {
             return Ok(false);
         }
     }
     for (range, mark) in known.reads.ranges.iter().zip(&known.ranges) {
-        if range_mark(kv, range, at)? != *mark {
+        if range_mark(rows, range, at)? != *mark {
             return Ok(false);
         }
     }
@@ -144,7 +144,7 @@ fn same_values(kv: &KvView, known: &Remembered, at: Position) -> Result<bool, St
 }
 
 /// Everything that a run at `at` sees in a range, shortened.
-fn range_mark(kv: &KvView, range: &Range, at: Position) -> Result<ValueMark, StorageError> {
+fn range_mark(rows: &RowsView, range: &Range, at: Position) -> Result<ValueMark, StorageError> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |key: &[u8], value: &[u8]| {
         hasher.update(&(key.len() as u64).to_le_bytes());
@@ -161,12 +161,12 @@ fn range_mark(kv: &KvView, range: &Range, at: Position) -> Result<ValueMark, Sto
     let end = end.as_ref().map(Cell::key);
     match start.space() {
         Space::Numbers => {
-            state::scan_numbers_at(kv, start.lane(), start.key(), end, at, |key, number| {
+            state::scan_numbers_at(rows, start.lane(), start.key(), end, at, |key, number| {
                 add(key, &number.to_be_bytes())
             })?;
         }
         space => state::scan_bytes_at(
-            kv,
+            rows,
             start.lane(),
             space,
             start.key(),
@@ -196,7 +196,7 @@ struct Resolved {
 impl Core {
     /// Notes that governance, or who there is to be cut, has changed.
     pub(crate) fn cuts_are_due(&mut self) {
-        self.kv.put(CUTS_DUE, []);
+        self.rows.put(CUTS_DUE, []);
     }
 
     pub(crate) fn asking(&self) -> Asking<'_> {
@@ -220,7 +220,7 @@ impl Core {
             limits: &self.info.genesis.limits,
             store: self.info.id,
         };
-        self.answers.ask(&asking, &self.kv, question, at)
+        self.answers.ask(&asking, &self.rows, question, at)
     }
 
     /// Asks for the cuts at the end of the system lane and marks every entry whose standing they
@@ -229,10 +229,10 @@ impl Core {
     /// # Errors
     /// A fault of this host; nothing has changed then.
     pub(crate) fn refresh_cuts(&mut self) -> Result<(), HostFault> {
-        if self.kv.get(CUTS_DUE).map_err(storage)?.is_none() {
+        if self.rows.get(CUTS_DUE).map_err(storage)?.is_none() {
             return Ok(());
         }
-        for author in dag::authors(&self.kv).map_err(storage)? {
+        for author in dag::authors(&self.rows).map_err(storage)? {
             let asked = self
                 .ask_at(&Question::Cuts(author), Position::MAX)
                 .map_err(storage)?;
@@ -244,28 +244,28 @@ impl Core {
             };
             self.apply_cuts(&author, &cuts).map_err(storage)?;
         }
-        self.kv.remove(CUTS_DUE);
+        self.rows.remove(CUTS_DUE);
         Ok(())
     }
 
     fn apply_cuts(&mut self, author: &DeviceKey, cuts: &[Cut]) -> Result<(), StorageError> {
         let encoded = encode_cuts(cuts);
-        let known = self.kv.get(&cuts_key(author))?;
+        let known = self.rows.get(&cuts_key(author))?;
         if known.as_deref().unwrap_or_default() == encoded {
             return Ok(());
         }
         if encoded.is_empty() {
-            self.kv.remove(cuts_key(author));
+            self.rows.remove(cuts_key(author));
         } else {
-            self.kv.put(cuts_key(author), encoded);
+            self.rows.put(cuts_key(author), encoded);
         }
         let resolved = self.resolve(author, cuts)?;
-        for branch_id in dag::branches_of(&self.kv, author, None)? {
-            let branch = dag::branch(&self.kv, branch_id)?;
+        for branch_id in dag::branches_of(&self.rows, author, None)? {
+            let branch = dag::branch(&self.rows, branch_id)?;
             for seq in branch.first.0..=branch.tip.0 {
                 let seq = lattice_format::Seq(seq);
-                if let Some(local) = dag::entry_of_branch(&self.kv, branch_id, seq)? {
-                    let meta = dag::meta(&self.kv, local)?;
+                if let Some(local) = dag::entry_of_branch(&self.rows, branch_id, seq)? {
+                    let meta = dag::meta(&self.rows, local)?;
                     self.judge(local, &meta, &resolved)?;
                 }
             }
@@ -280,13 +280,13 @@ impl Core {
         author: &DeviceKey,
         local: LocalSeq,
     ) -> Result<(), StorageError> {
-        let Some(row) = self.kv.get(&cuts_key(author))? else {
+        let Some(row) = self.rows.get(&cuts_key(author))? else {
             return Ok(());
         };
         let cuts =
             decode_cuts(&row).ok_or_else(|| StorageError("a row of cuts is damaged".into()))?;
         let resolved = self.resolve(author, &cuts)?;
-        let meta = dag::meta(&self.kv, local)?;
+        let meta = dag::meta(&self.rows, local)?;
         self.judge(local, &meta, &resolved)
     }
 
@@ -303,21 +303,21 @@ impl Core {
                 void |= !self.spares(cut, meta)?;
             }
         }
-        if record::is_void(&self.kv, &meta.id)? != void {
-            record::set_void(&mut self.kv, &meta.id, void);
-            record::set_due(&mut self.kv, meta.lane, meta.position(), local);
+        if record::is_void(&self.rows, &meta.id)? != void {
+            record::set_void(&mut self.rows, &meta.id, void);
+            record::set_due(&mut self.rows, meta.lane, meta.position(), local);
         }
         Ok(())
     }
 
     fn spares(&self, cut: &Resolved, entry: &Meta) -> Result<bool, StorageError> {
         if let Some(grant) = entry.grant
-            && dag::local_in_past_or_same(&self.kv, cut.revocation, grant)?
+            && dag::local_in_past_or_same(&self.rows, cut.revocation, grant)?
         {
             return Ok(true);
         }
         for kept in &cut.kept {
-            if dag::is_prev_ancestor_or_same(&self.kv, entry, kept)? {
+            if dag::is_prev_ancestor_or_same(&self.rows, entry, kept)? {
                 return Ok(true);
             }
         }
@@ -327,7 +327,7 @@ impl Core {
     fn resolve(&self, author: &DeviceKey, cuts: &[Cut]) -> Result<Vec<Resolved>, StorageError> {
         let mut out = Vec::new();
         for cut in cuts {
-            let Some(revocation) = dag::call(&self.kv, cut.revocation)? else {
+            let Some(revocation) = dag::call(&self.rows, cut.revocation)? else {
                 continue;
             };
             let mut kept = Vec::new();
@@ -351,18 +351,18 @@ impl Core {
         revocation: LocalSeq,
         id: &IntentionId,
     ) -> Result<Option<Meta>, StorageError> {
-        let Some(local) = dag::local_of(&self.kv, id)? else {
+        let Some(local) = dag::local_of(&self.rows, id)? else {
             return Ok(None);
         };
-        let meta = dag::meta(&self.kv, local)?;
-        let own = dag::branch(&self.kv, meta.branch)?.author == *author;
-        let seen = dag::local_in_past_or_same(&self.kv, local, revocation)?;
+        let meta = dag::meta(&self.rows, local)?;
+        let own = dag::branch(&self.rows, meta.branch)?.author == *author;
+        let seen = dag::local_in_past_or_same(&self.rows, local, revocation)?;
         Ok((own && seen).then_some(meta))
     }
 
     /// How often governance may be cut and folded again before something is wrong.
     pub(crate) fn cut_rounds_max(&self) -> Result<usize, StorageError> {
-        Ok(dag::authors(&self.kv)?.len() + CUT_ROUNDS_EXTRA)
+        Ok(dag::authors(&self.rows)?.len() + CUT_ROUNDS_EXTRA)
     }
 }
 
@@ -408,7 +408,7 @@ pub(crate) fn ask_view(
     component: &ComponentId,
     limits: &Limits,
     store: StoreId,
-    kv: &KvView,
+    rows: &RowsView,
     question: &Question,
 ) -> Result<Answer, AskError> {
     Asking {
@@ -417,6 +417,6 @@ pub(crate) fn ask_view(
         limits,
         store,
     }
-    .ask(kv, question, Position::MAX)
+    .ask(rows, question, Position::MAX)
     .answer
 }

@@ -14,13 +14,14 @@ use lattice_format::{
 
 use crate::dag::{self, LocalSeq};
 use crate::engine::{Answer, HostFault, Member, MemberStatus, Question};
-use crate::fold::{Effects, Execution, Stopped};
+use crate::execution::Execution;
+use crate::fold::{Effects, Stopped};
 use crate::governance::storage;
-use crate::kv::StorageError;
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
 use crate::record;
+use crate::rows::StorageError;
 use crate::run::{Place, Run};
 use crate::store::Store;
 
@@ -197,7 +198,7 @@ impl Store {
         };
         let header = place.header.clone();
         let run = Run::command(
-            self.core.kv.view(),
+            self.core.rows.view(),
             Some(self.core.info.id),
             lane,
             Position::MAX,
@@ -232,12 +233,12 @@ impl Store {
 
     /// Everything of the next header that is fixed before its calls run.
     fn next_header(&self, lane: Lane, now_ms: u64, chain: ChainId) -> Result<Header, CallError> {
-        let kv = &self.core.kv;
+        let rows = &self.core.rows;
         let author = self.author;
         let grant = self.own_grant()?;
         let (chain, seq, prev, chain_bytes) = match self.own_tip()? {
             Some((local, meta)) => {
-                let branch = dag::branch(kv, meta.branch)?;
+                let branch = dag::branch(rows, meta.branch)?;
                 debug_assert_eq!(branch.tip_local, local);
                 let next = meta.seq.0 + 1;
                 (branch.chain, Seq(next), meta.id, meta.chain_bytes)
@@ -279,9 +280,9 @@ impl Store {
 
     /// The latest entry that admits this device and is not void.
     fn own_grant(&self) -> Result<IntentionId, CallError> {
-        for local in dag::grants(&self.core.kv, &self.author)? {
-            let id = dag::meta(&self.core.kv, local)?.id;
-            if !record::is_void(&self.core.kv, &id)? {
+        for local in dag::grants(&self.core.rows, &self.author)? {
+            let id = dag::meta(&self.core.rows, local)?.id;
+            if !record::is_void(&self.core.rows, &id)? {
                 return Ok(id);
             }
         }
@@ -296,23 +297,23 @@ impl Store {
             return Ok(None);
         };
         // A fork of the own chain is continued by nobody: a new chain starts.
-        let branches = dag::branches_of(&self.core.kv, &self.author, Some(chain))?;
+        let branches = dag::branches_of(&self.core.rows, &self.author, Some(chain))?;
         let [branch] = branches[..] else {
             return Ok(None);
         };
-        let local = dag::branch(&self.core.kv, branch)?.tip_local;
-        Ok(Some((local, dag::meta(&self.core.kv, local)?)))
+        let local = dag::branch(&self.core.rows, branch)?.tip_local;
+        Ok(Some((local, dag::meta(&self.core.rows, local)?)))
     }
 
     /// Heads without void entries, in whose place stand the entries that those named.
     fn live_heads(&self) -> Result<Vec<(LocalSeq, IntentionId)>, StorageError> {
-        let kv = &self.core.kv;
-        let mut queue: Vec<LocalSeq> = dag::heads(kv)?.into_iter().map(|(_, l)| l).collect();
+        let rows = &self.core.rows;
+        let mut queue: Vec<LocalSeq> = dag::heads(rows)?.into_iter().map(|(_, l)| l).collect();
         let mut expanded = false;
         let mut live: Vec<(LocalSeq, IntentionId)> = Vec::new();
         while let Some(local) = queue.pop() {
-            let meta = dag::meta(kv, local)?;
-            if record::is_void(kv, &meta.id)? {
+            let meta = dag::meta(rows, local)?;
+            if record::is_void(rows, &meta.id)? {
                 expanded = true;
                 queue.extend(meta.names());
             } else if !live.iter().any(|(l, _)| *l == local) {
@@ -326,7 +327,7 @@ impl Store {
             for (local, id) in live {
                 let mut covered = false;
                 for (other, _) in &all {
-                    covered |= *other != local && dag::local_in_past_or_same(kv, local, *other)?;
+                    covered |= *other != local && dag::local_in_past_or_same(rows, local, *other)?;
                 }
                 if !covered {
                     kept.push((local, id));

@@ -24,9 +24,9 @@ use redb::{
 };
 
 use crate::dag::LocalSeq;
-use crate::kv::StorageError;
 use crate::notice::Notice;
 use crate::outcome::Outcome;
+use crate::rows::StorageError;
 
 const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries-1");
 const TOLD: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("told-1");

@@ -14,8 +14,8 @@ use lattice_format::{IntentionId, Lane, Position};
 
 use crate::cell::Cell;
 use crate::dag::LocalSeq;
-use crate::kv::{Kv, KvView, StorageError};
 use crate::outcome::Outcome;
+use crate::rows::{Rows, RowsView, StorageError};
 use crate::run::Range;
 
 /// One run of an intention's half in one lane.
@@ -39,11 +39,11 @@ fn row(table: u8, lane: Lane, position: Position) -> Vec<u8> {
 
 impl Record {
     pub(crate) fn load(
-        kv: &KvView,
+        rows: &RowsView,
         lane: Lane,
         position: Position,
     ) -> Result<Option<Self>, StorageError> {
-        kv.get(&row(b'E', lane, position))?
+        rows.get(&row(b'E', lane, position))?
             .map(|bytes| {
                 Self::decode(&bytes).ok_or_else(|| {
                     StorageError(
@@ -54,8 +54,8 @@ impl Record {
             .transpose()
     }
 
-    pub(crate) fn store(&self, kv: &mut Kv, lane: Lane, position: Position) {
-        kv.put(row(b'E', lane, position), self.encode());
+    pub(crate) fn store(&self, rows: &mut Rows, lane: Lane, position: Position) {
+        rows.put(row(b'E', lane, position), self.encode());
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -135,21 +135,21 @@ impl Record {
 }
 
 /// Marks a run as due.
-pub(crate) fn set_due(kv: &mut Kv, lane: Lane, position: Position, local: LocalSeq) {
-    kv.put(row(b'Q', lane, position), local.0.to_be_bytes());
+pub(crate) fn set_due(rows: &mut Rows, lane: Lane, position: Position, local: LocalSeq) {
+    rows.put(row(b'Q', lane, position), local.0.to_be_bytes());
 }
 
 /// Marks a run as done.
-pub(crate) fn clear_due(kv: &mut Kv, lane: Lane, position: Position) {
-    kv.remove(row(b'Q', lane, position));
+pub(crate) fn clear_due(rows: &mut Rows, lane: Lane, position: Position) {
+    rows.remove(row(b'Q', lane, position));
 }
 
 /// The first run of a lane that is due.
 pub(crate) fn first_due(
-    kv: &KvView,
+    rows: &RowsView,
     lane: Lane,
 ) -> Result<Option<(Position, LocalSeq)>, StorageError> {
-    let found = kv.first(
+    let found = rows.first(
         &row(b'Q', lane, Position::MIN),
         &row(b'Q', lane, Position::MAX),
         false,
@@ -161,14 +161,18 @@ pub(crate) fn first_due(
 }
 
 /// Whether that run is due.
-pub(crate) fn is_due(kv: &KvView, lane: Lane, position: Position) -> Result<bool, StorageError> {
-    Ok(kv.get(&row(b'Q', lane, position))?.is_some())
+pub(crate) fn is_due(
+    rows: &RowsView,
+    lane: Lane,
+    position: Position,
+) -> Result<bool, StorageError> {
+    Ok(rows.get(&row(b'Q', lane, position))?.is_some())
 }
 
 /// Runs of a lane that are due.
-pub(crate) fn due_count(kv: &KvView, lane: Lane) -> Result<u64, StorageError> {
+pub(crate) fn due_count(rows: &RowsView, lane: Lane) -> Result<u64, StorageError> {
     let mut count = 0;
-    kv.scan(
+    rows.scan(
         &row(b'Q', lane, Position::MIN),
         &row(b'Q', lane, Position::MAX),
         false,
@@ -187,16 +191,16 @@ fn void_key(id: &IntentionId) -> Vec<u8> {
 }
 
 /// Whether governance has cut the entry off.
-pub(crate) fn is_void(kv: &KvView, id: &IntentionId) -> Result<bool, StorageError> {
-    Ok(kv.get(&void_key(id))?.is_some())
+pub(crate) fn is_void(rows: &RowsView, id: &IntentionId) -> Result<bool, StorageError> {
+    Ok(rows.get(&void_key(id))?.is_some())
 }
 
 /// Sets whether governance has cut the entry off.
-pub(crate) fn set_void(kv: &mut Kv, id: &IntentionId, void: bool) {
+pub(crate) fn set_void(rows: &mut Rows, id: &IntentionId, void: bool) {
     if void {
-        kv.put(void_key(id), []);
+        rows.put(void_key(id), []);
     } else {
-        kv.remove(void_key(id));
+        rows.remove(void_key(id));
     }
 }
 

@@ -6,7 +6,6 @@
 //! writes. Over-wide marks are safe, narrow ones never.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use lattice_format::{
@@ -16,10 +15,11 @@ use lattice_format::{
 use crate::cell::{Cell, Op, Space, ValueMark};
 use crate::dag;
 use crate::engine::HostFault;
-use crate::kv::{KvView, StorageError};
-use crate::limits::{KEY_BYTES_MAX, PAGE_BYTES_MAX, TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{KEY_BYTES_MAX, TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::mutant::{self, Mutant};
 use crate::outcome::TrapKind;
+pub use crate::reads::{Page, Range, Reads};
+use crate::rows::{RowsView, StorageError};
 use crate::state;
 
 /// Why a host function did not return.
@@ -52,60 +52,6 @@ pub struct CurrentEntry {
     pub index: u32,
 }
 
-/// A page of scanned rows.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Page {
-    /// Keys and values; values are empty in [`Run::scan_keys`].
-    pub rows: Vec<(Vec<u8>, Arc<[u8]>)>,
-    /// Whether another row follows in the direction of the scan.
-    pub more: bool,
-}
-
-/// A half-open interval of cells that a run examined.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Range {
-    /// First cell, encoded.
-    pub start: Vec<u8>,
-    /// End, encoded, exclusive.
-    pub end: Vec<u8>,
-}
-
-/// Everything that a run read of the state below it.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Reads {
-    /// Cells and what was seen in them.
-    pub cells: BTreeMap<Cell, ValueMark>,
-    /// Intervals examined.
-    pub ranges: Vec<Range>,
-}
-
-impl Reads {
-    /// Adds those of `other`.
-    pub fn merge(&mut self, other: &Reads) {
-        for (cell, mark) in &other.cells {
-            self.cells.entry(cell.clone()).or_insert(*mark);
-        }
-        for range in &other.ranges {
-            self.add_range(range.clone());
-        }
-    }
-
-    /// Whether a change of `cell` touches anything read.
-    pub fn touches(&self, cell: &Cell) -> bool {
-        self.cells.contains_key(cell)
-            || self
-                .ranges
-                .iter()
-                .any(|r| *r.start <= *cell.as_bytes() && *cell.as_bytes() < *r.end)
-    }
-
-    fn add_range(&mut self, range: Range) {
-        if range.start < range.end && !self.ranges.contains(&range) {
-            self.ranges.push(range);
-        }
-    }
-}
-
 /// What a command knows of its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
@@ -126,16 +72,16 @@ enum Mode {
 /// One execution of an intention or a query.
 #[derive(Debug)]
 pub struct Run {
-    kv: KvView,
+    pub(crate) rows: RowsView,
     store: Option<StoreId>,
-    lane: Lane,
-    at: Position,
+    pub(crate) lane: Lane,
+    pub(crate) at: Position,
     mode: Mode,
-    own: BTreeMap<Cell, Op>,
+    pub(crate) own: BTreeMap<Cell, Op>,
     /// What `own` held before each write of the transaction that runs.
     journal: Vec<(Cell, Option<Op>)>,
     transaction_bytes: usize,
-    reads: Reads,
+    pub(crate) reads: Reads,
     /// Set when a query asks for the time: its result then changes with every entry.
     clock_read: bool,
     call_seed: [u8; 32],
@@ -144,29 +90,29 @@ pub struct Run {
 impl Run {
     /// A run of an intention's calls. `store` is `None` in a genesis.
     pub(crate) fn command(
-        kv: KvView,
+        rows: RowsView,
         store: Option<StoreId>,
         lane: Lane,
         at: Position,
         place: Place,
     ) -> Self {
-        Self::new(kv, store, lane, at, Mode::Command(place))
+        Self::new(rows, store, lane, at, Mode::Command(place))
     }
 
     /// A run of a query at `at`, with the clock at `time`.
     pub(crate) fn query(
-        kv: KvView,
+        rows: RowsView,
         store: Option<StoreId>,
         lane: Lane,
         at: Position,
         time: Time,
     ) -> Self {
-        Self::new(kv, store, lane, at, Mode::Query { time })
+        Self::new(rows, store, lane, at, Mode::Query { time })
     }
 
-    fn new(kv: KvView, store: Option<StoreId>, lane: Lane, at: Position, mode: Mode) -> Self {
+    fn new(rows: RowsView, store: Option<StoreId>, lane: Lane, at: Position, mode: Mode) -> Self {
         Self {
-            kv,
+            rows,
             store,
             lane,
             at,
@@ -183,7 +129,7 @@ impl Run {
     /// A query over the state as this run would leave it, its own writes included.
     pub(crate) fn query_over(&self) -> Self {
         let mut query = Self::query(
-            self.kv.clone(),
+            self.rows.clone(),
             self.store,
             self.lane,
             self.at,
@@ -198,7 +144,7 @@ impl Run {
         matches!(self.mode, Mode::Query { .. })
     }
 
-    fn command_place(&self) -> Result<&Place, RunFault> {
+    pub(crate) fn command_place(&self) -> Result<&Place, RunFault> {
         match &self.mode {
             Mode::Command(place) => Ok(place),
             Mode::Query { .. } => Err(RunFault::Trap(TrapKind::Misuse)),
@@ -222,7 +168,7 @@ impl Run {
             Some(_) => return Ok(None),
             None => {}
         }
-        let value = state::bytes_at(&self.kv, &cell, self.at)?;
+        let value = state::bytes_at(&self.rows, &cell, self.at)?;
         if value.is_some() || !mutant::active(Mutant::AbsentKeysUntracked) {
             self.reads
                 .cells
@@ -230,188 +176,6 @@ impl Run {
                 .or_insert_with(|| ValueMark::of_bytes(value.as_deref()));
         }
         Ok(value)
-    }
-
-    /// `state.scan`.
-    ///
-    /// # Errors
-    /// See [`Run::get`].
-    pub fn scan(
-        &mut self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: u32,
-        reverse: bool,
-    ) -> Result<Page, RunFault> {
-        self.page(start, end, limit, reverse, true)
-    }
-
-    /// `state.scan-keys`.
-    ///
-    /// # Errors
-    /// See [`Run::get`].
-    pub fn scan_keys(
-        &mut self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: u32,
-        reverse: bool,
-    ) -> Result<Page, RunFault> {
-        self.page(start, end, limit, reverse, false)
-    }
-
-    fn page(
-        &mut self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: u32,
-        reverse: bool,
-        values: bool,
-    ) -> Result<Page, RunFault> {
-        check_key(start)?;
-        if let Some(end) = end {
-            check_key(end)?;
-        }
-        let mut page = Page::default();
-        let mut bytes = 0;
-        let mut last: Option<Vec<u8>> = None;
-        self.merged(start, end, reverse, |key, value| {
-            let size = key.len() + if values { value.len() } else { 0 };
-            let full = page.rows.len() as u64 >= u64::from(limit)
-                || (!page.rows.is_empty() && bytes + size > PAGE_BYTES_MAX);
-            last = Some(key.to_vec());
-            if full {
-                page.more = true;
-                return ControlFlow::Break(());
-            }
-            bytes += size;
-            let value = if values { value } else { Arc::from([]) };
-            page.rows.push((key.to_vec(), value));
-            ControlFlow::Continue(())
-        })?;
-        if mutant::active(Mutant::ScanGapsUntracked) {
-            for (key, _) in &page.rows {
-                let cell = Cell::new(self.lane, Space::Bytes, key);
-                let value = state::bytes_at(&self.kv, &cell, self.at)?;
-                self.reads
-                    .cells
-                    .insert(cell, ValueMark::of_bytes(value.as_deref()));
-            }
-            return Ok(page);
-        }
-        self.mark_examined(
-            Space::Bytes,
-            start,
-            end,
-            reverse,
-            page.more.then_some(last).flatten(),
-        );
-        Ok(page)
-    }
-
-    /// Marks the interval up to the row that ended a scan, or all of it when none did.
-    fn mark_examined(
-        &mut self,
-        space: Space,
-        start: &[u8],
-        end: Option<&[u8]>,
-        reverse: bool,
-        stopped_at: Option<Vec<u8>>,
-    ) {
-        let cell = |key: &[u8]| Cell::new(self.lane, space, key).as_bytes().to_vec();
-        let mut range = Range {
-            start: cell(start),
-            end: match end {
-                Some(end) => cell(end),
-                None => {
-                    crate::kv::prefix_end(&cell(b"")).expect("a lane and a space are below 255")
-                }
-            },
-        };
-        if let Some(key) = stopped_at {
-            if reverse {
-                range.start = cell(&key);
-            } else {
-                range.end = cell(&key);
-                range.end.push(0);
-            }
-        }
-        self.reads.add_range(range);
-    }
-
-    /// Visits base rows and own writes as one sequence, without marking anything.
-    fn merged(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        reverse: bool,
-        mut visit: impl FnMut(&[u8], Arc<[u8]>) -> ControlFlow<()>,
-    ) -> Result<(), RunFault> {
-        if end.is_some_and(|end| start >= end) {
-            return Ok(());
-        }
-        let (own, own_end) = self.own_range(Space::Bytes, start, end);
-        let mut own = self.own.range((own, own_end));
-        let mut step = || {
-            if reverse { own.next_back() } else { own.next() }
-        };
-        let mut next_own = step();
-        let mut stopped = false;
-        let mut emit = |cell: &Cell, op: &Op| match op {
-            Op::Put(bytes) => visit(cell.key(), bytes.clone()),
-            _ => ControlFlow::Continue(()),
-        };
-        state::scan_bytes_at(
-            &self.kv,
-            self.lane,
-            Space::Bytes,
-            start,
-            end,
-            self.at,
-            reverse,
-            |key, value| {
-                let cell = Cell::new(self.lane, Space::Bytes, key);
-                while let Some((own_cell, op)) = next_own {
-                    let order = own_cell.cmp(&cell);
-                    let order = if reverse { order.reverse() } else { order };
-                    if order.is_gt() {
-                        break;
-                    }
-                    if emit(own_cell, op).is_break() {
-                        stopped = true;
-                        return ControlFlow::Break(());
-                    }
-                    next_own = step();
-                    if order.is_eq() {
-                        return ControlFlow::Continue(());
-                    }
-                }
-                let flow = emit(&cell, &Op::Put(value));
-                stopped = flow.is_break();
-                flow
-            },
-        )?;
-        while let (false, Some((cell, op))) = (stopped, next_own) {
-            stopped = emit(cell, op).is_break();
-            next_own = step();
-        }
-        Ok(())
-    }
-
-    fn own_range(
-        &self,
-        space: Space,
-        start: &[u8],
-        end: Option<&[u8]>,
-    ) -> (Bound<Cell>, Bound<Cell>) {
-        let start = Bound::Included(Cell::new(self.lane, space, start));
-        let end = match end {
-            Some(end) => Bound::Excluded(Cell::new(self.lane, space, end)),
-            None => crate::kv::prefix_end(Cell::new(self.lane, space, b"").as_bytes())
-                .and_then(|end| Cell::from_slice(&end))
-                .map_or(Bound::Unbounded, Bound::Excluded),
-        };
-        (start, end)
     }
 
     /// `state.put`.
@@ -440,28 +204,6 @@ impl Run {
         self.write(Cell::new(self.lane, Space::Bytes, key), Op::Delete)
     }
 
-    /// `state.delete-range`: deletes every row that it finds, and so counts as a scan of them all.
-    /// Returns how many rows it deleted, for the charge.
-    ///
-    /// # Errors
-    /// See [`Run::get`].
-    pub fn delete_range(&mut self, start: &[u8], end: &[u8]) -> Result<u64, RunFault> {
-        self.command_place()?;
-        check_key(start)?;
-        check_key(end)?;
-        let mut keys = Vec::new();
-        self.merged(start, Some(end), false, |key, _| {
-            keys.push(key.to_vec());
-            ControlFlow::Continue(())
-        })?;
-        self.mark_examined(Space::Bytes, start, Some(end), false, None);
-        let count = keys.len() as u64;
-        for key in keys {
-            self.write(Cell::new(self.lane, Space::Bytes, &key), Op::Delete)?;
-        }
-        Ok(count)
-    }
-
     /// `state.add`: neither a read nor an absolute write.
     ///
     /// # Errors
@@ -484,7 +226,7 @@ impl Run {
     pub fn number(&mut self, key: &[u8]) -> Result<i64, RunFault> {
         check_key(key)?;
         let cell = Cell::new(self.lane, Space::Numbers, key);
-        let base = state::number_at(&self.kv, &cell, self.at)?;
+        let base = state::number_at(&self.rows, &cell, self.at)?;
         let own = match self.own.get(&cell) {
             Some(Op::Add(own)) => *own,
             _ => 0,
@@ -494,80 +236,6 @@ impl Run {
             .entry(cell)
             .or_insert_with(|| ValueMark::of_number(base));
         Ok(base.wrapping_add(own))
-    }
-
-    /// `state.scan-numbers`: those that are not 0, ascending.
-    ///
-    /// # Errors
-    /// See [`Run::get`].
-    pub fn scan_numbers(
-        &mut self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: u32,
-    ) -> Result<Vec<(Vec<u8>, i64)>, RunFault> {
-        check_key(start)?;
-        if let Some(end) = end {
-            check_key(end)?;
-        }
-        let limit = limit as usize;
-        let mut rows: Vec<(Vec<u8>, i64)> = Vec::new();
-        if limit == 0 || end.is_some_and(|end| start >= end) {
-            return Ok(rows);
-        }
-        let (from, to) = self.own_range(Space::Numbers, start, end);
-        let mut own: Vec<(Vec<u8>, i64)> = self
-            .own
-            .range((from, to))
-            .filter_map(|(cell, op)| match op {
-                Op::Add(by) => Some((cell.key().to_vec(), *by)),
-                _ => None,
-            })
-            .collect();
-        own.reverse();
-        // A page ends as one of `scan` does.
-        let rows_max = limit.min(PAGE_BYTES_MAX / 16);
-        let mut stopped = None;
-        let mut emit = |key: &[u8], number: i64| {
-            if number != 0 {
-                rows.push((key.to_vec(), number));
-            }
-            if rows.len() == rows_max {
-                stopped = Some(key.to_vec());
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        };
-        let mut ended = false;
-        state::scan_numbers_at(&self.kv, self.lane, start, end, self.at, |key, base| {
-            while let Some((own_key, by)) = own.last() {
-                match own_key.as_slice().cmp(key) {
-                    std::cmp::Ordering::Greater => break,
-                    std::cmp::Ordering::Equal => {
-                        let flow = emit(key, base.wrapping_add(*by));
-                        own.pop();
-                        ended = flow.is_break();
-                        return flow;
-                    }
-                    std::cmp::Ordering::Less => {
-                        let flow = emit(own_key, *by);
-                        own.pop();
-                        if flow.is_break() {
-                            ended = true;
-                            return flow;
-                        }
-                    }
-                }
-            }
-            let flow = emit(key, base);
-            ended = flow.is_break();
-            flow
-        })?;
-        while let (false, Some((key, by))) = (ended, own.pop()) {
-            ended = emit(&key, by).is_break();
-        }
-        self.mark_examined(Space::Numbers, start, end, false, stopped);
-        Ok(rows)
     }
 
     /// `blobs.pin`.
@@ -621,11 +289,11 @@ impl Run {
         if (0..place.index).any(|index| place.header.call_id(index) == other) {
             return Ok(true);
         }
-        let Some(call) = dag::call(&self.kv, other)? else {
+        let Some(call) = dag::call(&self.rows, other)? else {
             return Ok(false);
         };
         for name in &place.names {
-            if dag::in_past_or_same(&self.kv, call.local, *name)? {
+            if dag::in_past_or_same(&self.rows, call.local, *name)? {
                 return Ok(true);
             }
         }
@@ -726,7 +394,7 @@ impl Run {
         (self.reads, self.own)
     }
 
-    fn write(&mut self, cell: Cell, op: Op) -> Result<(), RunFault> {
+    pub(crate) fn write(&mut self, cell: Cell, op: Op) -> Result<(), RunFault> {
         self.transaction_bytes += cell.as_bytes().len()
             + match &op {
                 Op::Put(bytes) => bytes.len(),
@@ -741,7 +409,7 @@ impl Run {
     }
 }
 
-fn check_key(key: &[u8]) -> Result<(), RunFault> {
+pub(crate) fn check_key(key: &[u8]) -> Result<(), RunFault> {
     if key.len() > KEY_BYTES_MAX {
         return Err(RunFault::Trap(TrapKind::Limit));
     }

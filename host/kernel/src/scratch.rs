@@ -14,16 +14,17 @@ use redb::Database;
 use redb::backends::InMemoryBackend;
 
 use crate::cell::{Cell, Op, Space, newest_key};
-use crate::dag::{self, LocalSeq, PastCache};
+use crate::dag::LocalSeq;
 use crate::engine::{
     Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, Instance, Question,
 };
 use crate::fold::{call_count, code_cell, init_args};
 use crate::governance::storage;
-use crate::kv::{Kv, StorageError};
+use crate::grow::{self, PastCache};
 use crate::log::Stored;
 use crate::lthash::{Element, LtHash};
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
+use crate::rows::{Rows, StorageError};
 use crate::run::{Place, Run};
 use crate::state::{self, Newest};
 use crate::versions::RootDigests;
@@ -45,7 +46,7 @@ struct Judge<'a> {
     store: StoreId,
     entries: Vec<&'a Stored>,
     /// Graph rows, and nothing else: every fold starts from these.
-    graph: Kv,
+    graph: Rows,
     past: HashMap<IntentionId, HashSet<IntentionId>>,
     calls: HashMap<CallId, IntentionId>,
 }
@@ -78,9 +79,9 @@ pub fn scratch(engine: &dyn Engine, entries: &[Stored]) -> Result<Scratch, HostF
     judge.fold()
 }
 
-fn memory() -> Result<Kv, StorageError> {
+fn memory() -> Result<Rows, StorageError> {
     let db = Database::builder().create_with_backend(InMemoryBackend::new())?;
-    Kv::open(db)
+    Rows::open(db)
 }
 
 impl Judge<'_> {
@@ -88,7 +89,7 @@ impl Judge<'_> {
         let mut pasts = PastCache::default();
         for (local, entry) in (0u64..).zip(entries) {
             let calls = call_count(entry.body.as_deref());
-            dag::add(
+            grow::add(
                 &mut self.graph,
                 &mut pasts,
                 &entry.header,
@@ -111,17 +112,17 @@ impl Judge<'_> {
     fn fold(&self) -> Result<Scratch, HostFault> {
         let mut void = BTreeSet::new();
         for _ in 0..self.entries.len() + 2 {
-            let (kv, outcomes) = self.fold_lane(Lane::System, self.fresh()?, &void)?;
-            let next = self.cut(&kv)?;
+            let (rows, outcomes) = self.fold_lane(Lane::System, self.fresh()?, &void)?;
+            let next = self.cut(&rows)?;
             if next != void {
                 void = next;
                 continue;
             }
-            let (kv, app) = self.fold_lane(Lane::App, kv, &void)?;
+            let (rows, app) = self.fold_lane(Lane::App, rows, &void)?;
             let mut all: BTreeMap<_, _> = outcomes;
             all.extend(app);
             return Ok(Scratch {
-                roots: self.roots(&kv, &all)?,
+                roots: self.roots(&rows, &all)?,
                 outcomes: all,
                 void,
             });
@@ -129,26 +130,23 @@ impl Judge<'_> {
         Err(HostFault::Storage("the cuts do not settle".into()))
     }
 
-    fn fresh(&self) -> Result<Kv, HostFault> {
-        let mut kv = memory().map_err(storage)?;
-        kv.restore(self.graph.view());
-        Ok(kv)
+    fn fresh(&self) -> Result<Rows, HostFault> {
+        let mut rows = memory().map_err(storage)?;
+        rows.restore(self.graph.view());
+        Ok(rows)
     }
 
-    fn ask(&self, kv: &Kv, question: &Question) -> Result<Option<Answer>, HostFault> {
+    fn ask(&self, rows: &Rows, question: &Question) -> Result<Option<Answer>, HostFault> {
         let run = Run::query(
-            kv.view(),
+            rows.view(),
             Some(self.store),
             Lane::System,
             Position::MAX,
             Time::default(),
         );
-        let (_, answer) = self.engine.ask(
-            &self.genesis.system.id,
-            &self.genesis.limits,
-            run,
-            question,
-        );
+        let (_, answer) =
+            self.engine
+                .ask(&self.genesis.system.id, &self.genesis.limits, run, question);
         match answer {
             Ok(answer) => Ok(Some(answer)),
             Err(AskError::Trapped(_)) => Ok(None),
@@ -161,9 +159,9 @@ impl Judge<'_> {
     fn fold_lane(
         &self,
         lane: Lane,
-        mut kv: Kv,
+        mut rows: Rows,
         void: &BTreeSet<IntentionId>,
-    ) -> Result<(Kv, BTreeMap<(Position, Lane), Vec<Outcome>>), HostFault> {
+    ) -> Result<(Rows, BTreeMap<(Position, Lane), Vec<Outcome>>), HostFault> {
         let mut outcomes = BTreeMap::new();
         // For the app lane: governance as it stood at each position.
         let mut system = match lane {
@@ -185,19 +183,19 @@ impl Judge<'_> {
             if !mine || void.contains(&id) {
                 continue;
             }
-            let governance = system.as_ref().unwrap_or(&kv);
-            let (outcome, writes) = self.run(lane, governance, &kv, entry)?;
-            write(&mut kv, entry.header.position(), writes).map_err(storage)?;
+            let governance = system.as_ref().unwrap_or(&rows);
+            let (outcome, writes) = self.run(lane, governance, &rows, entry)?;
+            write(&mut rows, entry.header.position(), writes).map_err(storage)?;
             outcomes.insert((entry.header.position(), lane), outcome);
         }
-        Ok((kv, outcomes))
+        Ok((rows, outcomes))
     }
 
     fn run(
         &self,
         lane: Lane,
-        governance: &Kv,
-        kv: &Kv,
+        governance: &Rows,
+        rows: &Rows,
         entry: &Stored,
     ) -> Result<(Vec<Outcome>, BTreeMap<Cell, Op>), HostFault> {
         let malformed = || Outcome::Refused {
@@ -215,7 +213,7 @@ impl Judge<'_> {
         };
         let genesis = entry.header.is_genesis();
         let run = Run::command(
-            kv.view(),
+            rows.view(),
             (!genesis).then_some(self.store),
             lane,
             Position::MAX,
@@ -237,7 +235,7 @@ impl Judge<'_> {
             let (outcome, broken) = self.transaction(
                 lane,
                 governance,
-                kv,
+                rows,
                 entry,
                 first,
                 &transaction.calls,
@@ -256,12 +254,15 @@ impl Judge<'_> {
         Ok((outcomes, run.into_effects().1))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one step of the plain loop above")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of the plain loop above"
+    )]
     fn transaction(
         &self,
         lane: Lane,
-        governance: &Kv,
-        kv: &Kv,
+        governance: &Rows,
+        rows: &Rows,
         entry: &Stored,
         first: u32,
         calls: &[Call],
@@ -281,7 +282,7 @@ impl Judge<'_> {
         }
         let code = match lane {
             Lane::System => Some(self.genesis.system.id),
-            Lane::App => state::bytes_at(kv, &code_cell(), Position::MAX)
+            Lane::App => state::bytes_at(rows, &code_cell(), Position::MAX)
                 .map_err(storage)?
                 .and_then(|v| lattice_format::ComponentId::from_slice(&v)),
         };
@@ -321,11 +322,7 @@ impl Judge<'_> {
         Ok((Outcome::Ok(values), false))
     }
 
-    fn init(
-        &self,
-        lane: Lane,
-        run: Run,
-    ) -> Result<(Vec<Outcome>, BTreeMap<Cell, Op>), HostFault> {
+    fn init(&self, lane: Lane, run: Run) -> Result<(Vec<Outcome>, BTreeMap<Cell, Op>), HostFault> {
         let (component, params): (_, &[Param]) = match (lane, &self.genesis.app) {
             (Lane::App, Some(app)) => (app.id, &self.genesis.app_params),
             _ => (self.genesis.system.id, &self.genesis.system_params),
@@ -365,11 +362,11 @@ impl Judge<'_> {
     }
 
     /// Which entries governance cuts off, asked at the end of the system lane.
-    fn cut(&self, kv: &Kv) -> Result<BTreeSet<IntentionId>, HostFault> {
+    fn cut(&self, rows: &Rows) -> Result<BTreeSet<IntentionId>, HostFault> {
         let mut void = BTreeSet::new();
         let authors: BTreeSet<_> = self.entries.iter().map(|e| e.header.author).collect();
         for author in authors {
-            let cuts = match self.ask(kv, &Question::Cuts(author))? {
+            let cuts = match self.ask(rows, &Question::Cuts(author))? {
                 Some(Answer::Cuts(cuts)) => cuts,
                 _ => Vec::new(),
             };
@@ -417,11 +414,11 @@ impl Judge<'_> {
 
     fn roots(
         &self,
-        kv: &Kv,
+        rows: &Rows,
         outcomes: &BTreeMap<(Position, Lane), Vec<Outcome>>,
     ) -> Result<RootDigests, HostFault> {
         let mut state_root = LtHash::default();
-        kv.scan(b"N", b"O", false, |row, value| {
+        rows.scan(b"N", b"O", false, |row, value| {
             let cell = &row[1..];
             match Newest::decode(value).map(|n| n.op) {
                 Ok(Op::Put(bytes)) => state_root.add(&Element::new(&[cell, &bytes])),
@@ -458,19 +455,19 @@ impl Judge<'_> {
 
 /// One value a cell: the plain state of the plain fold.
 fn write(
-    kv: &mut Kv,
+    rows: &mut Rows,
     position: Position,
     writes: BTreeMap<Cell, Op>,
 ) -> Result<(), StorageError> {
     for (cell, op) in writes {
         let op = match (cell.space(), op) {
             (Space::Numbers, Op::Add(by)) => {
-                let before = state::number_at(kv, &cell, Position::MAX)?;
+                let before = state::number_at(rows, &cell, Position::MAX)?;
                 Op::Add(before.wrapping_add(by))
             }
             (_, op) => op,
         };
-        kv.put(newest_key(&cell), Newest { position, op }.encode());
+        rows.put(newest_key(&cell), Newest { position, op }.encode());
     }
     Ok(())
 }

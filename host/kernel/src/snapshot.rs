@@ -12,10 +12,10 @@ use crate::dag::{self, LocalSeq};
 use crate::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Question};
 use crate::fold::{Info, code_cell};
 use crate::governance;
-use crate::kv::{KvView, StorageError};
 use crate::log::{Log, Stored};
 use crate::outcome::{HostRefusal, Outcome};
 use crate::record::{self, Record};
+use crate::rows::{RowsView, StorageError};
 use crate::run::{Reads, Run};
 use crate::state;
 
@@ -91,7 +91,7 @@ pub struct Queried {
 pub struct Snapshot {
     pub(crate) info: Arc<Info>,
     pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) kv: KvView,
+    pub(crate) rows: RowsView,
     pub(crate) log: Log,
     pub(crate) summary: Arc<Summary>,
 }
@@ -123,7 +123,7 @@ impl Snapshot {
     /// # Errors
     /// As all of these: when the disk fails.
     pub fn contains(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        Ok(dag::local_of(&self.kv, id)?.is_some())
+        Ok(dag::local_of(&self.rows, id)?.is_some())
     }
 
     /// That intention, if it is witnessed.
@@ -131,7 +131,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn entry(&self, id: &IntentionId) -> Result<Option<Stored>, StorageError> {
-        match dag::local_of(&self.kv, id)? {
+        match dag::local_of(&self.rows, id)? {
             Some(local) => self.log.entry(local),
             None => Ok(None),
         }
@@ -167,7 +167,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn local_of(&self, id: &IntentionId) -> Result<Option<LocalSeq>, StorageError> {
-        dag::local_of(&self.kv, id)
+        dag::local_of(&self.rows, id)
     }
 
     /// The last intention of each chain, sorted; a fork gives a chain several. A branch that
@@ -177,12 +177,12 @@ impl Snapshot {
     /// When the disk fails.
     pub fn tips(&self) -> Result<Vec<Tip>, StorageError> {
         let mut tips = Vec::new();
-        for (_, branch) in dag::branches(&self.kv)? {
+        for (_, branch) in dag::branches(&self.rows)? {
             tips.push(Tip {
                 author: branch.author,
                 chain: branch.chain,
                 seq: branch.tip,
-                id: dag::meta(&self.kv, branch.tip_local)?.id,
+                id: dag::meta(&self.rows, branch.tip_local)?.id,
                 local: branch.tip_local,
             });
         }
@@ -216,27 +216,27 @@ impl Snapshot {
         seq: Seq,
         limit: usize,
     ) -> Result<Vec<LocalSeq>, StorageError> {
-        let Some(local) = dag::local_of(&self.kv, tip)? else {
+        let Some(local) = dag::local_of(&self.rows, tip)? else {
             return Ok(Vec::new());
         };
-        let meta = dag::meta(&self.kv, local)?;
+        let meta = dag::meta(&self.rows, local)?;
         // From the tip's branch up through the branches that it left.
         let mut parts = vec![(meta.branch, meta.seq)];
         loop {
             let (at, _) = parts[parts.len() - 1];
-            match dag::branch(&self.kv, at)?.parent {
+            match dag::branch(&self.rows, at)?.parent {
                 Some((parent, left_at)) if left_at >= seq => parts.push((parent, left_at)),
                 _ => break,
             }
         }
         let mut out = Vec::new();
         for (branch_id, last) in parts.into_iter().rev() {
-            let first = dag::branch(&self.kv, branch_id)?.first.max(seq);
+            let first = dag::branch(&self.rows, branch_id)?.first.max(seq);
             for n in first.0..=last.0 {
                 if out.len() == limit {
                     return Ok(out);
                 }
-                if let Some(local) = dag::entry_of_branch(&self.kv, branch_id, Seq(n))? {
+                if let Some(local) = dag::entry_of_branch(&self.rows, branch_id, Seq(n))? {
                     out.push(local);
                 }
             }
@@ -249,8 +249,8 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn in_past_or_same(&self, x: &IntentionId, y: &IntentionId) -> Result<bool, StorageError> {
-        match dag::local_of(&self.kv, x)? {
-            Some(x) => dag::in_past_or_same(&self.kv, x, *y),
+        match dag::local_of(&self.rows, x)? {
+            Some(x) => dag::in_past_or_same(&self.rows, x, *y),
             None => Ok(false),
         }
     }
@@ -260,7 +260,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn is_void(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        record::is_void(&self.kv, id)
+        record::is_void(&self.rows, id)
     }
 
     /// What became of each transaction; `None` while the entry is unknown, pending or void.
@@ -268,10 +268,10 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn outcomes(&self, id: &IntentionId) -> Result<Option<Vec<Outcome>>, StorageError> {
-        let Some(local) = dag::local_of(&self.kv, id)? else {
+        let Some(local) = dag::local_of(&self.rows, id)? else {
             return Ok(None);
         };
-        let meta = dag::meta(&self.kv, local)?;
+        let meta = dag::meta(&self.rows, local)?;
         let (outcomes, void, pending) = self.standing(local, meta.lane, meta.position())?;
         Ok((!void && !pending).then_some(outcomes))
     }
@@ -289,12 +289,16 @@ impl Snapshot {
         let mut outcomes = Vec::new();
         let mut pending = false;
         for lane in lanes {
-            pending |= record::is_due(&self.kv, *lane, position)?;
-            if let Some(record) = Record::load(&self.kv, *lane, position)? {
+            pending |= record::is_due(&self.rows, *lane, position)?;
+            if let Some(record) = Record::load(&self.rows, *lane, position)? {
                 outcomes.extend(record.outcomes);
             }
         }
-        Ok((outcomes, record::is_void(&self.kv, &position.id)?, pending))
+        Ok((
+            outcomes,
+            record::is_void(&self.rows, &position.id)?,
+            pending,
+        ))
     }
 
     /// Entries in canonical order, from `from` on (exclusive), at most `limit`.
@@ -323,7 +327,7 @@ impl Snapshot {
         };
         let mut places = Vec::new();
         if limit > 0 {
-            self.kv.scan(&start, &end, reverse, |row, value| {
+            self.rows.scan(&start, &end, reverse, |row, value| {
                 if let (Some(position), Ok(local)) =
                     (Position::from_slice(&row[1..]), value.try_into())
                 {
@@ -364,7 +368,7 @@ impl Snapshot {
             &self.info.genesis.system.id,
             &self.info.genesis.limits,
             self.info.id,
-            &self.kv,
+            &self.rows,
             question,
         )
     }
@@ -374,7 +378,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn code_in_effect(&self) -> Result<Option<ComponentId>, StorageError> {
-        let value = state::bytes_at(&self.kv, &code_cell(), Position::MAX)?;
+        let value = state::bytes_at(&self.rows, &code_cell(), Position::MAX)?;
         Ok(value.and_then(|v| ComponentId::from_slice(&v)))
     }
 
@@ -399,7 +403,7 @@ impl Snapshot {
             });
         };
         let run = Run::query(
-            self.kv.clone(),
+            self.rows.clone(),
             Some(self.info.id),
             lane,
             Position::MAX,
@@ -433,13 +437,13 @@ impl Snapshot {
     ) -> Result<Vec<(Vec<u8>, Arc<[u8]>)>, StorageError> {
         let mut out = Vec::new();
         if space == crate::cell::Space::Numbers {
-            state::scan_numbers_at(&self.kv, lane, b"", None, Position::MAX, |key, number| {
+            state::scan_numbers_at(&self.rows, lane, b"", None, Position::MAX, |key, number| {
                 out.push((key.to_vec(), Arc::from(number.to_be_bytes())));
                 ControlFlow::Continue(())
             })?;
         } else {
             state::scan_bytes_at(
-                &self.kv,
+                &self.rows,
                 lane,
                 space,
                 b"",

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lattice_format::{Lane, Position};
 
 use crate::cell::{Cell, Op, Space, newest_key, older_key};
-use crate::kv::{KvView, StorageError, prefix_end};
+use crate::rows::{RowsView, StorageError, prefix_end};
 
 /// What the newest row of a cell holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,26 +42,26 @@ impl Newest {
     }
 }
 
-pub(crate) fn newest(kv: &KvView, cell: &Cell) -> Result<Option<Newest>, StorageError> {
-    kv.get(&newest_key(cell))?
+pub(crate) fn newest(rows: &RowsView, cell: &Cell) -> Result<Option<Newest>, StorageError> {
+    rows.get(&newest_key(cell))?
         .map(|bytes| Newest::decode(&bytes))
         .transpose()
 }
 
 /// The bytes of a cell as a run at `position` sees them: those of the last version below it.
 pub(crate) fn bytes_at(
-    kv: &KvView,
+    rows: &RowsView,
     cell: &Cell,
     position: Position,
 ) -> Result<Option<Arc<[u8]>>, StorageError> {
-    match newest(kv, cell)? {
+    match newest(rows, cell)? {
         None => Ok(None),
-        Some(newest) => visible(kv, cell, newest, position),
+        Some(newest) => visible(rows, cell, newest, position),
     }
 }
 
 fn visible(
-    kv: &KvView,
+    rows: &RowsView,
     cell: &Cell,
     newest: Newest,
     position: Position,
@@ -69,7 +69,7 @@ fn visible(
     let op = if newest.position < position {
         newest.op
     } else {
-        match kv.first(
+        match rows.first(
             &older_key(cell, Position::MIN),
             &older_key(cell, position),
             true,
@@ -94,15 +94,19 @@ pub(crate) fn decode_op(bytes: &[u8]) -> Result<Op, StorageError> {
 }
 
 /// The number in a cell as a run at `position` sees it: the sum of the deltas below it.
-pub(crate) fn number_at(kv: &KvView, cell: &Cell, position: Position) -> Result<i64, StorageError> {
-    match newest(kv, cell)? {
+pub(crate) fn number_at(
+    rows: &RowsView,
+    cell: &Cell,
+    position: Position,
+) -> Result<i64, StorageError> {
+    match newest(rows, cell)? {
         None => Ok(0),
-        Some(newest) => number_of(kv, cell, &newest, position),
+        Some(newest) => number_of(rows, cell, &newest, position),
     }
 }
 
 fn number_of(
-    kv: &KvView,
+    rows: &RowsView,
     cell: &Cell,
     newest: &Newest,
     position: Position,
@@ -113,7 +117,7 @@ fn number_of(
     if newest.position >= position {
         // Counted down from the end, since late readers stand near it.
         let mut damaged = None;
-        kv.scan(
+        rows.scan(
             &older_key(cell, position),
             &older_key(cell, Position::MAX),
             true,
@@ -136,7 +140,7 @@ fn number_of(
 /// Visits the cells of one lane and space that a run at `position` sees, from `start` (inclusive)
 /// to `end` (exclusive; `None` for the end of the space): keys with their bytes.
 pub(crate) fn scan_bytes_at(
-    kv: &KvView,
+    rows: &RowsView,
     lane: Lane,
     space: Space,
     start: &[u8],
@@ -145,8 +149,8 @@ pub(crate) fn scan_bytes_at(
     reverse: bool,
     mut visit: impl FnMut(&[u8], Arc<[u8]>) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
-    scan_newest(kv, lane, space, start, end, reverse, |cell, newest| {
-        Ok(match visible(kv, cell, newest, position)? {
+    scan_newest(rows, lane, space, start, end, reverse, |cell, newest| {
+        Ok(match visible(rows, cell, newest, position)? {
             Some(bytes) => visit(cell.key(), bytes),
             None => ControlFlow::Continue(()),
         })
@@ -155,7 +159,7 @@ pub(crate) fn scan_bytes_at(
 
 /// As [`scan_bytes_at`], for numbers that are not 0.
 pub(crate) fn scan_numbers_at(
-    kv: &KvView,
+    rows: &RowsView,
     lane: Lane,
     start: &[u8],
     end: Option<&[u8]>,
@@ -163,14 +167,14 @@ pub(crate) fn scan_numbers_at(
     mut visit: impl FnMut(&[u8], i64) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
     scan_newest(
-        kv,
+        rows,
         lane,
         Space::Numbers,
         start,
         end,
         false,
         |cell, newest| {
-            Ok(match number_of(kv, cell, &newest, position)? {
+            Ok(match number_of(rows, cell, &newest, position)? {
                 0 => ControlFlow::Continue(()),
                 number => visit(cell.key(), number),
             })
@@ -179,7 +183,7 @@ pub(crate) fn scan_numbers_at(
 }
 
 fn scan_newest(
-    kv: &KvView,
+    rows: &RowsView,
     lane: Lane,
     space: Space,
     start: &[u8],
@@ -194,7 +198,7 @@ fn scan_newest(
             .expect("a lane and a space are below 255"),
     };
     let mut failed = None;
-    kv.scan(&from, &to, reverse, |row, value| {
+    rows.scan(&from, &to, reverse, |row, value| {
         let step = Cell::from_slice(&row[1..])
             .ok_or_else(|| StorageError("a cell of the derived state is damaged".into()))
             .and_then(|cell| visit(&cell, Newest::decode(value)?));

@@ -39,22 +39,61 @@ pub struct ModelEngine;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each does what its name says to the register")]
 pub enum Step {
-    Get { k: u8, dynamic: bool },
-    Put { k: u8, dynamic: bool, value: u8 },
-    Delete { k: u8, dynamic: bool },
-    DeleteRange { from: u8, to: u8 },
-    Scan { from: u8, to: u8, limit: u8, reverse: bool },
-    Add { k: u8, by: i8 },
-    Number { k: u8 },
-    ScanNumbers { from: u8, to: u8, limit: u8 },
-    RefuseIf { modulus: u8 },
-    TrapIf { modulus: u8 },
+    Get {
+        k: u8,
+        dynamic: bool,
+    },
+    Put {
+        k: u8,
+        dynamic: bool,
+        value: u8,
+    },
+    Delete {
+        k: u8,
+        dynamic: bool,
+    },
+    DeleteRange {
+        from: u8,
+        to: u8,
+    },
+    Scan {
+        from: u8,
+        to: u8,
+        limit: u8,
+        reverse: bool,
+    },
+    Add {
+        k: u8,
+        by: i8,
+    },
+    Number {
+        k: u8,
+    },
+    ScanNumbers {
+        from: u8,
+        to: u8,
+        limit: u8,
+    },
+    RefuseIf {
+        modulus: u8,
+    },
+    TrapIf {
+        modulus: u8,
+    },
     StoreGlobal,
     LoadGlobal,
-    PutCallId { k: u8 },
-    Observed { k: u8 },
-    Pin { k: u8 },
-    Unpin { k: u8 },
+    PutCallId {
+        k: u8,
+    },
+    Observed {
+        k: u8,
+    },
+    Pin {
+        k: u8,
+    },
+    Unpin {
+        k: u8,
+    },
 }
 
 /// Keys that programs use.
@@ -68,7 +107,12 @@ impl Step {
             Self::Put { k, dynamic, value } => [1, k, b(dynamic), value, 0],
             Self::Delete { k, dynamic } => [2, k, b(dynamic), 0, 0],
             Self::DeleteRange { from, to } => [3, from, to, 0, 0],
-            Self::Scan { from, to, limit, reverse } => [4, from, to, limit, b(reverse)],
+            Self::Scan {
+                from,
+                to,
+                limit,
+                reverse,
+            } => [4, from, to, limit, b(reverse)],
             Self::Add { k, by } => [5, k, by.cast_unsigned(), 0, 0],
             Self::Number { k } => [6, k, 0, 0, 0],
             Self::ScanNumbers { from, to, limit } => [7, from, to, limit, 0],
@@ -170,8 +214,14 @@ pub fn found(number: u8, now_ms: u64) -> Store {
         admits: Vec::new(),
         chain: ChainId(u64::from(number) + 1),
     };
-    Store::create(memory_files(), Arc::new(ModelEngine), key(number), spec, now_ms)
-        .expect("the model governance takes any founder")
+    Store::create(
+        memory_files(),
+        Arc::new(ModelEngine),
+        key(number),
+        spec,
+        now_ms,
+    )
+    .expect("the model governance takes any founder")
 }
 
 impl Engine for ModelEngine {
@@ -239,12 +289,7 @@ fn cbor(n: u64) -> Vec<u8> {
 }
 
 impl Instance for ModelInstance {
-    fn call(
-        &mut self,
-        kind: CallKind,
-        call: &Call,
-        fuel: &mut u64,
-    ) -> Result<CallEnd, HostFault> {
+    fn call(&mut self, kind: CallKind, call: &Call, fuel: &mut u64) -> Result<CallEnd, HostFault> {
         *fuel = fuel.saturating_sub(1);
         let result = match (kind, self.component, call.function.as_str()) {
             (CallKind::Init, GOVERNANCE, _) => found_governance(&mut self.run).map(|()| 0),
@@ -391,8 +436,7 @@ fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), Stop> {
                 return Err(Stop::Refuse(1));
             };
             let target = member_key(&DeviceKey(*device));
-            let (Some(own), Some(row)) = (run.get(&member_key(&author))?, run.get(&target)?)
-            else {
+            let (Some(own), Some(row)) = (run.get(&member_key(&author))?, run.get(&target)?) else {
                 return Err(Stop::Refuse(2));
             };
             // Voids point only downwards in rank.
@@ -440,7 +484,7 @@ fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault> {
         Question::Cuts(author) => {
             let mut start = vec![b'x'];
             start.extend_from_slice(&author.0);
-            let end = crate::kv::prefix_end(&start).unwrap_or_default();
+            let end = crate::rows::prefix_end(&start).unwrap_or_default();
             let page = run.scan(&start, Some(&end), u32::MAX, false)?;
             Answer::Cuts(
                 page.rows
@@ -448,7 +492,12 @@ fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault> {
                     .filter_map(|(key, kept)| {
                         Some(Cut {
                             revocation: CallId::from_slice(&key[33..])?,
-                            kept: kept.as_chunks::<32>().0.iter().map(|id| IntentionId(*id)).collect(),
+                            kept: kept
+                                .as_chunks::<32>()
+                                .0
+                                .iter()
+                                .map(|id| IntentionId(*id))
+                                .collect(),
                         })
                     })
                     .collect(),

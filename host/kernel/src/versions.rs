@@ -13,9 +13,9 @@ use lattice_format::{Digest, IntentionId, Lane, Position};
 use crate::cell::{
     Cell, Op, Space, ValueMark, common_prefix, newest_key, older_key, range_key, reader_key,
 };
-use crate::kv::{Kv, KvView, StorageError};
 use crate::lthash::{Element, LtHash};
 use crate::outcome::Outcome;
+use crate::rows::{Rows, RowsView, StorageError};
 use crate::run::{Range, Reads};
 use crate::state::{self, Newest, decode_op};
 
@@ -112,17 +112,17 @@ pub(crate) fn just_above(position: Position) -> Position {
 
 /// The version of `cell` at exactly `position`.
 pub(crate) fn version_at(
-    kv: &KvView,
+    rows: &RowsView,
     cell: &Cell,
     position: Position,
 ) -> Result<Option<Op>, StorageError> {
     if cell.space() != Space::Numbers
-        && let Some(newest) = state::newest(kv, cell)?
+        && let Some(newest) = state::newest(rows, cell)?
         && newest.position == position
     {
         return Ok(Some(newest.op));
     }
-    kv.get(&older_key(cell, position))?
+    rows.get(&older_key(cell, position))?
         .map(|op| decode_op(&op))
         .transpose()
 }
@@ -130,72 +130,72 @@ pub(crate) fn version_at(
 /// Puts, replaces or (with `None`) removes the version of `cell` at `position`. Tells whether a
 /// reader just above it would see another value than before.
 pub(crate) fn set(
-    kv: &mut Kv,
+    rows: &mut Rows,
     roots: &mut Roots,
     cell: &Cell,
     position: Position,
     op: Option<&Op>,
 ) -> Result<bool, StorageError> {
     if cell.space() == Space::Numbers {
-        return set_number(kv, roots, cell, position, op);
+        return set_number(rows, roots, cell, position, op);
     }
     let above = just_above(position);
-    let before = state::bytes_at(kv, cell, above)?;
-    let newest = state::newest(kv, cell)?;
+    let before = state::bytes_at(rows, cell, above)?;
+    let newest = state::newest(rows, cell)?;
     let newest_before = newest.as_ref().and_then(|n| match &n.op {
         Op::Put(bytes) => Some(bytes.clone()),
         _ => None,
     });
     match (newest, op) {
         (None, None) => {}
-        (None, Some(op)) => put_newest(kv, cell, position, op),
+        (None, Some(op)) => put_newest(rows, cell, position, op),
         (Some(newest), Some(op)) if newest.position < position => {
-            put_older(kv, cell, newest.position, &newest.op);
-            put_newest(kv, cell, position, op);
+            put_older(rows, cell, newest.position, &newest.op);
+            put_newest(rows, cell, position, op);
         }
         (Some(newest), Some(op)) if newest.position == position => {
-            put_newest(kv, cell, position, op);
+            put_newest(rows, cell, position, op);
         }
         (Some(newest), None) if newest.position == position => {
-            let previous = kv.first(
+            let previous = rows.first(
                 &older_key(cell, Position::MIN),
                 &older_key(cell, position),
                 true,
             )?;
             match previous {
-                None => kv.remove(newest_key(cell)),
+                None => rows.remove(newest_key(cell)),
                 Some((row, op)) => {
                     let at = Position::from_slice(&row[row.len() - Position::LEN..])
                         .ok_or_else(|| StorageError("a version's row is damaged".into()))?;
-                    put_newest(kv, cell, at, &decode_op(&op)?);
-                    kv.remove(row);
+                    put_newest(rows, cell, at, &decode_op(&op)?);
+                    rows.remove(row);
                 }
             }
         }
-        (Some(_), Some(op)) => put_older(kv, cell, position, op),
-        (Some(_), None) => kv.remove(older_key(cell, position)),
+        (Some(_), Some(op)) => put_older(rows, cell, position, op),
+        (Some(_), None) => rows.remove(older_key(cell, position)),
     }
-    let newest_after = state::bytes_at(kv, cell, Position::MAX)?;
+    let newest_after = state::bytes_at(rows, cell, Position::MAX)?;
     roots.value(cell, newest_before.as_deref(), newest_after.as_deref());
-    Ok(state::bytes_at(kv, cell, above)? != before)
+    Ok(state::bytes_at(rows, cell, above)? != before)
 }
 
-fn put_newest(kv: &mut Kv, cell: &Cell, position: Position, op: &Op) {
+fn put_newest(rows: &mut Rows, cell: &Cell, position: Position, op: &Op) {
     let row = Newest {
         position,
         op: op.clone(),
     };
-    kv.put(newest_key(cell), row.encode());
+    rows.put(newest_key(cell), row.encode());
 }
 
-fn put_older(kv: &mut Kv, cell: &Cell, position: Position, op: &Op) {
+fn put_older(rows: &mut Rows, cell: &Cell, position: Position, op: &Op) {
     let mut row = Vec::with_capacity(16);
     op.encode(&mut row);
-    kv.put(older_key(cell, position), row);
+    rows.put(older_key(cell, position), row);
 }
 
 fn set_number(
-    kv: &mut Kv,
+    rows: &mut Rows,
     roots: &mut Roots,
     cell: &Cell,
     position: Position,
@@ -206,21 +206,21 @@ fn set_number(
         Some(Op::Add(by)) => Ok(*by),
         Some(_) => Err(StorageError(format!("{cell:?} holds bytes among numbers"))),
     };
-    let old = version_at(kv, cell, position)?;
+    let old = version_at(rows, cell, position)?;
     let change = delta(op)?.wrapping_sub(delta(old.as_ref())?);
-    let newest = state::newest(kv, cell)?;
+    let newest = state::newest(rows, cell)?;
     let total_before = delta(newest.as_ref().map(|n| &n.op))?;
     let total = total_before.wrapping_add(change);
     match op {
-        Some(op) => put_older(kv, cell, position, op),
-        None => kv.remove(older_key(cell, position)),
+        Some(op) => put_older(rows, cell, position, op),
+        None => rows.remove(older_key(cell, position)),
     }
     let last = match (&newest, op) {
         (Some(newest), _) if newest.position > position => Some(newest.position),
         (_, Some(_)) => Some(position),
         (None, None) => None,
         (Some(newest), None) if newest.position < position => Some(newest.position),
-        (Some(_), None) => kv
+        (Some(_), None) => rows
             .first(
                 &older_key(cell, Position::MIN),
                 &older_key(cell, position),
@@ -229,8 +229,8 @@ fn set_number(
             .and_then(|(row, _)| Position::from_slice(&row[row.len() - Position::LEN..])),
     };
     match last {
-        Some(last) => put_newest(kv, cell, last, &Op::Add(total)),
-        None => kv.remove(newest_key(cell)),
+        Some(last) => put_newest(rows, cell, last, &Op::Add(total)),
+        None => rows.remove(newest_key(cell)),
     }
     let bytes = |n: i64| (n != 0).then(|| n.to_be_bytes());
     let (before, after) = (bytes(total_before), bytes(total));
@@ -260,14 +260,14 @@ impl RangeLengths {
 
 /// Writes the marks of a run.
 pub(crate) fn put_marks(
-    kv: &mut Kv,
+    rows: &mut Rows,
     lengths: &mut RangeLengths,
     lane: Lane,
     position: Position,
     reads: &Reads,
 ) {
     for (cell, mark) in &reads.cells {
-        kv.put(reader_key(cell, lane, position), mark.0);
+        rows.put(reader_key(cell, lane, position), mark.0);
     }
     for (number, range) in (0u32..).zip(&reads.ranges) {
         let prefix = common_prefix(&range.start, &range.end);
@@ -278,36 +278,36 @@ pub(crate) fn put_marks(
         value.extend_from_slice(&(range.start.len() as u16).to_be_bytes());
         value.extend_from_slice(&range.start);
         value.extend_from_slice(&range.end);
-        kv.put(range_key(prefix, lane, position, number), value);
+        rows.put(range_key(prefix, lane, position, number), value);
     }
 }
 
 /// Removes the marks of a run.
 pub(crate) fn remove_marks(
-    kv: &mut Kv,
+    rows: &mut Rows,
     lane: Lane,
     position: Position,
     cells: &[Cell],
     ranges: &[Range],
 ) {
     for cell in cells {
-        kv.remove(reader_key(cell, lane, position));
+        rows.remove(reader_key(cell, lane, position));
     }
     for (number, range) in (0u32..).zip(ranges) {
         let prefix = common_prefix(&range.start, &range.end);
-        kv.remove(range_key(prefix, lane, position, number));
+        rows.remove(range_key(prefix, lane, position, number));
     }
 }
 
 /// The runs that read `cell` above `position` and would now read another value.
 pub(crate) fn stale_readers(
-    kv: &KvView,
+    rows: &RowsView,
     lengths: &RangeLengths,
     cell: &Cell,
     position: Position,
 ) -> Result<Vec<(Lane, Position)>, StorageError> {
     let from = just_above(position);
-    let until = match next_absolute(kv, cell, position)? {
+    let until = match next_absolute(rows, cell, position)? {
         // The run that writes next still read what stood below it.
         Some(next) => just_above(next),
         None => Position::MAX,
@@ -319,7 +319,7 @@ pub(crate) fn stale_readers(
     let mut stale = Vec::new();
     for lane in lanes {
         let mut readers = Vec::new();
-        kv.scan(
+        rows.scan(
             &reader_key(cell, *lane, from),
             &reader_key(cell, *lane, until),
             false,
@@ -331,7 +331,7 @@ pub(crate) fn stale_readers(
             },
         )?;
         for (reader, mark) in readers {
-            if mark_at(kv, cell, reader)?.0[..] != mark[..] {
+            if mark_at(rows, cell, reader)?.0[..] != mark[..] {
                 stale.push((*lane, reader));
             }
         }
@@ -339,7 +339,7 @@ pub(crate) fn stale_readers(
             let Some(prefix) = cell.as_bytes().get(..usize::from(*length)) else {
                 break;
             };
-            kv.scan(
+            rows.scan(
                 &range_key(prefix, *lane, from, 0),
                 &range_key(prefix, *lane, until, 0),
                 false,
@@ -370,27 +370,27 @@ fn range_contains(row: &[u8], cell: &Cell) -> bool {
 
 /// What a run at `position` sees in `cell`, shortened.
 pub(crate) fn mark_at(
-    kv: &KvView,
+    rows: &RowsView,
     cell: &Cell,
     position: Position,
 ) -> Result<ValueMark, StorageError> {
     Ok(match cell.space() {
-        Space::Numbers => ValueMark::of_number(state::number_at(kv, cell, position)?),
-        _ => ValueMark::of_bytes(state::bytes_at(kv, cell, position)?.as_deref()),
+        Space::Numbers => ValueMark::of_number(state::number_at(rows, cell, position)?),
+        _ => ValueMark::of_bytes(state::bytes_at(rows, cell, position)?.as_deref()),
     })
 }
 
 /// Where `cell` is next written absolutely above `position`: what stands there shields later
 /// readers. Numbers are never written absolutely.
 fn next_absolute(
-    kv: &KvView,
+    rows: &RowsView,
     cell: &Cell,
     position: Position,
 ) -> Result<Option<Position>, StorageError> {
     if cell.space() == Space::Numbers {
         return Ok(None);
     }
-    let older = kv.first(
+    let older = rows.first(
         &older_key(cell, just_above(position)),
         &older_key(cell, Position::MAX),
         false,
@@ -398,7 +398,7 @@ fn next_absolute(
     if let Some((row, _)) = older {
         return Ok(Position::from_slice(&row[row.len() - Position::LEN..]));
     }
-    Ok(state::newest(kv, cell)?
+    Ok(state::newest(rows, cell)?
         .map(|newest| newest.position)
         .filter(|at| *at > position))
 }

@@ -1,9 +1,10 @@
 //! Frames: a message's length, its kind, its payload.
 //!
 //! The length (payload bytes, 4 bytes, big endian) comes first, so that a kind which this version does
-//! not know is passed over without being kept, however it came in pieces.
+//! not know is passed over without being kept, however it came in pieces. The blob protocol has the
+//! same frames.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::limits::FRAME_HEAD_BYTES;
 use super::message::{Message, MessageError};
@@ -13,10 +14,12 @@ use crate::limits::FRAME_BYTES_MAX;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The length exceeds the bound. The stream cannot be read further.
-    #[error("a frame of {len} bytes exceeds {FRAME_BYTES_MAX}")]
+    #[error("a frame of {len} bytes exceeds {max}")]
     TooLong {
         /// The announced length of the payload, in bytes.
         len: usize,
+        /// The most bytes allowed.
+        max: usize,
     },
     /// The payload is not the message of its kind. Later frames can be read.
     #[error(transparent)]
@@ -26,43 +29,42 @@ pub enum FrameError {
     NoHello,
 }
 
-/// Collects bytes of a stream and hands out messages. Holds at most one frame and what was pushed.
+/// Cuts a stream into frames. Holds at most one frame and what was pushed.
 #[derive(Debug, Default)]
-pub struct FrameReader {
+pub(crate) struct Frames {
     buffer: BytesMut,
     /// Bytes of an unknown message that are still to be passed over.
     skip: usize,
 }
 
-impl FrameReader {
+impl Frames {
     /// Adds bytes that came from the stream.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
         self.buffer.extend_from_slice(&bytes[skipped..]);
     }
 
-    /// The next message and the length of its payload, or `None` until more bytes come.
+    /// The next frame of a kind that `is_known`, or `None` until more bytes come.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`] ends the stream; after [`FrameError::Message`] it can be called again.
-    #[expect(clippy::should_implement_trait, reason = "an iterator would hide that it resumes")]
-    pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, FrameError> {
+    /// [`FrameError::TooLong`], which ends the stream.
+    pub(crate) fn next(
+        &mut self,
+        max: usize,
+        is_known: impl Fn(u8) -> bool,
+    ) -> Result<Option<(u8, Bytes)>, FrameError> {
         loop {
             if self.buffer.len() < FRAME_HEAD_BYTES {
                 return Ok(None);
             }
-            let len = u32::from_be_bytes([
-                self.buffer[0],
-                self.buffer[1],
-                self.buffer[2],
-                self.buffer[3],
-            ]) as usize;
-            if len > FRAME_BYTES_MAX {
-                return Err(FrameError::TooLong { len });
+            let head = &self.buffer[..FRAME_HEAD_BYTES];
+            let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            let kind = head[4];
+            if len > max {
+                return Err(FrameError::TooLong { len, max });
             }
-            let kind = self.buffer[4];
-            if !Message::is_known(kind) {
+            if !is_known(kind) {
                 self.buffer.advance(FRAME_HEAD_BYTES);
                 let here = len.min(self.buffer.len());
                 self.buffer.advance(here);
@@ -73,19 +75,35 @@ impl FrameReader {
                 return Ok(None);
             }
             self.buffer.advance(FRAME_HEAD_BYTES);
-            let payload = self.buffer.split_to(len).freeze();
-            return Ok(Some((Message::decode(kind, &payload)?, len)));
+            return Ok(Some((kind, self.buffer.split_to(len).freeze())));
         }
     }
+}
 
-    /// Bytes that wait for the rest of their frame.
-    pub fn buffered(&self) -> usize {
-        self.buffer.len()
+/// Cuts a stream of the sync protocol into messages.
+#[derive(Debug, Default)]
+pub(super) struct FrameReader(Frames);
+
+impl FrameReader {
+    /// Adds bytes that came from the stream.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.0.push(bytes);
+    }
+
+    /// The next message and the length of its payload, or `None` until more bytes come.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`] ends the stream; after [`FrameError::Message`] it can be called again.
+    pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, FrameError> {
+        match self.0.next(FRAME_BYTES_MAX, Message::is_known)? {
+            Some((kind, payload)) => Ok(Some((Message::decode(kind, &payload)?, payload.len()))),
+            None => Ok(None),
+        }
     }
 }
 
 /// Puts the head before a payload.
-pub(super) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     assert!(
         payload.len() <= FRAME_BYTES_MAX,
         "a frame of {} bytes exceeds {FRAME_BYTES_MAX}: a message was not bounded",

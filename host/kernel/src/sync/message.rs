@@ -163,15 +163,29 @@ pub(super) enum RangeContent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
     Hello(Hello),
-    Tips { round: u64, tips: Vec<PeerTip>, last: bool },
+    Tips {
+        round: u64,
+        tips: Vec<PeerTip>,
+        last: bool,
+    },
     Entries(Vec<(SignedHeader, Option<Vec<u8>>)>),
     Want(Vec<IntentionId>),
     Lacks(Vec<IntentionId>),
-    Credit { bytes: u64 },
+    Credit {
+        bytes: u64,
+    },
     Announce(Vec<IntentionId>),
     Done(Done),
-    Diverged { round: u64 },
-    Summarize { round: u64, ranges: Vec<Range> },
-    Summary { round: u64, ranges: Vec<RangeSummary> },
+    Diverged {
+        round: u64,
+    },
+    Summarize {
+        round: u64,
+        ranges: Vec<Range>,
+    },
+    Summary {
+        round: u64,
+        ranges: Vec<RangeSummary>,
+    },
     Error(PeerError),
 }

@@ -16,7 +16,7 @@ pub mod limits;
 mod bootstrap;
 mod codec;
 mod effect;
-mod frame;
+pub(crate) mod frame;
 mod inbound;
 mod message;
 mod outbound;
@@ -31,7 +31,7 @@ mod wire;
 
 pub use bootstrap::{Bootstrap, BootstrapStep};
 pub use effect::{CloseReason, Config, Effect, Input, Lack, Role, Status};
-pub use frame::{FrameError, FrameReader};
+pub use frame::FrameError;
 pub use message::{ErrorCode, MessageError, PeerError, Wants};
 pub use peer::Access;
 pub use session::Session;
@@ -46,7 +46,7 @@ pub const ALPN: &[u8] = b"/lattice/sync/1";
 /// # Errors
 /// When the stream does not begin with a Hello. Close it.
 pub fn store_asked_for(bytes: &[u8]) -> Result<Option<lattice_format::StoreId>, FrameError> {
-    let mut frames = FrameReader::default();
+    let mut frames = frame::FrameReader::default();
     frames.push(bytes);
     match frames.next()? {
         Some((message::Message::Hello(hello), _)) => Ok(Some(hello.store)),

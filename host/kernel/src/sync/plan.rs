@@ -63,9 +63,11 @@ pub(super) fn compare(
         if group.iter().any(|their| their.id == tip.id) {
             continue;
         }
-        let is_unknown =
-            |their: &&PeerTip| difference.unknown.binary_search(&their.id).is_ok();
-        if group.iter().any(|their| is_unknown(&their) && their.seq > tip.seq) {
+        let is_unknown = |their: &&PeerTip| difference.unknown.binary_search(&their.id).is_ok();
+        if group
+            .iter()
+            .any(|their| is_unknown(&their) && their.seq > tip.seq)
+        {
             continue;
         }
         difference.forked |= group.iter().any(|their| is_unknown(&their));
@@ -87,11 +89,7 @@ fn chain_of(sorted: &[PeerTip], author: DeviceKey, chain: ChainId) -> &[PeerTip]
 }
 
 /// The last place that two branches of one chain share; `None` when they fork at the first.
-fn last_common(
-    a: &PeerTip,
-    b: &PeerTip,
-    log: &impl Branches,
-) -> Result<Option<Seq>, StorageError> {
+fn last_common(a: &PeerTip, b: &PeerTip, log: &impl Branches) -> Result<Option<Seq>, StorageError> {
     let same = |seq: u64| -> Result<bool, StorageError> {
         let left = log.at(&a.id, Seq(seq))?;
         Ok(left.is_some() && left == log.at(&b.id, Seq(seq))?)
@@ -168,7 +166,10 @@ impl Plan {
             if self.last == Some(local) {
                 continue;
             }
-            assert!(self.last < Some(local), "a branch is not in ascending order");
+            assert!(
+                self.last < Some(local),
+                "a branch is not in ascending order"
+            );
             self.last = Some(local);
             return Ok(Some(local));
         }
@@ -261,7 +262,10 @@ mod tests {
                 .branch(*tip, Seq(0))
                 .into_iter()
                 .find(|id| self.entries[id].1 == seq);
-            Ok(found.map(|id| LocalSeq(self.entries.keys().position(|k| *k == id).unwrap() as u64)))
+            Ok(
+                found
+                    .map(|id| LocalSeq(self.entries.keys().position(|k| *k == id).unwrap() as u64)),
+            )
         }
     }
 
@@ -275,7 +279,11 @@ mod tests {
                     (ChainId(u64::from(number)), Seq(0), None)
                 } else {
                     // Mostly the last entry, so that chains get long.
-                    let parent = if kind < 6 { number - 1 } else { parent.index(number as usize) as u32 };
+                    let parent = if kind < 6 {
+                        number - 1
+                    } else {
+                        parent.index(number as usize) as u32
+                    };
                     let (chain, seq, _) = toy.entries[&id(parent)];
                     (chain, Seq(seq.0 + 1), Some(id(parent)))
                 };
@@ -331,7 +339,10 @@ mod tests {
     fn a_chain_that_the_peer_has_in_part_is_sent_from_there() {
         let mut all = Toy::default();
         for n in 0..10 {
-            all.entries.insert(id(n), (ChainId(7), Seq(u64::from(n)), n.checked_sub(1).map(id)));
+            all.entries.insert(
+                id(n),
+                (ChainId(7), Seq(u64::from(n)), n.checked_sub(1).map(id)),
+            );
         }
         let theirs = all.past(&[id(3)]);
         let difference = compare(&all.tips(), &mut theirs.tips(), &all).unwrap();

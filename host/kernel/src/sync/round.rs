@@ -3,8 +3,8 @@
 use lattice_format::{Digest, IntentionId};
 
 use super::VERSION;
-use super::limits::{LISTED_MAX, TIPS_MAX, TIPS_PAGE, WINDOW_BYTES};
 use super::effect::{Effect, Lack, Role};
+use super::limits::{LISTED_MAX, TIPS_MAX, TIPS_PAGE, WINDOW_BYTES};
 use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip};
 use super::peer::Fault;
 use super::session::{Session, Stop, send};
@@ -56,8 +56,7 @@ impl Round {
 
     /// Whether a new round may begin: the last one is over, or got stuck.
     pub(super) fn may_begin(&self, now_ms: u64) -> bool {
-        self.is_begun()
-            && (self.settled || now_ms.saturating_sub(self.heard_ms) > STALL_MS)
+        self.is_begun() && (self.settled || now_ms.saturating_sub(self.heard_ms) > STALL_MS)
     }
 }
 
@@ -190,7 +189,10 @@ impl Session {
         if hello.endpoint != self.config.peer || hello.device != hello.endpoint {
             return refuse(
                 ErrorCode::NotAMember,
-                format!("endpoint {} does not speak for device {}", self.config.peer, hello.device),
+                format!(
+                    "endpoint {} does not speak for device {}",
+                    self.config.peer, hello.device
+                ),
             );
         }
         Ok(())

@@ -137,9 +137,7 @@ impl Session {
                 while !self.closed {
                     let step = match self.frames.next() {
                         Ok(None) => break,
-                        Ok(Some((message, len))) => {
-                            self.hear(message, len, now_ms, snapshot, out)
-                        }
+                        Ok(Some((message, len))) => self.hear(message, len, now_ms, snapshot, out),
                         Err(error @ FrameError::TooLong { .. }) => {
                             return Err(Stop::Refuse(PeerError {
                                 code: ErrorCode::TooMuch,

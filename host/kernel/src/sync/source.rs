@@ -41,8 +41,14 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
             .iter()
             .filter(|tip| tip.author == fallback.author && tip.chain == fallback.chain)
         {
-            inner |= snapshot.branch_from(&tip.id, fallback.seq, 1)?.first().copied()
-                == snapshot.branch_from(&fallback.id, fallback.seq, 1)?.first().copied();
+            inner |= snapshot
+                .branch_from(&tip.id, fallback.seq, 1)?
+                .first()
+                .copied()
+                == snapshot
+                    .branch_from(&fallback.id, fallback.seq, 1)?
+                    .first()
+                    .copied();
         }
         if !inner {
             out.insert(fallback);
@@ -51,10 +57,7 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
     Ok(out.into_iter().collect())
 }
 
-fn last_counting(
-    snapshot: &Snapshot,
-    tip: PeerTip,
-) -> Result<Option<PeerTip>, StorageError> {
+fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, StorageError> {
     let mut at = tip.id;
     for _ in 0..VOID_WALK_MAX {
         let Some(stored) = snapshot.entry(&at)? else {

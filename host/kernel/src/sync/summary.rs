@@ -52,7 +52,11 @@ impl Cursor {
     }
 
     /// The next counting entry's position.
-    pub(super) fn next(&mut self, snapshot: &Snapshot, budget: &mut usize) -> Result<Read, StorageError> {
+    pub(super) fn next(
+        &mut self,
+        snapshot: &Snapshot,
+        budget: &mut usize,
+    ) -> Result<Read, StorageError> {
         loop {
             while let Some((position, counts)) = self.page.pop_front() {
                 if position > self.to {
@@ -74,7 +78,10 @@ impl Cursor {
                 Some((last, ..)) => self.at = *last,
                 None => self.ended = true,
             }
-            self.page = rows.into_iter().map(|(at, _, counts)| (at, counts)).collect();
+            self.page = rows
+                .into_iter()
+                .map(|(at, _, counts)| (at, counts))
+                .collect();
         }
     }
 }
@@ -116,7 +123,11 @@ impl Summarizer {
     }
 
     /// Whether the end was reached.
-    pub(super) fn step(&mut self, snapshot: &Snapshot, budget: &mut usize) -> Result<bool, StorageError> {
+    pub(super) fn step(
+        &mut self,
+        snapshot: &Snapshot,
+        budget: &mut usize,
+    ) -> Result<bool, StorageError> {
         loop {
             match self.cursor.next(snapshot, budget)? {
                 Read::Row(position) => self.add(position),
@@ -153,7 +164,10 @@ impl Summarizer {
                 hash: LtHash::default(),
             });
         }
-        let block = self.blocks.last_mut().expect("one was pushed if none was there");
+        let block = self
+            .blocks
+            .last_mut()
+            .expect("one was pushed if none was there");
         block.last = position;
         block.count += 1;
         block.hash.add(&element(&position.id));

@@ -44,18 +44,18 @@ type Value = Arc<[u8]>;
 
 /// A consistent view of the map. Cheap to clone; stays as it is while the writer goes on.
 #[derive(Clone)]
-pub struct KvView {
+pub struct RowsView {
     disk: Option<Arc<ReadOnlyTable<&'static [u8], &'static [u8]>>>,
     overlay: OrdMap<Key, Option<Value>>,
 }
 
-impl std::fmt::Debug for KvView {
+impl std::fmt::Debug for RowsView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KvView({} rows in memory)", self.overlay.len())
+        write!(f, "RowsView({} rows in memory)", self.overlay.len())
     }
 }
 
-impl KvView {
+impl RowsView {
     /// The value at `key`.
     ///
     /// # Errors
@@ -166,40 +166,40 @@ impl KvView {
 }
 
 /// The map with its only writer.
-pub struct Kv {
+pub struct Rows {
     db: Database,
-    view: KvView,
+    view: RowsView,
 }
 
-impl std::fmt::Debug for Kv {
+impl std::fmt::Debug for Rows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Kv({:?})", self.view)
+        write!(f, "Rows({:?})", self.view)
     }
 }
 
-impl std::ops::Deref for Kv {
-    type Target = KvView;
+impl std::ops::Deref for Rows {
+    type Target = RowsView;
 
-    fn deref(&self) -> &KvView {
+    fn deref(&self) -> &RowsView {
         &self.view
     }
 }
 
-impl Kv {
+impl Rows {
     /// Takes over a database, new or existing.
     ///
     /// # Errors
     /// When the disk fails or the file is damaged.
     pub fn open(db: Database) -> Result<Self, StorageError> {
-        let mut kv = Self {
+        let mut rows = Self {
             db,
-            view: KvView {
+            view: RowsView {
                 disk: None,
                 overlay: OrdMap::new(),
             },
         };
-        kv.reload()?;
-        Ok(kv)
+        rows.reload()?;
+        Ok(rows)
     }
 
     fn reload(&mut self) -> Result<(), StorageError> {
@@ -213,14 +213,14 @@ impl Kv {
     }
 
     /// A consistent view that later writes do not change.
-    pub fn view(&self) -> KvView {
+    pub fn view(&self) -> RowsView {
         self.view.clone()
     }
 
     /// Puts back a view taken earlier: everything written since is undone.
     ///
-    /// The view must have been taken after the last [`Kv::flush`].
-    pub fn restore(&mut self, view: KvView) {
+    /// The view must have been taken after the last [`Rows::flush`].
+    pub fn restore(&mut self, view: RowsView) {
         self.view = view;
     }
 
@@ -302,11 +302,11 @@ mod tests {
     use redb::backends::InMemoryBackend;
     use std::collections::BTreeMap;
 
-    fn empty() -> Kv {
+    fn empty() -> Rows {
         let db = Database::builder()
             .create_with_backend(InMemoryBackend::new())
             .unwrap();
-        Kv::open(db).unwrap()
+        Rows::open(db).unwrap()
     }
 
     #[derive(Clone, Debug)]
@@ -330,23 +330,23 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..60),
             start in 0u8..12, end in 0u8..13, reverse: bool,
         ) {
-            let mut kv = empty();
+            let mut rows = empty();
             let mut model = BTreeMap::new();
             for step in steps {
                 match step {
                     Step::Put(k, v) => {
-                        kv.put([k], [v]);
+                        rows.put([k], [v]);
                         model.insert(k, v);
                     }
                     Step::Remove(k) => {
-                        kv.remove([k]);
+                        rows.remove([k]);
                         model.remove(&k);
                     }
-                    Step::Flush => kv.flush().unwrap(),
+                    Step::Flush => rows.flush().unwrap(),
                 }
             }
             let mut seen = Vec::new();
-            kv.scan(&[start], &[end], reverse, |k, v| {
+            rows.scan(&[start], &[end], reverse, |k, v| {
                 seen.push((k[0], v[0]));
                 ControlFlow::Continue(())
             })
@@ -362,7 +362,7 @@ mod tests {
             prop_assert_eq!(seen, expected);
             for k in 0..12 {
                 prop_assert_eq!(
-                    kv.get(&[k]).unwrap().map(|v| v[0]),
+                    rows.get(&[k]).unwrap().map(|v| v[0]),
                     model.get(&k).copied()
                 );
             }
@@ -371,15 +371,15 @@ mod tests {
 
     #[test]
     fn a_view_does_not_see_later_writes_or_flushes() {
-        let mut kv = empty();
-        kv.put([1], [1]);
-        let view = kv.view();
-        kv.put([1], [2]);
-        kv.flush().unwrap();
-        kv.remove([1]);
-        kv.flush().unwrap();
+        let mut rows = empty();
+        rows.put([1], [1]);
+        let view = rows.view();
+        rows.put([1], [2]);
+        rows.flush().unwrap();
+        rows.remove([1]);
+        rows.flush().unwrap();
         assert_eq!(view.get(&[1]).unwrap().as_deref(), Some(&[1][..]));
-        assert_eq!(kv.get(&[1]).unwrap(), None);
+        assert_eq!(rows.get(&[1]).unwrap(), None);
     }
 
     #[test]

@@ -1,0 +1,331 @@
+//! Fetch and server against each other, over real directories.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use lattice_format::{BlobId, DeviceKey, StoreId};
+use proptest::prelude::*;
+
+use super::limits::{BLOB_FRAME_BYTES_MAX, PIECE_BYTES, REQUESTS_TAKEN_MAX};
+use super::message::{Message, Request};
+use super::*;
+use crate::sync::frame::Frames;
+
+const HERE: StoreId = StoreId([7; 32]);
+const ELSEWHERE: StoreId = StoreId([8; 32]);
+const MAX: u64 = 1 << 30;
+
+fn peer(n: u8) -> DeviceKey {
+    DeviceKey([n; 32])
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
+}
+
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn blobs(&self) -> BlobStore {
+        BlobStore::open(self.0.path()).unwrap()
+    }
+
+    fn data_file(&self, blob: BlobId) -> PathBuf {
+        let name = blob.to_string();
+        self.0.path().join(&name[..2]).join(name)
+    }
+}
+
+/// Honest servers by device.
+struct Net<'a>(BTreeMap<DeviceKey, (&'a BlobStore, Server)>);
+
+impl<'a> Net<'a> {
+    fn of(list: &[(DeviceKey, &'a BlobStore)]) -> Self {
+        let servers = list.iter().map(|(k, blobs)| (*k, (*blobs, Server::default())));
+        Self(servers.collect())
+    }
+
+    /// Runs the fetch until nothing moves, for at most `frames` frames; returns what is no Send.
+    fn run(&mut self, fetch: &mut Fetch, blobs: &BlobStore, mut frames: usize) -> Vec<FetchEffect> {
+        let mut out = Vec::new();
+        let mut todo = Vec::new();
+        for device in self.0.keys() {
+            todo.extend(fetch.handle(FetchInput::PeerUp(*device), blobs).unwrap());
+        }
+        while !todo.is_empty() {
+            for effect in std::mem::take(&mut todo) {
+                let FetchEffect::Send(device, request) = effect else {
+                    out.push(effect);
+                    continue;
+                };
+                let (theirs, server) = self.0.get_mut(&device).unwrap();
+                server.take(&request).unwrap();
+                while frames > 0 {
+                    match server.next(theirs, |_| true).unwrap() {
+                        Served::Frame(frame) => {
+                            frames -= 1;
+                            // In two halves, as a stream may.
+                            let (a, b) = frame.split_at(frame.len() / 2);
+                            for half in [a, b] {
+                                let half = Bytes::copy_from_slice(half);
+                                let input = FetchInput::Bytes(device, half);
+                                todo.extend(fetch.handle(input, blobs).unwrap());
+                            }
+                        }
+                        Served::Damaged(_) => {}
+                        Served::Idle => break,
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+fn done(effects: &[FetchEffect]) -> bool {
+    effects.iter().any(|e| matches!(e, FetchEffect::Done { .. }))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_blob_of_any_size_arrives(
+        size in prop_oneof![0usize..20_000, (PIECE_BYTES as usize - 2)..(PIECE_BYTES as usize + 3),
+            (3 * PIECE_BYTES as usize - 20_000)..(3 * PIECE_BYTES as usize + 20_000)],
+    ) {
+        let (a, b) = (Dir::new(), Dir::new());
+        let (from, to) = (a.blobs(), b.blobs());
+        let content = bytes(size);
+        let blob = from.insert(HERE, &content).unwrap();
+        let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+        let effects = Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX);
+        prop_assert!(done(&effects), "{effects:?}");
+        prop_assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
+        // And it can be served on.
+        prop_assert!(to.piece(HERE, blob, None).unwrap().is_some());
+    }
+}
+
+#[test]
+fn several_peers_share_the_work_and_an_interrupted_fetch_resumes() {
+    let (a, b, c) = (Dir::new(), Dir::new(), Dir::new());
+    let (one, two, to) = (a.blobs(), b.blobs(), c.blobs());
+    let content = bytes(9 * PIECE_BYTES as usize + 5);
+    let blob = one.insert(HERE, &content).unwrap();
+    two.insert(HERE, &content).unwrap();
+    let servers = [(peer(1), &one), (peer(2), &two)];
+    let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+    let effects = Net::of(&servers).run(&mut fetch, &to, 4);
+    assert!(!done(&effects));
+    drop(fetch);
+    let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+    let effects = Net::of(&servers).run(&mut fetch, &to, usize::MAX);
+    assert!(done(&effects));
+    let pieces = effects.iter().filter(|e| matches!(e, FetchEffect::Progress { .. }));
+    assert!(pieces.count() < 10, "pieces that were here were fetched again");
+    assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
+    assert!(!c.0.path().join("partial").read_dir().unwrap().any(|_| true));
+}
+
+#[test]
+fn a_blob_of_another_store_looks_like_one_that_is_not_here() {
+    let (a, b) = (Dir::new(), Dir::new());
+    let (from, to) = (a.blobs(), b.blobs());
+    let blob = from.insert(HERE, b"secret").unwrap();
+    let ask = |store, blob, may: bool| {
+        let mut server = Server::default();
+        let request = Message::Request(Request { number: 3, store, blob, piece: None });
+        server.take(&request.encode()).unwrap();
+        server.next(&from, |_| may).unwrap()
+    };
+    let nowhere = ask(HERE, BlobId([1; 32]), true);
+    assert_eq!(ask(ELSEWHERE, blob, true), nowhere);
+    assert_eq!(ask(HERE, blob, false), nowhere);
+    assert_ne!(ask(HERE, blob, true), nowhere);
+    assert!(!from.has(ELSEWHERE, blob).unwrap());
+    assert_eq!(from.read(ELSEWHERE, blob).unwrap(), None);
+    let mut fetch = Fetch::begin(ELSEWHERE, blob, MAX, &to).unwrap();
+    let effects = Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX);
+    assert_eq!(effects, vec![FetchEffect::Lacks(peer(1))]);
+}
+
+/// What a fetch makes of one answer that `forge` makes of the honest one.
+fn forged(forge: impl Fn(u64, u64, Vec<u8>) -> Vec<u8>) -> Vec<FetchEffect> {
+    let (a, b) = (Dir::new(), Dir::new());
+    let (from, to) = (a.blobs(), b.blobs());
+    let blob = from.insert(HERE, &bytes(3 * PIECE_BYTES as usize)).unwrap();
+    let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+    let mut out = Vec::new();
+    for effect in fetch.handle(FetchInput::PeerUp(peer(1)), &to).unwrap() {
+        if let FetchEffect::Send(_, frame) = effect {
+            let mut frames = Frames::default();
+            frames.push(&frame);
+            let (kind, payload) = frames.next(1 << 20, |_| true).unwrap().unwrap();
+            let Ok(Message::Request(request)) = Message::decode(kind, payload) else {
+                panic!("no request");
+            };
+            let (size, encoded) = from.piece(HERE, blob, request.piece).unwrap().unwrap();
+            let frame = forge(request.number, size, encoded);
+            out.extend(fetch.handle(FetchInput::Bytes(peer(1), frame.into()), &to).unwrap());
+        }
+    }
+    assert!(!to.has(HERE, blob).unwrap());
+    out
+}
+
+#[test]
+fn wrong_bytes_sizes_and_answers_are_blamed() {
+    let piece = |number, size, encoded: Vec<u8>| {
+        let encoded = encoded.into();
+        Message::Piece { number, size, encoded }.encode().to_vec()
+    };
+    let blamed = |effects: Vec<FetchEffect>| {
+        assert!(
+            matches!(effects.as_slice(), [FetchEffect::Blame(device, _)] if *device == peer(1)),
+            "{effects:?}"
+        );
+    };
+    blamed(forged(|n, size, mut encoded| {
+        encoded[70_000] ^= 1;
+        piece(n, size, encoded)
+    }));
+    blamed(forged(|n, size, mut encoded| {
+        encoded.push(0);
+        piece(n, size, encoded)
+    }));
+    blamed(forged(|n, size, mut encoded| {
+        encoded.pop();
+        piece(n, size, encoded)
+    }));
+    for lie in [0, 1, PIECE_BYTES, 3 * PIECE_BYTES - 1, 3 * PIECE_BYTES + 1, 1 << 29, u64::MAX] {
+        blamed(forged(|n, _, encoded| piece(n, lie, encoded)));
+    }
+    blamed(forged(|n, size, encoded| piece(n + 1, size, encoded)));
+    blamed(forged(|_, _, _| Message::Missing { number: 99 }.encode().to_vec()));
+    // Endless data: the frame's length says so at once.
+    let endless = (BLOB_FRAME_BYTES_MAX as u32 + 1).to_be_bytes();
+    blamed(forged(|_, _, _| [&endless[..], &[2]].concat()));
+    // An unknown kind is passed over.
+    assert!(forged(|_, _, _| vec![0, 0, 0, 2, 200, 1, 1]).is_empty());
+}
+
+#[test]
+fn a_bad_peer_does_not_keep_a_good_one_from_delivering() {
+    let (a, b) = (Dir::new(), Dir::new());
+    let (from, to) = (a.blobs(), b.blobs());
+    let blob = from.insert(HERE, &bytes(40_000)).unwrap();
+    let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+    fetch.handle(FetchInput::PeerUp(peer(9)), &to).unwrap();
+    let lie = Message::Piece { number: 0, size: 5, encoded: Bytes::from_static(b"hello") };
+    let effects = fetch.handle(FetchInput::Bytes(peer(9), lie.encode()), &to).unwrap();
+    assert!(matches!(effects.as_slice(), [FetchEffect::Blame(..)]));
+    assert!(done(&Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX)));
+}
+
+#[test]
+fn a_blob_above_the_callers_limit_is_refused_once_its_size_is_proven() {
+    let (a, b) = (Dir::new(), Dir::new());
+    let (from, to) = (a.blobs(), b.blobs());
+    let blob = from.insert(HERE, &bytes(5000)).unwrap();
+    let mut fetch = Fetch::begin(HERE, blob, 4999, &to).unwrap();
+    let effects = Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX);
+    let failure = FetchFailure::TooLarge { size: 5000, max: 4999 };
+    assert_eq!(effects, vec![FetchEffect::Failed(failure)]);
+    assert!(fetch.is_over());
+}
+
+#[test]
+fn a_damaged_file_is_found_taken_away_and_fetched_again() {
+    let (a, b) = (Dir::new(), Dir::new());
+    let (from, to) = (a.blobs(), b.blobs());
+    let content = bytes(2 * PIECE_BYTES as usize);
+    let blob = from.insert(HERE, &content).unwrap();
+    to.insert(HERE, &content).unwrap();
+    let mut wrong = content.clone();
+    wrong[1_500_000] ^= 1;
+    fs::write(b.data_file(blob), &wrong).unwrap();
+    assert!(matches!(to.read(HERE, blob), Err(BlobError::Damaged(id)) if id == blob));
+    assert!(!to.has(HERE, blob).unwrap());
+    let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+    assert!(done(&Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX)));
+    assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
+    // A server finds it as well, and never sends what is wrong.
+    fs::write(a.data_file(blob), &wrong).unwrap();
+    let mut server = Server::default();
+    let request = Request { number: 1, store: HERE, blob, piece: Some(1) };
+    server.take(&Message::Request(request).encode()).unwrap();
+    assert_eq!(server.next(&from, |_| true).unwrap(), Served::Damaged(blob));
+    let missing = Served::Frame(Message::Missing { number: 1 }.encode());
+    assert_eq!(server.next(&from, |_| true).unwrap(), missing);
+}
+
+#[test]
+fn a_partial_file_that_lies_is_fetched_again() {
+    let (a, b) = (Dir::new(), Dir::new());
+    let (from, to) = (a.blobs(), b.blobs());
+    let content = bytes(3 * PIECE_BYTES as usize);
+    let blob = from.insert(HERE, &content).unwrap();
+    let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+    Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, 2);
+    // A crash lost the bytes, but not the note that they are there.
+    let data = to.partial(blob, HERE, "data");
+    fs::write(&data, vec![0; content.len()]).unwrap();
+    let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+    assert!(done(&Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX)));
+    assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
+}
+
+#[test]
+fn a_server_bounds_its_queue() {
+    let mut server = Server::default();
+    let blob = BlobId([1; 32]);
+    let request = |number| Message::Request(Request { number, store: HERE, blob, piece: None });
+    for n in 0..REQUESTS_TAKEN_MAX {
+        server.take(&request(n as u64).encode()).unwrap();
+    }
+    assert!(matches!(server.take(&request(0).encode()), Err(ServerFault::TooMany { .. })));
+    assert!(Server::default().take(&Message::Missing { number: 1 }.encode()).is_err());
+    assert!(Server::default().take(&[0, 0, 0, 1, 1, 0xff]).is_err());
+}
+
+#[test]
+fn listing_pages_and_the_last_store_takes_the_bytes_along() {
+    let a = Dir::new();
+    let blobs = a.blobs();
+    let mut ids: Vec<_> = (0..5u8).map(|n| blobs.insert(HERE, &[n]).unwrap()).collect();
+    ids.sort_unstable();
+    let page = blobs.list(HERE, None, 3).unwrap();
+    let rest = blobs.list(HERE, Some(page[2].0), 3).unwrap();
+    let all: Vec<_> = page.iter().chain(&rest).map(|(id, _)| *id).collect();
+    assert_eq!(all, ids);
+    blobs.insert(ELSEWHERE, &[0]).unwrap();
+    let blob = BlobId(*blake3::hash(&[0]).as_bytes());
+    blobs.forget(HERE, blob).unwrap();
+    assert!(!blobs.has(HERE, blob).unwrap() && blobs.has(ELSEWHERE, blob).unwrap());
+    blobs.forget(ELSEWHERE, blob).unwrap();
+    assert!(!a.data_file(blob).exists());
+    drop(blobs);
+    assert_eq!(a.blobs().list(HERE, None, 10).unwrap().len(), 4);
+}
+
+#[test]
+fn the_bytes_of_each_message_are_fixed() {
+    let hex = |message: Message| {
+        let bytes = message.encode();
+        bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()
+    };
+    let request = Request { number: 5, store: HERE, blob: BlobId([9; 32]), piece: Some(2) };
+    assert_eq!(
+        hex(Message::Request(request)),
+        format!("00000048010805{}{}2002", format!("1220{}", "07".repeat(32)), format!("1a20{}", "09".repeat(32)))
+    );
+    let encoded = Bytes::from_static(b"ab");
+    assert_eq!(hex(Message::Piece { number: 5, size: 300, encoded }), "0000000902080510ac021a026162");
+    assert_eq!(hex(Message::Missing { number: 5 }), "00000002030805");
+}

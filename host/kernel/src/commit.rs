@@ -1,0 +1,365 @@
+//! Making things durable: one commit a batch, undone as a whole when the disk fails; derived state
+//! behind it, never ahead.
+
+use std::sync::Arc;
+
+use lattice_format::{ChainId, IntentionId, Lane, Time, VerifiedBody, VerifiedHeader};
+
+use crate::dag::{self, LocalSeq};
+use crate::fold::{Settled, call_count};
+use crate::governance::Answers;
+use crate::grow;
+use crate::limits::{FLUSH_ENTRIES, FLUSH_MS, NOTICES_MAX, OVERLAY_ROWS_MAX};
+use crate::local::CallError;
+use crate::log::{Append, WitnessRecord, chain_hash};
+use crate::notice::Notice;
+use crate::outcome::Outcome;
+use crate::receive::Received;
+use crate::record;
+use crate::rows::{RowsView, StorageError};
+use crate::snapshot::{Snapshot, Summary};
+use crate::store::{INDEXED, LAST_TIME, LENGTHS, OWN_CHAIN, ROOTS, Store, WITNESS};
+use crate::versions::{RangeLengths, Roots};
+
+/// What a failed commit goes back to.
+pub(crate) struct Undo {
+    rows: RowsView,
+    roots: Roots,
+    lengths: RangeLengths,
+    last_time: Time,
+    chain: Option<ChainId>,
+    witness: [u8; 32],
+    settled: bool,
+}
+
+fn storage_of(error: CallError) -> StorageError {
+    StorageError(error.to_string())
+}
+
+impl Store {
+    fn begin_undo(&mut self) {
+        if self.undo.is_none() {
+            self.undo = Some(Undo {
+                rows: self.core.rows.view(),
+                roots: self.core.roots.clone(),
+                lengths: self.core.lengths.clone(),
+                last_time: self.last_time,
+                chain: self.chain,
+                witness: self.witness,
+                settled: self.settled,
+            });
+        }
+    }
+
+    pub(crate) fn roll_back(&mut self) {
+        self.open = None;
+        self.pending.clear();
+        self.core.pasts.clear();
+        if let Some(undo) = self.undo.take() {
+            self.core.rows.restore(undo.rows);
+            self.core.roots = undo.roots;
+            self.core.lengths = undo.lengths;
+            self.last_time = undo.last_time;
+            self.chain = undo.chain;
+            self.witness = undo.witness;
+            self.settled = undo.settled;
+            self.next = self.durable;
+            self.core.changes.all = true;
+        }
+    }
+
+    /// Puts an admitted entry into the graph and the next batch of the log.
+    pub(crate) fn index(
+        &mut self,
+        header: &VerifiedHeader,
+        body: Option<&VerifiedBody>,
+        now_ms: u64,
+        told: Vec<Outcome>,
+    ) -> Result<LocalSeq, StorageError> {
+        self.begin_undo();
+        let local = self.index_only(header, body, now_ms)?;
+        self.pending.push(Append {
+            header: header.clone(),
+            body: body.cloned(),
+            received_ms: now_ms,
+            told,
+        });
+        Ok(local)
+    }
+
+    pub(crate) fn index_only(
+        &mut self,
+        header: &VerifiedHeader,
+        body: Option<&VerifiedBody>,
+        received_ms: u64,
+    ) -> Result<LocalSeq, StorageError> {
+        let local = self.next;
+        let calls = call_count(body.map(|b| &**b.bytes()));
+        let added = grow::add(
+            &mut self.core.rows,
+            &mut self.core.pasts,
+            header,
+            local,
+            calls,
+        )?;
+        assert_eq!(added.local, local, "entries are numbered densely");
+        if added.new_branch {
+            self.core.cuts_are_due();
+        }
+        if added.fork {
+            self.core.notices.push(Notice::Fork {
+                author: header.author,
+                entry: header.id(),
+            });
+        }
+        if header.author == self.author {
+            // After a restart from an older state the log knows best which chain is ours.
+            self.chain = Some(header.chain);
+            self.core.rows.put(OWN_CHAIN, header.chain.0.to_be_bytes());
+        }
+        self.next = LocalSeq(local.0 + 1);
+        self.last_time = self.last_time.max(header.time);
+        self.witness = chain_hash(&self.witness, &header.id(), received_ms);
+        self.unflushed += 1;
+        self.witnessed_since += 1;
+        if self.core.changes.entries.len() < NOTICES_MAX {
+            self.core.changes.entries.push(header.id());
+        } else {
+            self.core.changes.all = true;
+        }
+        Ok(local)
+    }
+
+    /// Signs the intention being filled and makes everything since the last commit durable. Only
+    /// then may callers be answered. Returns the new intentions.
+    ///
+    /// # Errors
+    /// When the disk fails: everything since the last commit is undone, and the callers get the
+    /// fault.
+    pub fn commit(&mut self, now_ms: u64) -> Result<Vec<VerifiedHeader>, StorageError> {
+        if let Err(error) = self.close_intention(now_ms) {
+            self.roll_back();
+            return Err(storage_of(error));
+        }
+        if self.pending.is_empty() && self.core.notices.is_empty() {
+            self.undo = None;
+            return Ok(Vec::new());
+        }
+        let batch = std::mem::take(&mut self.pending);
+        let mut notices = Vec::new();
+        for notice in self.core.notices.drain(..) {
+            if self.notice_count + notices.len() < NOTICES_MAX {
+                notices.push((self.next_notice + notices.len() as u64, notice));
+            }
+        }
+        let record = self
+            .witness_due(now_ms)
+            .then(|| self.witness_record(now_ms));
+        if let Err(error) = self
+            .core
+            .log
+            .append(self.durable, &batch, &notices, record.as_ref())
+        {
+            self.roll_back();
+            return Err(error);
+        }
+        self.undo = None;
+        self.durable = self.next;
+        self.next_notice += notices.len() as u64;
+        self.notice_count += notices.len();
+        if record.is_some() {
+            self.witnessed_since = 0;
+        }
+        self.flush_if_due(now_ms)?;
+        self.publish()?;
+        Ok(batch.into_iter().map(|entry| entry.header).collect())
+    }
+
+    /// Runs what is due, at most `max_runs` of it. Call it again while anything is pending; fresh
+    /// calls may go in between.
+    ///
+    /// # Errors
+    /// When the disk fails: the store must be opened again.
+    pub fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
+        if self.open.is_some() || !self.pending.is_empty() {
+            return Err(StorageError(
+                "settle before commit: a bug in the host".into(),
+            ));
+        }
+        let settled = self.core.settle(max_runs)?;
+        self.settled = settled.pending == 0;
+        if !self.core.notices.is_empty() {
+            // A changed outcome is told durably.
+            let now_ms = self.flushed_at_ms;
+            self.commit(now_ms)?;
+        }
+        if self.core.rows.pending_rows() > OVERLAY_ROWS_MAX {
+            let now_ms = self.flushed_at_ms;
+            self.flush(now_ms)?;
+        }
+        self.publish_with(Some(&settled))?;
+        Ok(settled)
+    }
+
+    /// Looks at the time: what was parked and is due now is admitted, and old derived state is
+    /// written. About once a second.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tick(&mut self, now_ms: u64) -> Result<Received, StorageError> {
+        self.commit(now_ms)?;
+        let mut received = Received::default();
+        let due = self.waiting.unpark(now_ms);
+        if !due.is_empty() {
+            if let Err(error) = self.admit_all(due.into(), now_ms, &mut received) {
+                self.roll_back();
+                return Err(error);
+            }
+            self.settled &= self.pending.is_empty();
+            self.commit(now_ms)?;
+        }
+        self.flush_if_due(now_ms)?;
+        Ok(received)
+    }
+
+    /// Makes everything durable, derived state included.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn close(mut self, now_ms: u64) -> Result<(), StorageError> {
+        self.commit(now_ms)?;
+        if self.witnessed_since > 0 {
+            let record = self.witness_record(now_ms);
+            self.core
+                .log
+                .append(self.durable, &[], &[], Some(&record))?;
+        }
+        self.flush(now_ms)
+    }
+
+    /// Throws the derived state away and makes it again from the log.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn rebuild(&mut self, now_ms: u64) -> Result<(), StorageError> {
+        self.commit(now_ms)?;
+        let count = self.durable.0;
+        self.core.rows.clear()?;
+        self.core.roots = Roots::default();
+        self.core.lengths = RangeLengths::default();
+        self.core.answers = Answers::default();
+        self.core.pasts.clear();
+        self.core.changes.all = true;
+        self.next = LocalSeq(0);
+        self.last_time = Time::default();
+        self.witness = self.core.info.id.0;
+        self.replay(count)?;
+        self.settled = false;
+        self.publish()
+    }
+
+    fn witness_due(&self, now_ms: u64) -> bool {
+        self.witnessed_since >= FLUSH_ENTRIES
+            || (self.witnessed_since > 0 && now_ms.saturating_sub(self.flushed_at_ms) >= FLUSH_MS)
+    }
+
+    fn witness_record(&self, now_ms: u64) -> WitnessRecord {
+        use ed25519_dalek::Signer;
+        let mut message = b"lattice witness 1\0".to_vec();
+        message.extend_from_slice(&self.core.info.id.0);
+        message.extend_from_slice(&self.witness);
+        message.extend_from_slice(&now_ms.to_be_bytes());
+        WitnessRecord {
+            chain: self.witness,
+            wall_ms: now_ms,
+            signature: lattice_format::Signature(self.key.sign(&message).to_bytes()),
+        }
+    }
+
+    fn flush_if_due(&mut self, now_ms: u64) -> Result<(), StorageError> {
+        let old = now_ms.saturating_sub(self.flushed_at_ms) >= FLUSH_MS;
+        if self.unflushed >= FLUSH_ENTRIES
+            || (self.core.rows.pending_rows() > 0 && old)
+            || self.core.rows.pending_rows() > OVERLAY_ROWS_MAX
+        {
+            self.flush(now_ms)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self, now_ms: u64) -> Result<(), StorageError> {
+        assert!(
+            self.durable == self.next && self.pending.is_empty(),
+            "the state would run ahead of its log: {:?} > {:?}",
+            self.next,
+            self.durable
+        );
+        if self.core.rows.pending_rows() > 0 {
+            self.save_marks();
+            self.core.rows.flush()?;
+        }
+        self.unflushed = 0;
+        self.flushed_at_ms = now_ms;
+        Ok(())
+    }
+
+    pub(crate) fn save_marks(&mut self) {
+        let rows = &mut self.core.rows;
+        rows.put(ROOTS, self.core.roots.to_bytes());
+        rows.put(LENGTHS, self.core.lengths.to_bytes());
+        rows.put(INDEXED, self.next.0.to_be_bytes());
+        rows.put(WITNESS, self.witness);
+        let last = lattice_format::Position {
+            time: self.last_time,
+            id: IntentionId([0; 32]),
+        };
+        rows.put(LAST_TIME, last.to_bytes());
+    }
+
+    pub(crate) fn publish(&mut self) -> Result<(), StorageError> {
+        self.publish_with(None)
+    }
+
+    fn publish_with(&mut self, settled: Option<&Settled>) -> Result<(), StorageError> {
+        let digests = self.core.roots.digests();
+        let before = &self.published.summary;
+        let (pending, system_paused, app_paused) = match settled {
+            Some(settled) => (
+                settled.pending,
+                settled.system_paused.clone(),
+                settled.app_paused.clone(),
+            ),
+            None if self.settled => (0, None, None),
+            None => (
+                record::due_count(&self.core.rows, Lane::System)?
+                    + record::due_count(&self.core.rows, Lane::App)?,
+                before.system_paused.clone(),
+                before.app_paused.clone(),
+            ),
+        };
+        let mut heads: Vec<IntentionId> = dag::heads(&self.core.rows)?
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect();
+        heads.sort_unstable();
+        self.published = Snapshot {
+            info: self.core.info.clone(),
+            engine: self.core.engine.clone(),
+            rows: self.core.rows.view(),
+            log: self.core.log.clone(),
+            summary: Arc::new(Summary {
+                count: self.next.0,
+                applied: self.core.roots.applied_count,
+                set: digests.applied,
+                state_root: digests.state,
+                outcome_root: digests.outcomes,
+                pending,
+                last_time: self.last_time,
+                heads,
+                system_paused,
+                app_paused,
+            }),
+        };
+        Ok(())
+    }
+}
