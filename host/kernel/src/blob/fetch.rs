@@ -98,7 +98,9 @@ impl Fetch {
     ) -> Result<Self, BlobError> {
         let bytes_max = bytes_max.min(BLOB_BYTES_MAX);
         let partial = Partial::resume(blobs, store, blob, bytes_max)?;
-        let asked = partial.as_ref().map_or(Vec::new(), |p| vec![false; p.have().len()]);
+        let asked = partial
+            .as_ref()
+            .map_or(Vec::new(), |p| vec![false; p.have().len()]);
         Ok(Self {
             store,
             blob,
@@ -179,7 +181,11 @@ impl Fetch {
                     encoded,
                 }) => match state.open.remove(&number) {
                     Some(piece) => self.piece(peer, piece, size, &encoded, blobs, out)?,
-                    None => self.blame(peer, format!("an answer to request {number}, which is none"), out),
+                    None => self.blame(
+                        peer,
+                        format!("an answer to request {number}, which is none"),
+                        out,
+                    ),
                 },
                 Ok(Message::Missing { number }) if state.open.contains_key(&number) => {
                     self.drop_peer(peer);
@@ -201,7 +207,12 @@ impl Fetch {
         blobs: &BlobStore,
         out: &mut Vec<FetchEffect>,
     ) -> Result<(), BlobError> {
-        let wrong = |piece: u64| format!("piece {piece} of {size} bytes does not fit blob {}", self.blob);
+        let wrong = |piece: u64| {
+            format!(
+                "piece {piece} of {size} bytes does not fit blob {}",
+                self.blob
+            )
+        };
         let (partial, piece) = match (&mut self.partial, piece) {
             (Some(partial), Some(piece)) => {
                 self.asked[piece as usize] = false;

@@ -64,7 +64,9 @@ pub(super) enum Message {
         encoded: Bytes,
     },
     /// Not here, or not in the scope of that store: one answer for both.
-    Missing { number: u64 },
+    Missing {
+        number: u64,
+    },
 }
 
 /// A payload that is not the message of its kind.

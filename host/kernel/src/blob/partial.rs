@@ -54,7 +54,10 @@ impl Partial {
         let mut bytes = Vec::new();
         let max = 8 + pieces(bytes_max);
         match File::open(&path) {
-            Ok(file) => file.take(max + 1).read_to_end(&mut bytes).map_err(at(&path))?,
+            Ok(file) => file
+                .take(max + 1)
+                .read_to_end(&mut bytes)
+                .map_err(at(&path))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(at(&path)(error)),
         };
@@ -96,12 +99,7 @@ impl Partial {
         Ok(partial)
     }
 
-    fn open(
-        blobs: &BlobStore,
-        store: StoreId,
-        blob: BlobId,
-        size: u64,
-    ) -> Result<Self, BlobError> {
+    fn open(blobs: &BlobStore, store: StoreId, blob: BlobId, size: u64) -> Result<Self, BlobError> {
         let open = |extension| {
             let path = blobs.partial(blob, store, extension);
             let file = OpenOptions::new()

@@ -69,7 +69,7 @@ impl Server {
         }
     }
 
-    /// The next frame to write. `may` says whether governance lets the peer have blobs of a store; one
+    /// The next frame to write. `may` says whether governance lets the peer have that blob of a store; one
     /// that may not learns no more than of a blob that does not exist.
     ///
     /// # Errors
@@ -77,12 +77,12 @@ impl Server {
     pub fn next(
         &mut self,
         blobs: &BlobStore,
-        mut may: impl FnMut(StoreId) -> bool,
+        mut may: impl FnMut(StoreId, BlobId) -> bool,
     ) -> Result<Served, BlobError> {
         let Some(request) = self.queue.front().copied() else {
             return Ok(Served::Idle);
         };
-        let piece = match may(request.store) {
+        let piece = match may(request.store, request.blob) {
             true => blobs.piece(request.store, request.blob, request.piece),
             false => Ok(None),
         };

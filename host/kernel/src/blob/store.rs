@@ -17,9 +17,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bao_tree::io::EncodeError;
 use bao_tree::io::outboard::{PreOrderMemOutboard, PreOrderOutboard};
 use bao_tree::io::sync::encode_ranges_validated;
-use bao_tree::io::EncodeError;
 use bao_tree::{BaoTree, BlockSize, ChunkNum, ChunkRanges};
 use lattice_format::{BlobId, StoreId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -35,7 +35,7 @@ pub(super) const GROUP: BlockSize = BlockSize::from_chunk_log(GROUP_CHUNKS_LOG);
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     /// The file system refuses.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum BlobError {
         source: io::Error,
     },
     /// The index cannot be read or written.
-    #[error("{path}: {text}")]
+    #[error("{}: {text}", path.display())]
     Index {
         /// The index.
         path: PathBuf,
@@ -170,7 +170,10 @@ impl BlobStore {
         let blob = BlobId(*outboard.root.as_bytes());
         let lock = self.lock();
         if self.size_anywhere(blob)? != Some(size) || !self.file(blob).exists() {
-            let (data, proof) = (self.partial(blob, store, "new"), self.partial(blob, store, "newbao"));
+            let (data, proof) = (
+                self.partial(blob, store, "new"),
+                self.partial(blob, store, "newbao"),
+            );
             for (path, content) in [(&data, bytes), (&proof, outboard.data.as_slice())] {
                 let result = File::create(path).and_then(|mut file| {
                     file.write_all(content)?;
@@ -294,7 +297,9 @@ impl BlobStore {
     pub(super) fn partial(&self, blob: BlobId, store: StoreId, extension: &str) -> PathBuf {
         // The scope is part of the name: what one store has received of a blob is no other's.
         let scope = &store.to_string()[..32];
-        self.dir.join("partial").join(format!("{blob}-{scope}.{extension}"))
+        self.dir
+            .join("partial")
+            .join(format!("{blob}-{scope}.{extension}"))
     }
 
     fn place(&self, blob: BlobId, data: &Path, proof: &Path) -> Result<(), BlobError> {
@@ -305,7 +310,9 @@ impl BlobStore {
         fs::rename(proof, &to_proof).map_err(at(&to_proof))?;
         fs::rename(data, &to).map_err(at(&to))?;
         for dir in [dir, self.dir.as_path()] {
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))?;
+            File::open(dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(at(dir))?;
         }
         Ok(())
     }
@@ -359,7 +366,8 @@ impl BlobStore {
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, BlobError> {
         let txn = self.index.begin_read().map_err(redb::Error::from);
-        txn.and_then(|txn| read(&txn)).map_err(|error| self.index_error(&error))
+        txn.and_then(|txn| read(&txn))
+            .map_err(|error| self.index_error(&error))
     }
 
     fn write<T>(

@@ -47,7 +47,9 @@ struct Net<'a>(BTreeMap<DeviceKey, (&'a BlobStore, Server)>);
 
 impl<'a> Net<'a> {
     fn of(list: &[(DeviceKey, &'a BlobStore)]) -> Self {
-        let servers = list.iter().map(|(k, blobs)| (*k, (*blobs, Server::default())));
+        let servers = list
+            .iter()
+            .map(|(k, blobs)| (*k, (*blobs, Server::default())));
         Self(servers.collect())
     }
 
@@ -67,7 +69,7 @@ impl<'a> Net<'a> {
                 let (theirs, server) = self.0.get_mut(&device).unwrap();
                 server.take(&request).unwrap();
                 while frames > 0 {
-                    match server.next(theirs, |_| true).unwrap() {
+                    match server.next(theirs, |_, _| true).unwrap() {
                         Served::Frame(frame) => {
                             frames -= 1;
                             // In two halves, as a stream may.
@@ -89,7 +91,9 @@ impl<'a> Net<'a> {
 }
 
 fn done(effects: &[FetchEffect]) -> bool {
-    effects.iter().any(|e| matches!(e, FetchEffect::Done { .. }))
+    effects
+        .iter()
+        .any(|e| matches!(e, FetchEffect::Done { .. }))
 }
 
 proptest! {
@@ -127,8 +131,13 @@ fn several_peers_share_the_work_and_an_interrupted_fetch_resumes() {
     let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
     let effects = Net::of(&servers).run(&mut fetch, &to, usize::MAX);
     assert!(done(&effects));
-    let pieces = effects.iter().filter(|e| matches!(e, FetchEffect::Progress { .. }));
-    assert!(pieces.count() < 10, "pieces that were here were fetched again");
+    let pieces = effects
+        .iter()
+        .filter(|e| matches!(e, FetchEffect::Progress { .. }));
+    assert!(
+        pieces.count() < 10,
+        "pieces that were here were fetched again"
+    );
     assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
     assert!(!c.0.path().join("partial").read_dir().unwrap().any(|_| true));
 }
@@ -140,9 +149,14 @@ fn a_blob_of_another_store_looks_like_one_that_is_not_here() {
     let blob = from.insert(HERE, b"secret").unwrap();
     let ask = |store, blob, may: bool| {
         let mut server = Server::default();
-        let request = Message::Request(Request { number: 3, store, blob, piece: None });
+        let request = Message::Request(Request {
+            number: 3,
+            store,
+            blob,
+            piece: None,
+        });
         server.take(&request.encode()).unwrap();
-        server.next(&from, |_| may).unwrap()
+        server.next(&from, |_, _| may).unwrap()
     };
     let nowhere = ask(HERE, BlobId([1; 32]), true);
     assert_eq!(ask(ELSEWHERE, blob, true), nowhere);
@@ -172,7 +186,11 @@ fn forged(forge: impl Fn(u64, u64, Vec<u8>) -> Vec<u8>) -> Vec<FetchEffect> {
             };
             let (size, encoded) = from.piece(HERE, blob, request.piece).unwrap().unwrap();
             let frame = forge(request.number, size, encoded);
-            out.extend(fetch.handle(FetchInput::Bytes(peer(1), frame.into()), &to).unwrap());
+            out.extend(
+                fetch
+                    .handle(FetchInput::Bytes(peer(1), frame.into()), &to)
+                    .unwrap(),
+            );
         }
     }
     assert!(!to.has(HERE, blob).unwrap());
@@ -183,7 +201,13 @@ fn forged(forge: impl Fn(u64, u64, Vec<u8>) -> Vec<u8>) -> Vec<FetchEffect> {
 fn wrong_bytes_sizes_and_answers_are_blamed() {
     let piece = |number, size, encoded: Vec<u8>| {
         let encoded = encoded.into();
-        Message::Piece { number, size, encoded }.encode().to_vec()
+        Message::Piece {
+            number,
+            size,
+            encoded,
+        }
+        .encode()
+        .to_vec()
     };
     let blamed = |effects: Vec<FetchEffect>| {
         assert!(
@@ -203,11 +227,21 @@ fn wrong_bytes_sizes_and_answers_are_blamed() {
         encoded.pop();
         piece(n, size, encoded)
     }));
-    for lie in [0, 1, PIECE_BYTES, 3 * PIECE_BYTES - 1, 3 * PIECE_BYTES + 1, 1 << 29, u64::MAX] {
+    for lie in [
+        0,
+        1,
+        PIECE_BYTES,
+        3 * PIECE_BYTES - 1,
+        3 * PIECE_BYTES + 1,
+        1 << 29,
+        u64::MAX,
+    ] {
         blamed(forged(|n, _, encoded| piece(n, lie, encoded)));
     }
     blamed(forged(|n, size, encoded| piece(n + 1, size, encoded)));
-    blamed(forged(|_, _, _| Message::Missing { number: 99 }.encode().to_vec()));
+    blamed(forged(|_, _, _| {
+        Message::Missing { number: 99 }.encode().to_vec()
+    }));
     // Endless data: the frame's length says so at once.
     let endless = (BLOB_FRAME_BYTES_MAX as u32 + 1).to_be_bytes();
     blamed(forged(|_, _, _| [&endless[..], &[2]].concat()));
@@ -222,10 +256,20 @@ fn a_bad_peer_does_not_keep_a_good_one_from_delivering() {
     let blob = from.insert(HERE, &bytes(40_000)).unwrap();
     let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
     fetch.handle(FetchInput::PeerUp(peer(9)), &to).unwrap();
-    let lie = Message::Piece { number: 0, size: 5, encoded: Bytes::from_static(b"hello") };
-    let effects = fetch.handle(FetchInput::Bytes(peer(9), lie.encode()), &to).unwrap();
+    let lie = Message::Piece {
+        number: 0,
+        size: 5,
+        encoded: Bytes::from_static(b"hello"),
+    };
+    let effects = fetch
+        .handle(FetchInput::Bytes(peer(9), lie.encode()), &to)
+        .unwrap();
     assert!(matches!(effects.as_slice(), [FetchEffect::Blame(..)]));
-    assert!(done(&Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX)));
+    assert!(done(&Net::of(&[(peer(1), &from)]).run(
+        &mut fetch,
+        &to,
+        usize::MAX
+    )));
 }
 
 #[test]
@@ -235,7 +279,10 @@ fn a_blob_above_the_callers_limit_is_refused_once_its_size_is_proven() {
     let blob = from.insert(HERE, &bytes(5000)).unwrap();
     let mut fetch = Fetch::begin(HERE, blob, 4999, &to).unwrap();
     let effects = Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX);
-    let failure = FetchFailure::TooLarge { size: 5000, max: 4999 };
+    let failure = FetchFailure::TooLarge {
+        size: 5000,
+        max: 4999,
+    };
     assert_eq!(effects, vec![FetchEffect::Failed(failure)]);
     assert!(fetch.is_over());
 }
@@ -253,16 +300,28 @@ fn a_damaged_file_is_found_taken_away_and_fetched_again() {
     assert!(matches!(to.read(HERE, blob), Err(BlobError::Damaged(id)) if id == blob));
     assert!(!to.has(HERE, blob).unwrap());
     let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
-    assert!(done(&Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX)));
+    assert!(done(&Net::of(&[(peer(1), &from)]).run(
+        &mut fetch,
+        &to,
+        usize::MAX
+    )));
     assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
     // A server finds it as well, and never sends what is wrong.
     fs::write(a.data_file(blob), &wrong).unwrap();
     let mut server = Server::default();
-    let request = Request { number: 1, store: HERE, blob, piece: Some(1) };
+    let request = Request {
+        number: 1,
+        store: HERE,
+        blob,
+        piece: Some(1),
+    };
     server.take(&Message::Request(request).encode()).unwrap();
-    assert_eq!(server.next(&from, |_| true).unwrap(), Served::Damaged(blob));
+    assert_eq!(
+        server.next(&from, |_, _| true).unwrap(),
+        Served::Damaged(blob)
+    );
     let missing = Served::Frame(Message::Missing { number: 1 }.encode());
-    assert_eq!(server.next(&from, |_| true).unwrap(), missing);
+    assert_eq!(server.next(&from, |_, _| true).unwrap(), missing);
 }
 
 #[test]
@@ -277,7 +336,11 @@ fn a_partial_file_that_lies_is_fetched_again() {
     let data = to.partial(blob, HERE, "data");
     fs::write(&data, vec![0; content.len()]).unwrap();
     let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
-    assert!(done(&Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX)));
+    assert!(done(&Net::of(&[(peer(1), &from)]).run(
+        &mut fetch,
+        &to,
+        usize::MAX
+    )));
     assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
 }
 
@@ -285,12 +348,26 @@ fn a_partial_file_that_lies_is_fetched_again() {
 fn a_server_bounds_its_queue() {
     let mut server = Server::default();
     let blob = BlobId([1; 32]);
-    let request = |number| Message::Request(Request { number, store: HERE, blob, piece: None });
+    let request = |number| {
+        Message::Request(Request {
+            number,
+            store: HERE,
+            blob,
+            piece: None,
+        })
+    };
     for n in 0..REQUESTS_TAKEN_MAX {
         server.take(&request(n as u64).encode()).unwrap();
     }
-    assert!(matches!(server.take(&request(0).encode()), Err(ServerFault::TooMany { .. })));
-    assert!(Server::default().take(&Message::Missing { number: 1 }.encode()).is_err());
+    assert!(matches!(
+        server.take(&request(0).encode()),
+        Err(ServerFault::TooMany { .. })
+    ));
+    assert!(
+        Server::default()
+            .take(&Message::Missing { number: 1 }.encode())
+            .is_err()
+    );
     assert!(Server::default().take(&[0, 0, 0, 1, 1, 0xff]).is_err());
 }
 
@@ -298,7 +375,9 @@ fn a_server_bounds_its_queue() {
 fn listing_pages_and_the_last_store_takes_the_bytes_along() {
     let a = Dir::new();
     let blobs = a.blobs();
-    let mut ids: Vec<_> = (0..5u8).map(|n| blobs.insert(HERE, &[n]).unwrap()).collect();
+    let mut ids: Vec<_> = (0..5u8)
+        .map(|n| blobs.insert(HERE, &[n]).unwrap())
+        .collect();
     ids.sort_unstable();
     let page = blobs.list(HERE, None, 3).unwrap();
     let rest = blobs.list(HERE, Some(page[2].0), 3).unwrap();
@@ -320,12 +399,28 @@ fn the_bytes_of_each_message_are_fixed() {
         let bytes = message.encode();
         bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()
     };
-    let request = Request { number: 5, store: HERE, blob: BlobId([9; 32]), piece: Some(2) };
+    let request = Request {
+        number: 5,
+        store: HERE,
+        blob: BlobId([9; 32]),
+        piece: Some(2),
+    };
     assert_eq!(
         hex(Message::Request(request)),
-        format!("00000048010805{}{}2002", format!("1220{}", "07".repeat(32)), format!("1a20{}", "09".repeat(32)))
+        format!(
+            "00000048010805{}{}2002",
+            format!("1220{}", "07".repeat(32)),
+            format!("1a20{}", "09".repeat(32))
+        )
     );
     let encoded = Bytes::from_static(b"ab");
-    assert_eq!(hex(Message::Piece { number: 5, size: 300, encoded }), "0000000902080510ac021a026162");
+    assert_eq!(
+        hex(Message::Piece {
+            number: 5,
+            size: 300,
+            encoded
+        }),
+        "0000000902080510ac021a026162"
+    );
     assert_eq!(hex(Message::Missing { number: 5 }), "00000002030805");
 }
