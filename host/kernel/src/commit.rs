@@ -9,9 +9,9 @@ use crate::dag::{self, LocalSeq};
 use crate::fold::{Settled, call_count};
 use crate::governance::Answers;
 use crate::grow;
-use crate::limits::{FLUSH_ENTRIES, FLUSH_MS, NOTICES_MAX, OVERLAY_ROWS_MAX};
+use crate::limits::{CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, NOTICES_MAX, OVERLAY_ROWS_MAX};
 use crate::local::CallError;
-use crate::log::{Append, WitnessRecord, chain_hash};
+use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::receive::Received;
@@ -55,6 +55,7 @@ impl Store {
         self.open = None;
         self.pending.clear();
         self.core.pasts.clear();
+        self.core.noticed.clear();
         if let Some(undo) = self.undo.take() {
             self.core.rows.restore(undo.rows);
             self.core.roots = undo.roots;
@@ -155,15 +156,18 @@ impl Store {
         let record = self
             .witness_due(now_ms)
             .then(|| self.witness_record(now_ms));
-        if let Err(error) = self
-            .core
-            .log
-            .append(self.durable, &batch, &notices, record.as_ref())
-        {
+        if let Err(error) = self.core.log.append(
+            self.durable,
+            &batch,
+            &notices,
+            &self.core.noticed,
+            record.as_ref(),
+        ) {
             self.roll_back();
             return Err(error);
         }
         self.undo = None;
+        self.core.noticed.clear();
         self.durable = self.next;
         self.next_notice += notices.len() as u64;
         self.notice_count += notices.len();
@@ -171,7 +175,17 @@ impl Store {
             self.witnessed_since = 0;
         }
         self.flush_if_due(now_ms)?;
-        self.publish()?;
+        // A local change of governance may cut entries off; whoever reads next must see that.
+        if self.core.are_cuts_due()? {
+            let settled = self.core.settle(CUT_RUNS)?;
+            self.settled = settled.pending == 0;
+            self.publish_with(Some(&settled))?;
+            if !self.core.notices.is_empty() {
+                self.commit(now_ms)?;
+            }
+        } else {
+            self.publish()?;
+        }
         Ok(batch.into_iter().map(|entry| entry.header).collect())
     }
 
@@ -232,7 +246,7 @@ impl Store {
             let record = self.witness_record(now_ms);
             self.core
                 .log
-                .append(self.durable, &[], &[], Some(&record))?;
+                .append(self.durable, &[], &[], &Noticed::new(), Some(&record))?;
         }
         self.flush(now_ms)
     }

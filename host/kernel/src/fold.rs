@@ -9,18 +9,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lattice_format::{
-    Body, Call, Claim, ComponentId, Genesis, Header, IntentionId, Lane, Param, Position, StoreId,
-    Transaction,
+    Body, Call, Claim, ComponentId, DeviceKey, Digest, Genesis, Header, IntentionId, Lane, Param,
+    Position, StoreId, Transaction,
 };
 use minicbor::Encoder;
 
 use crate::cell::{Cell, Op, Space};
-use crate::dag::LocalSeq;
+use crate::dag::{self, LocalSeq};
 use crate::engine::{CallKind, Engine, HostFault};
 use crate::execution::{Execution, outcome_of};
 use crate::governance::Answers;
 use crate::grow::PastCache;
-use crate::log::{Log, Stored};
+use crate::log::{Log, Noticed, Stored};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notice;
 use crate::outcome::{HostRefusal, Outcome};
@@ -64,6 +64,10 @@ pub(crate) struct Core {
     pub(crate) lengths: RangeLengths,
     pub(crate) changes: Changes,
     pub(crate) notices: Vec<Notice>,
+    /// What the notices of this batch tell of.
+    pub(crate) noticed: Noticed,
+    /// This device.
+    pub(crate) me: DeviceKey,
     /// Why each lane waits, system first.
     pub(crate) paused: [Option<HostFault>; 2],
 }
@@ -73,6 +77,9 @@ impl std::fmt::Debug for Core {
         write!(f, "Core({})", self.info.id)
     }
 }
+
+/// Stands for the outcome of a void transaction where outcomes are compared.
+const VOID: Digest = Digest([0; 32]);
 
 /// What one run did.
 #[derive(Debug, Default)]
@@ -405,19 +412,30 @@ impl Core {
         Ok(())
     }
 
-    /// Raises a notice for each outcome that differs from what a caller here was told.
+    /// Raises a notice for each outcome that differs from what a caller here was told, or from
+    /// what the last notice told.
     fn notice_changed_outcomes(
         &mut self,
         id: &IntentionId,
         local: LocalSeq,
         effects: &Effects,
     ) -> Result<(), StorageError> {
+        let branch = dag::meta(&self.rows, local)?.branch;
+        if dag::branch(&self.rows, branch)?.author != self.me {
+            return Ok(());
+        }
         let Some(told) = self.log.told(local)? else {
             return Ok(());
         };
         for (index, told) in (0u32..).zip(told) {
             let now = effects.outcomes.get(index as usize);
-            if now != Some(&told) {
+            let digest = now.map_or(VOID, Outcome::digest);
+            let last = match self.noticed.get(&(local, index)) {
+                Some(last) => Some(*last),
+                None => self.log.noticed(local, index)?,
+            };
+            if last.unwrap_or_else(|| told.digest()) != digest {
+                self.noticed.insert((local, index), digest);
                 self.notices.push(Notice::OutcomeChanged {
                     entry: *id,
                     transaction: index,

@@ -199,6 +199,11 @@ impl Core {
         self.rows.put(CUTS_DUE, []);
     }
 
+    /// Whether the cuts must be asked for again.
+    pub(crate) fn are_cuts_due(&self) -> Result<bool, StorageError> {
+        Ok(self.rows.get(CUTS_DUE)?.is_some())
+    }
+
     pub(crate) fn asking(&self) -> Asking<'_> {
         Asking {
             engine: &*self.engine,
@@ -229,7 +234,7 @@ impl Core {
     /// # Errors
     /// A fault of this host; nothing has changed then.
     pub(crate) fn refresh_cuts(&mut self) -> Result<(), HostFault> {
-        if self.rows.get(CUTS_DUE).map_err(storage)?.is_none() {
+        if !self.are_cuts_due().map_err(storage)? {
             return Ok(());
         }
         for author in dag::authors(&self.rows).map_err(storage)? {

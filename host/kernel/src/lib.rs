@@ -6,6 +6,7 @@
 //! `admit → log → dag → fold → versions → state`, a file each.
 
 pub mod admit;
+pub mod blob;
 pub mod cell;
 mod commit;
 mod dag;

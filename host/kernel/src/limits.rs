@@ -42,6 +42,8 @@ pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const NOTICES_MAX: usize = 10_000;
 /// Rounds of cutting and folding governance again, beyond one a member.
 pub const CUT_ROUNDS_EXTRA: usize = 2;
+/// Runs that a commit does itself when governance has changed; the rest is left to `settle`.
+pub const CUT_RUNS: u64 = 256;
 /// How far ahead of a node's clock an entry may lie unless the genesis says otherwise, in milliseconds.
 pub const DRIFT_MS_DEFAULT: u64 = 60_000;
 /// The largest frame of the sync and blob protocols, in bytes.

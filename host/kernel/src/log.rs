@@ -8,6 +8,7 @@
 //! entries-1   local (u64) → flags (1: body present) received ms (8) signature (64)
 //!                           header len (4) header body
 //! told-1      local (u64) → count (4) then each: len (4) outcome
+//! noticed-1   local (u64) transaction (u32) → digest of the outcome last told of in a notice
 //! notices-1   number (u64) → see notice.rs
 //! witness-1   local (u64) → chain hash (32) wall ms (8) signature (64)
 //! ```
@@ -15,10 +16,11 @@
 //! Assumptions about the disk: those of redb. A committed transaction survives; pages are
 //! checksummed; what the file system gives back otherwise is refused with what and where.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use lattice_format::{IntentionId, Signature, SignedHeader, VerifiedBody, VerifiedHeader};
+use lattice_format::{Digest, IntentionId, Signature, SignedHeader, VerifiedBody, VerifiedHeader};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
@@ -31,6 +33,7 @@ use crate::rows::StorageError;
 const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries-1");
 const TOLD: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("told-1");
 const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices-1");
+const NOTICED: TableDefinition<'static, (u64, u32), [u8; 32]> = TableDefinition::new("noticed-1");
 const WITNESS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("witness-1");
 
 const BODY_PRESENT: u8 = 1;
@@ -58,6 +61,9 @@ pub struct WitnessRecord {
     /// This node's signature over `chain` and `wall_ms`.
     pub signature: Signature,
 }
+
+/// Outcomes that notices told of, by entry and transaction.
+pub(crate) type Noticed = BTreeMap<(LocalSeq, u32), Digest>;
 
 /// One entry to append.
 #[derive(Debug)]
@@ -104,6 +110,7 @@ impl Log {
             write.open_table(ENTRIES)?;
             write.open_table(TOLD)?;
             write.open_table(NOTICES)?;
+            write.open_table(NOTICED)?;
             write.open_table(WITNESS)?;
             write.commit()?;
         }
@@ -130,6 +137,7 @@ impl Log {
         first: LocalSeq,
         batch: &[Append],
         notices: &[(u64, Notice)],
+        noticed: &Noticed,
         witness: Option<&WitnessRecord>,
     ) -> Result<(), StorageError> {
         let mut write = self.db.begin_write()?;
@@ -160,6 +168,12 @@ impl Log {
             let mut table = write.open_table(NOTICES)?;
             for (number, notice) in notices {
                 table.insert(number, notice.encode().as_slice())?;
+            }
+        }
+        if !noticed.is_empty() {
+            let mut table = write.open_table(NOTICED)?;
+            for ((local, transaction), digest) in noticed {
+                table.insert((local.0, *transaction), digest.0)?;
             }
         }
         if let Some(record) = witness {
@@ -208,6 +222,18 @@ impl Log {
         decode_told(row.value())
             .map(Some)
             .ok_or_else(|| damaged(local.0, "has unreadable outcomes"))
+    }
+
+    /// The outcome of a transaction that a notice last told of.
+    pub(crate) fn noticed(
+        &self,
+        local: LocalSeq,
+        transaction: u32,
+    ) -> Result<Option<Digest>, StorageError> {
+        let table = self.db.begin_read()?.open_table(NOTICED)?;
+        Ok(table
+            .get((local.0, transaction))?
+            .map(|row| Digest(row.value())))
     }
 
     /// Unacknowledged notices by number.

@@ -17,7 +17,7 @@ use crate::governance::Answers;
 use crate::grow::PastCache;
 use crate::limits::OVERLAY_ROWS_MAX;
 use crate::local::Open;
-use crate::log::{Append, Files, Log, Stored, WitnessRecord};
+use crate::log::{Append, Files, Log, Noticed, Stored, WitnessRecord};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::record;
@@ -426,6 +426,8 @@ impl Store {
             lengths,
             changes: Changes::default(),
             notices: Vec::new(),
+            noticed: Noticed::new(),
+            me: author,
             paused: [None, None],
         };
         Ok(Self {

@@ -52,7 +52,11 @@ fn check(events: &[Event], keys: &[u16], sizes: &[usize]) -> Result<(), TestCase
         judge(&late)?;
     }
     let count = late.snapshot().summary().count;
-    prop_assert_eq!(count as usize, entries.len(), "everything arrives in the end");
+    prop_assert_eq!(
+        count as usize,
+        entries.len(),
+        "everything arrives in the end"
+    );
     for store in &mut world.stores {
         deliver(store, &entries);
         judge(store)?;
@@ -75,7 +79,9 @@ fn runner(cases: u32) -> TestRunner {
 #[test]
 fn any_order_of_delivery_gives_the_state_of_the_plain_fold() {
     runner(256)
-        .run(&case(), |(events, keys, sizes)| check(&events, &keys, &sizes))
+        .run(&case(), |(events, keys, sizes)| {
+            check(&events, &keys, &sizes)
+        })
         .unwrap();
 }
 
@@ -87,7 +93,12 @@ fn the_same_entries_have_the_same_history() {
         Event::Resign { by: 2 },
         Event::Sync { from: 2, to: 1 },
     ]);
-    let ids = |n: usize| -> Vec<_> { all(&world.stores[n].snapshot()).iter().map(|s| s.header.id()).collect() };
+    let ids = |n: usize| -> Vec<_> {
+        all(&world.stores[n].snapshot())
+            .iter()
+            .map(|s| s.header.id())
+            .collect()
+    };
     assert_eq!(ids(1).len(), ids(0).len() + 1);
 }
 
@@ -128,4 +139,58 @@ fn a_cached_authorization_without_its_reads_is_caught() {
 #[test]
 fn a_refused_local_call_that_leaves_its_intention_open_is_caught() {
     is_caught(Mutant::RefusalKeepsIntentionOpen);
+}
+
+#[test]
+fn a_changed_outcome_is_noticed_once_and_durably() {
+    use crate::world::{START_MS, settle};
+    use lattice_format::{ChainId, Lane};
+    use lattice_kernel::testing::{Step, program};
+    use lattice_kernel::{Notice, Outcome};
+
+    // Device 2 reads key 0 while device 1, whose clock is behind, writes it unseen.
+    let mut world = World::new();
+    let read = program(&[Step::Get {
+        k: 0,
+        dynamic: false,
+    }]);
+    let told = world.stores[2]
+        .call(Lane::App, vec![read], START_MS + 50, ChainId(2))
+        .unwrap();
+    world.stores[2].commit(START_MS + 50).unwrap();
+    let write = program(&[Step::Put {
+        k: 0,
+        dynamic: false,
+        value: 3,
+    }]);
+    world.stores[1]
+        .call(Lane::App, vec![write], START_MS + 10, ChainId(3))
+        .unwrap();
+    world.stores[1].commit(START_MS + 10).unwrap();
+    let late = all(&world.stores[1].snapshot());
+    deliver(&mut world.stores[2], &late);
+
+    let store = &mut world.stores[2];
+    let notices = store.notices().unwrap();
+    let [
+        (
+            number,
+            Notice::OutcomeChanged {
+                told: before, now, ..
+            },
+        ),
+    ] = &notices[..]
+    else {
+        panic!("one changed outcome, and not {notices:?}");
+    };
+    assert_eq!(*before, told.outcome);
+    assert!(matches!(now, Some(Outcome::Ok(_))) && *now != Some(told.outcome));
+    assert_eq!(store.acknowledge(&[*number]).unwrap(), 1);
+    store.rebuild(START_MS + 60).unwrap();
+    settle(store);
+    assert_eq!(
+        store.notices().unwrap(),
+        vec![],
+        "it was told, and nothing changed since"
+    );
 }

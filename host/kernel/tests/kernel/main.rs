@@ -1,5 +1,6 @@
 //! Tests of the kernel as its shells use it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "one binary of modules")]
 
 mod fold;
 mod world;

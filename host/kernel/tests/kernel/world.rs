@@ -12,16 +12,37 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A device calls programs, some as one transaction each, then commits.
-    Call { by: u8, programs: Vec<Vec<Step>> },
-    Admit { by: u8, whom: u8, role: u8 },
-    Revoke { by: u8, whom: u8, keep: bool },
-    Resign { by: u8 },
+    Call {
+        by: u8,
+        programs: Vec<Vec<Step>>,
+    },
+    Admit {
+        by: u8,
+        whom: u8,
+        role: u8,
+    },
+    Revoke {
+        by: u8,
+        whom: u8,
+        keep: bool,
+    },
+    Resign {
+        by: u8,
+    },
     /// One device gives another everything that it lacks.
-    Sync { from: u8, to: u8 },
+    Sync {
+        from: u8,
+        to: u8,
+    },
     /// A device's clock jumps; entries that it makes sort early or late.
-    Clock { of: u8, to: u16 },
+    Clock {
+        of: u8,
+        to: u16,
+    },
     /// Devices call on through a reopened store.
-    Reopen { of: u8 },
+    Reopen {
+        of: u8,
+    },
 }
 
 pub const DEVICES: u8 = 4;
@@ -108,7 +129,11 @@ impl World {
     pub fn new() -> Self {
         let mut founder = testing::found(0, START_MS);
         for number in 1..DEVICES {
-            let role = if number == 1 { Role::Admin } else { Role::Writer };
+            let role = if number == 1 {
+                Role::Admin
+            } else {
+                Role::Writer
+            };
             let told = founder
                 .call(
                     Lane::System,
@@ -148,7 +173,9 @@ impl World {
 
     fn commit(&mut self, by: u8) {
         let now = self.clocks[usize::from(by)];
-        self.stores[usize::from(by)].commit(now).unwrap();
+        let store = &mut self.stores[usize::from(by)];
+        store.commit(now).unwrap();
+        settle(store);
     }
 
     fn step(&mut self, event: &Event) {
@@ -212,7 +239,9 @@ pub fn deliver(store: &mut Store, entries: &[Stored]) {
 
 pub fn deliver_from(store: &mut Store, from: DeviceKey, entries: &[Stored]) {
     let batch = entries.iter().map(wire).collect();
-    let received = store.receive(from, batch, START_MS + 1_000, [7; 32]).unwrap();
+    let received = store
+        .receive(from, batch, START_MS + 1_000, [7; 32])
+        .unwrap();
     assert_eq!(received.blame, vec![]);
     settle(store);
 }
