@@ -49,6 +49,7 @@ impl Bootstrap {
             count: 0,
             // One frame: the one entry that is asked for, whatever its size.
             window_bytes: 1,
+            gives: Wants::SystemLane,
         });
         let want = Message::Want(vec![IntentionId::from(store)]);
         let mut out = hello.encode();

@@ -200,11 +200,7 @@ impl Hello {
                 // Empty while the two keys are one: the transport proved it already.
                 signature: Vec::new(),
             }),
-            wants: match self.wants {
-                Wants::Headers => 1,
-                Wants::SystemLane => 2,
-                Wants::All => 3,
-            },
+            wants: self.wants.number(),
             horizon: self.horizon.map_or(Vec::new(), |p| p.to_bytes().to_vec()),
             parked_count: self.parked_count,
             parked: self.parked.iter().map(|id| id.0.to_vec()).collect(),
@@ -212,6 +208,7 @@ impl Hello {
             tip_count: self.tip_count,
             count: self.count,
             window_bytes: self.window_bytes,
+            gives: self.gives.number(),
         }
     }
 
@@ -227,17 +224,7 @@ impl Hello {
             clock_ms: wire.clock_ms,
             device: fixed(DeviceKey::from_slice(&device), "device", &device)?,
             endpoint: fixed(DeviceKey::from_slice(&endpoint), "endpoint", &endpoint)?,
-            wants: match wire.wants {
-                1 => Wants::Headers,
-                2 => Wants::SystemLane,
-                3 => Wants::All,
-                value => {
-                    return Err(MessageError::Meaningless {
-                        field: "wants",
-                        value: u64::from(value),
-                    });
-                }
-            },
+            wants: Wants::from_number(wire.wants, "wants")?,
             horizon: match wire.horizon.len() {
                 0 => None,
                 _ => Some(position(&wire.horizon, "horizon", Position::MIN)?),
@@ -248,6 +235,7 @@ impl Hello {
             tip_count: wire.tip_count,
             count: wire.count,
             window_bytes: wire.window_bytes,
+            gives: Wants::from_number(wire.gives, "gives")?,
         })
     }
 }
@@ -264,6 +252,7 @@ impl Done {
             missing: self.missing.iter().map(|id| id.0.to_vec()).collect(),
             withheld: self.withheld,
             last: self.last,
+            ranged: self.ranged,
         }
     }
 
@@ -279,6 +268,7 @@ impl Done {
             missing: ids(&wire.missing)?,
             withheld: wire.withheld,
             last: wire.last,
+            ranged: wire.ranged,
         })
     }
 }
@@ -395,6 +385,28 @@ fn cut(text: &str) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+impl Wants {
+    fn number(self) -> u32 {
+        match self {
+            Self::Headers => 1,
+            Self::SystemLane => 2,
+            Self::All => 3,
+        }
+    }
+
+    fn from_number(number: u32, field: &'static str) -> Result<Self, MessageError> {
+        match number {
+            1 => Ok(Self::Headers),
+            2 => Ok(Self::SystemLane),
+            3 => Ok(Self::All),
+            _ => Err(MessageError::Meaningless {
+                field,
+                value: u64::from(number),
+            }),
+        }
+    }
 }
 
 impl ErrorCode {

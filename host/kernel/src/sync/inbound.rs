@@ -8,7 +8,7 @@ use super::effect::Lack;
 use super::limits::{
     HINT_PATIENCE_MS, HINTED_MAX, IDS_MAX, KNOWN_MAX, LISTED_MAX, WANTED_MAX, WINDOW_BYTES,
 };
-use super::message::Message;
+use super::message::{Message, Wants};
 use super::peer::Fault;
 use crate::limits::BATCH_ENTRIES_MAX;
 use crate::{Received, Snapshot, StorageError};
@@ -55,6 +55,8 @@ pub(super) struct Inbound {
     pub(super) interrupted: bool,
     /// Entries received in this session.
     pub(super) received: u64,
+    /// How much the peer gives.
+    pub(super) peer_gives: Wants,
 }
 
 impl Inbound {
@@ -74,6 +76,7 @@ impl Inbound {
             misses: 0,
             interrupted: false,
             received: 0,
+            peer_gives: Wants::SystemLane,
         }
     }
 
@@ -198,8 +201,11 @@ impl Inbound {
         }
         let stuck = received.witnessed.is_empty() && !received.missing.is_empty();
         self.misses = if stuck { self.misses + 1 } else { 0 };
-        let missing = received.missing.iter().chain(&received.bodies_missing);
-        Ok(missing.copied().collect())
+        let mut missing = received.missing.clone();
+        if self.peer_gives == Wants::All {
+            missing.extend(&received.bodies_missing);
+        }
+        Ok(missing)
     }
 
     /// Credit to give back, when enough has gathered (`all`: whatever there is).

@@ -98,6 +98,8 @@ pub(super) struct Hello {
     pub(super) count: u64,
     /// Bytes of entries that the sender takes before it gives credit.
     pub(super) window_bytes: u64,
+    /// How much the sender gives, so that nobody asks for bodies in vain.
+    pub(super) gives: Wants,
 }
 
 /// The end of a branch, as the peer tells it.
@@ -126,6 +128,8 @@ pub(super) struct Done {
     pub(super) withheld: u64,
     /// Whether the sender has also taken in everything that it got.
     pub(super) last: bool,
+    /// Whether ranges were compared before it was said.
+    pub(super) ranged: bool,
 }
 
 /// Part of the canonical order: what sorts after `from`, up to `to` and with it.

@@ -29,6 +29,9 @@ mod source;
 mod summary;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use bootstrap::{Bootstrap, BootstrapStep};
 pub use effect::{CloseReason, Config, Effect, Input, Lack, Role, Status};
 pub use frame::FrameError;

@@ -21,6 +21,14 @@ pub enum Access {
 }
 
 impl Access {
+    /// How much the peer is given, as it is told.
+    pub(super) fn gives(self) -> Wants {
+        match self {
+            Self::All => Wants::All,
+            Self::SystemLane | Self::Invited | Self::None => Wants::SystemLane,
+        }
+    }
+
     /// Whether governance lets the peer have the body under `header`.
     pub(super) fn permits_body(self, header: &Header) -> bool {
         match self {

@@ -19,8 +19,6 @@ pub(super) struct Difference {
     pub(super) send: Vec<(IntentionId, Seq)>,
     /// The peer's tips that are unknown here.
     pub(super) unknown: Vec<IntentionId>,
-    /// Whether a chain is forked in a way that the tips alone do not explain.
-    pub(super) forked: bool,
 }
 
 /// The log, as far as the comparison asks it.
@@ -70,14 +68,18 @@ pub(super) fn compare(
         {
             continue;
         }
-        difference.forked |= group.iter().any(|their| is_unknown(&their));
         let mut from = Seq(0);
         for their in group.iter().filter(|their| !is_unknown(their)) {
             if let Some(common) = last_common(tip, their, log)? {
                 from = from.max(Seq(common.0 + 1));
             }
         }
-        difference.send.push((tip.id, from));
+        // A branch that leaves ours at a place that we do not know: the peer lacks our tip, but most
+        // of what is below it the peer may have. The ranges find the place.
+        let forked = from == Seq(0) && !group.is_empty();
+        if !forked {
+            difference.send.push((tip.id, from));
+        }
     }
     Ok(difference)
 }
@@ -294,8 +296,8 @@ mod tests {
     }
 
     proptest! {
-        /// The plan never sends what the peer has, except a part of a branch that forks off unknown
-        /// ones; and what it leaves out is behind a tip that one of the sides finds unknown.
+        /// What the plan leaves out is behind a tip that the peer finds unknown, so that ranges find it.
+        /// It sends what the peer has only where the peer's branch forks off unknown above a known one.
         #[test]
         fn tips_say_what_the_peer_lacks(
             all in forest(),
@@ -312,7 +314,11 @@ mod tests {
             let mut sent = Toy::default();
             for (tip, from) in &difference.send {
                 for id in ours.branch(*tip, *from) {
-                    prop_assert!(difference.forked || !theirs.entries.contains_key(&id));
+                    let (chain, ..) = ours.entries[&id];
+                    let hidden = theirs.tips().iter().any(|their| {
+                        their.chain == chain && !ours.entries.contains_key(&their.id)
+                    });
+                    prop_assert!(hidden || !theirs.entries.contains_key(&id));
                     sent.entries.insert(id, ours.entries[&id]);
                 }
             }
@@ -347,7 +353,7 @@ mod tests {
         let theirs = all.past(&[id(3)]);
         let difference = compare(&all.tips(), &mut theirs.tips(), &all).unwrap();
         assert_eq!(difference.send, vec![(id(9), Seq(4))]);
-        assert!(difference.unknown.is_empty() && !difference.forked);
+        assert!(difference.unknown.is_empty());
         // Seen from the other side, one tip is unknown and nothing is to be sent.
         let back = compare(&theirs.tips(), &mut all.tips(), &theirs).unwrap();
         assert_eq!((back.send, back.unknown), (vec![], vec![id(9)]));

@@ -99,6 +99,7 @@ impl Session {
             tip_count: tips.len() as u64,
             count: snapshot.summary().count,
             window_bytes: WINDOW_BYTES,
+            gives: self.config.access.gives(),
         };
         send(out, &Message::Hello(hello));
         if tips.len() <= TIPS_MAX {
@@ -120,6 +121,7 @@ impl Session {
             self.outbound.grant(hello.window_bytes);
         }
         self.peer_wants = Some(hello.wants);
+        self.inbound.peer_gives = hello.gives;
         if hello.round < self.round.number {
             return Ok(());
         }
@@ -241,6 +243,10 @@ impl Session {
 
     pub(super) fn on_done(&mut self, done: Done, out: &mut Vec<Effect>) {
         self.peer_count = done.count;
+        // Said before the peer heard that ranges are compared: it will say it again.
+        if self.round.ranged && !done.ranged {
+            return;
+        }
         self.round.their_done = Some(done);
         if self.round.settled {
             self.verdict(out);
@@ -298,9 +304,7 @@ impl Session {
         if !lack.missing.is_empty() && !self.round.ranged && !explained {
             match self.config.role {
                 Role::Dialer => {
-                    let done = self.round.their_done.take();
                     self.reopen();
-                    self.round.their_done = done;
                     self.ranges.search();
                     // The search begins with the next step.
                     out.push(Effect::Again);
@@ -334,6 +338,7 @@ impl Session {
             missing: lack.missing.clone(),
             withheld: self.outbound.withheld,
             last: self.round.settled,
+            ranged: self.round.ranged,
         };
         self.round.done_sent = Some(done.last);
         self.round.our_lack = lack;

@@ -28,6 +28,8 @@ pub(super) struct Hello {
     pub(super) count: u64,
     #[prost(uint64, tag = "13")]
     pub(super) window_bytes: u64,
+    #[prost(uint32, tag = "14")]
+    pub(super) gives: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -110,6 +112,8 @@ pub(super) struct Done {
     pub(super) withheld: u64,
     #[prost(bool, tag = "9")]
     pub(super) last: bool,
+    #[prost(bool, tag = "10")]
+    pub(super) ranged: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
