@@ -1,3 +1,229 @@
 //! A Lattice node: composition root and gRPC server.
+//!
+//! This is where the parts meet: the kernel's stores, each with its writer; the runtime for
+//! components; the network; the home directory; and the API on a socket. [`run`] is the daemon,
+//! [`embedded`] the same node and API inside of a command.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::transport::Channel;
 
 pub mod api;
+mod arguments;
+mod blob;
+mod bundled;
+mod call;
+mod clock;
+mod components;
+mod create;
+mod doctor;
+mod failure;
+mod graph;
+mod history;
+mod home;
+mod join;
+pub mod limits;
+mod lookup;
+mod members;
+mod network;
+mod node;
+mod outcome;
+mod page;
+mod plugins;
+mod records;
+mod server;
+mod service;
+mod status;
+mod store;
+mod watch;
+mod writer;
+
+pub use home::{OpenError, SOCKET_NAME};
+
+use network::NetOptions;
+use node::{Node, NodeOptions};
+use server::Running;
+
+/// How a daemon is run.
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// The node's home; made if it does not exist.
+    pub home: PathBuf,
+    /// The UDP socket for peers; port 0 takes a free one. `None` listens on all interfaces.
+    pub bind: Option<SocketAddr>,
+    /// Whether public relays may carry traffic that finds no direct path.
+    pub relay: bool,
+    /// Whether addresses are published to, and looked up in, the public discovery service.
+    pub discovery: bool,
+}
+
+/// What a daemon says when it serves.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The node's key, which is its name on the network.
+    pub node_id: [u8; 32],
+    /// Where peers can dial it.
+    pub addresses: Vec<SocketAddr>,
+    /// The socket of its API.
+    pub socket: PathBuf,
+}
+
+/// Why a daemon ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The home, the runtime, the socket or the network does not start.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The part that starts it failed.
+    #[error("the node does not start: {0}")]
+    Start(String),
+}
+
+/// Runs a node until `shutdown` resolves, then ends it cleanly: no more requests are taken, peers are
+/// told, stores are flushed, socket and lock are let go. That takes less than two seconds.
+///
+/// `ready` is called once, when the API and the network serve.
+///
+/// # Errors
+/// When the node does not start. Waits up to five seconds for the lock of the home.
+pub async fn run(
+    options: DaemonOptions,
+    ready: impl FnOnce(Ready),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), DaemonError> {
+    let network = NetOptions {
+        bind: options.bind,
+        relay: options.relay,
+        discovery: options.discovery,
+    };
+    let node = open(&options.home, limits::LOCK_WAIT, Embedding::Daemon).await?;
+    let served = async {
+        // The socket first: a port that is taken must not leave a network without a node.
+        network::start(&node, &network).await?;
+        Running::on_socket(&node)
+    };
+    let server = match served.await {
+        Ok(server) => server,
+        Err(error) => {
+            node.close().await;
+            return Err(error.into());
+        }
+    };
+    node.start_tasks();
+    ready(Ready {
+        node_id: node.device().0,
+        addresses: node.addresses(),
+        socket: node.home.socket(),
+    });
+    shutdown.await;
+    // Streams end by themselves when they see this; then the server has little to wait for.
+    node.begin_closing();
+    server.stop().await;
+    node.close().await;
+    Ok(())
+}
+
+/// A node inside of this process, with the API that a daemon has.
+#[derive(Debug)]
+pub struct Embedded {
+    node: Arc<Node>,
+    server: Running,
+    channel: Channel,
+}
+
+impl Embedded {
+    /// A connection to the API.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Ends the node: everything is flushed, and the lock is let go.
+    pub async fn close(self) {
+        let Self {
+            node,
+            server,
+            channel,
+        } = self;
+        drop(channel);
+        node.begin_closing();
+        server.stop().await;
+        node.close().await;
+    }
+}
+
+/// Opens the node of a home in this process, without network.
+///
+/// # Errors
+/// [`OpenError::Locked`] at once when another process has it open; else what is wrong with it.
+pub async fn embedded(home: &Path) -> Result<Embedded, OpenError> {
+    let node = open(home, Duration::ZERO, Embedding::Command).await?;
+    let (server, channel) = Running::in_memory(&node);
+    Ok(Embedded {
+        node,
+        server,
+        channel,
+    })
+}
+
+/// The same with network, on all interfaces, with relays and discovery.
+///
+/// # Errors
+/// As [`embedded`]; and [`OpenError::Network`].
+pub async fn embedded_with_network(home: &Path) -> Result<Embedded, OpenError> {
+    let node = open(home, Duration::ZERO, Embedding::Command).await?;
+    let options = NetOptions {
+        bind: None,
+        relay: true,
+        discovery: true,
+    };
+    if let Err(error) = network::start(&node, &options).await {
+        node.close().await;
+        return Err(error);
+    }
+    node.start_tasks();
+    let (server, channel) = Running::in_memory(&node);
+    Ok(Embedded {
+        node,
+        server,
+        channel,
+    })
+}
+
+/// Whether a node serves a socket or one command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Embedding {
+    /// A daemon.
+    Daemon,
+    /// A command that opened the home itself.
+    Command,
+}
+
+async fn open(home: &Path, patience: Duration, embedding: Embedding) -> Result<Arc<Node>, OpenError> {
+    let options = NodeOptions {
+        home: home.to_owned(),
+        patience,
+        embedding,
+    };
+    match tokio::task::spawn_blocking(move || Node::open(&options)).await {
+        Ok(node) => node,
+        Err(error) => Err(OpenError::Runtime(error.to_string())),
+    }
+}
+
+/// The arguments of a child process that compiles a component, if this process is one.
+///
+/// A program that runs nodes must call this first thing in `main`, and return the code if there is
+/// one: components are compiled in a child process, which is this program again.
+pub fn compile_child() -> Option<ExitCode> {
+    components::children_compile();
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != OsString::from(lattice_runtime::COMPILE_ARGUMENT) {
+        return None;
+    }
+    Some(lattice_runtime::compile_child_main(arguments))
+}

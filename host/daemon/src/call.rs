@@ -1,0 +1,251 @@
+//! Calls and queries.
+
+use std::sync::Arc;
+
+use lattice_format::{Call, Lane};
+use lattice_kernel::engine::{CallEnd, CallKind};
+use lattice_kernel::{Outcome, Queried, Snapshot, TrapKind};
+
+use crate::api;
+use crate::arguments;
+use crate::failure::{Failure, Result};
+use crate::limits::{CALLS_MAX, QUERY_FUEL_INLINE};
+use crate::lookup::{Code, Found};
+use crate::node::{Node, Slot};
+use crate::outcome::{self, Forms};
+use crate::store::OpenStore;
+use crate::writer::Done;
+
+/// A query that was understood: what to run, and how to show what comes out.
+pub(crate) struct Asked {
+    found: Found,
+    call: Call,
+    forms: Forms,
+}
+
+impl Asked {
+    /// The call.
+    pub(crate) fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// Its lane.
+    pub(crate) fn lane(&self) -> Lane {
+        self.found.lane
+    }
+
+    /// What came out, as the API shows it.
+    pub(crate) fn show(&self, queried: &Queried, applied_count: u64) -> api::QueryResponse {
+        let outcome = match &queried.end {
+            CallEnd::Ok(value) => Outcome::Ok(vec![value.clone()]),
+            CallEnd::Refused(error) => Outcome::Refused {
+                index: 0,
+                error: error.clone(),
+            },
+            CallEnd::Trapped(kind) => Outcome::Trapped {
+                index: 0,
+                kind: *kind,
+            },
+        };
+        api::QueryResponse {
+            outcome: Some(outcome::show(&outcome, &[Some(self.found.function())], self.forms)),
+            provisional: true,
+            applied_count,
+        }
+    }
+}
+
+impl Node {
+    /// An open store that can run things.
+    ///
+    /// # Errors
+    /// When it is joining, stopped, or being folded again.
+    pub(crate) async fn running(&self, slot: &Arc<Slot>) -> Result<Arc<OpenStore>> {
+        let store = self.store(slot).await?;
+        let published = store.published();
+        if let Some(reason) = published.broken {
+            return Err(Failure::failed(format!("the store is stopped: {reason}"))
+                .hint("check the disk, and start the node again"));
+        }
+        if published.rebuilding {
+            return Err(Failure::not_ready("the store's state is being folded again")
+                .hint("try again when that is done; `lattice store status` shows how far it is"));
+        }
+        Ok(store)
+    }
+
+    /// The components of a store.
+    ///
+    /// # Errors
+    /// When one is missing, with what is being done about it.
+    pub(crate) fn code(&self, slot: &Slot, snapshot: &Snapshot) -> Result<Code> {
+        Code::of(self, snapshot).map_err(|failure| match slot.remedy().as_str() {
+            "" => failure,
+            remedy => failure.hint(remedy),
+        })
+    }
+
+    /// Runs commands as one transaction.
+    pub(crate) async fn call(&self, request: api::CallRequest) -> Result<api::CallResponse> {
+        let slot = self.find_slot(&request.store)?;
+        let store = self.running(&slot).await?;
+        let snapshot = store.snapshot();
+        let code = self.code(&slot, &snapshot)?;
+        if request.calls.is_empty() || request.calls.len() > CALLS_MAX {
+            return Err(Failure::usage(format!(
+                "{} calls in one transaction; 1 to {CALLS_MAX} are allowed",
+                request.calls.len()
+            )));
+        }
+        let mut found = Vec::with_capacity(request.calls.len());
+        let mut calls = Vec::with_capacity(request.calls.len());
+        for call in request.calls {
+            let function = code.find(CallKind::Command, &call.function)?;
+            calls.push(Call {
+                args: arguments::encode(function.function(), call.arguments)?,
+                interface: function.interface.clone(),
+                function: function.name.clone(),
+            });
+            found.push(function);
+        }
+        let lane = found[0].lane;
+        if let Some(other) = found.iter().find(|function| function.lane != lane) {
+            return Err(Failure::usage(format!(
+                "{} and {} are of different components, and a transaction has one",
+                found[0].name, other.name
+            ))
+            .hint("call them one after the other"));
+        }
+        let done = self.commit(&slot, &store, lane, calls).await?;
+        let functions: Vec<_> = found.iter().map(|found| Some(found.function())).collect();
+        let forms = Forms::from_request(&request.forms);
+        Ok(self.call_response(&slot, &done, &functions, forms))
+    }
+
+    /// Lets the writer of a store run calls.
+    ///
+    /// # Errors
+    /// Also when this node's clock is not to be trusted.
+    pub(crate) async fn commit(
+        &self,
+        slot: &Slot,
+        store: &OpenStore,
+        lane: Lane,
+        calls: Vec<Call>,
+    ) -> Result<Done> {
+        if let Some(lead_ms) = self.clock_leads_by(store.snapshot().genesis().drift_ms) {
+            return Err(Failure::not_ready(format!(
+                "this node's clock is {lead_ms} ms ahead of its peers', so nothing is signed"
+            ))
+            .hint("set the clock; `lattice doctor` shows it"));
+        }
+        store.call(lane, calls).await.map_err(|failure| match slot.remedy().as_str() {
+            "" => failure,
+            remedy => failure.hint(remedy),
+        })
+    }
+
+    /// How far the clock leads that of the peers, if that is more than half of a store's drift.
+    pub(crate) fn clock_leads_by(&self, drift_ms: u64) -> Option<i64> {
+        let lead_ms = self.clock_lead_ms()?;
+        (lead_ms > 0 && lead_ms.unsigned_abs() > drift_ms / 2).then_some(lead_ms)
+    }
+
+    /// What became of a call, as the API shows it.
+    pub(crate) fn call_response(
+        &self,
+        slot: &Slot,
+        done: &Done,
+        functions: &[Option<&lattice_runtime::Function>],
+        forms: Forms,
+    ) -> api::CallResponse {
+        let mut outcome = outcome::show(&done.outcome, functions, forms);
+        if let Outcome::Unauthorized { .. } = done.outcome {
+            outcome.detail = match self.own_role(slot) {
+                Some(role) => format!("this node's role is {role}"),
+                None => "this node is no member of the store".into(),
+            };
+        }
+        let mut response = api::CallResponse {
+            provisional: done.place.is_some(),
+            outcome: Some(outcome),
+            ..Default::default()
+        };
+        if let Some(place) = &done.place {
+            response.entry_id = place.entry.0.to_vec();
+            response.transaction_index = place.transaction;
+            response.call_ids = place.calls.iter().map(|id| id.0.to_vec()).collect();
+            response.time = Some(outcome::time(place.time));
+        }
+        response
+    }
+
+    /// Understands a query.
+    ///
+    /// # Errors
+    /// When the store has no such query, or the arguments do not fit.
+    pub(crate) fn asked(
+        &self,
+        slot: &Slot,
+        snapshot: &Snapshot,
+        call: Option<api::FunctionCall>,
+        forms: &[i32],
+    ) -> Result<Asked> {
+        let call = call.ok_or_else(|| Failure::usage("no query is given"))?;
+        let found = self.code(slot, snapshot)?.find(CallKind::Query, &call.function)?;
+        let args = arguments::encode(found.function(), call.arguments)?;
+        Ok(Asked {
+            call: Call {
+                interface: found.interface.clone(),
+                function: found.name.clone(),
+                args,
+            },
+            found,
+            forms: Forms::from_request(forms),
+        })
+    }
+
+    /// Runs one query on what the log holds durably.
+    pub(crate) async fn query(&self, request: api::QueryRequest) -> Result<api::QueryResponse> {
+        let slot = self.find_slot(&request.store)?;
+        let store = self.running(&slot).await?;
+        let snapshot = store.snapshot();
+        let asked = self.asked(&slot, &snapshot, request.call, &request.forms)?;
+        let queried = self.run_query(&store, &snapshot, &asked.call, asked.lane()).await?;
+        Ok(asked.show(&queried, snapshot.summary().applied))
+    }
+
+    /// Runs a query on a view.
+    ///
+    /// A short one runs where it is asked: handing it to another thread would cost more than it
+    /// does. It may use little fuel there; a longer one starts anew on a thread of its own, which
+    /// changes nothing, since it depends on the view alone. So does the first one of a store, whose
+    /// code may have to be loaded, or compiled.
+    pub(crate) async fn run_query(
+        &self,
+        store: &OpenStore,
+        snapshot: &Snapshot,
+        call: &Call,
+        lane: Lane,
+    ) -> Result<Queried> {
+        let fuel = snapshot.genesis().limits.fuel;
+        if store.is_warm(lane) {
+            let queried = snapshot.query(call, lane, fuel.min(QUERY_FUEL_INLINE))?;
+            let cut_short = queried.end == CallEnd::Trapped(TrapKind::Fuel);
+            if !cut_short || fuel <= QUERY_FUEL_INLINE {
+                return Ok(queried);
+            }
+        }
+        let _turn = self
+            .long_queries
+            .acquire()
+            .await
+            .map_err(|_| Failure::unreachable("the node is shutting down"))?;
+        let (view, call) = (snapshot.clone(), call.clone());
+        let queried = tokio::task::spawn_blocking(move || view.query(&call, lane, fuel))
+            .await
+            .map_err(|error| Failure::failed(format!("the query ended early: {error}")))??;
+        store.set_warm(lane);
+        Ok(queried)
+    }
+}

@@ -1,0 +1,226 @@
+//! Examining a node: the home, clock, disk, sockets and network, and what to do about what is wrong.
+
+use std::os::unix::fs::PermissionsExt;
+
+use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+
+use crate::api::{Check, CheckLevel, DoctorResponse};
+use crate::bundled::BUNDLED;
+use crate::clock;
+use crate::limits::DISK_LOW_BYTES;
+use crate::node::Node;
+use crate::Embedding;
+
+fn check(name: &str, level: CheckLevel, text: impl Into<String>, hint: impl Into<String>) -> Check {
+    Check {
+        name: name.into(),
+        level: level.into(),
+        text: text.into(),
+        hint: hint.into(),
+    }
+}
+
+fn ok(name: &str, text: impl Into<String>) -> Check {
+    check(name, CheckLevel::Ok, text, "")
+}
+
+impl Node {
+    /// Examines everything. Blocks.
+    pub(crate) fn doctor(&self) -> DoctorResponse {
+        let checks = vec![
+            self.check_home(),
+            self.check_key(),
+            self.check_disk(),
+            self.check_clock(),
+            self.check_socket(),
+            self.check_network(),
+            self.check_runtime(),
+            self.check_stores(),
+            check_fuse(),
+        ];
+        DoctorResponse { checks }
+    }
+
+    fn check_home(&self) -> Check {
+        let path = self.home.path().display();
+        match self.home.mode() {
+            Ok(mode) if mode & 0o077 == 0 => ok("home", format!("{path}, mode {mode:04o}")),
+            Ok(mode) => check(
+                "home",
+                CheckLevel::Warning,
+                format!("{path} can be entered by others: mode {mode:04o}"),
+                format!("run `chmod 700 {path}`"),
+            ),
+            Err(error) => check("home", CheckLevel::Failed, format!("{path}: {error}"), ""),
+        }
+    }
+
+    fn check_key(&self) -> Check {
+        match self.home.identity() {
+            Ok(key) if key.verifying_key() == self.key.verifying_key() => {
+                ok("key", format!("this node is {}", self.device()))
+            }
+            Ok(_) => check(
+                "key",
+                CheckLevel::Failed,
+                "identity.key was replaced while the node runs",
+                "restart the node, and find out who replaced it",
+            ),
+            Err(error) => check("key", CheckLevel::Failed, error.to_string(), ""),
+        }
+    }
+
+    fn check_disk(&self) -> Check {
+        match rustix::fs::statvfs(self.home.path()) {
+            Ok(stat) => {
+                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+                let text = format!("{} MiB are free", free >> 20);
+                match free < DISK_LOW_BYTES {
+                    false => ok("disk", text),
+                    true => check(
+                        "disk",
+                        CheckLevel::Warning,
+                        text,
+                        "make room before stores stop",
+                    ),
+                }
+            }
+            Err(error) => check("disk", CheckLevel::Failed, error.to_string(), ""),
+        }
+    }
+
+    fn check_clock(&self) -> Check {
+        // The first release; a clock below it is surely wrong.
+        const EARLIEST_MS: u64 = 1_767_225_600_000;
+        if clock::now_ms() < EARLIEST_MS {
+            return check(
+                "clock",
+                CheckLevel::Failed,
+                "the clock stands before 2026",
+                "set it: entries with wrong times sort wrongly",
+            );
+        }
+        let Some(lead_ms) = self.clock_lead_ms() else {
+            return ok("clock", "nothing to compare with: no peer was met");
+        };
+        let text = match lead_ms {
+            0.. => format!("{lead_ms} ms ahead of the peers' median"),
+            ..0 => format!("{} ms behind the peers' median", lead_ms.unsigned_abs()),
+        };
+        if lead_ms.unsigned_abs() <= DRIFT_MS_DEFAULT / 2 {
+            return ok("clock", text);
+        }
+        match lead_ms > 0 {
+            true => check(
+                "clock",
+                CheckLevel::Failed,
+                format!("{text}: nothing is signed"),
+                "set the clock",
+            ),
+            false => check("clock", CheckLevel::Warning, text, "set the clock"),
+        }
+    }
+
+    fn check_socket(&self) -> Check {
+        let path = self.home.socket();
+        if self.embedding == Embedding::Command {
+            return ok("socket", "no daemon runs; commands open the home themselves");
+        }
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.permissions().mode() & 0o077 == 0 => {
+                ok("socket", path.display().to_string())
+            }
+            Ok(found) => check(
+                "socket",
+                CheckLevel::Failed,
+                format!("others can use it: mode {:04o}", found.permissions().mode() & 0o777),
+                format!("run `chmod 600 {}`", path.display()),
+            ),
+            Err(error) => check(
+                "socket",
+                CheckLevel::Failed,
+                format!("{}: {error}", path.display()),
+                "restart the daemon",
+            ),
+        }
+    }
+
+    fn check_network(&self) -> Check {
+        if self.net().is_none() {
+            return ok("network", "none while no daemon runs");
+        }
+        let addresses = self.addresses();
+        if addresses.is_empty() {
+            return check(
+                "network",
+                CheckLevel::Warning,
+                "no address is known that peers could dial",
+                "check the network, or give --bind",
+            );
+        }
+        let connected = self.peers().iter().filter(|peer| peer.connected).count();
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        ok(
+            "network",
+            format!("{}; {connected} peers are connected", addresses.join(" ")),
+        )
+    }
+
+    /// Compiles and loads what came with the node, and runs the one that governs.
+    fn check_runtime(&self) -> Check {
+        for bundled in BUNDLED {
+            if let Err(fault) = self.components.make_ready(&bundled.id()) {
+                return check(
+                    "runtime",
+                    CheckLevel::Failed,
+                    format!("{}: {fault}", bundled.name),
+                    format!("remove {}; it is made again", self.home.components().display()),
+                );
+            }
+        }
+        ok(
+            "runtime",
+            format!(
+                "profile {}; {} bundled components run",
+                lattice_runtime::profile::PROFILE,
+                BUNDLED.len()
+            ),
+        )
+    }
+
+    fn check_stores(&self) -> Check {
+        let slots = self.slots();
+        let mut bad = Vec::new();
+        for slot in &slots {
+            if let Err(failure) = self.open_slot(slot) {
+                bad.push(format!("{}: {}", slot.name(), failure.text()));
+                continue;
+            }
+            let (state, reason) = self.state(slot);
+            if state != crate::api::StoreState::Ready {
+                bad.push(format!("{}: {reason}", slot.name()));
+            }
+        }
+        match bad.is_empty() {
+            true => ok("stores", format!("{} stores are ready", slots.len())),
+            false => check(
+                "stores",
+                CheckLevel::Warning,
+                bad.join("; "),
+                "`lattice store status` says more",
+            ),
+        }
+    }
+}
+
+fn check_fuse() -> Check {
+    match std::fs::metadata("/dev/fuse") {
+        Ok(_) => ok("fuse", "/dev/fuse is there"),
+        Err(error) => check(
+            "fuse",
+            CheckLevel::Warning,
+            format!("/dev/fuse: {error}"),
+            "stores cannot be mounted; load the fuse module, or allow it in the container",
+        ),
+    }
+}

@@ -1,0 +1,139 @@
+//! The history of a store as a graph: who had seen what.
+
+use std::collections::HashSet;
+
+use lattice_format::{IntentionId, Lane, Position};
+use lattice_kernel::{Snapshot, StorageError};
+
+use crate::api;
+use crate::failure::{Failure, Result};
+use crate::history::{Names, Reader, lane, lane_filter};
+use crate::limits::{HISTORY_ROWS_MAX, SUMMARY_CHARS};
+use crate::node::Node;
+use crate::outcome::{self, Forms};
+use crate::page::Page;
+
+/// The most parents that a node of the graph shows.
+const PARENTS_MAX: usize = 18;
+/// Entries of the other lane that are passed through for one node.
+const STEPS_MAX: usize = 4096;
+/// Rows that are read at once.
+const BATCH: usize = 128;
+
+/// What is reached from `ids` when entries of another lane than `only` are passed through.
+fn through(
+    snapshot: &Snapshot,
+    ids: impl IntoIterator<Item = IntentionId>,
+    only: Option<Lane>,
+) -> std::result::Result<Vec<IntentionId>, StorageError> {
+    let mut found = Vec::new();
+    let mut waiting: Vec<IntentionId> = ids.into_iter().collect();
+    waiting.reverse();
+    let mut seen = HashSet::new();
+    let mut steps = 0;
+    while let Some(id) = waiting.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let Some(only) = only else {
+            found.push(id);
+            continue;
+        };
+        let Some(entry) = snapshot.entry(&id)? else { continue };
+        // The genesis is of both lanes.
+        if entry.header.lane == only || entry.header.is_genesis() {
+            found.push(id);
+            continue;
+        }
+        steps += 1;
+        if steps < STEPS_MAX {
+            waiting.extend(entry.header.names());
+        }
+    }
+    Ok(found)
+}
+
+/// Entries of the lane that no other of it names.
+fn heads(
+    snapshot: &Snapshot,
+    only: Option<Lane>,
+) -> std::result::Result<HashSet<IntentionId>, StorageError> {
+    let reached = through(snapshot, snapshot.summary().heads.iter().copied(), only)?;
+    let mut heads = HashSet::new();
+    for id in &reached {
+        let mut named = false;
+        for other in &reached {
+            named |= only.is_some() && other != id && snapshot.in_past_or_same(id, other)?;
+        }
+        if !named {
+            heads.insert(*id);
+        }
+    }
+    Ok(heads)
+}
+
+fn page_of(
+    snapshot: &Snapshot,
+    page: &Page,
+    only: Option<Lane>,
+    reader: &Reader,
+    names: &Names,
+) -> Result<api::GraphResponse> {
+    let mut at = match page.after() {
+        Some(key) => Some(
+            Position::from_slice(key).ok_or_else(|| Failure::usage("the page token is damaged"))?,
+        ),
+        None => None,
+    };
+    let heads = heads(snapshot, only)?;
+    let mut response = api::GraphResponse::default();
+    let mut seen = 0;
+    loop {
+        let rows = snapshot.history(at, BATCH, true)?;
+        let last_batch = rows.len() < BATCH;
+        for row in rows {
+            at = Some(row.position);
+            seen += 1;
+            let header = &row.stored.header;
+            let id = header.id();
+            if header.is_genesis() || only.is_none_or(|only| only == header.lane) {
+                let mut parents = through(snapshot, header.names(), only)?;
+                parents.truncate(PARENTS_MAX);
+                response.nodes.push(api::GraphNode {
+                    id: id.0.to_vec(),
+                    parents: parents.iter().map(|id| id.0.to_vec()).collect(),
+                    lane: lane(header.lane).into(),
+                    author: header.author.0.to_vec(),
+                    member: names.get(&header.author),
+                    time: Some(outcome::time(header.time)),
+                    head: heads.contains(&id),
+                    void: row.void,
+                    summary: reader.summary(&row, SUMMARY_CHARS),
+                });
+            }
+            if response.nodes.len() >= page.size() || seen >= HISTORY_ROWS_MAX {
+                response.next_page_token = page.token(&row.position.to_bytes());
+                return Ok(response);
+            }
+        }
+        if last_batch {
+            return Ok(response);
+        }
+    }
+}
+
+impl Node {
+    /// Entries as nodes of a graph, newest first.
+    pub(crate) async fn graph(&self, request: api::GraphRequest) -> Result<api::GraphResponse> {
+        let slot = self.find_slot(&request.store)?;
+        let snapshot = self.store(&slot).await?.snapshot();
+        let only = lane_filter(request.lane);
+        let filters: [&[u8]; 2] = [&slot.id.0, &request.lane.to_be_bytes()];
+        let page = Page::new(request.page_size, &request.page_token, &filters)?;
+        let reader = self.reader(&slot, &snapshot, Forms::TEXT);
+        let names = Names::of(slot.governance().as_deref());
+        tokio::task::spawn_blocking(move || page_of(&snapshot, &page, only, &reader, &names))
+            .await
+            .map_err(|error| Failure::failed(error.to_string()))?
+    }
+}

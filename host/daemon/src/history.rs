@@ -1,0 +1,430 @@
+//! The history of a store: entries in canonical order with their calls and outcomes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lattice_format::{
+    Body, Call, DeviceKey, Genesis, IntentionId, Lane, Param, Position, Time, Transaction,
+};
+use lattice_kernel::{HistoryRow, Outcome, Snapshot};
+use lattice_net::Governance;
+use lattice_runtime::Function;
+use lattice_runtime::values::{Type, Value, cbor};
+use prost::Message as _;
+
+use crate::api;
+use crate::failure::{Failure, Result};
+use crate::limits::{HISTORY_BYTES_MAX, HISTORY_ROWS_MAX};
+use crate::lookup::{Code, find_member};
+use crate::node::{Node, Slot};
+use crate::outcome::{self, Forms};
+use crate::page::Page;
+
+/// The interface of `init`.
+const LIFECYCLE: &str = "lattice:store/lifecycle";
+/// Rows that are read at once.
+const BATCH: usize = 128;
+
+/// The lane that a request names; `None` for both.
+pub(crate) fn lane_filter(number: i32) -> Option<Lane> {
+    match api::Lane::try_from(number) {
+        Ok(api::Lane::System) => Some(Lane::System),
+        Ok(api::Lane::App) => Some(Lane::App),
+        _ => None,
+    }
+}
+
+/// A lane, as the API names it.
+pub(crate) fn lane(lane: Lane) -> api::Lane {
+    match lane {
+        Lane::System => api::Lane::System,
+        Lane::App => api::Lane::App,
+    }
+}
+
+/// Whether a person's `name` or `interface.name` means this function.
+fn names_function(filter: &str, call: &Call) -> bool {
+    match filter.rsplit_once('.') {
+        None => filter == call.function,
+        Some((interface, function)) => {
+            function == call.function
+                && call
+                    .interface
+                    .strip_suffix(interface)
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with(['/', ':']))
+        }
+    }
+}
+
+/// What members are called.
+pub(crate) struct Names(HashMap<DeviceKey, String>);
+
+impl Names {
+    /// As governance knows them now.
+    pub(crate) fn of(governance: Option<&Governance>) -> Self {
+        let members = governance.map(|governance| governance.members.as_slice()).unwrap_or_default();
+        Self(members.iter().map(|member| (member.device, member.name.clone())).collect())
+    }
+
+    /// The name of a device's member; empty when it has none.
+    pub(crate) fn get(&self, device: &DeviceKey) -> String {
+        self.0.get(device).cloned().unwrap_or_default()
+    }
+}
+
+/// What entries are asked for.
+struct Filter {
+    authors: Option<DeviceKey>,
+    since_ms: u64,
+    until_ms: u64,
+    function: String,
+    outcome: api::OutcomeKind,
+    lane: Option<Lane>,
+}
+
+impl Filter {
+    fn wants_entry(&self, row: &HistoryRow) -> bool {
+        let header = &row.stored.header;
+        let time_ms = header.time.wall_ms;
+        let genesis = header.is_genesis();
+        self.authors.is_none_or(|author| author == header.author)
+            && time_ms >= self.since_ms
+            && (self.until_ms == 0 || time_ms < self.until_ms)
+            && (genesis || self.lane.is_none_or(|lane| lane == header.lane))
+    }
+
+    fn wants_transaction(&self, transaction: &api::HistoryTransaction, calls: &[Call]) -> bool {
+        let outcome = transaction.outcome.as_ref().map_or(0, |outcome| outcome.kind);
+        (self.function.is_empty() || calls.iter().any(|call| names_function(&self.function, call)))
+            && (self.outcome == api::OutcomeKind::Unspecified || outcome == i32::from(self.outcome))
+    }
+
+    /// Whether no row after this one can be wanted.
+    fn is_past(&self, row: &HistoryRow, oldest_first: bool) -> bool {
+        let time_ms = row.position.time.wall_ms;
+        match oldest_first {
+            true => self.until_ms != 0 && time_ms >= self.until_ms,
+            false => time_ms < self.since_ms,
+        }
+    }
+
+    /// Where to begin: just before the first row that can be wanted.
+    fn start(&self, oldest_first: bool) -> Option<Position> {
+        match oldest_first {
+            true => self.since_ms.checked_sub(1).map(|wall_ms| Position {
+                time: Time {
+                    wall_ms,
+                    counter: u32::MAX,
+                },
+                id: IntentionId([0xff; 32]),
+            }),
+            false => (self.until_ms != 0).then_some(Position {
+                time: Time {
+                    wall_ms: self.until_ms,
+                    counter: 0,
+                },
+                id: IntentionId([0; 32]),
+            }),
+        }
+    }
+}
+
+/// Makes rows readable.
+pub(crate) struct Reader {
+    code: Option<Code>,
+    names: Names,
+    forms: Forms,
+}
+
+impl Reader {
+    /// Works without code too: then arguments and values are shown as they are.
+    pub(crate) fn new(code: Option<Code>, names: Names, forms: Forms) -> Self {
+        Self { code, names, forms }
+    }
+
+    fn function(&self, lane: Lane, call: &Call) -> Option<&Function> {
+        self.code
+            .as_ref()?
+            .lane(lane)?
+            .function(&call.interface, &call.function)
+    }
+
+    fn arguments(&self, function: Option<&Function>, call: &Call) -> Vec<api::NamedValue> {
+        let Some(function) = function else { return Vec::new() };
+        let Ok(values) = cbor::decode_all(function.param_types(), &call.args) else {
+            return Vec::new();
+        };
+        let params = function.params.iter().zip(values);
+        params
+            .map(|(param, value)| api::NamedValue {
+                name: param.name.clone(),
+                value: Some(self.forms.show(Some(&param.ty), &cbor::encode(&param.ty, &value))),
+            })
+            .collect()
+    }
+
+    fn transaction(
+        &self,
+        row: &HistoryRow,
+        index: usize,
+        first_call: u32,
+        transaction: &Transaction,
+    ) -> api::HistoryTransaction {
+        let header = &row.stored.header;
+        let functions: Vec<_> = transaction
+            .calls
+            .iter()
+            .map(|call| self.function(header.lane, call))
+            .collect();
+        let calls = transaction.calls.iter().zip(&functions).zip(first_call..);
+        api::HistoryTransaction {
+            index: index as u32,
+            calls: calls
+                .map(|((call, function), number)| api::HistoryCall {
+                    id: header.call_id(number).0.to_vec(),
+                    interface: call.interface.clone(),
+                    function: call.function.clone(),
+                    arguments: self.arguments(*function, call),
+                    arguments_cbor: call.args.clone(),
+                })
+                .collect(),
+            outcome: Some(self.outcome(row, index, &functions)),
+            provisional: !row.void,
+        }
+    }
+
+    fn outcome(&self, row: &HistoryRow, index: usize, functions: &[Option<&Function>]) -> api::Outcome {
+        match row.outcomes.get(index) {
+            _ if row.void => outcome::without(api::OutcomeKind::Void),
+            Some(shown) if !row.pending => outcome::show(shown, functions, self.forms),
+            _ => outcome::without(api::OutcomeKind::Pending),
+        }
+    }
+
+    /// The genesis, as the calls of `init` that it is.
+    fn genesis(&self, row: &HistoryRow, genesis: &Genesis) -> Vec<api::HistoryTransaction> {
+        let lanes = [
+            Some(&genesis.system_params),
+            genesis.app.as_ref().map(|_| &genesis.app_params),
+        ];
+        let calls = lanes.into_iter().flatten().enumerate();
+        calls
+            .map(|(index, params)| api::HistoryTransaction {
+                index: index as u32,
+                calls: vec![api::HistoryCall {
+                    id: row.stored.header.call_id(index as u32).0.to_vec(),
+                    interface: LIFECYCLE.into(),
+                    function: "init".into(),
+                    arguments: params.iter().map(|param| self.parameter(param)).collect(),
+                    arguments_cbor: Vec::new(),
+                }],
+                // `init` returns nothing that is kept.
+                outcome: Some(match row.outcomes.get(index) {
+                    Some(Outcome::Ok(_)) if !row.pending => outcome::without(api::OutcomeKind::Ok),
+                    _ => self.outcome(row, index, &[]),
+                }),
+                provisional: false,
+            })
+            .collect()
+    }
+
+    fn parameter(&self, param: &Param) -> api::NamedValue {
+        let value = cbor::encode(&Type::String, &Value::String(param.value.clone()));
+        api::NamedValue {
+            name: param.name.clone(),
+            value: Some(self.forms.show(Some(&Type::String), &value)),
+        }
+    }
+
+    /// One row with all of its transactions, and the calls of each.
+    fn entry(&self, row: &HistoryRow) -> (api::HistoryEntry, Vec<Vec<Call>>) {
+        let header = &row.stored.header;
+        let body = row.stored.body.as_deref().and_then(|bytes| Body::decode(bytes).ok());
+        let mut calls = Vec::new();
+        let transactions = match &body {
+            Some(Body {
+                genesis: Some(genesis),
+                ..
+            }) => {
+                let init = Call {
+                    interface: LIFECYCLE.into(),
+                    function: "init".into(),
+                    args: Vec::new(),
+                };
+                calls = vec![vec![init]; 2];
+                self.genesis(row, genesis)
+            }
+            Some(body) => {
+                let mut first_call = 0;
+                let mut shown = Vec::with_capacity(body.transactions.len());
+                for (index, transaction) in body.transactions.iter().enumerate() {
+                    shown.push(self.transaction(row, index, first_call, transaction));
+                    first_call += transaction.calls.len() as u32;
+                    calls.push(transaction.calls.clone());
+                }
+                shown
+            }
+            // No body, or one that is none: what became of it is all there is to show.
+            None => {
+                calls.push(Vec::new());
+                vec![api::HistoryTransaction {
+                    index: 0,
+                    calls: Vec::new(),
+                    outcome: Some(self.outcome(row, 0, &[])),
+                    provisional: !row.void,
+                }]
+            }
+        };
+        let entry = api::HistoryEntry {
+            id: header.id().0.to_vec(),
+            lane: lane(header.lane).into(),
+            author: header.author.0.to_vec(),
+            member: self.names.get(&header.author),
+            time: Some(outcome::time(header.time)),
+            received_ms: row.stored.received_ms,
+            chain: header.chain.0,
+            seq: header.seq.0,
+            genesis: header.is_genesis(),
+            transactions,
+        };
+        (entry, calls)
+    }
+
+    /// A line that says what an entry does.
+    pub(crate) fn summary(&self, row: &HistoryRow, chars_max: usize) -> String {
+        let (entry, _) = self.entry(row);
+        let mut out = String::new();
+        for transaction in &entry.transactions {
+            for call in &transaction.calls {
+                if !out.is_empty() {
+                    out.push_str("; ");
+                }
+                out.push_str(&call.function);
+                for argument in &call.arguments {
+                    out.push(' ');
+                    out.push_str(argument.value.as_ref().map_or("", |value| &value.text));
+                }
+                if out.chars().count() > chars_max {
+                    let mut cut: String = out.chars().take(chars_max - 1).collect();
+                    cut.push('…');
+                    return cut;
+                }
+            }
+        }
+        out
+    }
+}
+
+fn page_of(
+    snapshot: &Snapshot,
+    page: &Page,
+    filter: &Filter,
+    oldest_first: bool,
+    reader: &Reader,
+) -> Result<api::HistoryResponse> {
+    let mut at = match page.after() {
+        Some(key) => Some(
+            Position::from_slice(key).ok_or_else(|| Failure::usage("the page token is damaged"))?,
+        ),
+        None => filter.start(oldest_first),
+    };
+    let mut response = api::HistoryResponse::default();
+    let (mut seen, mut bytes) = (0, 0);
+    loop {
+        let rows = snapshot.history(at, BATCH, !oldest_first)?;
+        let last_batch = rows.len() < BATCH;
+        for row in rows {
+            if filter.is_past(&row, oldest_first) {
+                return Ok(response);
+            }
+            at = Some(row.position);
+            seen += 1;
+            if filter.wants_entry(&row) {
+                let (mut entry, calls) = reader.entry(&row);
+                let all = std::mem::take(&mut entry.transactions);
+                entry.transactions = all
+                    .into_iter()
+                    .zip(&calls)
+                    .filter(|(transaction, calls)| filter.wants_transaction(transaction, calls))
+                    .map(|(transaction, _)| transaction)
+                    .collect();
+                if !entry.transactions.is_empty() {
+                    bytes += entry.encoded_len();
+                    response.entries.push(entry);
+                }
+            }
+            let full = response.entries.len() >= page.size()
+                || bytes >= HISTORY_BYTES_MAX
+                || seen >= HISTORY_ROWS_MAX;
+            if full {
+                // The page may turn out to be the last; one that is empty says so then.
+                response.next_page_token = page.token(&row.position.to_bytes());
+                return Ok(response);
+            }
+        }
+        if last_batch {
+            return Ok(response);
+        }
+    }
+}
+
+impl Node {
+    /// What makes rows of a store readable.
+    pub(crate) fn reader(&self, slot: &Slot, snapshot: &Snapshot, forms: Forms) -> Reader {
+        let names = Names::of(slot.governance().as_deref());
+        Reader::new(self.code(slot, snapshot).ok(), names, forms)
+    }
+
+    /// Entries in canonical order with their calls and outcomes.
+    pub(crate) async fn history(self: &Arc<Self>, request: api::HistoryRequest) -> Result<api::HistoryResponse> {
+        let slot = self.find_slot(&request.store)?;
+        let snapshot = self.store(&slot).await?.snapshot();
+        let authors = match request.by.as_str() {
+            "" => None,
+            text => {
+                let governance = crate::members::governance(&slot)?;
+                Some(find_member(&governance.members, text)?)
+            }
+        };
+        let filter = Filter {
+            authors,
+            since_ms: request.since_ms,
+            until_ms: request.until_ms,
+            outcome: request.outcome(),
+            lane: lane_filter(request.lane),
+            function: request.function,
+        };
+        let filters: [&[u8]; 4] = [
+            &slot.id.0,
+            &[u8::from(request.oldest_first)],
+            request.by.as_bytes(),
+            filter.function.as_bytes(),
+        ];
+        let page = Page::new(request.page_size, &request.page_token, &filters)?;
+        let reader = self.reader(&slot, &snapshot, Forms::from_request(&request.forms));
+        let oldest_first = request.oldest_first;
+        tokio::task::spawn_blocking(move || page_of(&snapshot, &page, &filter, oldest_first, &reader))
+            .await
+            .map_err(|error| Failure::failed(error.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_is_meant_by_its_name_or_the_end_of_its_interface() {
+        let call = Call {
+            interface: "lattice:kv/commands".into(),
+            function: "put".into(),
+            args: Vec::new(),
+        };
+        for same in ["put", "commands.put", "kv/commands.put", "lattice:kv/commands.put"] {
+            assert!(names_function(same, &call), "{same}");
+        }
+        for other in ["pu", "mands.put", "queries.put", "put.put", ""] {
+            assert!(!names_function(other, &call), "{other}");
+        }
+    }
+}

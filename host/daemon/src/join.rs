@@ -1,0 +1,518 @@
+//! Joining a store: a task of the node, which outlives the request that began it.
+//!
+//! The network does the joining ([`lattice_net::JoinTask`]); what is here keeps it: recorded before
+//! it begins, begun again at the next start, forgotten when it is done or can never be.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, Weak};
+
+use futures_util::future::BoxFuture;
+use lattice_format::{ComponentId, SignedHeader, StoreId};
+use lattice_kernel::{Files, Store};
+use lattice_net::join::Agreement;
+use lattice_net::{JoinError, JoinHost, JoinPhase, JoinTask, Token};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::api;
+use crate::blob;
+use crate::clock;
+use crate::create::NewDirectory;
+use crate::failure::{Failure, Result};
+use crate::limits::{PLUGINS_MAX, STORES_MAX};
+use crate::lookup::check_name;
+use crate::node::{Node, Slot};
+use crate::records::{JoinRecord, PluginRecord, StoreRecord};
+use crate::store::OpenStore;
+
+/// Where a join is, for those who watch it.
+pub(crate) struct JoinState(watch::Sender<Option<JoinPhase>>);
+
+impl Default for JoinState {
+    fn default() -> Self {
+        Self(watch::channel(None).0)
+    }
+}
+
+impl JoinState {
+    /// One line: what it does, or waits for.
+    pub(crate) fn text(&self) -> String {
+        match &*self.0.borrow() {
+            None => "the join goes on while a daemon runs".into(),
+            Some(phase) => shown(phase).text,
+        }
+    }
+
+    /// Why a store that is being joined cannot be used yet.
+    pub(crate) fn failure(&self, name: &str) -> Failure {
+        Failure::not_ready(format!("the store {name} is being joined")).hint(self.text())
+    }
+}
+
+/// Components that tokens led to. They lie among the blobs for the join that follows; without one
+/// they go when the node ends.
+#[derive(Default)]
+pub(crate) struct Looked(Mutex<HashSet<(StoreId, ComponentId)>>);
+
+impl Looked {
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<(StoreId, ComponentId)> {
+        self.0.lock().expect("no holder panics").iter().copied().collect()
+    }
+
+    fn add(&self, store: StoreId, component: ComponentId) {
+        self.0.lock().expect("no holder panics").insert((store, component));
+    }
+}
+
+/// A phase, as the API shows it.
+fn shown(phase: &JoinPhase) -> api::JoinProgress {
+    let progress = |phase: api::JoinPhase, done, total, text: String| api::JoinProgress {
+        phase: phase.into(),
+        done,
+        total,
+        text,
+        store: None,
+    };
+    match phase {
+        JoinPhase::Connecting => {
+            progress(api::JoinPhase::Connecting, 0, 0, "looking for a member that answers".into())
+        }
+        JoinPhase::Fetching {
+            component,
+            done_bytes,
+            total_bytes,
+        } => progress(
+            api::JoinPhase::Fetching,
+            *done_bytes,
+            *total_bytes,
+            format!("fetching the component {}", &component.to_string()[..16]),
+        ),
+        JoinPhase::Compiling { component } => progress(
+            api::JoinPhase::Compiling,
+            0,
+            0,
+            format!("compiling the component {}", &component.to_string()[..16]),
+        ),
+        JoinPhase::Claiming => {
+            progress(api::JoinPhase::Claiming, 0, 0, "waiting for the admission".into())
+        }
+        JoinPhase::Syncing { done, total, text } => {
+            progress(api::JoinPhase::Syncing, *done, *total, text.clone())
+        }
+        JoinPhase::Waiting { error, until_ms } => {
+            let wait_ms = until_ms.saturating_sub(clock::now_ms());
+            progress(
+                api::JoinPhase::Connecting,
+                0,
+                0,
+                format!("{error}; trying again in {} s", wait_ms.div_ceil(1000)),
+            )
+        }
+        JoinPhase::Done => progress(api::JoinPhase::Ready, 0, 0, String::new()),
+        JoinPhase::Failed { error } => {
+            progress(api::JoinPhase::Unspecified, 0, 0, error.to_string())
+        }
+    }
+}
+
+/// What a join's error means to whoever asked for it.
+pub(crate) fn failure(error: &JoinError) -> Failure {
+    let text = error.to_string();
+    match error {
+        JoinError::Unreachable { .. } | JoinError::NotNow { .. } => {
+            Failure::unreachable(text).hint("try again when a member's node runs")
+        }
+        JoinError::AdmittedBefore => Failure::unauthorized(text),
+        _ => Failure::failed(text),
+    }
+}
+
+pub(crate) fn parse(token: &str) -> Result<Token> {
+    Token::parse(token.trim()).map_err(|error| {
+        Failure::failed(error.to_string()).hint("`lattice store invite` on a member's node makes one")
+    })
+}
+
+fn hash(field: &str, bytes: &[u8]) -> Result<Option<ComponentId>> {
+    match bytes.len() {
+        0 => Ok(None),
+        _ => ComponentId::from_slice(bytes).map(Some).ok_or_else(|| {
+            Failure::usage(format!("{field} has {} bytes, and a hash has 32", bytes.len()))
+        }),
+    }
+}
+
+/// A stream of a join's progress.
+pub(crate) type Progress = ReceiverStream<std::result::Result<api::JoinProgress, Status>>;
+
+impl Node {
+    /// Shows what a token leads to, without joining.
+    pub(crate) async fn inspect_token(&self, text: &str) -> Result<api::InspectTokenResponse> {
+        let token = parse(text)?;
+        let net = self.need_net("a token")?;
+        if token.expires_ms != 0 && token.expires_ms <= clock::now_ms() {
+            return Err(failure(&JoinError::Expired {
+                at_ms: token.expires_ms,
+            }));
+        }
+        let inspected = net.inspect_token(&token).await.map_err(|error| failure(&error))?;
+        let mut described = Vec::new();
+        let mut app_present = true;
+        let genesis = &inspected.genesis;
+        for component in std::iter::once(&genesis.system).chain(&genesis.app) {
+            let present = self.components.contains(&component.id);
+            if genesis.app.as_ref().is_some_and(|app| app.id == component.id) {
+                app_present = present;
+            }
+            let plugin = if present {
+                self.describe_component(&component.id, &component.name)?
+            } else {
+                self.looked.add(token.store, component.id);
+                net.fetch_component(&token, component.id, &|_, _| {})
+                    .await
+                    .map_err(|error| failure(&error))?;
+                let bytes = self.blobs.read(token.store, blob::of(&component.id))?.unwrap_or_default();
+                let mut plugin = Self::inspect_bytes(&bytes)?;
+                plugin.name.clone_from(&component.name);
+                plugin
+            };
+            described.push(plugin);
+        }
+        let mut described = described.into_iter();
+        let inviter = token.peers.first();
+        Ok(api::InspectTokenResponse {
+            store_id: token.store.0.to_vec(),
+            store_name: token.store_name.clone(),
+            inviter: inviter.map_or(Vec::new(), |peer| peer.device.0.to_vec()),
+            addresses: inviter.map_or(Vec::new(), |peer| {
+                peer.addresses.iter().map(ToString::to_string).collect()
+            }),
+            role: token.role.clone(),
+            expires_ms: token.expires_ms,
+            governance: described.next(),
+            app: described.next(),
+            app_present,
+            joined: self.slot(&token.store).is_some(),
+        })
+    }
+
+    /// A name for a store to join that nobody gave one.
+    fn joined_name(&self, token: &Token) -> String {
+        let wished = match check_name("store", &token.store_name) {
+            Ok(()) => token.store_name.clone(),
+            Err(_) => format!("store-{}", &token.store.to_string()[..8]),
+        };
+        let free = |name: &String| self.check_free(name, None).is_ok();
+        if free(&wished) {
+            return wished;
+        }
+        let with_number = |n: u32| {
+            let cut: String = wished.chars().take(50).collect();
+            format!("{cut}-{n}")
+        };
+        (2..)
+            .map(with_number)
+            .find(free)
+            .expect("there are more numbers than stores")
+    }
+
+    /// Joins, or watches the join that was begun with the same token.
+    pub(crate) async fn join(self: &Arc<Self>, request: api::JoinRequest) -> Result<Progress> {
+        let token = parse(&request.token)?;
+        self.need_net("joining")?;
+        if !request.name.is_empty() {
+            check_name("store", &request.name)?;
+        }
+        let agreed = Agreement {
+            governance: hash("governance_hash", &request.governance_hash)?.ok_or_else(|| {
+                Failure::usage("no governance component was agreed to")
+                    .hint("look at the token first")
+            })?,
+            app: hash("app_hash", &request.app_hash)?,
+        };
+        let _naming = self.naming.lock().await;
+        let slot = match self.slot(&token.store) {
+            Some(slot) => slot,
+            None => {
+                if self.slots().len() >= STORES_MAX {
+                    return Err(Failure::failed(format!("this node has {STORES_MAX} stores already")));
+                }
+                let name = match request.name.is_empty() {
+                    true => self.joined_name(&token),
+                    false => {
+                        self.check_free(&request.name, None)?;
+                        request.name.clone()
+                    }
+                };
+                let store = token.store;
+                let task = JoinTask {
+                    token,
+                    device_name: device_name(),
+                    store_name: request.name,
+                    agreed,
+                };
+                let record = StoreRecord {
+                    name,
+                    since_ms: clock::now_ms(),
+                    joining: Some(JoinRecord {
+                        task: task.to_bytes(),
+                    }),
+                    ..Default::default()
+                };
+                self.records.put_store(&store, &record)?;
+                let slot = Slot::new(store, record);
+                self.add_slot(slot.clone());
+                self.begin_join(&slot, task);
+                slot
+            }
+        };
+        Ok(self.watch_join(slot))
+    }
+
+    fn watch_join(self: &Arc<Self>, slot: Arc<Slot>) -> Progress {
+        let (out, progress) = mpsc::channel(16);
+        let node = Arc::downgrade(self);
+        let mut phases = slot.join.0.subscribe();
+        let mut closing = self.closing();
+        tokio::spawn(async move {
+            let mut done = slot.record().joining.is_none();
+            loop {
+                let phase = phases.borrow_and_update().clone();
+                done |= phase == Some(JoinPhase::Done);
+                let mut message = phase.as_ref().map(shown);
+                if done {
+                    let Some(node) = node.upgrade() else { return };
+                    message = Some(api::JoinProgress {
+                        store: Some(node.store_summary(&slot).await),
+                        ..shown(&JoinPhase::Done)
+                    });
+                }
+                if let Some(JoinPhase::Failed { error }) = &phase {
+                    let _ = out.send(Err(failure(error).into())).await;
+                    return;
+                }
+                if let Some(message) = message
+                    && out.send(Ok(message)).await.is_err()
+                {
+                    // The client left; the join goes on.
+                    return;
+                }
+                if done {
+                    return;
+                }
+                tokio::select! {
+                    changed = phases.changed() => if changed.is_err() { return },
+                    _ = closing.wait_for(|closing| *closing) => {
+                        let gone = Failure::unreachable("the node is shutting down")
+                            .hint("the join goes on at its next start");
+                        let _ = out.try_send(Err(gone.into()));
+                        return;
+                    }
+                }
+            }
+        });
+        ReceiverStream::new(progress)
+    }
+
+    /// Goes on with joins that an earlier run of the node began.
+    pub(crate) fn resume_joins(self: &Arc<Self>) {
+        for slot in self.slots() {
+            let Some(record) = slot.record().joining else { continue };
+            match JoinTask::from_bytes(&record.task) {
+                Ok(task) => self.begin_join(&slot, task),
+                Err(error) => {
+                    tracing::error!(store = %slot.id, "{error}");
+                    slot.join.0.send_replace(Some(JoinPhase::Failed {
+                        error: JoinError::Node(error.to_string()),
+                    }));
+                }
+            }
+        }
+    }
+
+    fn begin_join(self: &Arc<Self>, slot: &Arc<Slot>, task: JoinTask) {
+        let node = self.clone();
+        let slot = slot.clone();
+        let mut closing = self.closing();
+        tokio::spawn(async move {
+            let host = Joiner {
+                node: Arc::downgrade(&node),
+                slot: slot.clone(),
+            };
+            let Some(net) = node.net() else { return };
+            let ended = tokio::select! {
+                ended = task.run(net, &host) => ended,
+                _ = closing.wait_for(|closing| *closing) => return,
+            };
+            let (recorded, end) = match ended {
+                Ok(()) => {
+                    let recorded = node.update_slot(&slot, |record| record.joining = None);
+                    (recorded, JoinPhase::Done)
+                }
+                Err(error) => {
+                    tracing::info!(store = %slot.id, "the join failed for good: {error}");
+                    node.remove_slot(&slot.id);
+                    let recorded = node.records.remove_store(&slot.id).map_err(Failure::from);
+                    (recorded, JoinPhase::Failed { error })
+                }
+            };
+            if let Err(failure) = recorded {
+                tracing::error!(store = %slot.id, "{failure}");
+            }
+            // Told only now, so that whoever hears of it finds it done.
+            slot.join.0.send_replace(Some(end));
+        });
+    }
+
+    /// Makes a store out of a genesis that was received. Blocks.
+    fn adopt_now(
+        &self,
+        slot: &Arc<Slot>,
+        signed: SignedHeader,
+        body: Vec<u8>,
+    ) -> std::result::Result<(), String> {
+        let home = self.home.store(&slot.id);
+        if slot.opened().is_some() || home.join("log.redb").exists() {
+            return self.open_slot(slot).map(drop).map_err(|failure| failure.to_string());
+        }
+        let genesis = lattice_format::Body::decode(&body)
+            .map_err(|error| error.to_string())?
+            .genesis
+            .ok_or("the genesis names no store")?;
+        for component in std::iter::once(&genesis.system).chain(&genesis.app) {
+            self.components
+                .make_ready(&component.id)
+                .map_err(|fault| fault.to_string())?;
+            self.name_component(&component.id, &component.name)
+                .map_err(|failure| failure.to_string())?;
+        }
+        let directory = NewDirectory::make(&self.home.path().join("stores"))
+            .map_err(|failure| failure.to_string())?;
+        let files = Files::in_dir(directory.path()).map_err(|error| error.to_string())?;
+        let store = Store::adopt(
+            files,
+            self.components.engine(),
+            self.key.clone(),
+            (signed, body),
+            clock::now_ms(),
+        )
+        .map_err(|error| error.to_string())?;
+        self.update_slot(slot, |record| {
+            record.parent = genesis.parent.map_or(Vec::new(), |parent| parent.0.to_vec());
+            record.plugin = genesis.app.map_or(String::new(), |app| app.name);
+        })
+        .map_err(|failure| failure.to_string())?;
+        directory.keep(&home).map_err(|failure| failure.to_string())?;
+        let open = OpenStore::start(store, self.opener(home), self.listener())?;
+        slot.set_open(Arc::new(open));
+        Ok(())
+    }
+
+    /// Lets a component that a store brought along be found by name, if the name is free.
+    fn name_component(&self, id: &ComponentId, name: &str) -> Result<()> {
+        let known = self.records.plugins()?;
+        let named = known.iter().any(|(other, record)| other == name || record.id() == *id);
+        if named || known.len() >= PLUGINS_MAX || check_name("plugin", name).is_err() {
+            return Ok(());
+        }
+        let record = PluginRecord {
+            component: id.0.to_vec(),
+            installed_ms: clock::now_ms(),
+            bundled: false,
+        };
+        Ok(self.records.put_plugins(&[(name.to_owned(), record)])?)
+    }
+}
+
+/// What members may call this device: the machine's name.
+fn device_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+/// This node, to one of its joins.
+struct Joiner {
+    node: Weak<Node>,
+    slot: Arc<Slot>,
+}
+
+impl Joiner {
+    fn node(&self) -> std::result::Result<Arc<Node>, String> {
+        self.node.upgrade().ok_or_else(|| "the node is shutting down".into())
+    }
+}
+
+impl JoinHost for Joiner {
+    fn has_store(&self, _store: &StoreId) -> bool {
+        let Some(node) = self.node.upgrade() else { return false };
+        let here = node.home.store(&self.slot.id).join("log.redb").exists();
+        here && node.open_slot(&self.slot).is_ok()
+    }
+
+    fn has_component(&self, store: &StoreId, component: &ComponentId) -> bool {
+        let Some(node) = self.node.upgrade() else { return false };
+        if !node.components.contains(component) {
+            // It may have been fetched to be shown to a person.
+            let bytes = node.blobs.read(*store, blob::of(component)).ok().flatten();
+            if bytes.is_none_or(|bytes| node.components.install(&bytes).is_err()) {
+                return false;
+            }
+        }
+        let recorded = node.own_components(store, &[*component]);
+        if let Err(failure) = &recorded {
+            tracing::error!("{failure}");
+        }
+        recorded.is_ok()
+    }
+
+    fn install_component(
+        &self,
+        store: StoreId,
+        component: ComponentId,
+    ) -> BoxFuture<'_, std::result::Result<(), String>> {
+        Box::pin(async move {
+            let node = self.node()?;
+            let install = move || {
+                let bytes = node.blobs.read(store, blob::of(&component))?.ok_or_else(|| {
+                    Failure::failed(format!("the component {component} did not arrive"))
+                })?;
+                node.components.install(&bytes).map(drop)
+            };
+            tokio::task::spawn_blocking(install)
+                .await
+                .map_err(|error| error.to_string())?
+                .map_err(|failure| failure.to_string())
+        })
+    }
+
+    fn adopt(
+        &self,
+        _store: StoreId,
+        signed: SignedHeader,
+        body: Vec<u8>,
+    ) -> BoxFuture<'_, std::result::Result<(), String>> {
+        Box::pin(async move {
+            let node = self.node()?;
+            let slot = self.slot.clone();
+            tokio::task::spawn_blocking(move || node.adopt_now(&slot, signed, body))
+                .await
+                .map_err(|error| error.to_string())?
+        })
+    }
+
+    fn is_ready(&self, _store: &StoreId) -> bool {
+        let (Some(node), Some(store)) = (self.node.upgrade(), self.slot.opened()) else {
+            return false;
+        };
+        store.snapshot().summary().pending == 0 && node.own_role(&self.slot).is_some()
+    }
+
+    fn progress(&self, phase: JoinPhase) {
+        // The end is told when it is recorded.
+        if !matches!(phase, JoinPhase::Done | JoinPhase::Failed { .. }) {
+            self.slot.join.0.send_replace(Some(phase));
+        }
+    }
+}

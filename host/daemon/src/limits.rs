@@ -1,0 +1,110 @@
+//! Bounds of the node's own queues, lists and files, related to each other at compile time.
+
+use std::time::Duration;
+
+/// Calls that wait for the writer of one store. Further callers wait for room in the queue.
+pub const WRITER_QUEUE: usize = 1024;
+/// The most calls of one group commit.
+pub const GROUP_CALLS_MAX: usize = 512;
+/// Late entries that are run again between two groups of fresh calls.
+pub const SETTLE_RUNS_BUSY: u64 = 32;
+/// Late entries that are run again at once while no call waits.
+pub const SETTLE_RUNS_IDLE: u64 = 256;
+/// How often the writer of a store does what time asks of it, while something is going on.
+pub const TICK: Duration = Duration::from_secs(1);
+/// Ticks without any work after which a writer sleeps until it is asked for something.
+pub const TICKS_IDLE: u32 = 3;
+/// Stack of a store's writer, in bytes: guests run on it.
+pub const WRITER_STACK_BYTES: usize = 8 * 1024 * 1024;
+/// Sets of changes that a watch may lag behind before it runs its query for that alone.
+pub const CHANGES_QUEUE: usize = 256;
+/// Cells of one set of changes that watches compare one by one; more count as a change of all.
+pub const CHANGED_CELLS_MAX: usize = 4096;
+
+/// The most transactions' calls in one request.
+pub const CALLS_MAX: usize = 256;
+/// The largest request on the socket, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Requests that one connection may have in progress.
+pub const REQUESTS_PER_CONNECTION: usize = 256;
+/// Fuel that a query may use on the thread that serves it. One that needs more starts anew on a
+/// thread of its own, with all of its fuel.
+pub const QUERY_FUEL_INLINE: u64 = 5_000_000;
+/// Queries that run on threads of their own at the same time; further ones wait.
+pub const QUERIES_LONG_MAX: usize = 4;
+/// Watches of all clients together.
+pub const WATCHES_MAX: usize = 1024;
+/// The shortest time between two runs of one watch.
+pub const WATCH_REST: Duration = Duration::from_millis(1);
+
+/// Items of a page unless the request says otherwise.
+pub const PAGE_DEFAULT: u32 = 100;
+/// The most items of a page.
+pub const PAGE_MAX: u32 = 1000;
+/// Rows of history that one request looks at before it ends its page, matching or not.
+pub const HISTORY_ROWS_MAX: usize = 20_000;
+/// Encoded bytes after which a page of history ends.
+pub const HISTORY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Heads that a status shows.
+pub const HEADS_SHOWN: usize = 64;
+/// Characters of an entry's one-line summary.
+pub const SUMMARY_CHARS: usize = 120;
+/// Candidates that an error lists.
+pub const CANDIDATES_MAX: usize = 16;
+/// Names that a plugin's `used_by` lists.
+pub const USED_BY_MAX: usize = 1000;
+/// Imports, and ignored exports, that a description of a component lists.
+pub const NAMES_SHOWN: usize = 256;
+
+/// Stores of one node.
+pub const STORES_MAX: usize = 1000;
+/// Installed components of one node.
+pub const PLUGINS_MAX: usize = 1000;
+/// The longest name of a store or plugin, in characters, all of them ASCII.
+pub const NAME_CHARS_MAX: usize = 64;
+/// How deeply stores nest below each other in a path.
+pub const PATH_DEPTH_MAX: usize = 32;
+/// Parameters of a store to create, all together, in bytes.
+pub const PARAMETER_BYTES_MAX: usize = 256 * 1024;
+/// Addresses kept of one peer.
+pub const PEER_ADDRESSES_MAX: usize = 32;
+/// Peers of which addresses are kept.
+pub const PEERS_MAX: usize = 10_000;
+/// Acknowledged notices that are kept for showing.
+pub const NOTICES_ACKNOWLEDGED_MAX: usize = 1000;
+/// Notices that one acknowledgement names.
+pub const ACKNOWLEDGE_MAX: usize = 1000;
+/// The longest life of an invite, in milliseconds: 366 days.
+pub const INVITE_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
+/// The life of an invite unless told otherwise, in milliseconds: a day.
+pub const INVITE_MS_DEFAULT: u64 = 24 * 3600 * 1000;
+/// The most uses of an invite.
+pub const INVITE_USES_MAX: u32 = 10_000;
+
+/// Addresses of peers that wait to be written down.
+pub const PEER_EVENTS_QUEUE: usize = 256;
+/// The pause between two looks at stores that stand still for want of a component.
+pub const FETCH_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a daemon waits for the lock of its home.
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile.
+pub const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How long requests in progress may take at shutdown before they are cut off.
+pub const DRAIN_WAIT: Duration = Duration::from_millis(500);
+/// How long peers are said goodbye to at shutdown.
+pub const GOODBYE_WAIT: Duration = Duration::from_millis(700);
+/// How long the stores may take to flush at shutdown before the rest is left to the next start.
+pub const FLUSH_WAIT: Duration = Duration::from_millis(1500);
+/// Free space below which the disk is reported, in bytes.
+pub const DISK_LOW_BYTES: u64 = 512 * 1024 * 1024;
+/// Buffer of each direction of an embedded connection, in bytes.
+pub const DUPLEX_BYTES: usize = 256 * 1024;
+/// Cache of node.redb, in bytes.
+pub const RECORDS_CACHE_BYTES: usize = 256 * 1024;
+
+const _: () = assert!(GROUP_CALLS_MAX <= WRITER_QUEUE);
+const _: () = assert!(SETTLE_RUNS_BUSY <= SETTLE_RUNS_IDLE);
+const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX);
+const _: () = assert!(CALLS_MAX <= lattice_format::limits::CALLS_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX > lattice_runtime::limits::COMPONENT_BYTES_MAX);

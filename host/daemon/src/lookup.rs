@@ -1,0 +1,357 @@
+//! Finding what a person named: stores, functions, components, members.
+
+use std::sync::Arc;
+
+use lattice_format::{ComponentId, DeviceKey, Lane, StoreId};
+use lattice_kernel::Snapshot;
+use lattice_kernel::engine::{CallKind, Member};
+use lattice_runtime::{Function, Interface, Schema};
+
+use crate::failure::{Failure, Result};
+use crate::limits::{NAME_CHARS_MAX, PATH_DEPTH_MAX};
+use crate::node::{Node, Slot};
+use crate::records::PluginRecord;
+
+/// Digits that a person must give of an id at least.
+const DIGITS_MIN: usize = 8;
+
+/// Whether a text can be the beginning of an id.
+fn is_prefix(text: &str) -> bool {
+    (DIGITS_MIN..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn begins(id: &[u8; 32], prefix: &str) -> bool {
+    hex::encode(id).starts_with(&prefix.to_ascii_lowercase())
+}
+
+/// Checks a new name of a store or component.
+///
+/// # Errors
+/// When it is empty, too long, or has other characters than allowed.
+pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(allowed) {
+        let shown: String = name.chars().take(NAME_CHARS_MAX + 1).collect();
+        return Err(Failure::usage(format!("{shown:?} cannot be the name of a {what}")).hint(
+            format!("a name has 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` and `.`"),
+        ));
+    }
+    Ok(())
+}
+
+/// What stores are found by.
+pub(crate) struct StoreName {
+    pub(crate) id: StoreId,
+    pub(crate) name: String,
+    pub(crate) path: String,
+}
+
+/// Finds a store among `all` by exact name, then path, then beginning of its id.
+fn find(all: &[StoreName], text: &str) -> Result<StoreId> {
+    let by_name = || all.iter().filter(|store| store.name == text).collect::<Vec<_>>();
+    let by_path = || all.iter().filter(|store| store.path == text).collect::<Vec<_>>();
+    let by_id = || match is_prefix(text) {
+        true => all.iter().filter(|store| begins(&store.id.0, text)).collect(),
+        false => Vec::new(),
+    };
+    let ways: [&dyn Fn() -> Vec<_>; 3] = [&by_name, &by_path, &by_id];
+    for way in ways {
+        match way()[..] {
+            [] => {}
+            [one] => return Ok(one.id),
+            ref several => {
+                let mut several: Vec<String> = several
+                    .iter()
+                    .map(|store| format!("{} {}", store.path, &hex::encode(store.id.0)[..16]))
+                    .collect();
+                several.sort();
+                return Err(Failure::usage(format!("{text:?} means several stores"))
+                    .hint("write a path, or more digits of the id")
+                    .candidates(several));
+            }
+        }
+    }
+    let hint = match all.is_empty() {
+        true => "make one with `lattice store create`, or join one",
+        false => "`lattice store list` shows what there is",
+    };
+    let mut known: Vec<String> = all.iter().map(|store| store.path.clone()).collect();
+    known.sort();
+    Err(Failure::not_found(format!("there is no store {text:?}"))
+        .hint(hint)
+        .candidates(known))
+}
+
+impl Node {
+    /// The name of a store below its parents' names.
+    pub(crate) fn path(&self, slot: &Slot) -> String {
+        let mut names = vec![slot.name()];
+        let mut parent = slot.parent();
+        while let Some(above) = parent.and_then(|id| self.slot(&id)) {
+            if names.len() >= PATH_DEPTH_MAX {
+                break;
+            }
+            names.push(above.name());
+            parent = above.parent();
+        }
+        names.reverse();
+        names.join("/")
+    }
+
+    /// The store that a person named.
+    ///
+    /// # Errors
+    /// When there is none, or several.
+    pub(crate) fn find_slot(&self, text: &str) -> Result<Arc<Slot>> {
+        let slots = self.slots();
+        // The common case needs no paths.
+        let mut exact = slots.iter().filter(|slot| slot.name() == text);
+        if let (Some(one), None) = (exact.next(), exact.next()) {
+            return Ok(one.clone());
+        }
+        let all: Vec<StoreName> = slots
+            .iter()
+            .map(|slot| StoreName {
+                id: slot.id,
+                name: slot.name(),
+                path: self.path(slot),
+            })
+            .collect();
+        let id = find(&all, text)?;
+        self.slot(&id)
+            .ok_or_else(|| Failure::not_found(format!("there is no store {text:?} any more")))
+    }
+
+    /// Checks that no other store has this name below the same parent.
+    ///
+    /// # Errors
+    /// When one has.
+    pub(crate) fn check_free(&self, name: &str, parent: Option<StoreId>) -> Result<()> {
+        let taken = |slot: &Arc<Slot>| slot.parent() == parent && slot.name() == name;
+        match self.slots().iter().find(|slot| taken(slot)) {
+            Some(slot) => Err(Failure::usage(format!(
+                "the store {} exists already",
+                self.path(slot)
+            ))
+            .hint("choose another name")),
+            None => Ok(()),
+        }
+    }
+
+    /// The installed component that a person named.
+    ///
+    /// # Errors
+    /// When there is none, or several.
+    pub(crate) fn find_plugin(&self, text: &str) -> Result<(String, PluginRecord)> {
+        let all = self.records.plugins()?;
+        if let Some(found) = all.iter().find(|(name, _)| name == text) {
+            return Ok(found.clone());
+        }
+        let mut found: Vec<_> = match is_prefix(text) {
+            true => all
+                .iter()
+                .filter(|(_, record)| begins(&record.id().0, text))
+                .cloned()
+                .collect(),
+            false => Vec::new(),
+        };
+        // One component may have several names.
+        found.dedup_by_key(|(_, record)| record.id());
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(Failure::not_found(format!("there is no plugin {text:?}"))
+                .hint("`lattice plugin list` shows what there is; `lattice plugin install` adds one")
+                .candidates(all.into_iter().map(|(name, _)| name))),
+            _ => Err(Failure::usage(format!("{text:?} means several plugins"))
+                .hint("give more digits")
+                .candidates(found.into_iter().map(|(name, _)| name))),
+        }
+    }
+
+    /// What a component is called here: an installed name, else what its genesis calls it.
+    pub(crate) fn plugin_name(&self, id: &ComponentId) -> Option<String> {
+        let all = self.records.plugins().ok()?;
+        all.into_iter()
+            .find(|(_, record)| record.id() == *id)
+            .map(|(name, _)| name)
+    }
+}
+
+/// A function that a call reaches.
+pub(crate) struct Found {
+    /// The lane whose component has it.
+    pub(crate) lane: Lane,
+    /// That component.
+    pub(crate) schema: Arc<Schema>,
+    /// The interface, without version.
+    pub(crate) interface: String,
+    /// The function.
+    pub(crate) name: String,
+}
+
+impl Found {
+    /// Its description.
+    pub(crate) fn function(&self) -> &Function {
+        self.schema
+            .function(&self.interface, &self.name)
+            .expect("it was found in this very schema")
+    }
+}
+
+/// The components of a store's two lanes, as the code in effect has them.
+pub(crate) struct Code {
+    /// The app lane; `None` for a pure root store.
+    pub(crate) app: Option<Arc<Schema>>,
+    /// The governance component.
+    pub(crate) system: Arc<Schema>,
+}
+
+impl Code {
+    /// What is in effect.
+    ///
+    /// # Errors
+    /// When a component is not here: the store is headless.
+    pub(crate) fn of(node: &Node, snapshot: &Snapshot) -> Result<Self> {
+        let app = snapshot
+            .code_in_effect()?
+            .or_else(|| snapshot.genesis().app.as_ref().map(|app| app.id));
+        Ok(Self {
+            app: app.map(|id| node.components.schema(&id)).transpose()?,
+            system: node.components.schema(&snapshot.genesis().system.id)?,
+        })
+    }
+
+    /// The component of a lane.
+    pub(crate) fn lane(&self, lane: Lane) -> Option<&Arc<Schema>> {
+        match lane {
+            Lane::App => self.app.as_ref(),
+            Lane::System => Some(&self.system),
+        }
+    }
+
+    /// The function that a person named: the app's own first, then governance's.
+    ///
+    /// # Errors
+    /// When there is none, or several.
+    pub(crate) fn find(&self, kind: CallKind, name: &str) -> Result<Found> {
+        for lane in [Lane::App, Lane::System] {
+            let Some(schema) = self.lane(lane) else { continue };
+            // Governance has to be named, unless there is nothing else: `members` of an app must not
+            // turn into another question where the app lacks it.
+            if lane == Lane::System && self.app.is_some() && !name.contains('.') {
+                continue;
+            }
+            match schema.find(kind, name)[..] {
+                [] => {}
+                [(interface, function)] => {
+                    return Ok(Found {
+                        lane,
+                        schema: schema.clone(),
+                        interface: interface.id.clone(),
+                        name: function.name.clone(),
+                    });
+                }
+                ref several => {
+                    return Err(Failure::usage(format!("{name:?} means several functions"))
+                        .hint("write INTERFACE.FUNCTION")
+                        .candidates(
+                            several
+                                .iter()
+                                .map(|(interface, function)| qualified(interface, function)),
+                        ));
+                }
+            }
+        }
+        Err(self.unknown(kind, name))
+    }
+
+    fn unknown(&self, kind: CallKind, name: &str) -> Failure {
+        let (what, other, command) = match kind {
+            CallKind::Query => ("query", CallKind::Command, "call"),
+            _ => ("command", CallKind::Query, "query"),
+        };
+        let schema = self.app.as_ref().unwrap_or(&self.system);
+        let names = schema
+            .interfaces
+            .iter()
+            .filter(|interface| interface.kind == kind)
+            .flat_map(|interface| interface.functions.iter().map(|f| f.name.clone()));
+        let hint = match schema.find(other, name).is_empty() {
+            false => format!("there is one of that name to {command}: use `lattice {command}`"),
+            true => format!("these are its {}", if kind == CallKind::Query { "queries" } else { "commands" }),
+        };
+        Failure::usage(format!("the store has no {what} {name:?}"))
+            .hint(hint)
+            .candidates(names)
+    }
+}
+
+fn qualified(interface: &Interface, function: &Function) -> String {
+    format!("{}.{}", interface.id, function.name)
+}
+
+/// The member that a person named: by its name, or the first digits of its key.
+///
+/// # Errors
+/// When there is none, or several.
+pub(crate) fn find_member(members: &[Member], text: &str) -> Result<DeviceKey> {
+    let named: Vec<&Member> = members.iter().filter(|m| !m.name.is_empty() && m.name == text).collect();
+    let found = match (named.is_empty(), is_prefix(text)) {
+        (true, true) => members.iter().filter(|m| begins(&m.device.0, text)).collect(),
+        _ => named,
+    };
+    let shown = |member: &Member| match member.name.as_str() {
+        "" => hex::encode(&member.device.0[..8]),
+        name => format!("{name} {}", hex::encode(&member.device.0[..8])),
+    };
+    match found[..] {
+        [one] => Ok(one.device),
+        [] => Err(Failure::not_found(format!("there is no member {text:?}"))
+            .hint("give a member's name, or at least 8 digits of its id")
+            .candidates(members.iter().map(shown))),
+        ref several => Err(Failure::usage(format!("{text:?} means several members"))
+            .hint("give more digits of the id")
+            .candidates(several.iter().map(|member| shown(member)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(byte: u8, name: &str, path: &str) -> StoreName {
+        StoreName {
+            id: StoreId([byte; 32]),
+            name: name.into(),
+            path: path.into(),
+        }
+    }
+
+    #[test]
+    fn stores_are_found_by_name_then_path_then_digits() {
+        let all = [
+            store(0xab, "notes", "notes"),
+            store(0xac, "notes", "work/notes"),
+            store(0xad, "abababab", "abababab"),
+        ];
+        let ambiguous = find(&all, "notes").unwrap_err();
+        assert!(ambiguous.to_string().contains("several stores"), "{ambiguous}");
+        assert_eq!(find(&all, "work/notes").unwrap().0, [0xac; 32]);
+        // A name wins over the digits of another store.
+        assert_eq!(find(&all, "abababab").unwrap().0, [0xad; 32]);
+        assert_eq!(find(&all, "ABABABABA").unwrap().0, [0xab; 32]);
+        for unknown in ["acacaca", "x", ""] {
+            assert!(find(&all, unknown).is_err(), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "notes-1_x.y"] {
+            assert!(check_name("store", good).is_ok());
+        }
+        for bad in ["", "a/b", "ä", "a b", &"x".repeat(65)] {
+            assert!(check_name("store", bad).is_err());
+        }
+    }
+}

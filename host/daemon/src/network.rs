@@ -1,0 +1,402 @@
+//! This node, to its network; and the network, to this node.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+use futures_util::future::BoxFuture;
+use lattice_format::{Call, ComponentId, DeviceKey, Lane, StoreId};
+use lattice_kernel::blob::BlobStore;
+use lattice_kernel::engine::{CallEnd, HostFault, MemberStatus, Role};
+use lattice_kernel::{Outcome, Received, Snapshot};
+use lattice_net::{
+    Claim, ClaimRefusal, DeliverError, Entries, Governance, InviteState, Net, NetConfig, NetEvent,
+    NetHost, PeerAddr, Timings,
+};
+use lattice_runtime::limits::COMPONENT_BYTES_MAX;
+use lattice_runtime::values::{Type, Value, cbor};
+use tokio::sync::mpsc;
+
+use crate::blob;
+use crate::clock;
+use crate::failure::Failure;
+use crate::home::OpenError;
+use crate::limits::{FETCH_PAUSE, PEER_ADDRESSES_MAX, PEER_EVENTS_QUEUE};
+use crate::members;
+use crate::node::{Node, Slot};
+use crate::records::PeerRecord;
+
+/// The interface of governance's queries.
+const QUERIES: &str = "lattice:system/queries";
+
+/// How a node's network is started.
+#[derive(Clone, Debug)]
+pub(crate) struct NetOptions {
+    /// The socket; `None` for all interfaces.
+    pub(crate) bind: Option<SocketAddr>,
+    /// Whether relays may be used.
+    pub(crate) relay: bool,
+    /// Whether public discovery is used.
+    pub(crate) discovery: bool,
+}
+
+/// Starts the network of a node.
+///
+/// # Errors
+/// When the socket cannot be had.
+pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), OpenError> {
+    let known = node.records.peers().map_err(|error| OpenError::Unreadable {
+        path: node.home.records(),
+        reason: error.to_string(),
+    })?;
+    let known = known
+        .into_iter()
+        .map(|(device, record)| PeerAddr {
+            device,
+            addresses: record.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+            relay: None,
+        })
+        .collect();
+    let config = NetConfig {
+        key: node.key.clone(),
+        bind: options.bind,
+        relay: options.relay,
+        discovery: options.discovery,
+        known,
+        timings: Timings::default(),
+    };
+    let (seen, seen_end) = mpsc::channel(PEER_EVENTS_QUEUE);
+    let host = Arc::new(Host {
+        node: node.handle(),
+        blobs: node.blobs.clone(),
+        seen,
+    });
+    let net = Net::start(config, host)
+        .await
+        .map_err(|error| OpenError::Network(error.to_string()))?;
+    node.set_net(net);
+    tokio::spawn(keep_addresses(node.handle(), seen_end));
+    Ok(())
+}
+
+/// Writes down where peers were reached, apart from the network's own tasks.
+async fn keep_addresses(
+    node: Weak<Node>,
+    mut seen: mpsc::Receiver<(DeviceKey, Vec<SocketAddr>)>,
+) {
+    while let Some((peer, addresses)) = seen.recv().await {
+        let Some(node) = node.upgrade() else { return };
+        let record = PeerRecord {
+            addresses: addresses
+                .iter()
+                .take(PEER_ADDRESSES_MAX)
+                .map(ToString::to_string)
+                .collect(),
+            last_seen_ms: clock::now_ms(),
+        };
+        let written = tokio::task::spawn_blocking(move || node.records.put_peer(&peer, &record));
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+impl Node {
+    /// Begins what goes on by itself while peers can be reached.
+    pub(crate) fn start_tasks(self: &Arc<Self>) {
+        self.resume_joins();
+        let node = self.clone();
+        tokio::task::spawn_blocking(move || {
+            for slot in node.slots() {
+                if *node.closing().borrow() {
+                    return;
+                }
+                if slot.record().joining.is_some() {
+                    continue;
+                }
+                match node.open_slot(&slot) {
+                    Ok(_) => {
+                        if let Some(net) = node.net() {
+                            net.store_added(slot.id);
+                        }
+                    }
+                    Err(failure) => tracing::error!(store = %slot.id, "{failure}"),
+                }
+            }
+        });
+        tokio::spawn(fetch_missing(self.handle()));
+    }
+}
+
+/// Fetches components that stores stand still for.
+async fn fetch_missing(node: Weak<Node>) {
+    loop {
+        tokio::time::sleep(FETCH_PAUSE).await;
+        let Some(node) = node.upgrade() else { return };
+        if *node.closing().borrow() {
+            return;
+        }
+        for slot in node.slots() {
+            let Some(store) = slot.opened() else { continue };
+            let Some(HostFault::MissingCode(component)) = store.published().paused else {
+                if !slot.remedy().is_empty() {
+                    slot.set_remedy(String::new());
+                }
+                continue;
+            };
+            slot.set_remedy("it is being fetched from the members that are connected".into());
+            if let Err(reason) = node.bring(&slot, component).await {
+                slot.set_remedy(format!("fetching it failed: {reason}; it is tried again"));
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Fetches the bytes of a component in the scope of a store.
+    ///
+    /// # Errors
+    /// One line.
+    pub(crate) async fn fetch_bytes(
+        &self,
+        slot: &Slot,
+        component: ComponentId,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<Vec<u8>, String> {
+        let net = self.net().ok_or("no network runs here")?;
+        let id = blob::of(&component);
+        net.fetch_blob(slot.id, id, COMPONENT_BYTES_MAX as u64, progress)
+            .await
+            .map_err(|error| error.to_string())?;
+        let bytes = self.blobs.read(slot.id, id).map_err(|error| error.to_string())?;
+        bytes.ok_or_else(|| "it did not arrive".into())
+    }
+
+    /// Brings a component that a store stands still for: from here, or from its members.
+    ///
+    /// # Errors
+    /// One line.
+    async fn bring(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        component: ComponentId,
+    ) -> Result<(), String> {
+        let bytes = match self.components.contains(&component) {
+            true => None,
+            false => Some(self.fetch_bytes(slot, component, &|_, _| {}).await?),
+        };
+        let (node, slot) = (self.clone(), slot.clone());
+        let brought = tokio::task::spawn_blocking(move || {
+            if let Some(bytes) = bytes {
+                node.components.install(&bytes)?;
+            }
+            node.components.make_ready(&component)?;
+            node.own_components(&slot.id, &[component])?;
+            node.code_arrived();
+            Ok::<_, Failure>(())
+        });
+        let brought = brought.await.map_err(|error| error.to_string())?;
+        brought.map_err(|failure| failure.to_string())
+    }
+}
+
+/// This node, as its network sees it.
+struct Host {
+    node: Weak<Node>,
+    blobs: Arc<BlobStore>,
+    seen: mpsc::Sender<(DeviceKey, Vec<SocketAddr>)>,
+}
+
+fn unreachable(reason: impl Into<String>) -> DeliverError {
+    DeliverError {
+        reason: reason.into(),
+    }
+}
+
+impl Host {
+    fn slot(&self, store: &StoreId) -> Option<(Arc<Node>, Arc<Slot>)> {
+        let node = self.node.upgrade()?;
+        let slot = node.slot(store)?;
+        Some((node, slot))
+    }
+}
+
+impl NetHost for Host {
+    fn now_ms(&self) -> u64 {
+        clock::now_ms()
+    }
+
+    fn stores(&self) -> Vec<StoreId> {
+        let Some(node) = self.node.upgrade() else { return Vec::new() };
+        let open = node.slots().into_iter().filter(|slot| slot.opened().is_some());
+        open.map(|slot| slot.id).collect()
+    }
+
+    fn snapshot(&self, store: &StoreId) -> Option<Snapshot> {
+        Some(self.slot(store)?.1.opened()?.snapshot())
+    }
+
+    fn governance(&self, store: &StoreId) -> Option<Arc<Governance>> {
+        self.slot(store)?.1.governance()
+    }
+
+    fn deliver(
+        &self,
+        store: StoreId,
+        from: DeviceKey,
+        entries: Entries,
+    ) -> BoxFuture<'static, Result<Received, DeliverError>> {
+        let open = self.slot(&store).and_then(|(_, slot)| slot.opened());
+        Box::pin(async move {
+            let open = open.ok_or_else(|| unreachable("the store is not open"))?;
+            let received = open.receive(from, entries).await;
+            received.map_err(|failure| unreachable(failure.to_string()))
+        })
+    }
+
+    fn invite(
+        &self,
+        store: StoreId,
+        invite: DeviceKey,
+    ) -> BoxFuture<'static, Result<InviteState, DeliverError>> {
+        let found = self.slot(&store);
+        Box::pin(async move {
+            let (node, slot) = found.ok_or_else(|| unreachable("there is no such store"))?;
+            invite_state(&node, &slot, &invite).await.map_err(unreachable)
+        })
+    }
+
+    fn claim(&self, store: StoreId, claim: Claim) -> BoxFuture<'static, Result<(), ClaimRefusal>> {
+        let found = self.slot(&store);
+        Box::pin(async move {
+            let (node, slot) =
+                found.ok_or_else(|| ClaimRefusal::NotHere("there is no such store".into()))?;
+            admit(&node, &slot, claim).await
+        })
+    }
+
+    fn blobs(&self) -> Arc<BlobStore> {
+        self.blobs.clone()
+    }
+
+    fn event(&self, event: NetEvent) {
+        match event {
+            NetEvent::Addresses { peer, addresses } => {
+                // With a full queue the next meeting tells them again.
+                let _ = self.seen.try_send((peer, addresses));
+            }
+            NetEvent::PeerUp { peer } => tracing::debug!(%peer, "connected"),
+            NetEvent::PeerDown { peer, reason } => tracing::debug!(%peer, reason, "disconnected"),
+            NetEvent::InSync { store, peer } => tracing::debug!(%store, %peer, "in sync"),
+            // The network has logged it.
+            NetEvent::Offence { .. } => {}
+        }
+    }
+}
+
+/// Appends the admission that a claim asks for.
+async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), ClaimRefusal> {
+    let not_here = |reason: String| ClaimRefusal::NotHere(reason);
+    let governance = slot
+        .governance()
+        .ok_or_else(|| not_here("governance cannot be asked".into()))?;
+    match governance.members.iter().find(|member| member.device == claim.device) {
+        // Its first try was cut off after the admission.
+        Some(member) if member.status == MemberStatus::Active => return Ok(()),
+        Some(_) => return Err(ClaimRefusal::AdmittedBefore),
+        None => {}
+    }
+    let store = node
+        .running(slot)
+        .await
+        .map_err(|failure| not_here(failure.to_string()))?;
+    let (outcome, text) = members::claim(node, slot, &store, &claim)
+        .await
+        .map_err(|failure| not_here(failure.to_string()))?;
+    match outcome {
+        Outcome::Ok(_) => Ok(()),
+        Outcome::Unauthorized { .. } => Err(not_here("this node may not admit anybody".into())),
+        Outcome::Refused { .. } => match invite_state(node, slot, &claim.invite).await {
+            Ok(InviteState::Open) | Err(_) => Err(ClaimRefusal::Refused(text)),
+            Ok(state) => Err(ClaimRefusal::Invite(state)),
+        },
+        Outcome::Trapped { kind, .. } => {
+            Err(ClaimRefusal::Refused(format!("governance trapped ({kind})")))
+        }
+    }
+}
+
+/// One row of `invites`, by the names of its fields, so that their order may change.
+fn field<'a>(ty: &Type, row: &'a Value, name: &str) -> Option<&'a Value> {
+    let (Type::Record(record), Value::Record(values)) = (ty, row) else { return None };
+    let place = record.fields.iter().position(|field| field.name == name)?;
+    values.get(place)
+}
+
+async fn invite_state(
+    node: &Arc<Node>,
+    slot: &Arc<Slot>,
+    invite: &DeviceKey,
+) -> Result<InviteState, String> {
+    let store = node.running(slot).await.map_err(|failure| failure.to_string())?;
+    let snapshot = store.snapshot();
+    let code = node.code(slot, &snapshot).map_err(|failure| failure.to_string())?;
+    let Some(Type::List(row_type)) =
+        code.system.function(QUERIES, "invites").and_then(|function| function.result.clone())
+    else {
+        return Err("the governance of this store has no invites".into());
+    };
+    let call = Call {
+        interface: QUERIES.into(),
+        function: "invites".into(),
+        args: cbor::encode_all([].iter(), &[]),
+    };
+    let queried = node
+        .run_query(&store, &snapshot, &call, Lane::System)
+        .await
+        .map_err(|failure| failure.to_string())?;
+    let CallEnd::Ok(bytes) = queried.end else {
+        return Err("the governance of this store does not list its invites".into());
+    };
+    let rows = match cbor::decode(&Type::List(row_type.clone()), &bytes) {
+        Ok(Value::List(rows)) => rows,
+        Ok(_) | Err(_) => return Err("the list of invites does not decode".into()),
+    };
+    let of_key = |row: &&Value| {
+        matches!(field(&row_type, row, "key"), Some(Value::Bytes(key)) if *key == invite.0)
+    };
+    let Some(row) = rows.iter().find(of_key) else {
+        return Ok(InviteState::Unknown);
+    };
+    let number = |name: &str| match field(&row_type, row, name) {
+        Some(Value::U64(number)) => *number,
+        Some(Value::U32(number)) => u64::from(*number),
+        _ => 0,
+    };
+    let author = match field(&row_type, row, "author") {
+        Some(Value::Bytes(key)) => DeviceKey::from_slice(key),
+        _ => None,
+    };
+    let governance = slot.governance();
+    let may_invite = governance.is_some_and(|governance| {
+        governance.members.iter().any(|member| {
+            Some(member.device) == author
+                && member.status == MemberStatus::Active
+                && member.role == Role::Admin
+        })
+    });
+    let cancelled = matches!(field(&row_type, row, "cancelled"), Some(Value::Bool(true)));
+    if cancelled || !may_invite {
+        return Ok(InviteState::Cancelled);
+    }
+    let (uses, used) = (number("uses"), number("used"));
+    if used >= uses {
+        return Ok(InviteState::Spent {
+            uses: u32::try_from(uses).unwrap_or(u32::MAX),
+        });
+    }
+    let at_ms = number("expires-ms");
+    if at_ms <= clock::now_ms() {
+        return Ok(InviteState::Expired { at_ms });
+    }
+    Ok(InviteState::Open)
+}

@@ -1,0 +1,111 @@
+//! Pages of lists.
+//!
+//! A token is the sort key of the last item sent, in hexadecimal, with a digest of the request's
+//! filters before it, so that a token of another request is refused instead of giving nonsense.
+
+use crate::failure::{Failure, Result};
+use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
+
+/// One page that is being made.
+pub(crate) struct Page {
+    size: usize,
+    filters: String,
+    after: Option<Vec<u8>>,
+}
+
+impl Page {
+    /// Reads what a request asks for. `filters` is everything else of the request.
+    ///
+    /// # Errors
+    /// When the token is not one of this request.
+    pub(crate) fn new(size: u32, token: &str, filters: &[&[u8]]) -> Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        for filter in filters {
+            hasher.update(&(filter.len() as u64).to_be_bytes());
+            hasher.update(filter);
+        }
+        let filters = hex::encode(&hasher.finalize().as_bytes()[..6]);
+        let after = match token {
+            "" => None,
+            token => Some(
+                token
+                    .strip_prefix(&filters)
+                    .and_then(|key| hex::decode(key).ok())
+                    .ok_or_else(|| {
+                        Failure::usage("the page token does not belong to this request")
+                            .hint("start again without one")
+                    })?,
+            ),
+        };
+        let size = match size {
+            0 => PAGE_DEFAULT,
+            size => size.min(PAGE_MAX),
+        };
+        Ok(Self {
+            size: size as usize,
+            filters,
+            after,
+        })
+    }
+
+    /// How many items it holds.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The sort key of the last item of the page before.
+    pub(crate) fn after(&self) -> Option<&[u8]> {
+        self.after.as_deref()
+    }
+
+    /// The token for the page after an item with this sort key.
+    pub(crate) fn token(&self, key: &[u8]) -> String {
+        format!("{}{}", self.filters, hex::encode(key))
+    }
+
+    /// Cuts the page out of all items; they need no order.
+    pub(crate) fn cut<T>(&self, mut items: Vec<(Vec<u8>, T)>) -> (Vec<T>, String) {
+        items.sort_by(|a, b| a.0.cmp(&b.0));
+        let from = match &self.after {
+            Some(after) => items.partition_point(|(key, _)| key <= after),
+            None => 0,
+        };
+        let left = items.len() - from;
+        let token = match left > self.size {
+            true => self.token(&items[from + self.size - 1].0),
+            false => String::new(),
+        };
+        let page = items.into_iter().skip(from).take(self.size).map(|(_, item)| item);
+        (page.collect(), token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other_and_end() {
+        let items = || (0u8..5).rev().map(|i| (vec![i], i)).collect();
+        let mut token = String::new();
+        let mut seen = Vec::new();
+        loop {
+            let page = Page::new(2, &token, &[b"x"]).unwrap();
+            let (some, next) = page.cut(items());
+            seen.extend(some);
+            if next.is_empty() {
+                break;
+            }
+            token = next;
+        }
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_token_of_another_request_is_refused() {
+        let token = Page::new(2, "", &[b"x"]).unwrap().token(b"k");
+        assert!(Page::new(2, &token, &[b"x"]).is_ok());
+        assert!(Page::new(2, &token, &[b"y"]).is_err());
+        assert!(Page::new(2, "zz", &[b"x"]).is_err());
+    }
+}

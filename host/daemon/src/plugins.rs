@@ -1,0 +1,359 @@
+//! The components that stores can be made from: installing, listing, looking at and removing them.
+
+use std::sync::Arc;
+
+use lattice_format::ComponentId;
+use lattice_kernel::engine::CallKind;
+use lattice_runtime::values::Type;
+use lattice_runtime::{Interface, Schema, limits::COMPONENT_BYTES_MAX};
+
+use crate::api;
+use crate::clock;
+use crate::components::inspect_failure;
+use crate::failure::{Failure, Result};
+use crate::limits::{NAMES_SHOWN, PLUGINS_MAX, USED_BY_MAX};
+use crate::lookup::{Code, check_name};
+use crate::node::{Node, Slot};
+use crate::page::Page;
+use crate::records::PluginRecord;
+
+fn interface(interface: &Interface) -> api::Interface {
+    let mut types = Vec::new();
+    let mut add = |ty: &Type| {
+        let text = ty.definition().to_string();
+        if !types.contains(&text) {
+            types.push(text);
+        }
+    };
+    for function in &interface.functions {
+        for ty in function.param_types().chain(&function.result) {
+            ty.visit_named(&mut add);
+        }
+    }
+    api::Interface {
+        name: interface.id.clone(),
+        kind: match interface.kind {
+            CallKind::Command => api::InterfaceKind::Commands,
+            CallKind::Query => api::InterfaceKind::Queries,
+            CallKind::Init => api::InterfaceKind::Lifecycle,
+        }
+        .into(),
+        docs: interface.docs.clone(),
+        functions: interface
+            .functions
+            .iter()
+            .map(|function| api::Function {
+                name: function.name.clone(),
+                docs: function.docs.clone(),
+                parameters: function
+                    .params
+                    .iter()
+                    .map(|param| api::Parameter {
+                        name: param.name.clone(),
+                        r#type: param.ty.to_string(),
+                        optional: matches!(param.ty, Type::Option(_)),
+                    })
+                    .collect(),
+                result: function.result.as_ref().map_or(String::new(), ToString::to_string),
+            })
+            .collect(),
+        types,
+    }
+}
+
+/// The package that a component's own interfaces are of, with its version.
+fn package(schema: &Schema) -> String {
+    let own = schema
+        .interfaces
+        .iter()
+        .find(|interface| interface.kind != CallKind::Init && interface.id.contains(':'));
+    let Some(own) = own else { return String::new() };
+    let package = own.id.split_once('/').map_or(own.id.as_str(), |(package, _)| package);
+    match &own.version {
+        Some(version) => format!("{package}@{version}"),
+        None => package.to_owned(),
+    }
+}
+
+/// A name for a component that was given none: that of its package, without what no name may have.
+fn default_name(schema: &Schema) -> String {
+    let package = package(schema);
+    let name = package.split_once('@').map_or(package.as_str(), |(name, _)| name);
+    let name = name.rsplit_once(':').map_or(name, |(_, name)| name);
+    match name {
+        "" => format!("plugin-{}", hex::encode(&schema.component.0[..4])),
+        name => name.to_owned(),
+    }
+}
+
+fn describe(schema: &Schema, name: String) -> api::Plugin {
+    api::Plugin {
+        name,
+        hash: schema.component.0.to_vec(),
+        package: package(schema),
+        size_bytes: schema.bytes as u64,
+        governance: schema.governs,
+        imports: schema.imports.iter().take(NAMES_SHOWN).cloned().collect(),
+        interfaces: schema.interfaces.iter().map(interface).collect(),
+        ignored_exports: schema.ignored.iter().take(NAMES_SHOWN).cloned().collect(),
+        ..Default::default()
+    }
+}
+
+/// Adds a piece of a component to those that came before.
+///
+/// # Errors
+/// When it becomes larger than any component may be.
+pub(crate) fn collect(bytes: &mut Vec<u8>, chunk: &[u8]) -> Result<()> {
+    let total = bytes.len() + chunk.len();
+    if total > COMPONENT_BYTES_MAX {
+        return Err(Failure::failed(format!(
+            "the component has more than {COMPONENT_BYTES_MAX} bytes, the most that is installed"
+        ))
+        .hint("nothing was installed"));
+    }
+    bytes.extend_from_slice(chunk);
+    Ok(())
+}
+
+impl Node {
+    /// A component that is here, with what this node knows of it.
+    fn show_plugin(&self, name: String, record: &PluginRecord, schema: &Schema) -> Result<api::Plugin> {
+        let mut used_by = self.stores_using(&record.id())?;
+        used_by.truncate(USED_BY_MAX);
+        Ok(api::Plugin {
+            bundled: record.bundled,
+            installed_ms: record.installed_ms,
+            used_by,
+            ..describe(schema, name)
+        })
+    }
+
+    /// Installs a component. Compiles it before this returns.
+    pub(crate) async fn install(
+        self: &Arc<Self>,
+        name: String,
+        bytes: Vec<u8>,
+    ) -> Result<api::InstallPluginResponse> {
+        if !name.is_empty() {
+            check_name("plugin", &name)?;
+        }
+        let node = self.clone();
+        tokio::task::spawn_blocking(move || node.install_now(name, &bytes))
+            .await
+            .map_err(|error| Failure::failed(format!("installing: {error}")))?
+    }
+
+    fn install_now(&self, name: String, bytes: &[u8]) -> Result<api::InstallPluginResponse> {
+        // Looked at before it is compiled: most of what is wrong with a file shows here.
+        let looked = lattice_runtime::inspect(bytes).map_err(|error| inspect_failure(&error))?;
+        let name = match name.is_empty() {
+            true => default_name(&looked),
+            false => name,
+        };
+        check_name("plugin", &name)?;
+        let before = self.records.plugin(&name)?;
+        if let Some(before) = &before {
+            if before.id() == looked.component {
+                let plugin = self.show_plugin(name, before, &looked)?;
+                return Ok(api::InstallPluginResponse {
+                    plugin: Some(plugin),
+                    already_installed: true,
+                });
+            }
+            if before.bundled {
+                return Err(Failure::usage(format!(
+                    "{name} is the name of a component that came with this node"
+                ))
+                .hint("give it another one with --name"));
+            }
+        } else if self.records.plugins()?.len() >= PLUGINS_MAX {
+            return Err(Failure::failed(format!("{PLUGINS_MAX} plugins are installed already"))
+                .hint("remove some that no store uses"));
+        }
+        let schema = self.components.install(bytes)?;
+        let record = PluginRecord {
+            component: schema.component.0.to_vec(),
+            installed_ms: clock::now_ms(),
+            bundled: false,
+        };
+        self.records.put_plugins(&[(name.clone(), record.clone())])?;
+        if let Some(before) = before {
+            self.drop_component(&before.id())?;
+        }
+        // A store may have waited for it.
+        self.code_arrived();
+        let plugin = self.show_plugin(name, &record, &schema)?;
+        Ok(api::InstallPluginResponse {
+            plugin: Some(plugin),
+            already_installed: false,
+        })
+    }
+
+    /// Lets the bytes of a component go, if no name and no store needs them.
+    fn drop_component(&self, id: &ComponentId) -> Result<()> {
+        let named = self.records.plugins()?.iter().any(|(_, record)| record.id() == *id);
+        if !named && self.stores_using(id)?.is_empty() {
+            self.components.remove(id)?;
+        }
+        Ok(())
+    }
+
+    /// Installs a component that is fetched by its hash, from the members of any store here.
+    pub(crate) async fn fetch_plugin(
+        self: &Arc<Self>,
+        id: ComponentId,
+        name: String,
+        out: &tokio::sync::mpsc::Sender<std::result::Result<api::FetchPluginProgress, tonic::Status>>,
+    ) -> Result<api::FetchPluginProgress> {
+        if !name.is_empty() {
+            check_name("plugin", &name)?;
+        }
+        let progress = |received_bytes, total_bytes| {
+            // A client that reads slowly misses some steps, and nothing else.
+            let _ = out.try_send(Ok(api::FetchPluginProgress {
+                received_bytes,
+                total_bytes,
+                plugin: None,
+            }));
+        };
+        let mut last = Failure::unreachable("no store here has members that could be asked")
+            .hint("join a store that uses it, or install it from a file");
+        let mut bytes = self.components.bytes(&id).ok();
+        for slot in self.slots() {
+            if bytes.is_some() {
+                break;
+            }
+            match self.fetch_bytes(&slot, id, &progress).await {
+                Ok(found) => bytes = Some(found),
+                Err(reason) => {
+                    last = Failure::unreachable(format!("the component {id} was not found: {reason}"))
+                        .hint("it can be had only from members of a store that uses it");
+                }
+            }
+        }
+        let bytes = bytes.ok_or(last)?;
+        let total_bytes = bytes.len() as u64;
+        let plugin = self.install(name, bytes).await?.plugin;
+        Ok(api::FetchPluginProgress {
+            received_bytes: total_bytes,
+            total_bytes,
+            plugin,
+        })
+    }
+
+    /// What a component is, from its bytes.
+    pub(crate) fn inspect_bytes(bytes: &[u8]) -> Result<api::Plugin> {
+        match lattice_runtime::inspect(bytes) {
+            Ok(schema) => {
+                let name = default_name(&schema);
+                Ok(describe(&schema, name))
+            }
+            Err(error) => Ok(api::Plugin {
+                hash: blake3::hash(bytes).as_bytes().to_vec(),
+                size_bytes: bytes.len() as u64,
+                problems: error.to_string().lines().map(|line| line.trim().to_owned()).collect(),
+                ..Default::default()
+            }),
+        }
+    }
+
+    /// What an installed component is.
+    pub(crate) fn inspect_plugin(&self, text: &str) -> Result<api::Plugin> {
+        let (name, record) = self.find_plugin(text)?;
+        let schema = self.components.schema(&record.id())?;
+        self.show_plugin(name, &record, &schema)
+    }
+
+    /// Installed components by name.
+    pub(crate) fn list_plugins(&self, request: &api::ListPluginsRequest) -> Result<api::ListPluginsResponse> {
+        let page = Page::new(request.page_size, &request.page_token, &[])?;
+        let rows = self
+            .records
+            .plugins()?
+            .into_iter()
+            .map(|(name, record)| (name.clone().into_bytes(), (name, record)))
+            .collect();
+        let (rows, next_page_token) = page.cut::<(String, PluginRecord)>(rows);
+        let mut plugins = Vec::with_capacity(rows.len());
+        for (name, record) in rows {
+            let plugin = match self.components.schema(&record.id()) {
+                Ok(schema) => api::Plugin {
+                    interfaces: Vec::new(),
+                    ..self.show_plugin(name, &record, &schema)?
+                },
+                // Damaged or deleted: the list says so, and everything else goes on.
+                Err(fault) => api::Plugin {
+                    name,
+                    hash: record.component.clone(),
+                    bundled: record.bundled,
+                    installed_ms: record.installed_ms,
+                    problems: vec![format!("{fault}; install it again")],
+                    ..Default::default()
+                },
+            };
+            plugins.push(plugin);
+        }
+        Ok(api::ListPluginsResponse {
+            plugins,
+            next_page_token,
+        })
+    }
+
+    /// Removes a component's name, and its bytes with the last one.
+    pub(crate) fn remove_plugin(&self, text: &str) -> Result<api::RemovePluginResponse> {
+        let (name, record) = self.find_plugin(text)?;
+        if record.bundled {
+            return Err(Failure::usage(format!(
+                "{name} came with this node and cannot be removed"
+            )));
+        }
+        let users = self.stores_using(&record.id())?;
+        let last_name = {
+            let others = self.records.plugins()?;
+            !others.iter().any(|(other, r)| *other != name && r.id() == record.id())
+        };
+        if last_name && !users.is_empty() {
+            return Err(Failure::usage(format!("{name} is used by stores of this node"))
+                .candidates(users));
+        }
+        self.records.remove_plugin(&name)?;
+        self.drop_component(&record.id())?;
+        Ok(api::RemovePluginResponse {
+            name,
+            hash: record.component,
+        })
+    }
+
+    /// What is known of a component by its hash, whatever it is called here.
+    pub(crate) fn describe_component(&self, id: &ComponentId, fallback: &str) -> Result<api::Plugin> {
+        let schema = self.components.schema(id)?;
+        let name = self.plugin_name(id).unwrap_or_else(|| fallback.to_owned());
+        let record = self.records.plugin(&name)?.filter(|record| record.id() == *id);
+        match record {
+            Some(record) => self.show_plugin(name, &record, &schema),
+            None => Ok(describe(&schema, name)),
+        }
+    }
+
+    /// What a store can do.
+    pub(crate) async fn describe_store(&self, request: api::DescribeStoreRequest) -> Result<api::DescribeStoreResponse> {
+        let slot: Arc<Slot> = self.find_slot(&request.store)?;
+        let snapshot = self.store(&slot).await?.snapshot();
+        let genesis = snapshot.genesis();
+        let code = Code::of(self, &snapshot);
+        let governance = self.describe_component(&genesis.system.id, &genesis.system.name)?;
+        let app = match (&genesis.app, code) {
+            (Some(app), Ok(Code { app: Some(schema), .. })) => {
+                Some(self.describe_component(&schema.component, &app.name)?)
+            }
+            // Missing: the answer says what there is.
+            _ => None,
+        };
+        Ok(api::DescribeStoreResponse {
+            store: Some(self.store_summary(&slot).await),
+            app,
+            governance: Some(governance),
+        })
+    }
+}

@@ -1,0 +1,443 @@
+//! What a node knows beside its stores: `node.redb`.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta-1` | `format` | 1 |
+//! | `stores-1` | store id | [`StoreRecord`] |
+//! | `plugins-1` | name | [`PluginRecord`] |
+//! | `peers-1` | device key | [`PeerRecord`] |
+//! | `notices-1` | number, rising | [`NoticeRecord`] |
+//!
+//! Values are protobuf messages. Every change is one durable transaction.
+
+use std::path::{Path, PathBuf};
+
+use lattice_format::{ComponentId, DeviceKey, StoreId};
+use prost::Message;
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+
+use crate::home::OpenError;
+use crate::limits::{NOTICES_ACKNOWLEDGED_MAX, PEERS_MAX, RECORDS_CACHE_BYTES};
+
+const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta-1");
+const STORES: TableDefinition<'static, [u8; 32], &'static [u8]> = TableDefinition::new("stores-1");
+const PLUGINS: TableDefinition<'static, &'static str, &'static [u8]> =
+    TableDefinition::new("plugins-1");
+const PEERS: TableDefinition<'static, [u8; 32], &'static [u8]> = TableDefinition::new("peers-1");
+const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices-1");
+
+/// The format of the tables above.
+const FORMAT: u64 = 1;
+
+/// A store of this node.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct StoreRecord {
+    /// What it is called here.
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    /// Its parent; empty for a root store.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) parent: Vec<u8>,
+    /// Set while it is being joined.
+    #[prost(message, optional, tag = "3")]
+    pub(crate) joining: Option<JoinRecord>,
+    /// When it came here, in milliseconds.
+    #[prost(uint64, tag = "4")]
+    pub(crate) since_ms: u64,
+    /// What its component is called in its genesis; empty for a pure root store.
+    #[prost(string, tag = "5")]
+    pub(crate) plugin: String,
+}
+
+/// A join that is not done.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct JoinRecord {
+    /// The task, as the network persists it: token, names, the code that was agreed to.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) task: Vec<u8>,
+}
+
+/// A name for a component.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct PluginRecord {
+    /// The component.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) component: Vec<u8>,
+    /// When it was installed, in milliseconds; 0 for what came with the node.
+    #[prost(uint64, tag = "2")]
+    pub(crate) installed_ms: u64,
+    /// Whether it came with the node.
+    #[prost(bool, tag = "3")]
+    pub(crate) bundled: bool,
+}
+
+impl PluginRecord {
+    /// The component.
+    pub(crate) fn id(&self) -> ComponentId {
+        ComponentId::from_slice(&self.component).unwrap_or(ComponentId([0; 32]))
+    }
+}
+
+/// Where a peer was reached.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct PeerRecord {
+    /// Socket addresses, latest first.
+    #[prost(string, repeated, tag = "1")]
+    pub(crate) addresses: Vec<String>,
+    /// When it was last heard of, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub(crate) last_seen_ms: u64,
+}
+
+/// Something that a person should know.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct NoticeRecord {
+    /// A number of `api::NoticeKind`.
+    #[prost(int32, tag = "1")]
+    pub(crate) kind: i32,
+    /// When it was raised, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub(crate) raised_ms: u64,
+    /// The store; empty when it is about the node.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) store: Vec<u8>,
+    /// The entry; empty when there is none.
+    #[prost(bytes = "vec", tag = "4")]
+    pub(crate) entry: Vec<u8>,
+    /// The author; empty when there is none.
+    #[prost(bytes = "vec", tag = "5")]
+    pub(crate) author: Vec<u8>,
+    /// One line.
+    #[prost(string, tag = "6")]
+    pub(crate) text: String,
+    /// What was told, canonical CBOR of an outcome; empty when that is not the matter.
+    #[prost(bytes = "vec", tag = "7")]
+    pub(crate) told: Vec<u8>,
+    /// What holds now, likewise; empty when the entry is void.
+    #[prost(bytes = "vec", tag = "8")]
+    pub(crate) now: Vec<u8>,
+    /// When it was acknowledged, in milliseconds; 0 for not yet.
+    #[prost(uint64, tag = "9")]
+    pub(crate) acknowledged_ms: u64,
+    /// What makes it the same notice when its store raises it again, after a crash.
+    #[prost(bytes = "vec", tag = "10")]
+    pub(crate) origin: Vec<u8>,
+}
+
+/// `node.redb` cannot be read or written.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("node.redb: {0}")]
+pub(crate) struct RecordsError(String);
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {
+        $(impl From<$error> for RecordsError {
+            fn from(error: $error) -> Self {
+                Self(error.to_string())
+            }
+        })*
+    };
+}
+
+from_redb!(
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    prost::DecodeError
+);
+
+impl From<RecordsError> for crate::failure::Failure {
+    fn from(error: RecordsError) -> Self {
+        crate::failure::Failure::failed(error.to_string())
+            .hint("run `lattice doctor`; check free space and the disk")
+    }
+}
+
+type Result<T> = std::result::Result<T, RecordsError>;
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Records {
+    db: Database,
+}
+
+impl Records {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// When it is damaged, newer than this version, or the disk fails.
+    pub(crate) fn open(path: &Path) -> std::result::Result<Self, OpenError> {
+        let unreadable = |reason: String| OpenError::Unreadable {
+            path: PathBuf::from(path),
+            reason,
+        };
+        let db = Database::builder()
+            .set_cache_size(RECORDS_CACHE_BYTES)
+            .create(path)
+            .map_err(|error| {
+                unreadable(format!(
+                    "{error}; restore it from a backup, or move it away: stores are then found again by their directories"
+                ))
+            })?;
+        let records = Self { db };
+        let format = records
+            .prepare()
+            .map_err(|error| unreadable(format!("{error}; check free space and the disk")))?;
+        if format != FORMAT {
+            return Err(unreadable(format!(
+                "its format {format} is newer than {FORMAT}; update Lattice"
+            )));
+        }
+        Ok(records)
+    }
+
+    /// Makes the tables of a new file; tells the format of any.
+    fn prepare(&self) -> Result<u64> {
+        if let Ok(table) = self.db.begin_read()?.open_table(META)
+            && let Some(format) = table.get("format")?
+        {
+            return Ok(format.value());
+        }
+        let write = self.db.begin_write()?;
+        {
+            write.open_table(META)?.insert("format", FORMAT)?;
+            write.open_table(STORES)?;
+            write.open_table(PLUGINS)?;
+            write.open_table(PEERS)?;
+            write.open_table(NOTICES)?;
+        }
+        write.commit()?;
+        Ok(FORMAT)
+    }
+
+    /// All stores.
+    ///
+    /// # Errors
+    /// When the file cannot be read; so for every method here.
+    pub(crate) fn stores(&self) -> Result<Vec<(StoreId, StoreRecord)>> {
+        let table = self.db.begin_read()?.open_table(STORES)?;
+        table
+            .iter()?
+            .map(|row| {
+                let (id, record) = row?;
+                Ok((StoreId(id.value()), StoreRecord::decode(record.value())?))
+            })
+            .collect()
+    }
+
+    /// Writes a store.
+    pub(crate) fn put_store(&self, id: &StoreId, record: &StoreRecord) -> Result<()> {
+        let write = self.db.begin_write()?;
+        write
+            .open_table(STORES)?
+            .insert(id.0, &*record.encode_to_vec())?;
+        Ok(write.commit()?)
+    }
+
+    /// Forgets a store.
+    pub(crate) fn remove_store(&self, id: &StoreId) -> Result<()> {
+        let write = self.db.begin_write()?;
+        write.open_table(STORES)?.remove(id.0)?;
+        Ok(write.commit()?)
+    }
+
+    /// All installed components by name.
+    pub(crate) fn plugins(&self) -> Result<Vec<(String, PluginRecord)>> {
+        let table = self.db.begin_read()?.open_table(PLUGINS)?;
+        table
+            .iter()?
+            .map(|row| {
+                let (name, record) = row?;
+                Ok((name.value().to_owned(), PluginRecord::decode(record.value())?))
+            })
+            .collect()
+    }
+
+    /// The component with this name.
+    pub(crate) fn plugin(&self, name: &str) -> Result<Option<PluginRecord>> {
+        let table = self.db.begin_read()?.open_table(PLUGINS)?;
+        Ok(match table.get(name)? {
+            Some(record) => Some(PluginRecord::decode(record.value())?),
+            None => None,
+        })
+    }
+
+    /// Writes names of components, all in one transaction.
+    pub(crate) fn put_plugins(&self, plugins: &[(String, PluginRecord)]) -> Result<()> {
+        if plugins.is_empty() {
+            return Ok(());
+        }
+        let write = self.db.begin_write()?;
+        {
+            let mut table = write.open_table(PLUGINS)?;
+            for (name, record) in plugins {
+                table.insert(&**name, &*record.encode_to_vec())?;
+            }
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Removes a name.
+    pub(crate) fn remove_plugin(&self, name: &str) -> Result<()> {
+        let write = self.db.begin_write()?;
+        write.open_table(PLUGINS)?.remove(name)?;
+        Ok(write.commit()?)
+    }
+
+    /// All peers that were ever reached.
+    pub(crate) fn peers(&self) -> Result<Vec<(DeviceKey, PeerRecord)>> {
+        let table = self.db.begin_read()?.open_table(PEERS)?;
+        table
+            .iter()?
+            .map(|row| {
+                let (key, record) = row?;
+                Ok((DeviceKey(key.value()), PeerRecord::decode(record.value())?))
+            })
+            .collect()
+    }
+
+    /// Writes where a peer was reached. Beyond the bound of peers, new ones are not kept.
+    pub(crate) fn put_peer(&self, key: &DeviceKey, record: &PeerRecord) -> Result<()> {
+        let write = self.db.begin_write()?;
+        {
+            let mut table = write.open_table(PEERS)?;
+            if table.get(key.0)?.is_some() || table.len()? < PEERS_MAX as u64 {
+                table.insert(key.0, &*record.encode_to_vec())?;
+            }
+        }
+        Ok(write.commit()?)
+    }
+
+    /// All notices, oldest first.
+    pub(crate) fn notices(&self) -> Result<Vec<(u64, NoticeRecord)>> {
+        let table = self.db.begin_read()?.open_table(NOTICES)?;
+        table
+            .iter()?
+            .map(|row| {
+                let (number, record) = row?;
+                Ok((number.value(), NoticeRecord::decode(record.value())?))
+            })
+            .collect()
+    }
+
+    /// Adds notices, except those whose origin is known already.
+    pub(crate) fn add_notices(&self, notices: Vec<NoticeRecord>) -> Result<()> {
+        let known: std::collections::HashSet<Vec<u8>> = self
+            .notices()?
+            .into_iter()
+            .map(|(_, notice)| notice.origin)
+            .collect();
+        let write = self.db.begin_write()?;
+        {
+            let mut table = write.open_table(NOTICES)?;
+            let mut next = table.last()?.map_or(1, |(number, _)| number.value() + 1);
+            for notice in notices {
+                if !known.contains(&notice.origin) {
+                    table.insert(next, &*notice.encode_to_vec())?;
+                    next += 1;
+                }
+            }
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Marks notices as read; `None` when one of them does not exist, and then none is marked.
+    /// Returns how many were not marked before.
+    pub(crate) fn acknowledge(&self, numbers: &[u64], now_ms: u64) -> Result<Option<u32>> {
+        let write = self.db.begin_write()?;
+        let mut marked = 0;
+        {
+            let mut table = write.open_table(NOTICES)?;
+            for number in numbers {
+                let record = match table.get(number)? {
+                    Some(record) => NoticeRecord::decode(record.value())?,
+                    None => return Ok(None),
+                };
+                if record.acknowledged_ms == 0 {
+                    marked += 1;
+                    let record = NoticeRecord {
+                        acknowledged_ms: now_ms.max(1),
+                        ..record
+                    };
+                    table.insert(number, &*record.encode_to_vec())?;
+                }
+            }
+            // The oldest of what was read makes room.
+            let mut read = Vec::new();
+            for row in table.iter()? {
+                let (number, record) = row?;
+                if NoticeRecord::decode(record.value())?.acknowledged_ms != 0 {
+                    read.push(number.value());
+                }
+            }
+            let surplus = read.len().saturating_sub(NOTICES_ACKNOWLEDGED_MAX);
+            for number in &read[..surplus] {
+                table.remove(number)?;
+            }
+        }
+        write.commit()?;
+        Ok(Some(marked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> (tempfile::TempDir, Records) {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(&dir.path().join("node.redb")).unwrap();
+        (dir, records)
+    }
+
+    #[test]
+    fn records_survive_closing() {
+        let (dir, records) = open();
+        let record = StoreRecord {
+            name: "notes".into(),
+            ..Default::default()
+        };
+        records.put_store(&StoreId([1; 32]), &record).unwrap();
+        drop(records);
+        let records = Records::open(&dir.path().join("node.redb")).unwrap();
+        assert_eq!(records.stores().unwrap(), [(StoreId([1; 32]), record)]);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_what_to_do() {
+        let (dir, records) = open();
+        let write = records.db.begin_write().unwrap();
+        write.open_table(META).unwrap().insert("format", 2).unwrap();
+        write.commit().unwrap();
+        drop(records);
+        let error = Records::open(&dir.path().join("node.redb")).unwrap_err();
+        assert!(error.to_string().contains("update Lattice"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_with_its_path() {
+        let (dir, records) = open();
+        drop(records);
+        let path = dir.path().join("node.redb");
+        std::fs::write(&path, vec![7; 8192]).unwrap();
+        let error = Records::open(&path).unwrap_err();
+        assert!(error.to_string().contains("node.redb"), "{error}");
+    }
+
+    #[test]
+    fn a_notice_is_kept_once_and_marked_once() {
+        let (_dir, records) = open();
+        let notice = NoticeRecord {
+            origin: vec![1],
+            text: "x".into(),
+            ..Default::default()
+        };
+        records.add_notices(vec![notice.clone()]).unwrap();
+        records.add_notices(vec![notice]).unwrap();
+        assert_eq!(records.notices().unwrap().len(), 1);
+        assert_eq!(records.acknowledge(&[1, 9], 5).unwrap(), None);
+        assert_eq!(records.acknowledge(&[1], 5).unwrap(), Some(1));
+        assert_eq!(records.acknowledge(&[1], 6).unwrap(), Some(0));
+    }
+}

@@ -1,0 +1,137 @@
+//! The gRPC server of a node: on the socket of its home, or in memory for one process.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::transport::server::Router;
+use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::api::{
+    calls_server::CallsServer, node_server::NodeServer, plugins_server::PluginsServer,
+    stores_server::StoresServer,
+};
+use crate::home::OpenError;
+use crate::limits::{DRAIN_WAIT, DUPLEX_BYTES, REQUEST_BYTES_MAX, REQUESTS_PER_CONNECTION};
+use crate::node::Node;
+use crate::service::Service;
+
+/// Every service of the API, with reflection.
+fn router(node: &Arc<Node>) -> Router {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(crate::api::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptor set was made by our own build");
+    let service = Service::new(node.clone());
+    Server::builder()
+        .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION)
+        .add_service(NodeServer::new(service.clone()))
+        .add_service(PluginsServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(StoresServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(CallsServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(reflection)
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), tonic::transport::Error>>,
+    socket: Option<PathBuf>,
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // A sender that is gone is as good as the word.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+impl Running {
+    /// Serves the node on the socket of its home.
+    ///
+    /// # Errors
+    /// When the socket cannot be had.
+    pub(crate) fn on_socket(node: &Arc<Node>) -> Result<Self, OpenError> {
+        let path = node.home.socket();
+        let listener = listen(&path).map_err(|error| OpenError::Socket {
+            path: path.clone(),
+            error,
+        })?;
+        let (stop, stopping) = watch::channel(false);
+        let server = router(node)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped(stopping));
+        Ok(Self {
+            stop,
+            task: tokio::spawn(server),
+            socket: Some(path),
+        })
+    }
+
+    /// Serves the node to this process alone.
+    pub(crate) fn in_memory(node: &Arc<Node>) -> (Self, Channel) {
+        let (dial, accept) = mpsc::channel::<io::Result<DuplexStream>>(4);
+        let (stop, stopping) = watch::channel(false);
+        let server = router(node)
+            .serve_with_incoming_shutdown(ReceiverStream::new(accept), stopped(stopping));
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let dial = dial.clone();
+            async move {
+                let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
+                dial.send(Ok(far))
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+                Ok::<_, io::Error>(TokioIo::new(near))
+            }
+        });
+        // The name is never looked up; HTTP wants one.
+        let channel = Endpoint::from_static("http://lattice.memory").connect_with_connector_lazy(connector);
+        let running = Self {
+            stop,
+            task: tokio::spawn(server),
+            socket: None,
+        };
+        (running, channel)
+    }
+
+    /// Takes no more requests, and lets those in progress end, for a moment.
+    pub(crate) async fn stop(mut self) {
+        if let Some(socket) = &self.socket {
+            // First, so that a command that comes now waits for the lock instead of an answer.
+            let _ = std::fs::remove_file(socket);
+        }
+        let _ = self.stop.send(true);
+        if tokio::time::timeout(DRAIN_WAIT, &mut self.task).await.is_err() {
+            self.task.abort();
+            let _ = self.task.await;
+        }
+    }
+}
+
+/// Listens at `path`, for this user alone. A socket that a dead daemon left behind is removed: the
+/// caller holds the lock of the home, so no other can be alive.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something that is no socket has its name; move it away",
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    // The mode is set before anybody can connect: a socket is made with what the mask leaves.
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(mask);
+    let listener = bound?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}

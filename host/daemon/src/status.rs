@@ -1,0 +1,550 @@
+//! How the node, its stores and its peers are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lattice_format::{DeviceKey, StoreId};
+use lattice_kernel::engine::{HostFault, Member, MemberStatus};
+use lattice_kernel::{
+    FloatReason, LocalSeq, Notice, Outcome, Snapshot, StorageError,
+};
+use lattice_net::{PeerStatus, PeerStoreStatus};
+
+use crate::Embedding;
+use crate::api;
+use crate::clock;
+use crate::create::NO_PLUGIN;
+use crate::failure::{Failure, Result};
+use crate::limits::{ACKNOWLEDGE_MAX, HEADS_SHOWN, HISTORY_ROWS_MAX};
+use crate::node::{Node, Slot};
+use crate::outcome::{self, Forms};
+use crate::page::Page;
+use crate::records::NoticeRecord;
+
+/// What the node keeps of something to know.
+pub(crate) fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> NoticeRecord {
+    let mut record = NoticeRecord {
+        raised_ms: now_ms,
+        store: store.0.to_vec(),
+        ..Default::default()
+    };
+    let mut origin = blake3::Hasher::new();
+    origin.update(&store.0);
+    match notice {
+        Notice::OutcomeChanged {
+            entry,
+            transaction,
+            told,
+            now,
+        } => {
+            record.kind = api::NoticeKind::OutcomeChanged.into();
+            record.entry = entry.0.to_vec();
+            record.told = told.to_cbor();
+            record.now = now.as_ref().map_or(Vec::new(), Outcome::to_cbor);
+            record.text = format!(
+                "a call that was told {} is now {}: an entry that arrived later stands before it",
+                word(Some(told)),
+                word(now.as_ref())
+            );
+            origin.update(&entry.0).update(&transaction.to_be_bytes());
+            origin.update(&record.told).update(&[0]).update(&record.now);
+        }
+        Notice::Fork { author, entry } => {
+            record.kind = api::NoticeKind::Fork.into();
+            record.entry = entry.0.to_vec();
+            record.author = author.0.to_vec();
+            record.text = format!(
+                "the device {} signed two entries for one place of its chain; its key may be in two hands, or a backup was restored",
+                short(author)
+            );
+            origin.update(b"fork").update(&entry.0);
+        }
+        Notice::Divergence { author, entry } => {
+            record.kind = api::NoticeKind::Divergence.into();
+            record.entry = entry.0.to_vec();
+            record.author = author.0.to_vec();
+            record.text = format!(
+                "the device {} has another state for the same entries; run `lattice store rebuild` on both, and report it if they still differ",
+                short(author)
+            );
+            origin.update(b"divergence").update(&entry.0);
+        }
+    }
+    record.origin = origin.finalize().as_bytes().to_vec();
+    record
+}
+
+fn short(key: &DeviceKey) -> String {
+    hex::encode(&key.0[..8])
+}
+
+fn word(outcome: Option<&Outcome>) -> &'static str {
+    match outcome {
+        None => "void",
+        Some(Outcome::Ok(_)) => "ok",
+        Some(Outcome::Refused { .. }) => "refused",
+        Some(Outcome::Unauthorized { .. }) => "unauthorized",
+        Some(Outcome::Trapped { .. }) => "trapped",
+    }
+}
+
+/// How many entries the peer lacked, when that is known.
+pub(crate) fn peer_lacks(shared: &PeerStoreStatus) -> Option<u64> {
+    lacks(shared, shared.peer_lacks.as_ref())
+}
+
+fn lacks(shared: &PeerStoreStatus, lack: Option<&lattice_kernel::sync::Lack>) -> Option<u64> {
+    match lack {
+        _ if shared.in_sync => Some(0),
+        Some(lack) => Some(lack.floating + lack.parked + lack.withheld + lack.missing.len() as u64),
+        None => None,
+    }
+}
+
+impl Node {
+    /// What the node is.
+    pub(crate) fn status(&self) -> Result<api::NodeStatus> {
+        let slots = self.slots();
+        let not_ready = slots.iter().filter(|slot| self.state(slot).0 != api::StoreState::Ready);
+        let peers = self.peers();
+        let notices = self.records.notices()?;
+        let lead_ms = self.clock_lead_ms();
+        let drift_ms = lattice_kernel::limits::DRIFT_MS_DEFAULT;
+        Ok(api::NodeStatus {
+            node_id: self.device().0.to_vec(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            home: self.home.path().display().to_string(),
+            pid: std::process::id(),
+            started_ms: self.started_ms,
+            embedded: self.embedding == Embedding::Command,
+            network: self.net().is_some(),
+            addresses: self.addresses().iter().map(ToString::to_string).collect(),
+            relay_url: self.relay().unwrap_or_default(),
+            store_count: slots.len() as u32,
+            store_not_ready_count: not_ready.count() as u32,
+            peer_connected_count: peers.iter().filter(|peer| peer.connected).count() as u32,
+            notice_count: notices.iter().filter(|(_, n)| n.acknowledged_ms == 0).count() as u32,
+            clock_lead_ms: lead_ms,
+            signing_paused: self.clock_leads_by(drift_ms).is_some(),
+        })
+    }
+
+    /// What the network knows of peers.
+    pub(crate) fn peers(&self) -> Vec<PeerStatus> {
+        self.net().map(lattice_net::Net::peers).unwrap_or_default()
+    }
+
+    /// The nodes that share a store with this one.
+    pub(crate) fn list_peers(&self, request: api::ListPeersRequest) -> Result<api::ListPeersResponse> {
+        let only = match request.store.as_str() {
+            "" => None,
+            text => Some(self.find_slot(text)?.id),
+        };
+        let page = Page::new(request.page_size, &request.page_token, &[request.store.as_bytes()])?;
+        let me = self.device();
+        let mut rows: BTreeMap<DeviceKey, api::Peer> = BTreeMap::new();
+        // Members that were never met are peers too: what they lack is everything since.
+        for slot in self.slots() {
+            let Some(governance) = slot.governance() else { continue };
+            for member in &governance.members {
+                if member.device == me || member.status != MemberStatus::Active {
+                    continue;
+                }
+                rows.entry(member.device)
+                    .or_insert_with(|| api::Peer {
+                        node_id: member.device.0.to_vec(),
+                        reason: match self.net() {
+                            Some(_) => "not met yet".into(),
+                            None => "no network runs here".into(),
+                        },
+                        ..Default::default()
+                    })
+                    .stores
+                    .push(api::PeerStore {
+                        store_id: slot.id.0.to_vec(),
+                        store_name: slot.name(),
+                        reason: "not compared yet".into(),
+                        ..Default::default()
+                    });
+            }
+        }
+        for peer in self.peers() {
+            let row = rows.entry(peer.peer).or_default();
+            row.node_id = peer.peer.0.to_vec();
+            row.addresses = peer.addresses.iter().map(ToString::to_string).collect();
+            row.connected = peer.connected;
+            row.last_seen_ms = peer.last_seen_ms.unwrap_or(0);
+            row.round_trip_us = peer.round_trip_us.unwrap_or(0);
+            row.reason = peer.reason;
+            for shared in &peer.stores {
+                let Some(slot) = self.slot(&shared.store) else { continue };
+                row.stores.retain(|store| store.store_id != shared.store.0);
+                row.stores.push(api::PeerStore {
+                    store_id: shared.store.0.to_vec(),
+                    store_name: slot.name(),
+                    compared_ms: shared.compared_ms.unwrap_or(0),
+                    peer_lacks_count: peer_lacks(shared),
+                    node_lacks_count: lacks(shared, shared.node_lacks.as_ref()),
+                    reason: shared.reason.clone(),
+                });
+            }
+        }
+        let rows = rows
+            .into_iter()
+            .filter_map(|(key, mut row)| {
+                if let Some(only) = only {
+                    row.stores.retain(|store| store.store_id == only.0);
+                }
+                (!row.stores.is_empty() || only.is_none()).then(|| (key.0.to_vec(), row))
+            })
+            .collect();
+        let (peers, next_page_token) = page.cut(rows);
+        Ok(api::ListPeersResponse {
+            peers,
+            next_page_token,
+        })
+    }
+
+    /// What a store can do, and why not more.
+    pub(crate) fn state(&self, slot: &Slot) -> (api::StoreState, String) {
+        use api::StoreState;
+        if slot.record().joining.is_some() {
+            return (StoreState::Joining, slot.join.text());
+        }
+        if let Some(reason) = slot.broken() {
+            return (StoreState::Paused, reason);
+        }
+        let Some(store) = slot.opened() else {
+            return (StoreState::Ready, String::new());
+        };
+        let published = store.published();
+        if let Some(reason) = published.broken {
+            return (StoreState::Paused, reason);
+        }
+        if published.rebuilding {
+            return (StoreState::Rebuilding, "its state is being folded again".into());
+        }
+        match &published.paused {
+            None => (StoreState::Ready, String::new()),
+            Some(fault) => {
+                let mut reason = fault.to_string();
+                let remedy = slot.remedy();
+                if !remedy.is_empty() {
+                    reason = format!("{reason}; {remedy}");
+                }
+                let headless = matches!(fault, HostFault::MissingCode(_) | HostFault::Unusable { .. });
+                let state = if headless { StoreState::Headless } else { StoreState::Paused };
+                (state, reason)
+            }
+        }
+    }
+
+    /// What every list shows of a store.
+    pub(crate) async fn store_summary(&self, slot: &Arc<Slot>) -> api::Store {
+        // Opening it tells more; that it does not open is told by its state.
+        let store = self.store(slot).await.ok();
+        let (state, reason) = self.state(slot);
+        let record = slot.record();
+        let snapshot = store.map(|store| store.snapshot());
+        let genesis_app = snapshot.as_ref().map(|snapshot| snapshot.genesis().app.clone());
+        let plugin = match &genesis_app {
+            Some(None) => NO_PLUGIN.to_owned(),
+            Some(Some(app)) => self.plugin_name(&app.id).unwrap_or_else(|| app.name.clone()),
+            None => record.plugin.clone(),
+        };
+        let members = slot.governance();
+        api::Store {
+            id: slot.id.0.to_vec(),
+            name: record.name.clone(),
+            path: self.path(slot),
+            parent_id: record.parent.clone(),
+            plugin,
+            plugin_hash: genesis_app.flatten().map_or(Vec::new(), |app| app.id.0.to_vec()),
+            state: state.into(),
+            reason,
+            role: self.own_role(slot).unwrap_or_default().into(),
+            entry_count: snapshot.map_or(0, |snapshot| snapshot.summary().count),
+            member_count: members.map_or(0, |governance| {
+                let active = |m: &&Member| m.status == MemberStatus::Active;
+                governance.members.iter().filter(active).count() as u32
+            }),
+        }
+    }
+
+    /// Stores by path.
+    pub(crate) async fn list_stores(&self, request: api::ListStoresRequest) -> Result<api::ListStoresResponse> {
+        let page = Page::new(request.page_size, &request.page_token, &[])?;
+        let rows = self
+            .slots()
+            .into_iter()
+            .map(|slot| {
+                let mut sort = self.path(&slot).into_bytes();
+                sort.push(0);
+                sort.extend(slot.id.0);
+                (sort, slot)
+            })
+            .collect();
+        let (slots, next_page_token) = page.cut(rows);
+        let mut stores = Vec::with_capacity(slots.len());
+        for slot in slots {
+            stores.push(self.store_summary(&slot).await);
+        }
+        Ok(api::ListStoresResponse {
+            stores,
+            next_page_token,
+        })
+    }
+
+    /// How a store is, in full.
+    pub(crate) async fn store_status(&self, request: api::StoreStatusRequest) -> Result<api::StoreStatus> {
+        let slot = self.find_slot(&request.store)?;
+        let shown = self.store_summary(&slot).await;
+        let Some(store) = slot.opened() else {
+            return Ok(api::StoreStatus {
+                store: Some(shown),
+                ..Default::default()
+            });
+        };
+        let (floating, parked) = store
+            .with(|store| (store.floating().len() as u64, store.parked().len() as u64))
+            .await
+            .unwrap_or_default();
+        let snapshot = store.snapshot();
+        let governance = slot.governance();
+        let cut_off: Vec<DeviceKey> = governance.iter().flat_map(|governance| {
+            let revoked = |m: &&Member| m.status == MemberStatus::Revoked;
+            governance.members.iter().filter(revoked).map(|member| member.device)
+        }).collect();
+        let view = snapshot.clone();
+        let counted = tokio::task::spawn_blocking(move || count(&view, &cut_off))
+            .await
+            .map_err(|error| Failure::failed(error.to_string()))??;
+        let directory = self.home.store(&slot.id);
+        let size = |file: &str| std::fs::metadata(directory.join(file)).map_or(0, |found| found.len());
+        let notices = self.records.notices()?;
+        let peers = self.peers();
+        let connected = peers.iter().filter(|peer| {
+            peer.connected && peer.stores.iter().any(|shared| shared.store == slot.id && shared.live)
+        });
+        let mut remarks = Vec::new();
+        if slot.parent().is_some() {
+            remarks.push("later changes of the parent's members do not reach this store".to_owned());
+        }
+        if self.own_role(&slot).is_none() && governance.is_some() {
+            remarks.push("this node is no member of the store any more".to_owned());
+        }
+        let summary = snapshot.summary();
+        Ok(api::StoreStatus {
+            store: Some(shown),
+            governance_hash: snapshot.genesis().system.id.0.to_vec(),
+            created_ms: counted.created_ms,
+            heads: counted.heads,
+            head_count: summary.heads.len() as u32,
+            state_root: summary.state_root.0.to_vec(),
+            outcome_root: summary.outcome_root.0.to_vec(),
+            applied_count: summary.applied,
+            applied_hash: summary.set.0.to_vec(),
+            pending_count: summary.pending,
+            void_count: counted.void,
+            floating_count: floating,
+            parked_count: parked,
+            fork_count: counted.forks,
+            last_time: Some(outcome::time(summary.last_time)),
+            log_bytes: size("log.redb"),
+            state_bytes: size("state.redb"),
+            peer_connected_count: connected.count() as u32,
+            notice_count: notices
+                .iter()
+                .filter(|(_, notice)| notice.acknowledged_ms == 0 && notice.store == slot.id.0)
+                .count() as u32,
+            remarks,
+        })
+    }
+
+    /// What floats.
+    pub(crate) async fn list_floating(&self, request: api::ListFloatingRequest) -> Result<api::ListFloatingResponse> {
+        let slot = self.find_slot(&request.store)?;
+        let page = Page::new(request.page_size, &request.page_token, &[&slot.id.0])?;
+        let rows = self.store(&slot).await?.with(|store| store.floating()).await?;
+        let rows = rows
+            .into_iter()
+            .map(|row| {
+                let (reason, missing) = match row.reason {
+                    FloatReason::Missing(ids) => ("it names entries that are not here".to_owned(), ids),
+                    FloatReason::BodyMissing => ("its body has not arrived".to_owned(), Vec::new()),
+                    FloatReason::NotUnderstood(reason) => (reason, Vec::new()),
+                };
+                let entry = api::FloatingEntry {
+                    id: row.id.0.to_vec(),
+                    author: Vec::new(),
+                    sender: row.from.0.to_vec(),
+                    received_ms: 0,
+                    reason,
+                    missing: missing.iter().map(|id| id.0.to_vec()).collect(),
+                };
+                (row.id.0.to_vec(), entry)
+            })
+            .collect();
+        let (entries, next_page_token) = page.cut(rows);
+        Ok(api::ListFloatingResponse {
+            entries,
+            next_page_token,
+        })
+    }
+
+    /// What is parked.
+    pub(crate) async fn list_parked(&self, request: api::ListParkedRequest) -> Result<api::ListParkedResponse> {
+        let slot = self.find_slot(&request.store)?;
+        let page = Page::new(request.page_size, &request.page_token, &[&slot.id.0])?;
+        let rows = self.store(&slot).await?.with(|store| store.parked()).await?;
+        let rows = rows
+            .into_iter()
+            .map(|row| {
+                let mut sort = row.not_before_ms.to_be_bytes().to_vec();
+                sort.extend(row.id.0);
+                let entry = api::ParkedEntry {
+                    id: row.id.0.to_vec(),
+                    author: row.author.0.to_vec(),
+                    sender: row.from.0.to_vec(),
+                    time: Some(outcome::time(row.time)),
+                    not_before_ms: row.not_before_ms,
+                };
+                (sort, entry)
+            })
+            .collect();
+        let (entries, next_page_token) = page.cut(rows);
+        Ok(api::ListParkedResponse {
+            entries,
+            next_page_token,
+        })
+    }
+
+    /// What a person should know.
+    pub(crate) fn list_notices(&self, request: api::ListNoticesRequest) -> Result<api::ListNoticesResponse> {
+        let only = match request.store.as_str() {
+            "" => None,
+            text => Some(self.find_slot(text)?.id),
+        };
+        let filters: [&[u8]; 2] = [request.store.as_bytes(), &[u8::from(request.include_acknowledged)]];
+        let page = Page::new(request.page_size, &request.page_token, &filters)?;
+        let shown = |notice: &NoticeRecord| {
+            (request.include_acknowledged || notice.acknowledged_ms == 0)
+                && only.is_none_or(|only| notice.store == only.0)
+        };
+        let rows = self
+            .records
+            .notices()?
+            .into_iter()
+            .filter(|(_, notice)| shown(notice))
+            .map(|(number, notice)| (number.to_be_bytes().to_vec(), self.show_notice(number, notice)))
+            .collect();
+        let (notices, next_page_token) = page.cut(rows);
+        Ok(api::ListNoticesResponse {
+            notices,
+            next_page_token,
+        })
+    }
+
+    fn show_notice(&self, number: u64, notice: NoticeRecord) -> api::Notice {
+        let slot = StoreId::from_slice(&notice.store).and_then(|id| self.slot(&id));
+        let outcome = |bytes: &[u8]| {
+            Outcome::from_cbor(bytes).map(|outcome| outcome::show(&outcome, &[], Forms::from_request(&[])))
+        };
+        api::Notice {
+            id: number,
+            kind: notice.kind,
+            raised_ms: notice.raised_ms,
+            store_name: slot.map_or(String::new(), |slot| slot.name()),
+            store_id: notice.store,
+            entry_id: notice.entry,
+            author: notice.author,
+            text: notice.text,
+            told: outcome(&notice.told),
+            now: outcome(&notice.now),
+            acknowledged_ms: notice.acknowledged_ms,
+        }
+    }
+
+    /// Marks notices as read.
+    pub(crate) fn acknowledge(
+        &self,
+        request: api::AcknowledgeNoticesRequest,
+    ) -> Result<api::AcknowledgeNoticesResponse> {
+        if request.all && !request.ids.is_empty() {
+            return Err(Failure::usage("either all notices or some, not both"));
+        }
+        if request.ids.len() > ACKNOWLEDGE_MAX {
+            return Err(Failure::usage(format!(
+                "{} notices at once are more than {ACKNOWLEDGE_MAX}",
+                request.ids.len()
+            )));
+        }
+        let ids = match request.all {
+            false => request.ids,
+            true => {
+                let open = |(number, notice): (u64, NoticeRecord)| {
+                    (notice.acknowledged_ms == 0).then_some(number)
+                };
+                self.records.notices()?.into_iter().filter_map(open).collect()
+            }
+        };
+        match self.records.acknowledge(&ids, clock::now_ms())? {
+            Some(acknowledged_count) => Ok(api::AcknowledgeNoticesResponse { acknowledged_count }),
+            None => Err(Failure::not_found("one of these notices does not exist; none was marked")
+                .hint("`lattice notices` shows their numbers")),
+        }
+    }
+}
+
+/// What takes a look at the log to know.
+struct Counted {
+    created_ms: u64,
+    heads: Vec<api::Head>,
+    void: u64,
+    forks: u64,
+}
+
+fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Counted, StorageError> {
+    let genesis = snapshot.entry_at(LocalSeq(0))?;
+    let mut heads = Vec::new();
+    for id in &snapshot.summary().heads {
+        if let Some(entry) = snapshot.entry(id)? {
+            heads.push(api::Head {
+                id: id.0.to_vec(),
+                author: entry.header.author.0.to_vec(),
+                time: Some(outcome::time(entry.header.time)),
+            });
+        }
+    }
+    heads.sort_by_key(|head| std::cmp::Reverse(head.time.map(|time| (time.wall_ms, time.counter))));
+    heads.truncate(HEADS_SHOWN);
+    let tips = snapshot.tips()?;
+    let forks = tips
+        .windows(2)
+        .filter(|pair| (pair[0].author, pair[0].chain) == (pair[1].author, pair[1].chain))
+        .count() as u64;
+    let mut void = 0;
+    // Nobody is cut off in most stores, and then nothing is void.
+    if !cut_off.is_empty() {
+        const BATCH: usize = 256;
+        let mut at = 0;
+        loop {
+            let entries = snapshot.entries_from(LocalSeq(at as u64), BATCH)?;
+            if entries.is_empty() || at >= HISTORY_ROWS_MAX {
+                break;
+            }
+            at += entries.len();
+            for entry in entries {
+                if cut_off.contains(&entry.header.author) && snapshot.is_void(&entry.header.id())? {
+                    void += 1;
+                }
+            }
+        }
+    }
+    Ok(Counted {
+        created_ms: genesis.map_or(0, |genesis| genesis.header.time.wall_ms),
+        heads,
+        void,
+        forks,
+    })
+}

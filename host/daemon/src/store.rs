@@ -1,0 +1,205 @@
+//! One open store: the way to its writer, and what it shows.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lattice_format::{Call, DeviceKey, Lane, SignedHeader, StoreId};
+use lattice_kernel::{CallError, Changes, Received, Snapshot, Store};
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::failure::{Failure, Result};
+use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE};
+use crate::writer::{self, Done, Ends, Job, Listener, Opener, Published, RebuildStep};
+
+/// One open store. Everything but writing goes past its writer, on snapshots.
+pub(crate) struct OpenStore {
+    id: StoreId,
+    jobs: mpsc::Sender<Job>,
+    published: watch::Receiver<Published>,
+    changes: broadcast::Sender<Arc<Changes>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Whether the code of a lane, by its number, has run here before.
+    warm: [AtomicBool; 2],
+}
+
+impl OpenStore {
+    /// Starts the writer of a store. Blocks while it is opened; needs a runtime around it.
+    ///
+    /// # Errors
+    /// Why it cannot be opened, in one line.
+    pub(crate) fn open(
+        opener: Opener,
+        listener: Arc<dyn Listener>,
+    ) -> std::result::Result<Self, String> {
+        let store = opener()?;
+        Self::start(store, opener, listener)
+    }
+
+    /// The same for a store that was just made.
+    pub(crate) fn start(
+        store: Store,
+        opener: Opener,
+        listener: Arc<dyn Listener>,
+    ) -> std::result::Result<Self, String> {
+        let snapshot = store.snapshot();
+        let id = snapshot.store_id();
+        let (jobs, jobs_end) = mpsc::channel(WRITER_QUEUE);
+        let (published_end, published) = watch::channel(Published {
+            snapshot,
+            paused: None,
+            broken: None,
+            rebuilding: false,
+        });
+        let (changes, _) = broadcast::channel(CHANGES_QUEUE);
+        let thread = writer::start(
+            store,
+            Ends {
+                jobs: jobs_end,
+                published: published_end,
+                changes: changes.clone(),
+                listener,
+                opener,
+                runtime: Handle::current(),
+            },
+        )
+        .map_err(|error| format!("no thread for the store: {error}"))?;
+        Ok(Self {
+            id,
+            jobs,
+            published,
+            changes,
+            thread: Mutex::new(Some(thread)),
+            warm: Default::default(),
+        })
+    }
+
+    /// Whether the code of a lane has run here, so that running it again takes no loading.
+    pub(crate) fn is_warm(&self, lane: Lane) -> bool {
+        self.warm[usize::from(lane.number())].load(Ordering::Relaxed)
+    }
+
+    /// Remembers that the code of a lane has run here.
+    pub(crate) fn set_warm(&self, lane: Lane) {
+        self.warm[usize::from(lane.number())].store(true, Ordering::Relaxed);
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> StoreId {
+        self.id
+    }
+
+    /// What its log holds durably.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.published.borrow().snapshot.clone()
+    }
+
+    /// All that it shows.
+    pub(crate) fn published(&self) -> Published {
+        self.published.borrow().clone()
+    }
+
+    /// Changes from now on. Subscribe before taking a snapshot, and nothing is missed.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<Arc<Changes>> {
+        self.changes.subscribe()
+    }
+
+    /// Runs calls as one transaction. Durable when this returns.
+    pub(crate) async fn call(&self, lane: Lane, calls: Vec<Call>) -> Result<Done> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Call { lane, calls, reply }).await?;
+        match answer.await {
+            Ok(done) => done.map_err(call_failure),
+            Err(_) => Err(self.gone()),
+        }
+    }
+
+    /// Takes entries of a peer. Durable when this returns.
+    pub(crate) async fn receive(
+        &self,
+        from: DeviceKey,
+        entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
+    ) -> Result<Received> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Receive {
+            from,
+            entries,
+            reply,
+        })
+        .await?;
+        match answer.await {
+            Ok(received) => Ok(received?),
+            Err(_) => Err(self.gone()),
+        }
+    }
+
+    /// Asks the store itself, on its writer's thread.
+    pub(crate) async fn with<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Store) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::With(Box::new(move |store| {
+            let _ = reply.send(ask(store));
+        })))
+        .await?;
+        answer.await.map_err(|_| self.gone())
+    }
+
+    /// Lets the writer try again what a fault of this machine stopped. Does not block.
+    pub(crate) fn wake(&self) {
+        // A writer with a full queue is awake.
+        let _ = self.jobs.try_send(Job::Wake);
+    }
+
+    /// Drops the state and folds the log again.
+    pub(crate) async fn rebuild(&self, progress: mpsc::Sender<RebuildStep>) -> Result<()> {
+        self.send(Job::Rebuild(progress)).await
+    }
+
+    async fn send(&self, job: Job) -> Result<()> {
+        self.jobs.send(job).await.map_err(|_| self.gone())
+    }
+
+    fn gone(&self) -> Failure {
+        match &self.published.borrow().broken {
+            Some(reason) => Failure::failed(format!("the store is stopped: {reason}"))
+                .hint("check the disk, and start the node again"),
+            None => Failure::unreachable("the node is shutting down"),
+        }
+    }
+
+    /// Asks the writer to flush and end.
+    pub(crate) async fn close(&self) {
+        let _ = self.jobs.send(Job::Close).await;
+    }
+
+    /// Waits for the writer to end, at most so long. Blocks. Returns whether it has.
+    pub(crate) fn join(&self, patience: Duration) -> bool {
+        let Some(thread) = self.thread.lock().expect("no holder panics").take() else {
+            return true;
+        };
+        let deadline = std::time::Instant::now() + patience;
+        while !thread.is_finished() {
+            if std::time::Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        thread.join().is_ok()
+    }
+}
+
+/// What a call that has no outcome means to its caller.
+fn call_failure(error: CallError) -> Failure {
+    match error {
+        CallError::Host(fault) => fault.into(),
+        CallError::NotAdmitted { .. } => Failure::unauthorized(error.to_string()),
+        CallError::TooLarge { .. } => {
+            Failure::failed(error.to_string()).hint("put large content into several calls")
+        }
+        CallError::Malformed(_) | CallError::Time(_) => Failure::failed(error.to_string()),
+    }
+}

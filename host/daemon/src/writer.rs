@@ -1,0 +1,478 @@
+//! The writer of one store: the thread that owns its `Store`.
+//!
+//! The kernel's store is synchronous and has a single writer, and guests run on its stack. Calls
+//! that wait share one durable commit. Between two such groups late entries are run again in
+//! slices, so that replaying a peer's past never holds up fresh calls for long. A writer with
+//! nothing to do sleeps.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use lattice_format::{Call, CallId, DeviceKey, IntentionId, Lane, SignedHeader, StoreId, Time};
+use lattice_kernel::engine::HostFault;
+use lattice_kernel::{
+    CallError, Changes, Notice, Outcome, Received, Snapshot, StorageError, Store, Told,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::clock;
+use crate::limits::{
+    GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK, TICKS_IDLE,
+};
+
+/// What became of a call, once it is durable.
+#[derive(Clone, Debug)]
+pub(crate) struct Done {
+    /// What became of it.
+    pub(crate) outcome: Outcome,
+    /// Where it stands; `None` when it never entered the log.
+    pub(crate) place: Option<Place>,
+}
+
+/// Where a transaction stands in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The entry.
+    pub(crate) entry: IntentionId,
+    /// The transaction's place in it.
+    pub(crate) transaction: u32,
+    /// The entry's time.
+    pub(crate) time: Time,
+    /// Identities of its calls.
+    pub(crate) calls: Vec<CallId>,
+}
+
+/// What a writer is asked for.
+pub(crate) enum Job {
+    /// Run calls as one transaction.
+    Call {
+        lane: Lane,
+        calls: Vec<Call>,
+        reply: oneshot::Sender<Result<Done, CallError>>,
+    },
+    /// Take entries of a peer.
+    Receive {
+        from: DeviceKey,
+        entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
+        reply: oneshot::Sender<Result<Received, StorageError>>,
+    },
+    /// Ask the store something that no snapshot knows, or acknowledge something.
+    With(Box<dyn FnOnce(&mut Store) + Send>),
+    /// Something that stopped the store may have changed, such as code that arrived.
+    Wake,
+    /// Drop the state and fold the log again.
+    Rebuild(mpsc::Sender<RebuildStep>),
+    /// Flush and end.
+    Close,
+}
+
+/// How far a rebuild is.
+#[derive(Debug)]
+pub(crate) enum RebuildStep {
+    /// So many entries wait to be run.
+    Pending(u64),
+    /// All were run; what the state is now.
+    Done(Box<Snapshot>),
+    /// It failed.
+    Failed(String),
+}
+
+/// What a store shows to the rest of the node.
+#[derive(Clone)]
+pub(crate) struct Published {
+    /// What its log holds durably.
+    pub(crate) snapshot: Snapshot,
+    /// Why a lane stands still.
+    pub(crate) paused: Option<HostFault>,
+    /// Why nothing can be written any more.
+    pub(crate) broken: Option<String>,
+    /// Whether its state is being folded again.
+    pub(crate) rebuilding: bool,
+}
+
+/// What a writer tells the node about; called on the writer's thread.
+pub(crate) trait Listener: Send + Sync {
+    /// Cells changed or entries came; `written` are those that this node wrote itself.
+    fn changed(&self, store: &StoreId, changes: &Changes, written: &[IntentionId]);
+    /// Things to know were raised. They are acknowledged in the store when this returns `true`.
+    fn noticed(&self, store: &StoreId, notices: &[Notice]) -> bool;
+}
+
+/// How a store is opened, and opened again after its disk failed.
+pub(crate) type Opener = Box<dyn Fn() -> Result<Store, String> + Send>;
+
+/// The near end of a writer.
+pub(crate) struct Ends {
+    pub(crate) jobs: mpsc::Receiver<Job>,
+    pub(crate) published: watch::Sender<Published>,
+    pub(crate) changes: broadcast::Sender<Arc<Changes>>,
+    pub(crate) listener: Arc<dyn Listener>,
+    pub(crate) opener: Opener,
+    pub(crate) runtime: Handle,
+}
+
+/// Starts the thread of a store that is open.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>> {
+    let id = store.snapshot().store_id();
+    std::thread::Builder::new()
+        .name(format!("store {}", hex::encode(&id.as_bytes()[..4])))
+        .stack_size(crate::limits::WRITER_STACK_BYTES)
+        .spawn(move || {
+            let writer = Writer {
+                id,
+                store: Some(store),
+                ends,
+                pending: 1,
+                paused: None,
+            };
+            writer.run();
+        })
+}
+
+struct Writer {
+    id: StoreId,
+    /// `None` after its disk failed, until it is opened again.
+    store: Option<Store>,
+    ends: Ends,
+    /// Entries that wait to be run, as far as known; not 0 means that it is worth asking.
+    pending: u64,
+    paused: Option<HostFault>,
+}
+
+type Waiting = (oneshot::Sender<Result<Done, CallError>>, u32, Result<Told, CallError>);
+
+impl Writer {
+    fn run(mut self) {
+        let mut quiet = 0;
+        let mut next_tick = Instant::now() + TICK;
+        let mut kept: Option<Job> = None;
+        loop {
+            let job = match kept.take() {
+                Some(job) => Some(job),
+                None if self.wants_to_settle() => match self.ends.jobs.try_recv() {
+                    Ok(job) => Some(job),
+                    Err(mpsc::error::TryRecvError::Empty) => None,
+                    Err(mpsc::error::TryRecvError::Disconnected) => Some(Job::Close),
+                },
+                None => {
+                    let stands = self.paused.is_some() || self.store.is_none();
+                    let wake = (quiet < TICKS_IDLE || stands).then_some(next_tick);
+                    match self.wait(wake) {
+                        Waited::Job(job) => Some(job),
+                        Waited::Time => None,
+                    }
+                }
+            };
+            match job {
+                Some(Job::Close) => return self.close(),
+                Some(job) => {
+                    quiet = 0;
+                    kept = self.serve(job);
+                }
+                None => {}
+            }
+            if self.wants_to_settle() {
+                let busy = kept.is_some() || !self.ends.jobs.is_empty();
+                self.settle(if busy { SETTLE_RUNS_BUSY } else { SETTLE_RUNS_IDLE });
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                quiet = if self.tick() { quiet + 1 } else { 0 };
+            }
+        }
+    }
+
+    /// Whether there are entries to run, and nothing is known to stand in their way.
+    fn wants_to_settle(&self) -> bool {
+        self.pending > 0 && self.paused.is_none() && self.store.is_some()
+    }
+
+    fn wait(&mut self, until: Option<Instant>) -> Waited {
+        let runtime = self.ends.runtime.clone();
+        let jobs = &mut self.ends.jobs;
+        runtime.block_on(async move {
+            let job = match until {
+                None => jobs.recv().await,
+                Some(until) => match timeout_at(until, jobs.recv()).await {
+                    Ok(job) => job,
+                    Err(_) => return Waited::Time,
+                },
+            };
+            Waited::Job(job.unwrap_or(Job::Close))
+        })
+    }
+
+    /// Does one job, and for calls those that wait behind it. Returns one that it took and did not do.
+    fn serve(&mut self, job: Job) -> Option<Job> {
+        let Some(store) = &mut self.store else {
+            // Dropping a reply tells the caller; `published` says why.
+            return None;
+        };
+        match job {
+            Job::Call { lane, calls, reply } => return self.group(lane, calls, reply),
+            Job::Receive {
+                from,
+                entries,
+                reply,
+            } => {
+                let received = store.receive(from, entries, clock::now_ms(), clock::seed());
+                self.pending = self.pending.max(1);
+                // What waits only for the fold is seen at once by whoever watches.
+                self.settle(SETTLE_RUNS_BUSY);
+                let _ = reply.send(received);
+            }
+            Job::With(ask) => {
+                ask(store);
+                self.publish(&[]);
+            }
+            Job::Wake => {
+                self.paused = None;
+                self.pending = self.pending.max(1);
+            }
+            Job::Rebuild(progress) => self.rebuild(&progress),
+            Job::Close => unreachable!("the loop takes it"),
+        }
+        None
+    }
+
+    /// Runs the calls that wait, commits them together, and answers their callers.
+    fn group(
+        &mut self,
+        lane: Lane,
+        calls: Vec<Call>,
+        reply: oneshot::Sender<Result<Done, CallError>>,
+    ) -> Option<Job> {
+        let store = self.store.as_mut()?;
+        let now_ms = clock::now_ms();
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut kept = None;
+        let mut next = Some((lane, calls, reply));
+        while let Some((lane, calls, reply)) = next.take() {
+            let count = calls.len() as u32;
+            waiting.push((reply, count, store.call(lane, calls, now_ms, clock::chain())));
+            if waiting.len() >= GROUP_CALLS_MAX {
+                break;
+            }
+            match self.ends.jobs.try_recv() {
+                Ok(Job::Call { lane, calls, reply }) => next = Some((lane, calls, reply)),
+                Ok(other) => kept = Some(other),
+                Err(_) => {}
+            }
+        }
+        let committed = store.commit(clock::now_ms());
+        let written: Vec<IntentionId> = match &committed {
+            Ok(committed) => committed.iter().map(|header| header.id()).collect(),
+            Err(_) => Vec::new(),
+        };
+        // Whoever was answered finds what it wrote: the view comes first.
+        self.publish(&written);
+        match committed {
+            Ok(committed) => {
+                let mut places = Places::new(&committed);
+                for (reply, count, told) in waiting {
+                    let done = told.map(|told| Done {
+                        place: told.outcome.is_ok().then(|| places.next(told.call, count)).flatten(),
+                        outcome: told.outcome,
+                    });
+                    let _ = reply.send(done);
+                }
+            }
+            Err(error) => {
+                for (reply, _, told) in waiting {
+                    let answer = match told {
+                        // It was never to enter the log, so nothing is lost.
+                        Ok(told) if !told.outcome.is_ok() => Ok(Done {
+                            outcome: told.outcome,
+                            place: None,
+                        }),
+                        Ok(_) => Err(CallError::from(error.clone())),
+                        Err(error) => Err(error),
+                    };
+                    let _ = reply.send(answer);
+                }
+            }
+        }
+        kept
+    }
+
+    fn settle(&mut self, runs: u64) {
+        let Some(store) = &mut self.store else { return };
+        match store.settle(runs) {
+            Ok(settled) => {
+                self.pending = settled.pending;
+                self.paused = settled.system_paused.or(settled.app_paused);
+                self.publish(&[]);
+                self.pass_notices();
+            }
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    /// Does what time asks of the store. Returns whether nothing is left that time could change.
+    fn tick(&mut self) -> bool {
+        if self.store.is_none() {
+            self.open_again();
+        }
+        let Some(store) = &mut self.store else { return false };
+        match store.tick(clock::now_ms()) {
+            Ok(received) if received.witnessed.is_empty() => {}
+            Ok(_) => self.pending = self.pending.max(1),
+            Err(error) => {
+                self.fail(error.to_string());
+                return false;
+            }
+        }
+        let parked = !store.parked().is_empty();
+        let stands = self.paused.take().is_some();
+        if stands {
+            // Whatever stopped it may be over.
+            self.pending = self.pending.max(1);
+        }
+        self.publish(&[]);
+        !stands && !parked
+    }
+
+    /// The disk failed: nothing goes on before the store is opened again.
+    fn fail(&mut self, reason: String) {
+        tracing::error!(store = %self.id, "{reason}");
+        self.store = None;
+        self.paused = None;
+        self.ends.published.send_modify(|published| {
+            published.broken = Some(reason);
+        });
+    }
+
+    fn open_again(&mut self) {
+        match (self.ends.opener)() {
+            Ok(store) => {
+                tracing::info!(store = %self.id, "open again");
+                self.store = Some(store);
+                self.pending = 1;
+                self.publish(&[]);
+            }
+            Err(reason) => self.ends.published.send_modify(|published| {
+                published.broken = Some(reason);
+            }),
+        }
+    }
+
+    /// Shows what the log holds now, and tells what changed since the last time.
+    fn publish(&mut self, written: &[IntentionId]) {
+        let Some(store) = &mut self.store else { return };
+        let changes = store.take_changes();
+        let snapshot = store.snapshot();
+        let paused = self.paused.clone();
+        let moved = changes.all || !changes.cells.is_empty() || !changes.entries.is_empty();
+        self.ends.published.send_if_modified(|published| {
+            let told = moved || published.paused != paused || published.broken.is_some();
+            published.snapshot = snapshot;
+            published.paused = paused;
+            published.broken = None;
+            told
+        });
+        if moved {
+            self.ends.listener.changed(&self.id, &changes, written);
+            // Nobody watching is no error.
+            let _ = self.ends.changes.send(Arc::new(changes));
+        }
+    }
+
+    /// Hands things to know over to the node, which keeps them.
+    fn pass_notices(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        let passed = store.notices().and_then(|notices| {
+            let (numbers, notices): (Vec<_>, Vec<_>) = notices.into_iter().unzip();
+            if !notices.is_empty() && self.ends.listener.noticed(&self.id, &notices) {
+                store.acknowledge(&numbers)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = passed {
+            tracing::error!(store = %self.id, "notices: {error}");
+        }
+    }
+
+    fn rebuild(&mut self, progress: &mpsc::Sender<RebuildStep>) {
+        let Some(store) = &mut self.store else { return };
+        self.ends.published.send_modify(|published| published.rebuilding = true);
+        if let Err(error) = store.rebuild(clock::now_ms()) {
+            self.fail(error.to_string());
+        } else {
+            self.pending = 1;
+            self.paused = None;
+        }
+        while self.wants_to_settle() {
+            self.settle(SETTLE_RUNS_IDLE);
+            // A client that reads slowly, or has left, holds nothing up.
+            let _ = progress.try_send(RebuildStep::Pending(self.pending));
+        }
+        self.ends.published.send_modify(|published| published.rebuilding = false);
+        let step = match (&self.store, &self.paused) {
+            (Some(store), None) => RebuildStep::Done(Box::new(store.snapshot())),
+            (_, Some(fault)) => RebuildStep::Failed(fault.to_string()),
+            (None, None) => RebuildStep::Failed("the disk failed".into()),
+        };
+        // A client that has left is no error.
+        let _ = progress.blocking_send(step);
+    }
+
+    fn close(mut self) {
+        self.ends.jobs.close();
+        if let Some(store) = self.store.take()
+            && let Err(error) = store.close(clock::now_ms())
+        {
+            tracing::error!(store = %self.id, "closing: {error}");
+        }
+    }
+}
+
+enum Waited {
+    Job(Job),
+    Time,
+}
+
+/// Finds where the transactions of one commit stand, in the order in which they ran.
+struct Places<'a> {
+    entries: std::slice::Iter<'a, lattice_format::VerifiedHeader>,
+    current: Option<&'a lattice_format::VerifiedHeader>,
+    call: u32,
+    transaction: u32,
+}
+
+impl<'a> Places<'a> {
+    fn new(entries: &'a [lattice_format::VerifiedHeader]) -> Self {
+        let mut entries = entries.iter();
+        Self {
+            current: entries.next(),
+            entries,
+            call: 0,
+            transaction: 0,
+        }
+    }
+
+    /// The place of the next transaction, whose first call is `first` and which has `count` calls.
+    fn next(&mut self, first: CallId, count: u32) -> Option<Place> {
+        loop {
+            let header = self.current?;
+            if header.call_id(self.call) == first {
+                let place = Place {
+                    entry: header.id(),
+                    transaction: self.transaction,
+                    time: header.time,
+                    calls: (self.call..self.call + count).map(|i| header.call_id(i)).collect(),
+                };
+                self.call += count;
+                self.transaction += 1;
+                return Some(place);
+            }
+            self.current = self.entries.next();
+            self.call = 0;
+            self.transaction = 0;
+        }
+    }
+}

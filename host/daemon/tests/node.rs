@@ -1,0 +1,296 @@
+//! Whole nodes, through the API that commands use: real components, real files, real sockets.
+
+mod support;
+
+use std::time::Duration;
+
+use lattice_daemon::api;
+use support::{Client, Daemon, bank, exit_class, home};
+use tokio_stream::StreamExt as _;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_called_is_there_after_closing() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("clicks", "counter").await;
+    assert_eq!(client.call_ok("clicks", "add", &["5"]).await, "");
+    assert_eq!(client.query("clicks", "value", &[]).await, "5");
+    client.close().await;
+
+    let mut client = Client::embedded(home.path()).await;
+    assert_eq!(client.query("clicks", "value", &[]).await, "5");
+    let history = client.history("clicks").await;
+    assert_eq!(history.len(), 2, "the genesis and a call: {history:?}");
+    let call = &history[0].transactions[0].calls[0];
+    assert_eq!((call.function.as_str(), call.arguments[0].name.as_str()), ("add", "by"));
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_is_opened_by_one_process() {
+    let home = home();
+    let client = Client::embedded(home.path()).await;
+    match lattice_daemon::embedded(home.path()).await {
+        Err(lattice_daemon::OpenError::Locked { pid, .. }) => {
+            assert_eq!(pid, Some(std::process::id()));
+        }
+        other => panic!("{other:?}"),
+    }
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_is_a_usage_error_and_leaves_nothing() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("notes", "kv").await;
+    let cases: [(&str, &str, &[&str], &str); 5] = [
+        ("nots", "put", &["a", "b"], "there is no store"),
+        ("notes", "putt", &["a", "b"], "no command \"putt\""),
+        ("notes", "get", &["a"], "use `lattice query`"),
+        ("notes", "put", &["a"], "missing"),
+        ("notes", "put", &["a", "b", "c"], "3 are given"),
+    ];
+    for (store, function, arguments, said) in cases {
+        let status = client.try_call(store, function, arguments).await.unwrap_err();
+        let (class, text) = exit_class(&status);
+        assert_eq!(class, api::ExitClass::Usage, "{text}");
+        assert!(text.contains(said), "{text}");
+    }
+    for (name, plugin) in [("notes", "kv"), ("a/b", "kv"), ("x", "no-such-plugin")] {
+        let status = client.try_create(name, plugin, &[]).await.unwrap_err();
+        assert_eq!(exit_class(&status).0, api::ExitClass::Usage);
+    }
+    // `counter` takes no parameters; whatever its answer, nothing may be left of the store.
+    let refused = client.try_create("x", "counter", &[("colour", "red")]).await;
+    let stores = std::fs::read_dir(home.path().join("stores")).unwrap().count();
+    assert_eq!(stores, if refused.is_ok() { 2 } else { 1 });
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_takes_effect_whole_or_not_at_all() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.install("bank", bank()).await;
+    client.create("money", "bank").await;
+    let outcome = client
+        .transact("money", &[("open", &["ann"]), ("deposit", &["ann", "10"]), ("withdraw", &["ann", "11"])])
+        .await;
+    assert_eq!(outcome.kind(), api::OutcomeKind::Refused);
+    assert_eq!(outcome.call_index, 2);
+    assert!(outcome.error.unwrap().text.contains("insufficient-funds"));
+    assert_eq!(client.query("money", "balance", &["ann"]).await, "none");
+    let outcome = client
+        .transact("money", &[("open", &["ann"]), ("deposit", &["ann", "10"])])
+        .await;
+    assert_eq!(outcome.kind(), api::OutcomeKind::Ok);
+    assert_eq!(client.query("money", "balance", &["ann"]).await, "some(10)");
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_tells_each_change_of_its_result_and_no_other() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("notes", "kv").await;
+    let mut events = client.watch("notes", "get", &["a"]).await;
+    assert_eq!(support::next_text(&mut events).await, "none");
+    client.call_ok("notes", "put", &["b", "1"]).await;
+    client.call_ok("notes", "put", &["a", "2"]).await;
+    assert_eq!(support::next_text(&mut events).await, "some(\"2\")");
+    client.call_ok("notes", "put", &["a", "2"]).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
+    assert!(quiet.is_err(), "nothing changed: {quiet:?}");
+    drop(events);
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_that_a_store_uses_is_not_removed() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    let plugin = client.install("bank", bank()).await;
+    assert_eq!(plugin.package, "example:bank@0.1.0");
+    client.create("money", "bank").await;
+    let status = client.try_remove("bank").await.unwrap_err();
+    let (class, text) = exit_class(&status);
+    assert_eq!((class, text.contains("money")), (api::ExitClass::Usage, true), "{text}");
+    assert_eq!(
+        exit_class(&client.try_remove("kv").await.unwrap_err()).0,
+        api::ExitClass::Usage
+    );
+    client.install("spare", bank()).await;
+    client.try_remove("spare").await.unwrap();
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_has_the_members_and_the_path_of_its_parent() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("work", "none").await;
+    let child = client
+        .stores
+        .create(api::CreateStoreRequest {
+            name: "notes".into(),
+            plugin: "kv".into(),
+            parent: "work".into(),
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((child.path.as_str(), child.role.as_str()), ("work/notes", "admin"));
+    client.call_ok("work/notes", "put", &["a", "b"]).await;
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuilt_store_has_the_same_roots() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("clicks", "counter").await;
+    for _ in 0..20 {
+        client.call_ok("clicks", "add", &["1"]).await;
+    }
+    let mut steps = client
+        .stores
+        .rebuild(api::RebuildStoreRequest {
+            store: "clicks".into(),
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    let mut result = None;
+    while let Some(step) = steps.next().await {
+        result = step.unwrap().result.or(result);
+    }
+    let result = result.expect("the last message has it");
+    assert_eq!(result.state_root, result.state_root_before);
+    assert_eq!(result.outcome_root, result.outcome_root_before);
+    assert_eq!(client.query("clicks", "value", &[]).await, "20");
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_node_gets_the_component_by_hash_and_both_converge() {
+    let (first_home, second_home) = (home(), home());
+    let first = Daemon::start(first_home.path()).await;
+    let second = Daemon::start(second_home.path()).await;
+    let mut a = first.client().await;
+    let mut b = second.client().await;
+    a.install("bank", bank()).await;
+    a.create("money", "bank").await;
+    a.call_ok("money", "open", &["ann"]).await;
+    let token = a.invite("money", 1, 0).await;
+    let joined = b.join(&token).await.unwrap();
+    assert_eq!((joined.name.as_str(), joined.role.as_str()), ("money", "writer"));
+    b.call_ok("money", "deposit", &["ann", "7"]).await;
+    a.until("money", "balance", &["ann"], "some(7)").await;
+
+    // The token was good for one device.
+    let third_home = home();
+    let third = Daemon::start(third_home.path()).await;
+    let status = third.client().await.join(&token).await.unwrap_err();
+    let (class, text) = exit_class(&status);
+    assert_eq!((class, text.contains("spent")), (api::ExitClass::Failed, true), "{text}");
+    assert!(third.client().await.store_names().await.is_empty());
+    third.stop().await;
+
+    // Both write while apart; the order decides, and it is the same on both.
+    drop(b);
+    second.stop().await;
+    a.call_ok("money", "withdraw", &["ann", "5"]).await;
+    let mut alone = Client::embedded(second_home.path()).await;
+    alone.call_ok("money", "withdraw", &["ann", "6"]).await;
+    alone.close().await;
+    let second = Daemon::start(second_home.path()).await;
+    let mut b = second.client().await;
+    let mut equal = false;
+    for _ in 0..400 {
+        let (x, y) = (a.status("money").await, b.status("money").await);
+        let roots = |s: &api::StoreStatus| {
+            (s.applied_count, s.applied_hash.clone(), s.state_root.clone(), s.outcome_root.clone())
+        };
+        if x.pending_count == 0 && roots(&x) == roots(&y) && x.applied_count == 6 {
+            equal = true;
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert!(equal, "{:?}\n{:?}", a.status("money").await, b.status("money").await);
+    // One of the two withdrawals was refused by the order: whoever made it is told.
+    let told = a.notices().await.len() + b.notices().await.len();
+    assert_eq!(told, 1);
+
+    // A revoked member's calls have no effect on either.
+    let member = b.node_id().await;
+    a.revoke("money", &member).await;
+    for _ in 0..400 {
+        let outcome = b.try_call("money", "deposit", &["ann", "1"]).await;
+        if outcome.is_ok_and(|outcome| outcome.kind() == api::OutcomeKind::Unauthorized) {
+            equal = true;
+            break;
+        }
+        equal = false;
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert!(equal, "the revoked member may still call");
+    drop((a, b));
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_or_damaged_token_is_refused_and_leaves_no_store() {
+    let (first_home, second_home) = (home(), home());
+    let first = Daemon::start(first_home.path()).await;
+    let second = Daemon::start(second_home.path()).await;
+    let mut a = first.client().await;
+    let mut b = second.client().await;
+    a.create("clicks", "counter").await;
+    let token = a.invite("clicks", 1, 30).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let damaged = format!("{}x", &token[..token.len() - 1]);
+    for (token, said) in [(token.as_str(), "expired"), (&damaged, "token"), ("hello", "token")] {
+        let status = b.join(token).await.unwrap_err();
+        let (class, text) = exit_class(&status);
+        assert_eq!(class, api::ExitClass::Failed, "{text}");
+        assert!(text.contains(said), "{text}");
+    }
+    assert!(b.store_names().await.is_empty());
+    drop((a, b));
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_ends_within_two_seconds_and_takes_its_socket_along() {
+    let home = home();
+    let daemon = Daemon::start(home.path()).await;
+    let mut client = daemon.client().await;
+    client.create("notes", "kv").await;
+    let events = client.watch("notes", "get", &["a"]).await;
+    let began = std::time::Instant::now();
+    daemon.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(!home.path().join("lattice.sock").exists());
+    drop((events, client));
+    // The next one does not wait for anything.
+    let daemon = Daemon::start(home.path()).await;
+    assert_eq!(daemon.client().await.query("notes", "get", &["a"]).await, "none");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_finds_nothing_wrong_with_a_new_home() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    let checks = client.node.doctor(api::DoctorRequest {}).await.unwrap().into_inner().checks;
+    for check in &checks {
+        assert_ne!(check.level(), api::CheckLevel::Failed, "{check:?}");
+    }
+    assert!(checks.iter().any(|check| check.name == "runtime"));
+    client.close().await;
+}

@@ -1,0 +1,329 @@
+//! Nodes and clients for tests.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use lattice_daemon::api::{
+    self, calls_client::CallsClient, node_client::NodeClient, plugins_client::PluginsClient,
+    stores_client::StoresClient,
+};
+use lattice_daemon::{DaemonOptions, Embedded};
+use prost::Message as _;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+/// A directory for one node.
+pub fn home() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A component that no node has by itself. `cargo xtask plugins` builds it.
+pub fn bank() -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/plugins/bank.wasm");
+    std::fs::read(&path).unwrap_or_else(|error| {
+        panic!("{} ({error}): run `cargo xtask plugins` first", path.display())
+    })
+}
+
+/// How a command would exit, and what it would say.
+pub fn exit_class(status: &Status) -> (api::ExitClass, String) {
+    let detail = api::ErrorDetail::decode(status.details()).unwrap();
+    let text = format!("{} ({}); {}", detail.text, detail.candidates.join(", "), detail.hint);
+    (detail.exit_class(), text)
+}
+
+/// The text of the next result of a watch.
+pub async fn next_text(events: &mut Streaming<api::WatchEvent>) -> String {
+    let event = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
+    let event = event.expect("in time").expect("no end").unwrap();
+    text(event.result.unwrap().outcome.unwrap())
+}
+
+fn text(outcome: api::Outcome) -> String {
+    assert_eq!(outcome.kind(), api::OutcomeKind::Ok, "{outcome:?}");
+    let values = outcome.results.into_iter().filter_map(|result| result.value);
+    values.map(|value| value.text).collect::<Vec<_>>().join(" ")
+}
+
+fn function(name: &str, arguments: &[&str]) -> api::FunctionCall {
+    let argument = |text: &&str| api::TextArgument {
+        source: Some(api::text_argument::Source::Text((*text).into())),
+    };
+    api::FunctionCall {
+        function: name.into(),
+        arguments: Some(api::Arguments {
+            form: Some(api::arguments::Form::Text(api::TextArguments {
+                positional: arguments.iter().map(argument).collect(),
+                ..Default::default()
+            })),
+        }),
+    }
+}
+
+/// A daemon on loopback, without relays and discovery, in this process.
+pub struct Daemon {
+    socket: PathBuf,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Daemon {
+    pub async fn start(home: &Path) -> Self {
+        let options = DaemonOptions {
+            home: home.to_owned(),
+            bind: Some("127.0.0.1:0".parse().unwrap()),
+            relay: false,
+            discovery: false,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, is_ready) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let ready = |said: lattice_daemon::Ready| ready.send(said).unwrap();
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            lattice_daemon::run(options, ready, shutdown).await.unwrap();
+        });
+        let ready = is_ready.await.expect("the daemon starts");
+        assert!(!ready.addresses.is_empty());
+        Self {
+            socket: ready.socket,
+            stop,
+            task,
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        let socket = self.socket.clone();
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let socket = socket.clone();
+            async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://daemon")
+            .connect_with_connector(connector)
+            .await
+            .unwrap();
+        Client::new(channel, None)
+    }
+
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+    }
+}
+
+/// Every service of one node.
+pub struct Client {
+    pub node: NodeClient<Channel>,
+    pub plugins: PluginsClient<Channel>,
+    pub stores: StoresClient<Channel>,
+    pub calls: CallsClient<Channel>,
+    embedded: Option<Embedded>,
+}
+
+impl Client {
+    fn new(channel: Channel, embedded: Option<Embedded>) -> Self {
+        Self {
+            node: NodeClient::new(channel.clone()),
+            plugins: PluginsClient::new(channel.clone()),
+            stores: StoresClient::new(channel.clone()),
+            calls: CallsClient::new(channel),
+            embedded,
+        }
+    }
+
+    pub async fn embedded(home: &Path) -> Self {
+        let embedded = lattice_daemon::embedded(home).await.unwrap();
+        Self::new(embedded.channel(), Some(embedded))
+    }
+
+    pub async fn close(self) {
+        let Self { node, plugins, stores, calls, embedded } = self;
+        drop((node, plugins, stores, calls));
+        embedded.expect("an embedded node").close().await;
+    }
+
+    pub async fn try_create(
+        &mut self,
+        name: &str,
+        plugin: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<api::Store, Status> {
+        let argument = |text: &str| api::TextArgument {
+            source: Some(api::text_argument::Source::Text(text.into())),
+        };
+        let request = api::CreateStoreRequest {
+            name: name.into(),
+            plugin: plugin.into(),
+            parent: String::new(),
+            parameters: parameters.iter().map(|(k, v)| ((*k).into(), argument(v))).collect(),
+        };
+        Ok(self.stores.create(request).await?.into_inner())
+    }
+
+    pub async fn create(&mut self, name: &str, plugin: &str) {
+        let store = self.try_create(name, plugin, &[]).await.unwrap();
+        assert_eq!((store.name.as_str(), store.state()), (name, api::StoreState::Ready));
+    }
+
+    pub async fn transact(&mut self, store: &str, calls: &[(&str, &[&str])]) -> api::Outcome {
+        let request = api::CallRequest {
+            store: store.into(),
+            calls: calls.iter().map(|(name, arguments)| function(name, arguments)).collect(),
+            forms: Vec::new(),
+        };
+        self.calls.call(request).await.unwrap().into_inner().outcome.unwrap()
+    }
+
+    pub async fn try_call(
+        &mut self,
+        store: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<api::Outcome, Status> {
+        let request = api::CallRequest {
+            store: store.into(),
+            calls: vec![function(name, arguments)],
+            forms: Vec::new(),
+        };
+        Ok(self.calls.call(request).await?.into_inner().outcome.unwrap())
+    }
+
+    pub async fn call_ok(&mut self, store: &str, name: &str, arguments: &[&str]) -> String {
+        text(self.try_call(store, name, arguments).await.unwrap())
+    }
+
+    pub async fn query(&mut self, store: &str, name: &str, arguments: &[&str]) -> String {
+        let request = api::QueryRequest {
+            store: store.into(),
+            call: Some(function(name, arguments)),
+            forms: Vec::new(),
+        };
+        text(self.calls.query(request).await.unwrap().into_inner().outcome.unwrap())
+    }
+
+    pub async fn until(&mut self, store: &str, name: &str, arguments: &[&str], expected: &str) {
+        let mut last = String::new();
+        for _ in 0..400 {
+            last = self.query(store, name, arguments).await;
+            if last == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{name} is {last}, not {expected}");
+    }
+
+    pub async fn watch(
+        &mut self,
+        store: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Streaming<api::WatchEvent> {
+        let request = api::WatchRequest {
+            store: store.into(),
+            call: Some(function(name, arguments)),
+            forms: Vec::new(),
+        };
+        self.calls.watch(request).await.unwrap().into_inner()
+    }
+
+    pub async fn history(&mut self, store: &str) -> Vec<api::HistoryEntry> {
+        let request = api::HistoryRequest {
+            store: store.into(),
+            ..Default::default()
+        };
+        self.stores.history(request).await.unwrap().into_inner().entries
+    }
+
+    pub async fn status(&mut self, store: &str) -> api::StoreStatus {
+        let request = api::StoreStatusRequest {
+            store: store.into(),
+        };
+        self.stores.status(request).await.unwrap().into_inner()
+    }
+
+    pub async fn store_names(&mut self) -> Vec<String> {
+        let stores = self.stores.list(api::ListStoresRequest::default()).await.unwrap();
+        stores.into_inner().stores.into_iter().map(|store| store.name).collect()
+    }
+
+    pub async fn notices(&mut self) -> Vec<api::Notice> {
+        let notices = self.node.list_notices(api::ListNoticesRequest::default()).await;
+        notices.unwrap().into_inner().notices
+    }
+
+    pub async fn node_id(&mut self) -> String {
+        let status = self.node.status(api::NodeStatusRequest {}).await.unwrap();
+        hex::encode(status.into_inner().node_id)
+    }
+
+    pub async fn install(&mut self, name: &str, bytes: Vec<u8>) -> api::Plugin {
+        let name = name.to_owned();
+        let chunks: Vec<_> = bytes
+            .chunks(1 << 20)
+            .map(|chunk| api::InstallPluginRequest {
+                name: name.clone(),
+                chunk: chunk.to_vec(),
+            })
+            .collect();
+        let installed = self.plugins.install(tokio_stream::iter(chunks)).await.unwrap();
+        installed.into_inner().plugin.unwrap()
+    }
+
+    pub async fn try_remove(&mut self, plugin: &str) -> Result<api::RemovePluginResponse, Status> {
+        let request = api::RemovePluginRequest {
+            plugin: plugin.into(),
+        };
+        Ok(self.plugins.remove(request).await?.into_inner())
+    }
+
+    pub async fn invite(&mut self, store: &str, uses: u32, expires_in_ms: u64) -> String {
+        let request = api::InviteRequest {
+            store: store.into(),
+            role: String::new(),
+            expires_in_ms,
+            uses,
+        };
+        self.stores.invite(request).await.unwrap().into_inner().token
+    }
+
+    /// Looks at a token, agrees to what it shows, and joins.
+    pub async fn join(&mut self, token: &str) -> Result<api::Store, Status> {
+        let request = api::InspectTokenRequest {
+            token: token.into(),
+        };
+        let shown = self.stores.inspect_token(request).await?.into_inner();
+        let request = api::JoinRequest {
+            token: token.into(),
+            name: String::new(),
+            app_hash: shown.app.map_or(Vec::new(), |app| app.hash),
+            governance_hash: shown.governance.unwrap().hash,
+        };
+        let mut steps = self.stores.join(request).await?.into_inner();
+        let mut seen = Vec::new();
+        loop {
+            let step = tokio::time::timeout(Duration::from_secs(20), steps.next()).await;
+            let step = step.unwrap_or_else(|_| panic!("the join stands: {seen:?}"));
+            let step = step.expect("the last message has the store")?;
+            if step.phase() == api::JoinPhase::Ready {
+                return Ok(step.store.unwrap());
+            }
+            seen.push(step);
+        }
+    }
+
+    pub async fn revoke(&mut self, store: &str, member: &str) {
+        let request = api::RevokeRequest {
+            store: store.into(),
+            member: member.into(),
+        };
+        let response = self.stores.revoke(request).await.unwrap().into_inner();
+        let outcome = response.outcome.unwrap();
+        assert_eq!(outcome.kind(), api::OutcomeKind::Ok, "{outcome:?}");
+    }
+}
