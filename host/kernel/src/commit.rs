@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lattice_format::{ChainId, IntentionId, Lane, Time, VerifiedBody, VerifiedHeader};
+use lattice_format::{ChainId, IntentionId, Position, Time, VerifiedBody, VerifiedHeader};
 
 use crate::dag::{self, LocalSeq};
 use crate::fold::{Settled, call_count};
@@ -15,7 +15,7 @@ use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::receive::Received;
-use crate::record;
+use crate::record::Due;
 use crate::rows::{RowsView, StorageError};
 use crate::snapshot::{Snapshot, Summary};
 use crate::store::{INDEXED, LAST_TIME, LENGTHS, OWN_CHAIN, ROOTS, Store, WITNESS};
@@ -30,6 +30,8 @@ pub(crate) struct Undo {
     chain: Option<ChainId>,
     witness: [u8; 32],
     settled: bool,
+    due: Due,
+    last_run: [Position; 2],
 }
 
 fn storage_of(error: CallError) -> StorageError {
@@ -47,6 +49,8 @@ impl Store {
                 chain: self.chain,
                 witness: self.witness,
                 settled: self.settled,
+                due: self.core.due.clone(),
+                last_run: self.core.last_run,
             });
         }
     }
@@ -64,6 +68,8 @@ impl Store {
             self.chain = undo.chain;
             self.witness = undo.witness;
             self.settled = undo.settled;
+            self.core.due = undo.due;
+            self.core.last_run = undo.last_run;
             self.next = self.durable;
             self.core.changes.all = true;
         }
@@ -174,7 +180,10 @@ impl Store {
         if record.is_some() {
             self.witnessed_since = 0;
         }
-        self.flush_if_due(now_ms)?;
+        // What was just received is written once, after it has run.
+        if self.settled {
+            self.flush_if_due(now_ms)?;
+        }
         // A local change of governance may cut entries off; whoever reads next must see that.
         if self.core.are_cuts_due()? {
             let settled = self.core.settle(CUT_RUNS)?;
@@ -207,10 +216,8 @@ impl Store {
             let now_ms = self.flushed_at_ms;
             self.commit(now_ms)?;
         }
-        if self.core.rows.pending_rows() > OVERLAY_ROWS_MAX {
-            let now_ms = self.flushed_at_ms;
-            self.flush(now_ms)?;
-        }
+        let now_ms = self.flushed_at_ms;
+        self.flush_if_due(now_ms)?;
         self.publish_with(Some(&settled))?;
         Ok(settled)
     }
@@ -260,6 +267,8 @@ impl Store {
         let count = self.durable.0;
         self.core.rows.clear()?;
         self.core.roots = Roots::default();
+        self.core.due = Due::default();
+        self.core.last_run = [Position::MIN; 2];
         self.core.lengths = RangeLengths::default();
         self.core.answers = Answers::default();
         self.core.pasts.clear();
@@ -345,8 +354,7 @@ impl Store {
             ),
             None if self.settled => (0, None, None),
             None => (
-                record::due_count(&self.core.rows, Lane::System)?
-                    + record::due_count(&self.core.rows, Lane::App)?,
+                self.core.due.total(),
                 before.system_paused.clone(),
                 before.app_paused.clone(),
             ),

@@ -24,7 +24,7 @@ use crate::log::{Log, Noticed, Stored};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notice;
 use crate::outcome::{HostRefusal, Outcome};
-use crate::record::{self, Record};
+use crate::record::{self, Due, Record};
 use crate::rows::{Rows, StorageError};
 use crate::run::{Place, Reads, Run};
 use crate::state;
@@ -63,6 +63,9 @@ pub(crate) struct Core {
     pub(crate) pasts: PastCache,
     pub(crate) lengths: RangeLengths,
     pub(crate) changes: Changes,
+    pub(crate) due: Due,
+    /// The last position of each lane where anything has run: above it nobody has read.
+    pub(crate) last_run: [Position; 2],
     pub(crate) notices: Vec<Notice>,
     /// What the notices of this batch tell of.
     pub(crate) noticed: Noticed,
@@ -147,7 +150,7 @@ impl Core {
                     break;
                 }
             }
-            if record::first_due(&self.rows, Lane::System)?.is_none() {
+            if self.due.first(Lane::System).is_none() {
                 break;
             }
             rounds += 1;
@@ -162,11 +165,10 @@ impl Core {
                 break;
             }
         }
-        if runs < max_runs && record::first_due(&self.rows, Lane::System)?.is_none() {
+        if runs < max_runs && self.due.first(Lane::System).is_none() {
             self.settle_lane(Lane::App, max_runs, &mut runs)?;
         }
-        let pending = record::due_count(&self.rows, Lane::System)?
-            + record::due_count(&self.rows, Lane::App)?;
+        let pending = self.due.count(Lane::System) + self.due.count(Lane::App);
         let [system_paused, app_paused] = self.paused.clone();
         Ok(Settled {
             pending,
@@ -183,7 +185,7 @@ impl Core {
         max_runs: u64,
         runs: &mut u64,
     ) -> Result<bool, StorageError> {
-        while let Some((position, local)) = record::first_due(&self.rows, lane)? {
+        while let Some((position, local)) = self.due.first(lane) {
             if *runs >= max_runs {
                 return Ok(false);
             }
@@ -336,7 +338,7 @@ impl Core {
     ) -> Result<(), StorageError> {
         let id = position.id;
         let old = Record::load(&self.rows, lane, position)?;
-        record::clear_due(&mut self.rows, lane, position);
+        self.due.clear(&mut self.rows, lane, position);
         if old.is_none() && (local.0 != 0 || lane == Lane::System) {
             self.roots.apply(&id);
         }
@@ -361,6 +363,8 @@ impl Core {
             position,
             &effects.reads,
         );
+        let last = &mut self.last_run[usize::from(lane.number())];
+        *last = position.max(*last);
         let mut changed = Vec::new();
         for cell in old.iter().flat_map(|r| &r.writes) {
             if !effects.writes.contains_key(cell)
@@ -404,9 +408,16 @@ impl Core {
             self.changes.cells.clear();
             self.changes.all = true;
         }
+        let nobody_above = match cell.lane() {
+            Lane::System => position >= self.last_run[0] && position >= self.last_run[1],
+            Lane::App => position >= self.last_run[1],
+        };
+        if nobody_above {
+            return Ok(());
+        }
         for (lane, reader) in versions::stale_readers(&self.rows, &self.lengths, cell, position)? {
             if let Some(record) = Record::load(&self.rows, lane, reader)? {
-                record::set_due(&mut self.rows, lane, reader, record.local);
+                self.due.set(&mut self.rows, lane, reader, record.local);
             }
         }
         Ok(())
@@ -491,11 +502,11 @@ impl Core {
             Lane::System => Lane::App,
             Lane::App => Lane::System,
         };
-        let alone = match record::first_due(&self.rows, lane)? {
+        let alone = match self.due.first(lane) {
             None => true,
-            Some((first, _)) => first == position && record::due_count(&self.rows, lane)? == 1,
+            Some((first, _)) => first == position && self.due.count(lane) == 1,
         };
-        Ok(alone && record::first_due(&self.rows, other)?.is_none())
+        Ok(alone && self.due.first(other).is_none())
     }
 
     /// The component of a lane at a position, with the read that says so.

@@ -310,7 +310,8 @@ impl Core {
         }
         if record::is_void(&self.rows, &meta.id)? != void {
             record::set_void(&mut self.rows, &meta.id, void);
-            record::set_due(&mut self.rows, meta.lane, meta.position(), local);
+            self.due
+                .set(&mut self.rows, meta.lane, meta.position(), local);
         }
         Ok(())
     }

@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! entries-1   local (u64) → flags (1: body present) received ms (8) signature (64)
-//!                           header len (4) header body
-//! told-1      local (u64) → count (4) then each: len (4) outcome
+//!                           header len (4) header told len (4) told body
+//! told        nothing for entries of others, else: count (4) then each: len (4) outcome
 //! noticed-1   local (u64) transaction (u32) → digest of the outcome last told of in a notice
 //! notices-1   number (u64) → see notice.rs
 //! witness-1   local (u64) → chain hash (32) wall ms (8) signature (64)
@@ -31,9 +31,9 @@ use crate::outcome::Outcome;
 use crate::rows::StorageError;
 
 const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries-1");
-const TOLD: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("told-1");
 const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices-1");
-const NOTICED: TableDefinition<'static, (u64, u32), [u8; 32]> = TableDefinition::new("noticed-1");
+const NOTICED: TableDefinition<'static, (u64, u32), &'static [u8]> =
+    TableDefinition::new("noticed-1");
 const WITNESS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("witness-1");
 
 const BODY_PRESENT: u8 = 1;
@@ -93,6 +93,54 @@ fn damaged(local: u64, what: &str) -> StorageError {
     ))
 }
 
+/// Runs what reads a log. redb panics on some damage to a file; to us that is an error of the
+/// disk, which must not reach other stores. Nothing half done is seen afterwards: redb's locks are
+/// poisoned then, and everything that follows is an error as well.
+fn guarded<T>(read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) if error.0.starts_with("log.redb") => Err(error),
+        Ok(Err(error)) => Err(StorageError(format!("log.redb: {error}"))),
+        Err(_) => Err(StorageError(
+            "log.redb is damaged: its pages contradict each other; restore the store from a backup, or join it again"
+                .into(),
+        )),
+    }
+}
+
+/// Length of the seal in front of a row.
+const SEAL: usize = 8;
+
+fn seal(key: &[u8], row: &[u8]) -> [u8; SEAL] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(key);
+    hasher.update(row);
+    *hasher
+        .finalize()
+        .as_bytes()
+        .first_chunk()
+        .expect("a hash has 32 bytes")
+}
+
+fn sealed(key: &[u8], row: &[u8]) -> Vec<u8> {
+    let mut out = seal(key, row).to_vec();
+    out.extend_from_slice(row);
+    out
+}
+
+/// The row behind its seal; `None` when they do not belong together.
+fn unsealed<'a>(key: &[u8], row: &'a [u8]) -> Option<&'a [u8]> {
+    let (found, row) = row.split_first_chunk::<SEAL>()?;
+    (seal(key, row) == *found).then_some(row)
+}
+
+fn noticed_key(local: LocalSeq, transaction: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&local.0.to_be_bytes());
+    key[8..].copy_from_slice(&transaction.to_be_bytes());
+    key
+}
+
 impl Log {
     /// Takes over the database of a log, new or existing.
     pub(crate) fn open(db: Database) -> Result<Self, StorageError> {
@@ -108,7 +156,6 @@ impl Log {
         if !exists {
             let write = log.db.begin_write()?;
             write.open_table(ENTRIES)?;
-            write.open_table(TOLD)?;
             write.open_table(NOTICES)?;
             write.open_table(NOTICED)?;
             write.open_table(WITNESS)?;
@@ -119,16 +166,18 @@ impl Log {
 
     /// How many entries there are: the number of the next one.
     pub(crate) fn len(&self) -> Result<u64, StorageError> {
-        let table = self.db.begin_read()?.open_table(ENTRIES)?;
-        let last = table.last()?.map_or(0, |(key, _)| key.value() + 1);
-        let count = table.len()?;
-        if count != last {
-            return Err(StorageError(format!(
-                "log.redb is damaged: it holds {count} entries, but the last is number {last}; \
-                 restore the store from a backup, or join it again"
-            )));
-        }
-        Ok(last)
+        guarded(|| {
+            let table = self.db.begin_read()?.open_table(ENTRIES)?;
+            let last = table.last()?.map_or(0, |(key, _)| key.value() + 1);
+            let count = table.len()?;
+            if count != last {
+                return Err(StorageError(format!(
+                    "log.redb is damaged: it holds {count} entries, but the last is number {last}; \
+                     restore the store from a backup, or join it again"
+                )));
+            }
+            Ok(last)
+        })
     }
 
     /// Appends one batch, the first entry as number `first`. Durable when this returns.
@@ -140,62 +189,59 @@ impl Log {
         noticed: &Noticed,
         witness: Option<&WitnessRecord>,
     ) -> Result<(), StorageError> {
-        let mut write = self.db.begin_write()?;
-        write.set_durability(Durability::Immediate)?;
-        write.set_quick_repair(false);
-        {
-            let mut entries = write.open_table(ENTRIES)?;
-            let mut row = Vec::new();
-            for (local, entry) in (first.0..).zip(batch) {
-                row.clear();
-                encode(entry, &mut row);
-                if entries.insert(local, row.as_slice())?.is_some() {
-                    return Err(StorageError(format!(
-                        "log.redb already holds entry {local}: two writers share it"
-                    )));
+        guarded(|| {
+            let mut write = self.db.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            write.set_quick_repair(false);
+            {
+                let mut entries = write.open_table(ENTRIES)?;
+                let mut row = Vec::new();
+                for (local, entry) in (first.0..).zip(batch) {
+                    row.clear();
+                    encode(local, entry, &mut row);
+                    if entries.insert(local, row.as_slice())?.is_some() {
+                        return Err(StorageError(format!(
+                            "log.redb already holds entry {local}: two writers share it"
+                        )));
+                    }
                 }
             }
-        }
-        if batch.iter().any(|entry| !entry.told.is_empty()) {
-            let mut table = write.open_table(TOLD)?;
-            for (local, entry) in (first.0..).zip(batch) {
-                if !entry.told.is_empty() {
-                    table.insert(local, encode_told(&entry.told).as_slice())?;
+            if !notices.is_empty() {
+                let mut table = write.open_table(NOTICES)?;
+                for (number, notice) in notices {
+                    let row = sealed(&number.to_be_bytes(), &notice.encode());
+                    table.insert(number, row.as_slice())?;
                 }
             }
-        }
-        if !notices.is_empty() {
-            let mut table = write.open_table(NOTICES)?;
-            for (number, notice) in notices {
-                table.insert(number, notice.encode().as_slice())?;
+            if !noticed.is_empty() {
+                let mut table = write.open_table(NOTICED)?;
+                for ((local, transaction), digest) in noticed {
+                    let row = sealed(&noticed_key(*local, *transaction), &digest.0);
+                    table.insert((local.0, *transaction), row.as_slice())?;
+                }
             }
-        }
-        if !noticed.is_empty() {
-            let mut table = write.open_table(NOTICED)?;
-            for ((local, transaction), digest) in noticed {
-                table.insert((local.0, *transaction), digest.0)?;
+            if let Some(record) = witness {
+                let mut row = record.chain.to_vec();
+                row.extend_from_slice(&record.wall_ms.to_be_bytes());
+                row.extend_from_slice(&record.signature.0);
+                let last = (first.0 + batch.len() as u64).saturating_sub(1);
+                let row = sealed(&last.to_be_bytes(), &row);
+                write.open_table(WITNESS)?.insert(last, row.as_slice())?;
             }
-        }
-        if let Some(record) = witness {
-            let mut row = record.chain.to_vec();
-            row.extend_from_slice(&record.wall_ms.to_be_bytes());
-            row.extend_from_slice(&record.signature.0);
-            let last = first.0 + batch.len() as u64;
-            write
-                .open_table(WITNESS)?
-                .insert(last.saturating_sub(1), row.as_slice())?;
-        }
-        write.commit()?;
-        Ok(())
+            write.commit()?;
+            Ok(())
+        })
     }
 
     /// The entry at `local`.
     pub(crate) fn entry(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
-        let table = self.db.begin_read()?.open_table(ENTRIES)?;
-        let Some(row) = table.get(local.0)? else {
-            return Ok(None);
-        };
-        decode(local, row.value()).map(Some)
+        guarded(|| {
+            let table = self.db.begin_read()?.open_table(ENTRIES)?;
+            let Some(row) = table.get(local.0)? else {
+                return Ok(None);
+            };
+            decode(local, row.value()).map(Some)
+        })
     }
 
     /// Up to `limit` entries from `from` on, ascending.
@@ -204,24 +250,34 @@ impl Log {
         from: LocalSeq,
         limit: usize,
     ) -> Result<Vec<Stored>, StorageError> {
-        let table = self.db.begin_read()?.open_table(ENTRIES)?;
-        let mut out = Vec::new();
-        for row in table.range(from.0..)?.take(limit) {
-            let (local, row) = row?;
-            out.push(decode(LocalSeq(local.value()), row.value())?);
-        }
-        Ok(out)
+        guarded(|| {
+            let table = self.db.begin_read()?.open_table(ENTRIES)?;
+            let mut out = Vec::new();
+            for row in table.range(from.0..)?.take(limit) {
+                let (local, row) = row?;
+                out.push(decode(LocalSeq(local.value()), row.value())?);
+            }
+            Ok(out)
+        })
     }
 
     /// What callers here were told of the entry at `local`; `None` for entries of others.
     pub(crate) fn told(&self, local: LocalSeq) -> Result<Option<Vec<Outcome>>, StorageError> {
-        let table = self.db.begin_read()?.open_table(TOLD)?;
-        let Some(row) = table.get(local.0)? else {
-            return Ok(None);
-        };
-        decode_told(row.value())
-            .map(Some)
-            .ok_or_else(|| damaged(local.0, "has unreadable outcomes"))
+        guarded(|| {
+            let table = self.db.begin_read()?.open_table(ENTRIES)?;
+            let Some(row) = table.get(local.0)? else {
+                return Ok(None);
+            };
+            let told = split(row.value())
+                .ok_or_else(|| damaged(local.0, "is cut short"))?
+                .told;
+            if told.is_empty() {
+                return Ok(None);
+            }
+            decode_told(told)
+                .map(Some)
+                .ok_or_else(|| damaged(local.0, "has unreadable outcomes"))
+        })
     }
 
     /// The outcome of a transaction that a notice last told of.
@@ -230,63 +286,81 @@ impl Log {
         local: LocalSeq,
         transaction: u32,
     ) -> Result<Option<Digest>, StorageError> {
-        let table = self.db.begin_read()?.open_table(NOTICED)?;
-        Ok(table
-            .get((local.0, transaction))?
-            .map(|row| Digest(row.value())))
+        guarded(|| {
+            let table = self.db.begin_read()?.open_table(NOTICED)?;
+            let Some(row) = table.get((local.0, transaction))? else {
+                return Ok(None);
+            };
+            unsealed(&noticed_key(local, transaction), row.value())
+                .and_then(Digest::from_slice)
+                .map(Some)
+                .ok_or_else(|| damaged(local.0, "has an unreadable notice"))
+        })
     }
 
     /// Unacknowledged notices by number.
     pub(crate) fn notices(&self) -> Result<Vec<(u64, Notice)>, StorageError> {
-        let table = self.db.begin_read()?.open_table(NOTICES)?;
-        let mut out = Vec::new();
-        for row in table.iter()? {
-            let (number, row) = row?;
-            let notice = Notice::decode(row.value())
-                .ok_or_else(|| StorageError(format!("notice {} is damaged", number.value())))?;
-            out.push((number.value(), notice));
-        }
-        Ok(out)
+        guarded(|| {
+            let table = self.db.begin_read()?.open_table(NOTICES)?;
+            let mut out = Vec::new();
+            for row in table.iter()? {
+                let (number, row) = row?;
+                let number = number.value();
+                let notice = unsealed(&number.to_be_bytes(), row.value())
+                    .and_then(Notice::decode)
+                    .ok_or_else(|| {
+                        StorageError(format!(
+                            "log.redb is damaged: notice {number} is unreadable"
+                        ))
+                    })?;
+                out.push((number, notice));
+            }
+            Ok(out)
+        })
     }
 
     /// Removes notices. Durable when this returns. Tells how many there were.
     pub(crate) fn acknowledge(&self, numbers: &[u64]) -> Result<usize, StorageError> {
-        let write = self.db.begin_write()?;
-        let mut count = 0;
-        {
-            let mut table = write.open_table(NOTICES)?;
-            for number in numbers {
-                count += usize::from(table.remove(number)?.is_some());
+        guarded(|| {
+            let write = self.db.begin_write()?;
+            let mut count = 0;
+            {
+                let mut table = write.open_table(NOTICES)?;
+                for number in numbers {
+                    count += usize::from(table.remove(number)?.is_some());
+                }
             }
-        }
-        write.commit()?;
-        Ok(count)
+            write.commit()?;
+            Ok(count)
+        })
     }
 
     /// The last signed link of the witness chain, with the entry that it covers.
     pub(crate) fn last_witness(&self) -> Result<Option<(LocalSeq, WitnessRecord)>, StorageError> {
-        let table = self.db.begin_read()?.open_table(WITNESS)?;
-        let Some((local, row)) = table.last()? else {
-            return Ok(None);
-        };
-        let row: &[u8; 104] = row
-            .value()
-            .try_into()
-            .map_err(|_| StorageError("a witness record is damaged".into()))?;
-        let mut chain = [0; 32];
-        chain.copy_from_slice(&row[..32]);
-        let mut wall = [0; 8];
-        wall.copy_from_slice(&row[32..40]);
-        let mut signature = [0; 64];
-        signature.copy_from_slice(&row[40..]);
-        Ok(Some((
-            LocalSeq(local.value()),
-            WitnessRecord {
-                chain,
-                wall_ms: u64::from_be_bytes(wall),
-                signature: Signature(signature),
-            },
-        )))
+        guarded(|| {
+            let table = self.db.begin_read()?.open_table(WITNESS)?;
+            let Some((local, row)) = table.last()? else {
+                return Ok(None);
+            };
+            let local = local.value();
+            let row: &[u8; 104] = unsealed(&local.to_be_bytes(), row.value())
+                .and_then(|row| row.try_into().ok())
+                .ok_or_else(|| damaged(local, "has an unreadable witness record"))?;
+            let mut chain = [0; 32];
+            chain.copy_from_slice(&row[..32]);
+            let mut wall = [0; 8];
+            wall.copy_from_slice(&row[32..40]);
+            let mut signature = [0; 64];
+            signature.copy_from_slice(&row[40..]);
+            Ok(Some((
+                LocalSeq(local),
+                WitnessRecord {
+                    chain,
+                    wall_ms: u64::from_be_bytes(wall),
+                    signature: Signature(signature),
+                },
+            )))
+        })
     }
 }
 
@@ -299,8 +373,9 @@ pub(crate) fn chain_hash(before: &[u8; 32], id: &IntentionId, received_ms: u64) 
     *hasher.finalize().as_bytes()
 }
 
-fn encode(entry: &Append, out: &mut Vec<u8>) {
+fn encode(local: u64, entry: &Append, out: &mut Vec<u8>) {
     let signed = entry.header.signed();
+    out.extend_from_slice(&[0; SEAL]);
     out.push(if entry.body.is_some() {
         BODY_PRESENT
     } else {
@@ -311,28 +386,57 @@ fn encode(entry: &Append, out: &mut Vec<u8>) {
     let len = u32::try_from(signed.bytes.len()).expect("headers are bounded by the format");
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(&signed.bytes);
+    let told = match entry.told.is_empty() {
+        true => Vec::new(),
+        false => encode_told(&entry.told),
+    };
+    let len = u32::try_from(told.len()).expect("outcomes are bounded by the genesis");
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(&told);
     if let Some(body) = &entry.body {
         out.extend_from_slice(body.bytes());
     }
 }
 
-fn decode(local: LocalSeq, row: &[u8]) -> Result<Stored, StorageError> {
-    let parts = || {
-        let (&flags, rest) = row.split_first()?;
-        let (received, rest) = rest.split_first_chunk::<8>()?;
-        let (signature, rest) = rest.split_first_chunk::<64>()?;
-        let (len, rest) = rest.split_first_chunk::<4>()?;
-        let (header, body) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
-        Some((
-            flags,
-            u64::from_be_bytes(*received),
-            *signature,
-            header,
-            body,
-        ))
+/// The parts of an entry's row.
+struct Parts<'a> {
+    flags: u8,
+    received_ms: u64,
+    signature: [u8; 64],
+    header: &'a [u8],
+    told: &'a [u8],
+    body: &'a [u8],
+}
+
+fn split(row: &[u8]) -> Option<Parts<'_>> {
+    let sized = |rest| {
+        let (len, rest) = <[u8]>::split_first_chunk::<4>(rest)?;
+        rest.split_at_checked(u32::from_be_bytes(*len) as usize)
     };
-    let (flags, received_ms, signature, header, body) =
-        parts().ok_or_else(|| damaged(local.0, "is cut short"))?;
+    let (&flags, rest) = row.split_first()?;
+    let (received, rest) = rest.split_first_chunk::<8>()?;
+    let (signature, rest) = rest.split_first_chunk::<64>()?;
+    let (header, rest) = sized(rest)?;
+    let (told, body) = sized(rest)?;
+    Some(Parts {
+        flags,
+        received_ms: u64::from_be_bytes(*received),
+        signature: *signature,
+        header,
+        told,
+        body,
+    })
+}
+
+fn decode(local: LocalSeq, row: &[u8]) -> Result<Stored, StorageError> {
+    let Parts {
+        flags,
+        received_ms,
+        signature,
+        header,
+        body,
+        told: _,
+    } = split(row).ok_or_else(|| damaged(local.0, "is cut short"))?;
     let header = VerifiedHeader::from_trusted_storage(SignedHeader {
         bytes: header.into(),
         signature: Signature(signature),
@@ -395,17 +499,25 @@ impl Files {
     /// When the log cannot be opened.
     pub fn in_dir(dir: &Path) -> Result<Self, StorageError> {
         let path = dir.join("log.redb");
-        let log = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(&path)
-            .map_err(|error| StorageError(format!("{}: {error}", path.display())))?;
-        let path = dir.join("state.redb");
-        let open = || {
-            Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create(&path)
+        let open = |path: &Path| {
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_BYTES);
+            // redb asserts what it finds in a file.
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.create(path)))
+                .unwrap_or_else(|_| {
+                    Err(redb::DatabaseError::Storage(redb::StorageError::Corrupted(
+                        "its pages contradict each other".into(),
+                    )))
+                })
         };
-        let state = match open() {
+        let log = open(&path).map_err(|error| {
+            StorageError(format!(
+                "{} does not open: {error}; if it is damaged, restore the store from a backup, or join it again",
+                path.display()
+            ))
+        })?;
+        let path = dir.join("state.redb");
+        let state = match open(&path) {
             Ok(state) => state,
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
                 return Err(StorageError(format!(
@@ -417,7 +529,7 @@ impl Files {
                 tracing::warn!(path = %path.display(), %error, "rebuilding damaged derived state");
                 std::fs::remove_file(&path)
                     .map_err(|error| StorageError(format!("{}: {error}", path.display())))?;
-                open().map_err(|error| StorageError(format!("{}: {error}", path.display())))?
+                open(&path).map_err(|error| StorageError(format!("{}: {error}", path.display())))?
             }
         };
         Ok(Self { log, state })

@@ -10,6 +10,9 @@
 //! 'V' id (32)                → nothing: governance has cut it off
 //! ```
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
 use lattice_format::{IntentionId, Lane, Position};
 
 use crate::cell::Cell;
@@ -134,33 +137,71 @@ impl Record {
     }
 }
 
-/// Marks a run as due.
-pub(crate) fn set_due(rows: &mut Rows, lane: Lane, position: Position, local: LocalSeq) {
-    rows.put(row(b'Q', lane, position), local.0.to_be_bytes());
+/// The runs that are due, by lane. The rows hold them too, so that a restart knows them; reading
+/// the first of many removed rows would take time for each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Due([BTreeMap<Position, LocalSeq>; 2]);
+
+impl Due {
+    pub(crate) fn load(rows: &RowsView) -> Result<Self, StorageError> {
+        let mut due = Self::default();
+        for lane in [Lane::System, Lane::App] {
+            let list = &mut due.0[usize::from(lane.number())];
+            rows.scan(
+                &row(b'Q', lane, Position::MIN),
+                &row(b'Q', lane, Position::MAX),
+                false,
+                |key, value| {
+                    if let (Some(position), Ok(local)) =
+                        (Position::from_slice(&key[2..]), value.try_into())
+                    {
+                        list.insert(position, LocalSeq(u64::from_be_bytes(local)));
+                    }
+                    ControlFlow::Continue(())
+                },
+            )?;
+        }
+        Ok(due)
+    }
+
+    /// Marks a run as due.
+    pub(crate) fn set(&mut self, rows: &mut Rows, lane: Lane, position: Position, local: LocalSeq) {
+        if self.0[usize::from(lane.number())]
+            .insert(position, local)
+            .is_none()
+        {
+            rows.put(row(b'Q', lane, position), local.0.to_be_bytes());
+        }
+    }
+
+    /// Marks a run as done.
+    pub(crate) fn clear(&mut self, rows: &mut Rows, lane: Lane, position: Position) {
+        if self.0[usize::from(lane.number())]
+            .remove(&position)
+            .is_some()
+        {
+            rows.remove(row(b'Q', lane, position));
+        }
+    }
+
+    /// The first run of a lane that is due.
+    pub(crate) fn first(&self, lane: Lane) -> Option<(Position, LocalSeq)> {
+        let (position, local) = self.0[usize::from(lane.number())].first_key_value()?;
+        Some((*position, *local))
+    }
+
+    /// How many runs of a lane are due.
+    pub(crate) fn count(&self, lane: Lane) -> u64 {
+        self.0[usize::from(lane.number())].len() as u64
+    }
+
+    /// How many runs are due.
+    pub(crate) fn total(&self) -> u64 {
+        self.count(Lane::System) + self.count(Lane::App)
+    }
 }
 
-/// Marks a run as done.
-pub(crate) fn clear_due(rows: &mut Rows, lane: Lane, position: Position) {
-    rows.remove(row(b'Q', lane, position));
-}
-
-/// The first run of a lane that is due.
-pub(crate) fn first_due(
-    rows: &RowsView,
-    lane: Lane,
-) -> Result<Option<(Position, LocalSeq)>, StorageError> {
-    let found = rows.first(
-        &row(b'Q', lane, Position::MIN),
-        &row(b'Q', lane, Position::MAX),
-        false,
-    )?;
-    Ok(found.and_then(|(row, value)| {
-        let local = u64::from_be_bytes(value.as_slice().try_into().ok()?);
-        Some((Position::from_slice(&row[2..])?, LocalSeq(local)))
-    }))
-}
-
-/// Whether that run is due.
+/// Whether that run is due, in a view.
 pub(crate) fn is_due(
     rows: &RowsView,
     lane: Lane,
@@ -169,19 +210,16 @@ pub(crate) fn is_due(
     Ok(rows.get(&row(b'Q', lane, position))?.is_some())
 }
 
-/// Runs of a lane that are due.
-pub(crate) fn due_count(rows: &RowsView, lane: Lane) -> Result<u64, StorageError> {
-    let mut count = 0;
-    rows.scan(
-        &row(b'Q', lane, Position::MIN),
-        &row(b'Q', lane, Position::MAX),
-        false,
-        |_, _| {
-            count += 1;
-            std::ops::ControlFlow::Continue(())
-        },
+/// The last position of a lane where anything has run.
+pub(crate) fn last_run(rows: &RowsView, lane: Lane) -> Result<Position, StorageError> {
+    let last = rows.first(
+        &row(b'E', lane, Position::MIN),
+        &row(b'E', lane, Position::MAX),
+        true,
     )?;
-    Ok(count)
+    Ok(last
+        .and_then(|(key, _)| Position::from_slice(&key[2..]))
+        .unwrap_or(Position::MIN))
 }
 
 fn void_key(id: &IntentionId) -> Vec<u8> {

@@ -20,7 +20,7 @@ use crate::local::Open;
 use crate::log::{Append, Files, Log, Noticed, Stored, WitnessRecord};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
-use crate::record;
+use crate::record::{self, Due};
 use crate::rows::{Rows, StorageError};
 use crate::snapshot::{Snapshot, Summary};
 use crate::versions::{RangeLengths, Roots};
@@ -200,7 +200,10 @@ impl Store {
             None => &[Lane::System],
         };
         for lane in lanes {
-            record::set_due(&mut store.core.rows, *lane, position, LocalSeq(0));
+            store
+                .core
+                .due
+                .set(&mut store.core.rows, *lane, position, LocalSeq(0));
         }
         store.commit(now_ms)?;
         store.settle(OPEN_RUNS_MAX)?;
@@ -352,12 +355,18 @@ impl Store {
         let local = LocalSeq(self.next.0 - 1);
         let position = header.position();
         if local.0 == 0 {
-            record::set_due(&mut self.core.rows, Lane::System, position, local);
+            self.core
+                .due
+                .set(&mut self.core.rows, Lane::System, position, local);
             if self.core.info.genesis.app.is_some() {
-                record::set_due(&mut self.core.rows, Lane::App, position, local);
+                self.core
+                    .due
+                    .set(&mut self.core.rows, Lane::App, position, local);
             }
         } else {
-            record::set_due(&mut self.core.rows, header.lane, position, local);
+            self.core
+                .due
+                .set(&mut self.core.rows, header.lane, position, local);
         }
         self.core.judge_new(&header.author, local)
     }
@@ -415,6 +424,11 @@ impl Store {
                 app_paused: None,
             }),
         };
+        let due = Due::load(&rows)?;
+        let last_run = [
+            record::last_run(&rows, Lane::System)?,
+            record::last_run(&rows, Lane::App)?,
+        ];
         let core = Core {
             rows,
             log,
@@ -425,6 +439,8 @@ impl Store {
             pasts: PastCache::default(),
             lengths,
             changes: Changes::default(),
+            due,
+            last_run,
             notices: Vec::new(),
             noticed: Noticed::new(),
             me: author,

@@ -139,20 +139,20 @@ pub(crate) fn set(
     if cell.space() == Space::Numbers {
         return set_number(rows, roots, cell, position, op);
     }
+    let newest = state::newest(rows, cell)?;
+    if let Some(op) = op
+        && newest.as_ref().is_none_or(|n| n.position < position)
+    {
+        return Ok(set_last(rows, roots, cell, position, newest, op));
+    }
     let above = just_above(position);
     let before = state::bytes_at(rows, cell, above)?;
-    let newest = state::newest(rows, cell)?;
     let newest_before = newest.as_ref().and_then(|n| match &n.op {
         Op::Put(bytes) => Some(bytes.clone()),
         _ => None,
     });
     match (newest, op) {
-        (None, None) => {}
-        (None, Some(op)) => put_newest(rows, cell, position, op),
-        (Some(newest), Some(op)) if newest.position < position => {
-            put_older(rows, cell, newest.position, &newest.op);
-            put_newest(rows, cell, position, op);
-        }
+        (None, _) => {}
         (Some(newest), Some(op)) if newest.position == position => {
             put_newest(rows, cell, position, op);
         }
@@ -178,6 +178,28 @@ pub(crate) fn set(
     let newest_after = state::bytes_at(rows, cell, Position::MAX)?;
     roots.value(cell, newest_before.as_deref(), newest_after.as_deref());
     Ok(state::bytes_at(rows, cell, above)? != before)
+}
+
+/// Most versions are the last of their cell: one look-up was enough.
+fn set_last(
+    rows: &mut Rows,
+    roots: &mut Roots,
+    cell: &Cell,
+    position: Position,
+    newest: Option<Newest>,
+    op: &Op,
+) -> bool {
+    let bytes = |op: &Op| match op {
+        Op::Put(bytes) => Some(bytes.clone()),
+        _ => None,
+    };
+    let (before, after) = (newest.as_ref().and_then(|n| bytes(&n.op)), bytes(op));
+    if let Some(newest) = newest {
+        put_older(rows, cell, newest.position, &newest.op);
+    }
+    put_newest(rows, cell, position, op);
+    roots.value(cell, before.as_deref(), after.as_deref());
+    before != after
 }
 
 fn put_newest(rows: &mut Rows, cell: &Cell, position: Position, op: &Op) {
@@ -206,9 +228,12 @@ fn set_number(
         Some(Op::Add(by)) => Ok(*by),
         Some(_) => Err(StorageError(format!("{cell:?} holds bytes among numbers"))),
     };
-    let old = version_at(rows, cell, position)?;
-    let change = delta(op)?.wrapping_sub(delta(old.as_ref())?);
     let newest = state::newest(rows, cell)?;
+    let old = match &newest {
+        Some(newest) if newest.position >= position => version_at(rows, cell, position)?,
+        _ => None,
+    };
+    let change = delta(op)?.wrapping_sub(delta(old.as_ref())?);
     let total_before = delta(newest.as_ref().map(|n| &n.op))?;
     let total = total_before.wrapping_add(change);
     match op {
