@@ -1,2 +1,139 @@
-//! Lattice.
-fn main() {}
+//! The `lattice` binary: parses the command line, runs one command, and says how it went.
+//!
+//! A command talks gRPC to the daemon of its home, or to the node that it opens in this process; the
+//! daemon decides what names mean and what went wrong. See `session` for the way there, `failure`
+//! for exit codes, and the module of each noun for its commands.
+
+mod args;
+mod arguments;
+mod call;
+mod complete;
+mod context;
+mod daemon;
+mod failure;
+mod graph;
+mod guard;
+mod history;
+mod home;
+mod join;
+mod members;
+mod node;
+mod notices;
+mod outcome;
+mod output;
+mod plugin;
+mod progress;
+mod session;
+mod shell;
+mod signals;
+mod store;
+mod text;
+mod usage;
+mod written;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command};
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::output::{Form, Output};
+
+/// How long what still runs in the background may take to end.
+const BACKGROUND_WAIT: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    // The node compiles components in a process of this same binary. That one must not parse a command line,
+    // and must have no threads.
+    if let Some(code) = lattice_daemon::compile_child() {
+        return code;
+    }
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error, &words),
+    };
+    let output = Output::new(if cli.global.json {
+        Form::Json
+    } else {
+        Form::Text
+    });
+    start_tracing(&cli);
+    match run(cli, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn wrong_usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    if usage::is_help(error) {
+        // Nobody reads on; there is nobody to tell.
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    let json = words.iter().any(|word| word == "--json");
+    let failure = usage::failure(error);
+    Output::new(if json { Form::Json } else { Form::Text }).failure(&failure);
+    ExitCode::from(failure.exit_code())
+}
+
+fn run(cli: Cli, output: Output) -> Result<()> {
+    match cli.command {
+        Command::Completions(args) => return written::completions(output, &args),
+        Command::Man(args) => return written::man(output, &args),
+        _ => {}
+    }
+    let home = home::resolve(cli.global.home.as_deref())?;
+    let context = Context::new(home, output, cli.global.verbose);
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
+    let done = match cli.command {
+        Command::Shell => shell::run(&runtime, &context),
+        Command::Daemon(args) => runtime.block_on(daemon::run(&context, args)),
+        command => run_one(&runtime, &context, command),
+    };
+    runtime.block_on(context.close());
+    runtime.shutdown_timeout(BACKGROUND_WAIT);
+    done
+}
+
+fn run_one(runtime: &Runtime, context: &Context, command: Command) -> Result<()> {
+    let at_signal = command.at_signal();
+    runtime.block_on(guard::interruptible(
+        context,
+        at_signal,
+        command.run(context),
+    ))
+}
+
+/// Sends what the node has to say to standard error. A command that opens the home itself says nothing of it,
+/// unless asked to.
+fn start_tracing(cli: &Cli) {
+    let quiet = match cli.command {
+        Command::Daemon(_) => "warn,lattice=info",
+        _ => "off",
+    };
+    let filter = match cli.global.verbose {
+        0 => quiet,
+        1 => "warn,lattice=info",
+        2 => "info,lattice=debug",
+        _ => "debug,lattice=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}

@@ -1,0 +1,41 @@
+//! Lets a signal end a command in order.
+
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::signals;
+
+/// What a signal means to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtSignal {
+    /// It is given up, and has failed.
+    GiveUp,
+    /// It has no other end, and has done what it was asked.
+    End,
+}
+
+/// Runs a command until it is done, or SIGINT or SIGTERM ends it.
+///
+/// Before the command asks for the node it only reads its arguments, perhaps from a pipe that never ends; until
+/// then a signal ends the process at once, and nothing is lost.
+pub(crate) async fn interruptible(
+    context: &Context,
+    at_signal: AtSignal,
+    command: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    tokio::pin!(command);
+    tokio::select! {
+        biased;
+        done = &mut command => return done,
+        () = context.opening() => {}
+    }
+    let mut signals = signals::listen()?;
+    tokio::select! {
+        biased;
+        done = &mut command => done,
+        name = signals.recv() => match at_signal {
+            AtSignal::End => Ok(()),
+            AtSignal::GiveUp => Err(Failure::failed(format!("given up at {name}"))
+                .hint("what the node had begun, it may still complete")),
+        },
+    }
+}

@@ -1,0 +1,88 @@
+//! Progress on standard error, for what takes longer than a second and is watched at a terminal.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::text;
+
+/// What takes less long is not worth a bar.
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
+/// How often a bar moves by itself, to show that somebody is there.
+const TICK: Duration = Duration::from_millis(120);
+
+/// A bar that appears after a second, and never where nobody watches.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    watched: bool,
+}
+
+/// What the numbers of a bar count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bytes, shown with a binary unit.
+    Bytes,
+    /// Anything else.
+    Things,
+}
+
+impl Progress {
+    /// A bar that is not shown yet.
+    pub(crate) fn new() -> Progress {
+        Progress {
+            bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+            started: Instant::now(),
+            watched: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Says what is being done and how far it is; `total` is 0 while it is not known.
+    pub(crate) fn set(&mut self, doing: &str, done: u64, total: u64, unit: Unit) {
+        if !self.watched {
+            return;
+        }
+        if self.bar.is_hidden() && self.started.elapsed() >= SHOWN_AFTER {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.bar.enable_steady_tick(TICK);
+        }
+        self.bar.set_style(style(total > 0, unit));
+        if total > 0 {
+            self.bar.set_length(total);
+        }
+        self.bar.set_position(done);
+        self.bar.set_message(text::line(doing));
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn style(known: bool, unit: Unit) -> ProgressStyle {
+    let template = match (known, unit) {
+        (true, Unit::Bytes) => "{msg}  {bar:30}  {bytes} of {total_bytes}",
+        (true, Unit::Things) => "{msg}  {bar:30}  {pos} of {len}",
+        (false, Unit::Bytes) => "{spinner} {msg}  {bytes}",
+        (false, Unit::Things) => "{spinner} {msg}  {pos}",
+    };
+    ProgressStyle::with_template(template)
+        .expect("these templates are well formed; a test builds each")
+        .progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_template_is_well_formed() {
+        for known in [true, false] {
+            for unit in [Unit::Bytes, Unit::Things] {
+                style(known, unit);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The way to the node: its daemon's socket, or, where no daemon runs, the node itself inside of this process.
+//!
+//! Both ways carry the same gRPC, so no command knows which one it was given.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use lattice_daemon::api::{PingRequest, node_client::NodeClient};
+use lattice_daemon::{Embedded, OpenError};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::failure::{Class, Failure, Result};
+
+/// How long a command waits for a home that another process holds: a daemon that starts, or a command that
+/// is about to end.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks again meanwhile.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How long a daemon may take to answer an empty request.
+const PING_WAIT: Duration = Duration::from_secs(5);
+
+/// What a command needs of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// What is stored in the home.
+    Node,
+    /// Peers, for as long as a daemon runs. Names what needs them.
+    Daemon(&'static str),
+    /// Peers, for as long as the command runs.
+    Network,
+}
+
+/// An open way to the node.
+pub(crate) struct Session {
+    channel: Channel,
+    embedded: Option<(Embedded, Need)>,
+}
+
+impl Session {
+    /// Opens the way to the node of this home.
+    ///
+    /// # Errors
+    /// Class `Unreachable` if the home cannot be opened, another process holds it and does not answer, or a
+    /// daemon is needed and none runs.
+    pub(crate) async fn open(home: &Path, need: Need) -> Result<Session> {
+        let socket = home.join(lattice_daemon::SOCKET_NAME);
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            let refused = match connect(&socket).await {
+                Ok(channel) => {
+                    answers(channel.clone(), &socket).await?;
+                    return Ok(Session {
+                        channel,
+                        embedded: None,
+                    });
+                }
+                Err(error) => error,
+            };
+            if refused.kind() == io::ErrorKind::PermissionDenied {
+                return Err(Failure::new(
+                    Class::Unreachable,
+                    format!("cannot open {}: {refused}", socket.display()),
+                )
+                .hint("run this as the user who runs the daemon"));
+            }
+            if let Need::Daemon(what) = need {
+                return Err(daemon_needed(home, what));
+            }
+            match open_embedded(home, need).await {
+                Ok(embedded) => {
+                    return Ok(Session {
+                        channel: embedded.channel(),
+                        embedded: Some((embedded, need)),
+                    });
+                }
+                Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
+                    sleep(LOCK_POLL).await;
+                }
+                Err(error) => return Err(open_failure(home, &error)),
+            }
+        }
+    }
+
+    /// A session over a connection that a test has made.
+    #[cfg(test)]
+    pub(crate) fn over(channel: Channel) -> Session {
+        Session {
+            channel,
+            embedded: None,
+        }
+    }
+
+    /// Whether this session will do. One without peers can be replaced by one that has them, unless a daemon
+    /// is needed.
+    pub(crate) fn serves(&self, need: Need) -> Result<bool> {
+        match (&self.embedded, need) {
+            (None, _) | (Some(_), Need::Node) | (Some((_, Need::Network)), Need::Network) => {
+                Ok(true)
+            }
+            (Some(_), Need::Network) => Ok(false),
+            (Some(_), Need::Daemon(what)) => Err(Failure::new(
+                Class::Unreachable,
+                format!("{what} needs a daemon, and this shell opened the home itself"),
+            )
+            .hint("leave the shell, run `lattice daemon`, and try again")),
+        }
+    }
+
+    /// The connection that every service uses.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Ends the session; closes the home if this process opened it.
+    pub(crate) async fn close(self) {
+        let Session { channel, embedded } = self;
+        // The server waits for its connections to end.
+        drop(channel);
+        if let Some((embedded, _)) = embedded {
+            embedded.close().await;
+        }
+    }
+}
+
+async fn connect(socket: &Path) -> io::Result<Channel> {
+    let stream = UnixStream::connect(socket).await?;
+    // The connection that was just made serves the first use; a later one has to be made anew.
+    let mut first = Some(stream);
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let first = first.take();
+        let path = path.clone();
+        async move {
+            match first {
+                Some(stream) => Ok(TokioIo::new(stream)),
+                None => UnixStream::connect(path).await.map(TokioIo::new),
+            }
+        }
+    });
+    // The name is never looked up; HTTP wants one.
+    Endpoint::from_static("http://lattice.sock")
+        .connect_with_connector(connector)
+        .await
+        .map_err(io::Error::other)
+}
+
+async fn answers(channel: Channel, socket: &Path) -> Result<()> {
+    match timeout(PING_WAIT, NodeClient::new(channel).ping(PingRequest {})).await {
+        Ok(answer) => Ok(answer.map(drop)?),
+        Err(_) => Err(Failure::new(
+            Class::Unreachable,
+            format!(
+                "the daemon at {} did not answer within {} s",
+                socket.display(),
+                PING_WAIT.as_secs()
+            ),
+        )
+        .hint("look at its output; end it and start it again if it hangs")),
+    }
+}
+
+async fn open_embedded(home: &Path, need: Need) -> std::result::Result<Embedded, OpenError> {
+    match need {
+        Need::Network => lattice_daemon::embedded_with_network(home).await,
+        Need::Node | Need::Daemon(_) => lattice_daemon::embedded(home).await,
+    }
+}
+
+fn daemon_needed(home: &Path, what: &str) -> Failure {
+    Failure::new(
+        Class::Unreachable,
+        format!(
+            "{what} needs peers, and no daemon runs in {}",
+            home.display()
+        ),
+    )
+    .hint("run `lattice daemon` and try again")
+}
+
+fn open_failure(home: &Path, error: &OpenError) -> Failure {
+    match error {
+        OpenError::Locked { pid, .. } => Failure::new(
+            Class::Unreachable,
+            match pid {
+                Some(pid) => format!("the home {} is locked by process {pid}", home.display()),
+                None => format!("the home {} is locked by another process", home.display()),
+            },
+        )
+        .hint("wait until it ends, or end it, and try again"),
+        OpenError::Io { .. } => cannot_open(home, error).hint(
+            "check the path, its permissions and the room on its disk, or give another --home",
+        ),
+        // These say themselves what to do.
+        error => cannot_open(home, error),
+    }
+}
+
+fn cannot_open(home: &Path, error: &OpenError) -> Failure {
+    Failure::new(
+        Class::Unreachable,
+        format!("cannot open the home {}: {error}", home.display()),
+    )
+}

@@ -1,0 +1,337 @@
+//! Bad input: one line that says what and what to do, the documented exit code, nothing half done.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::{Home, command, finish};
+
+#[test]
+fn a_wrong_argument_type_changes_nothing() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    let before = home.entries("clicks");
+    home.fails(&["call", "clicks", "add", "five"], 2, &["five", "s64"]);
+    home.fails(&["call", "clicks", "add"], 2, &["by"]);
+    home.fails(&["call", "clicks", "add", "1", "2"], 2, &["add"]);
+    home.fails(&["call", "clicks", "add", "--of", "1"], 2, &["of"]);
+    home.fails(
+        &["call", "clicks", "add", "9223372036854775808"],
+        2,
+        &["s64"],
+    );
+    assert_eq!(home.entries("clicks"), before);
+    assert_eq!(home.ok(&["query", "clicks", "value"]), "0\n");
+}
+
+#[test]
+fn an_unknown_function_changes_nothing() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    let before = home.entries("clicks");
+    home.fails(
+        &["call", "clicks", "subtract", "1"],
+        2,
+        &["subtract", "add"],
+    );
+    home.fails(&["query", "clicks", "add", "1"], 2, &["add", "call"]);
+    home.fails(&["call", "clicks", "value"], 2, &["value", "query"]);
+    assert_eq!(home.entries("clicks"), before);
+}
+
+#[test]
+fn an_unknown_store_is_named() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    home.fails(&["call", "cliks", "add", "1"], 2, &["cliks"]);
+    home.fails(&["query", "team/clicks", "value"], 2, &["team/clicks"]);
+    home.fails(&["store", "status", "00000000"], 2, &["00000000"]);
+    home.fails(
+        &["store", "create", "x", "--plugin", "kv", "--parent", "no"],
+        2,
+        &["no"],
+    );
+    assert_eq!(
+        home.json(&["store", "list"])["stores"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+}
+
+#[test]
+fn an_unknown_plugin_makes_no_store() {
+    let home = Home::new();
+    home.fails(
+        &["store", "create", "x", "--plugin", "nothing"],
+        2,
+        &["nothing"],
+    );
+    home.fails(&["plugin", "inspect", "nothing"], 2, &["nothing"]);
+    home.fails(&["plugin", "remove", "nothing"], 2, &["nothing"]);
+    assert_eq!(
+        home.json(&["store", "list"])["stores"]
+            .as_array()
+            .map(Vec::len),
+        Some(0)
+    );
+}
+
+#[test]
+fn an_ambiguous_name_prints_the_candidates() {
+    let home = Home::new();
+    for team in ["red", "blue"] {
+        home.ok(&["store", "create", team, "--plugin", "none"]);
+        home.ok(&[
+            "store", "create", "notes", "--plugin", "kv", "--parent", team,
+        ]);
+    }
+    home.fails(
+        &["call", "notes", "put", "a", "b"],
+        2,
+        &["\"notes\"", "red/notes", "blue/notes"],
+    );
+    home.ok(&["call", "red/notes", "put", "a", "b"]);
+    let listed = home.json(&["store", "list"]);
+    let id = listed["stores"][0]["id"].as_str().expect("an id");
+    home.ok(&["store", "status", &id[..8]]);
+    home.fails(&["store", "status", &id[..7]], 2, &[&id[..7]]);
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused() {
+    let home = Home::new();
+    home.ok(&["store", "create", "notes", "--plugin", "kv"]);
+    home.fails(
+        &["store", "create", "notes", "--plugin", "kv"],
+        2,
+        &["notes"],
+    );
+    home.fails(&["store", "create", "a/b", "--plugin", "kv"], 2, &["a/b"]);
+    home.fails(&["store", "create", "", "--plugin", "kv"], 2, &["name"]);
+    assert_eq!(
+        home.json(&["store", "list"])["stores"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let home = Home::new();
+    home.ok(&["store", "create", "notes", "--plugin", "kv"]);
+    let before = home.entries("notes");
+    home.fails(
+        &["plugin", "install", "/no/such.wasm"],
+        4,
+        &["/no/such.wasm"],
+    );
+    home.fails(
+        &["plugin", "inspect", "/no/such.wasm"],
+        4,
+        &["/no/such.wasm"],
+    );
+    home.fails(
+        &["call", "notes", "put", "a", "@/no/file"],
+        4,
+        &["/no/file"],
+    );
+    home.fails(&["call", "notes", "--tx", "/no/file"], 4, &["/no/file"]);
+    assert_eq!(home.entries("notes"), before);
+}
+
+#[test]
+fn a_file_that_is_no_component_is_refused() {
+    let home = Home::new();
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"not wasm").expect("written");
+    let path = file.path().to_str().expect("UTF-8");
+    home.fails(&["plugin", "install", path], 4, &[]);
+    let plugins = home.json(&["plugin", "list"]);
+    let plugins = plugins["plugins"].as_array().expect("a list");
+    assert!(plugins.iter().all(|p| p["bundled"] == true), "{plugins:?}");
+}
+
+#[test]
+fn a_bad_token_is_refused() {
+    let home = Home::new();
+    for token in ["nonsense", "", "0", &"a".repeat(5000)] {
+        let ended = home.run(&["store", "join", token, "--yes"]);
+        ended.failed(4, &["token"]);
+    }
+    assert_eq!(
+        home.json(&["store", "list"])["stores"]
+            .as_array()
+            .map(Vec::len),
+        Some(0)
+    );
+}
+
+/// Two homes with daemons, and a store in the first.
+fn two() -> (Home, crate::harness::Daemon, Home, crate::harness::Daemon) {
+    let (a, b) = (Home::new(), Home::new());
+    let (first, second) = (a.daemon(), b.daemon());
+    a.ok(&["store", "create", "notes", "--plugin", "kv"]);
+    (a, first, b, second)
+}
+
+fn invite(home: &Home, options: &[&str]) -> String {
+    let words: Vec<&str> = ["store", "invite", "notes"]
+        .iter()
+        .chain(options)
+        .copied()
+        .collect();
+    home.ok(&words).trim().to_owned()
+}
+
+#[test]
+fn an_expired_invite_admits_nobody() {
+    let (a, _first, b, _second) = two();
+    let token = invite(&a, &["--expires", "1s"]);
+    std::thread::sleep(Duration::from_millis(1500));
+    b.fails(&["store", "join", &token, "--yes"], 4, &["expired"]);
+    assert_eq!(
+        b.json(&["store", "list"])["stores"]
+            .as_array()
+            .map(Vec::len),
+        Some(0)
+    );
+    let members = a.json(&["store", "members", "notes"]);
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_spent_invite_admits_nobody_else() {
+    let (a, _first, b, _second) = two();
+    let token = invite(&a, &[]);
+    b.ok(&["store", "join", &token, "--yes"]);
+    let c = Home::new();
+    let _third = c.daemon();
+    c.fails(&["store", "join", &token, "--yes"], 4, &["invite"]);
+    let members = a.json(&["store", "members", "notes"]);
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn who_is_no_member_or_reads_only_cannot_write() {
+    let (a, _first, b, _second) = two();
+    let token = invite(&a, &["--role", "reader"]);
+    b.ok(&["store", "join", &token, "--yes"]);
+    let before = b.entries("notes");
+    b.fails(&["call", "notes", "put", "a", "b"], 6, &["put"]);
+    assert_eq!(b.entries("notes"), before);
+
+    let members = a.json(&["store", "members", "notes"]);
+    let reader = members["members"][1]["id"].as_str().expect("an id");
+    a.ok(&["store", "revoke", "notes", reader]);
+    let mut last = None;
+    for _ in 0..100 {
+        let ended = b.run(&["call", "notes", "put", "a", "b"]);
+        assert_eq!(ended.code, 6, "{ended:?}");
+        let revoked = ended.stderr.contains("revoked") || ended.stderr.contains("member");
+        last = Some(ended);
+        if revoked {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("the revocation did not arrive: {last:?}");
+}
+
+#[test]
+fn a_home_that_another_process_has_open_names_it() {
+    let home = Home::new();
+    home.ok(&["store", "list"]);
+    let mut lock = File::options()
+        .read(true)
+        .write(true)
+        .open(home.path().join("lock"))
+        .expect("a lock file");
+    lock.try_lock().expect("nobody has it");
+    write!(lock, "{}", std::process::id()).expect("written");
+    let holder = format!("process {}", std::process::id());
+    home.fails(&["store", "list"], 3, &["locked", &holder]);
+    drop(lock);
+    home.ok(&["store", "list"]);
+}
+
+#[test]
+fn a_home_that_cannot_be_made_is_named() {
+    let ended = finish(command(Path::new("/dev/null/home")).args(["store", "list"]));
+    ended.failed(3, &["/dev/null/home"]);
+}
+
+/// A small file system for a home; none where it cannot be mounted.
+struct SmallDisk {
+    at: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<SmallDisk> {
+        let at = tempfile::tempdir().expect("a directory");
+        mount(at.path(), &format!("size={size},mode=0700")).then_some(SmallDisk { at })
+    }
+
+    fn grow(&self, size: &str) {
+        assert!(mount(self.at.path(), &format!("remount,size={size}")));
+    }
+}
+
+fn mount(at: &Path, options: &str) -> bool {
+    Command::new("mount")
+        .args(["-t", "tmpfs", "-o", options, "lattice-test"])
+        .arg(at)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.at.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_acknowledged() {
+    let Some(disk) = SmallDisk::mount("12m") else {
+        eprintln!("not run: only root can mount a small disk");
+        return;
+    };
+    let home = disk.at.path();
+    let run = |words: &[&str]| finish(command(home).args(words));
+    let created = run(&["store", "create", "notes", "--plugin", "kv"]);
+    assert_eq!(created.code, 0, "{created:?}");
+    let value = "x".repeat(100_000);
+    let mut acknowledged = 0;
+    let failed = loop {
+        let ended = run(&[
+            "call",
+            "notes",
+            "put",
+            &format!("key-{acknowledged:04}"),
+            &value,
+        ]);
+        if ended.code != 0 {
+            break ended;
+        }
+        acknowledged += 1;
+        assert!(acknowledged < 1000, "the disk never fills");
+    };
+    // Where the home still opens the call failed (4); where it does not, the node cannot be opened (3).
+    assert!(matches!(failed.code, 3 | 4), "{failed:?}");
+    failed.failed(failed.code, &[]);
+    assert!(failed.stderr.contains("space"), "{failed:?}");
+
+    disk.grow("64m");
+    for index in 0..acknowledged {
+        let ended = run(&["query", "notes", "get", &format!("key-{index:04}")]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(ended.stdout.contains(&value), "key-{index:04} is lost");
+    }
+    let next = run(&["call", "notes", "put", "after", "all"]);
+    assert_eq!(next.code, 0, "{next:?}");
+}

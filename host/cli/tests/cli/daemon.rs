@@ -1,0 +1,167 @@
+//! The daemon: how it starts and ends, and that commands work on it as they do without.
+
+use std::io::BufReader;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Home, read_line, read_rest, send};
+
+/// The promise is two seconds; this leaves room for a loaded machine.
+const END_MAX: Duration = Duration::from_secs(4);
+
+#[test]
+fn a_daemon_says_who_it_is_and_ends_at_a_signal() {
+    for signal in ["TERM", "INT"] {
+        let home = Home::new();
+        let daemon = home.daemon();
+        assert_eq!(daemon.ready["node"].as_str().map(str::len), Some(64));
+        let address = daemon.ready["addresses"][0].as_str().expect("an address");
+        assert!(address.starts_with("127.0.0.1:"), "{address}");
+        let socket = home.path().join("lattice.sock");
+        let mode = std::fs::metadata(&socket)
+            .expect("a socket")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let status = home.json(&["status"]);
+        assert_eq!(status["daemon"], true);
+        assert_eq!(status["node"], daemon.ready["node"]);
+        let (code, took) = daemon.end(signal);
+        assert_eq!(code, 0, "{signal}");
+        assert!(took < END_MAX, "{signal}: {took:?}");
+        assert!(!socket.exists(), "the socket stayed behind");
+        assert_eq!(home.json(&["status"])["daemon"], false);
+    }
+}
+
+#[test]
+fn commands_do_the_same_with_and_without_a_daemon() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    home.ok(&["call", "clicks", "add", "1"]);
+    let daemon = home.daemon();
+    home.ok(&["call", "clicks", "add", "2"]);
+    assert_eq!(home.ok(&["query", "clicks", "value"]), "3\n");
+    home.fails(&["call", "clicks", "add", "x"], 2, &["s64"]);
+    daemon.end("TERM");
+    home.ok(&["call", "clicks", "add", "4"]);
+    assert_eq!(home.ok(&["query", "clicks", "value"]), "7\n");
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let home = Home::new();
+    let socket = home.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).expect("bound");
+    manager
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("set");
+    let child = home
+        .command()
+        .args([
+            "daemon",
+            "--bind",
+            "127.0.0.1:0",
+            "--no-relay",
+            "--no-discovery",
+        ])
+        .env("NOTIFY_SOCKET", &socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut heard = [0; 64];
+    let len = manager.recv(&mut heard).expect("told");
+    assert_eq!(&heard[..len], b"READY=1");
+    send("TERM", &child);
+    let len = manager.recv(&mut heard).expect("told");
+    assert_eq!(&heard[..len], b"STOPPING=1");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(
+        printed.contains("node") && printed.contains("127.0.0.1:"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn a_second_daemon_names_the_first() {
+    let home = Home::new();
+    let _daemon = home.daemon();
+    let started = Instant::now();
+    let ended = home.run(&[
+        "daemon",
+        "--bind",
+        "127.0.0.1:0",
+        "--no-relay",
+        "--no-discovery",
+    ]);
+    ended.failed(3, &["locked by process"]);
+    assert!(
+        started.elapsed() >= Duration::from_secs(4),
+        "it did not wait"
+    );
+}
+
+#[test]
+fn a_watch_prints_each_new_result_and_ends_at_a_signal() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    let _daemon = home.daemon();
+    let mut child = home
+        .command()
+        .args(["--json", "watch", "clicks", "value"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut printed = BufReader::new(child.stdout.take().expect("piped"));
+    let mut value = || {
+        let line: Value = serde_json::from_str(&read_line(&mut printed)).expect("a document");
+        line["value"].as_str().expect("a number").to_owned()
+    };
+    assert_eq!(value(), "0");
+    home.ok(&["call", "clicks", "add", "5"]);
+    assert_eq!(value(), "5");
+    home.ok(&["call", "clicks", "add", "-1"]);
+    assert_eq!(value(), "4");
+    let asked = Instant::now();
+    send("INT", &child);
+    let status = child.wait().expect("it ends");
+    assert!(asked.elapsed() < END_MAX);
+    let said = read_rest(child.stderr.take().expect("piped"));
+    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_second_node_joins_by_token() {
+    let (a, b) = (Home::new(), Home::new());
+    let (_first, _second) = (a.daemon(), b.daemon());
+    a.ok(&["store", "create", "notes", "--plugin", "kv"]);
+    a.ok(&["call", "notes", "put", "from", "a"]);
+    let token = a.ok(&["store", "invite", "notes"]);
+    let token = token.trim();
+    // Nobody is asked where there is no terminal, and nothing happens without an answer.
+    b.fails(&["store", "join", token], 2, &["--yes"]);
+    let joined = b.json(&["store", "join", token, "--yes", "--name", "shared"]);
+    assert_eq!(
+        (&joined["name"], &joined["role"]),
+        (&"shared".into(), &"writer".into())
+    );
+    assert_eq!(b.ok(&["query", "shared", "get", "from"]), "some(\"a\")\n");
+    b.ok(&["call", "shared", "put", "from", "b"]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while a.ok(&["query", "notes", "get", "from"]) != "some(\"b\")\n" {
+        assert!(Instant::now() < deadline, "what b wrote did not arrive");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let roots = |home: &Home, store| {
+        let status = home.json(&["store", "status", store]);
+        (status["state_root"].clone(), status["outcome_root"].clone())
+    };
+    assert_eq!(roots(&a, "notes"), roots(&b, "shared"));
+}

@@ -1,0 +1,196 @@
+//! A home of its own for each test, the binary run on it, and a daemon that ends with the test.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A home directory.
+pub(crate) struct Home {
+    directory: TempDir,
+}
+
+impl Home {
+    pub(crate) fn new() -> Home {
+        Home {
+            directory: tempfile::tempdir().expect("a directory"),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The binary with this home, and nothing of the tester's own environment.
+    pub(crate) fn command(&self) -> Command {
+        command(self.path())
+    }
+
+    /// Runs the binary to its end.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Ended {
+        finish(self.command().args(words))
+    }
+
+    /// Runs a command that must do what it was asked; returns what it printed.
+    pub(crate) fn ok(&self, words: &[&str]) -> String {
+        let ended = self.run(words);
+        assert_eq!(ended.code, 0, "lattice {words:?}: {ended:?}");
+        assert_eq!(ended.stderr, "", "lattice {words:?}");
+        ended.stdout
+    }
+
+    /// The same with `--json`; returns the one document.
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
+        let words: Vec<&str> = std::iter::once("--json")
+            .chain(words.iter().copied())
+            .collect();
+        let printed = self.ok(&words);
+        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
+    }
+
+    /// Runs a command that must fail in this way: with one line that has each of these in it.
+    pub(crate) fn fails(&self, words: &[&str], code: i32, says: &[&str]) {
+        let ended = self.run(words);
+        ended.failed(code, says);
+        assert_eq!(ended.stdout, "", "lattice {words:?}");
+    }
+
+    /// How many entries a store's log has.
+    pub(crate) fn entries(&self, store: &str) -> u64 {
+        let status = self.json(&["store", "status", store]);
+        status["entry_count"].as_u64().expect("a count")
+    }
+
+    /// Starts a daemon on loopback and waits until it is ready.
+    pub(crate) fn daemon(&self) -> Daemon {
+        let mut child = self
+            .command()
+            .args(["daemon", "--json", "--bind", "127.0.0.1:0"])
+            .args(["--no-relay", "--no-discovery"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the binary starts");
+        let mut line = String::new();
+        let mut printed = BufReader::new(child.stdout.take().expect("piped"));
+        printed.read_line(&mut line).expect("a line");
+        let ready = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("not ready: {error}: {line:?}"));
+        Daemon { child, ready }
+    }
+}
+
+/// The binary on a home.
+pub(crate) fn command(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lattice"));
+    command
+        .arg("--home")
+        .arg(home)
+        .env_remove("LATTICE_HOME")
+        .env_remove("RUST_LOG")
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null());
+    command
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// Asserts that it failed in this way: with one line that has each of these in it.
+    pub(crate) fn failed(&self, code: i32, says: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        let &[line] = lines.as_slice() else {
+            panic!("not one line: {self:?}");
+        };
+        assert!(line.starts_with("error: "), "{self:?}");
+        for said in says {
+            assert!(line.contains(said), "{said:?} is missing: {self:?}");
+        }
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn finish(command: &mut Command) -> Ended {
+    let output = command.output().expect("the binary starts");
+    Ended {
+        code: output.status.code().expect("no signal ended it"),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+/// Runs a command that reads this.
+pub(crate) fn finish_with_input(command: &mut Command, input: &[u8]) -> Ended {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(input).expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    Ended {
+        code: output.status.code().expect("no signal ended it"),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+/// A daemon; dropping it kills it.
+pub(crate) struct Daemon {
+    child: Child,
+    pub(crate) ready: Value,
+}
+
+impl Daemon {
+    /// Sends a signal and returns the exit code, and how long the end took.
+    pub(crate) fn end(mut self, signal: &str) -> (i32, Duration) {
+        let asked = Instant::now();
+        send(signal, &self.child);
+        let status = self.child.wait().expect("it ends");
+        (status.code().expect("it ended by itself"), asked.elapsed())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal to a child, by the tool that every system has.
+pub(crate) fn send(signal: &str, child: &Child) {
+    let sent = Command::new("kill")
+        .args(["-s", signal, &child.id().to_string()])
+        .status()
+        .expect("kill starts");
+    assert!(sent.success());
+}
+
+/// Reads a line of a running child.
+pub(crate) fn read_line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).expect("a line");
+    line
+}
+
+/// Reads what is left.
+pub(crate) fn read_rest(mut from: impl Read) -> String {
+    let mut rest = String::new();
+    from.read_to_string(&mut rest).expect("UTF-8");
+    rest
+}
