@@ -1,1 +1,45 @@
-//! Lattice.
+//! The network of a Lattice node: one iroh endpoint, gossip, and streams around the protocol values
+//! of the kernel.
+//!
+//! This crate decides nothing about entries: it moves what [`lattice_kernel::sync`] and
+//! [`lattice_kernel::blob`] say, finds and keeps peers, bounds what strangers can cost, and carries
+//! joins. It prints nothing, reads no environment and no files; the node around it is a [`NetHost`].
+//!
+//! | file | holds |
+//! |---|---|
+//! | `host` | what the node must offer |
+//! | `net` | start, close, and what the node tells the network |
+//! | `link`, `session` | connections to peers; one sync session a store on each |
+//! | `gossip` | announcements of new ids |
+//! | `blob` | blobs by hash, in the scope of a store |
+//! | `token`, `join` | invitations, and how a device becomes a member |
+//! | `peers`, `offence` | what is known of peers, and held against them |
+
+pub mod blob;
+pub mod config;
+pub mod endpoint;
+pub mod gossip;
+pub mod host;
+pub mod join;
+pub mod limits;
+pub mod offence;
+pub mod peers;
+pub mod token;
+
+mod addresses;
+mod frame;
+mod link;
+mod net;
+mod session;
+mod shared;
+
+pub use config::{NetConfig, Timings};
+pub use endpoint::StartError;
+pub use host::{
+    Access, Claim, ClaimRefusal, DeliverError, Entries, Governance, InviteState, NetEvent, NetHost,
+};
+pub use join::{Inspected, JoinError, JoinHost, JoinPhase, JoinTask};
+pub use net::Net;
+pub use offence::Offence;
+pub use peers::{PeerStatus, PeerStoreStatus};
+pub use token::{InviteKey, PeerAddr, Token, TokenError};

@@ -1,0 +1,175 @@
+//! Members tell each other where members are, so that one known address leads to all.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::endpoint::RecvStream;
+use lattice_format::DeviceKey;
+use lattice_kernel::sync::Access;
+use prost::Message;
+
+use crate::endpoint::{code, own_addr};
+use crate::limits::{ADDRESS_BYTES_MAX, ADDRESS_ROWS_MAX, ADDRESSES_PER_PEER};
+use crate::link::Conn;
+use crate::offence::Offence;
+use crate::peers::Source;
+use crate::shared::Shared;
+use crate::token::PeerAddr;
+
+/// How often what was learnt is passed on, at most.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WirePeer {
+    #[prost(bytes = "vec", tag = "1")]
+    device: Vec<u8>,
+    #[prost(string, repeated, tag = "2")]
+    addresses: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WireAddresses {
+    #[prost(message, repeated, tag = "1")]
+    peers: Vec<WirePeer>,
+}
+
+impl WirePeer {
+    /// For the wire.
+    pub(crate) fn new(peer: &PeerAddr) -> Self {
+        Self {
+            device: peer.device.0.to_vec(),
+            addresses: peer.addresses.iter().map(SocketAddr::to_string).collect(),
+        }
+    }
+
+    /// From the wire; `None` when the key is none. What is no address is left out.
+    pub(crate) fn read(self) -> Option<PeerAddr> {
+        Some(PeerAddr {
+            device: DeviceKey::from_slice(&self.device)?,
+            addresses: self
+                .addresses
+                .iter()
+                .take(ADDRESSES_PER_PEER)
+                .filter_map(|a| a.parse().ok())
+                .collect(),
+            relay: None,
+        })
+    }
+}
+
+/// This node and the active members of `store`, or of every store shared with `peer`, as far as
+/// their addresses are known.
+pub(crate) fn known_members(
+    shared: &Shared,
+    share: impl Fn(&crate::shared::StoreNet) -> bool,
+) -> Vec<PeerAddr> {
+    let mut peers = vec![own_addr(&shared.endpoint)];
+    for store in shared.stores() {
+        if !share(&store) {
+            continue;
+        }
+        let Some(governance) = store.governance() else {
+            continue;
+        };
+        for member in &governance.members {
+            let device = member.device;
+            if peers.len() >= ADDRESS_ROWS_MAX {
+                return peers;
+            }
+            if governance.access(&device) != Access::All || peers.iter().any(|p| p.device == device)
+            {
+                continue;
+            }
+            let addresses = shared.peers.addresses(&device);
+            if !addresses.is_empty() {
+                peers.push(PeerAddr {
+                    device,
+                    addresses,
+                    relay: None,
+                });
+            }
+        }
+    }
+    peers
+}
+
+/// Tells the peer, on a stream of its own, where the members of the shared stores are. Nothing is
+/// told to who is not an active member.
+pub(crate) fn send(shared: &Arc<Shared>, conn: &Arc<Conn>) {
+    if !shared.is_member_of_any(&conn.peer) {
+        return;
+    }
+    let peer = conn.peer;
+    let peers = known_members(shared, |store| store.access(&peer) == Access::All);
+    let message = WireAddresses {
+        peers: peers
+            .iter()
+            .filter(|p| p.device != peer)
+            .map(WirePeer::new)
+            .collect(),
+    };
+    let (conn, limit) = (conn.clone(), shared.timings.request);
+    shared.spawn(async move {
+        let told = tokio::time::timeout(limit, async {
+            let mut send = conn.connection.open_uni().await.ok()?;
+            send.write_all(&message.encode_to_vec()).await.ok()?;
+            send.finish().ok()?;
+            send.stopped().await.ok()
+        });
+        // Whoever did not hear it hears it from another member, or at the next connection.
+        let _ = told.await;
+    });
+}
+
+/// Passes on what was learnt, to everyone that is connected, not too often.
+pub(crate) async fn spread(shared: Arc<Shared>) {
+    loop {
+        shared.address_news.notified().await;
+        // Members come and go in bursts.
+        tokio::time::sleep(PAUSE.min(shared.timings.reconcile)).await;
+        for conn in shared.links.conns() {
+            send(&shared, &conn);
+        }
+    }
+}
+
+/// Takes such a message. Only addresses of active members of a store that the sender is an active
+/// member of are believed, as places to try: every dial authenticates.
+pub(crate) async fn receive(shared: Arc<Shared>, conn: Arc<Conn>, mut recv: RecvStream) {
+    let peer = conn.peer;
+    if !shared.is_member_of_any(&peer) {
+        let _ = recv.stop(code::STRANGER);
+        return;
+    }
+    let read = recv.read_to_end(ADDRESS_BYTES_MAX);
+    let bytes = match tokio::time::timeout(shared.timings.request, read).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(iroh::endpoint::ReadToEndError::TooLong)) => {
+            let text = format!("addresses: more than {ADDRESS_BYTES_MAX} bytes");
+            shared.offence(peer, Offence::Oversized, &text);
+            return;
+        }
+        Ok(Err(_)) => return,
+        Err(_) => {
+            shared.offence(peer, Offence::Unfinished, "addresses: not all came in time");
+            return;
+        }
+    };
+    let message = match WireAddresses::decode(&bytes[..]) {
+        Ok(message) if message.peers.len() <= ADDRESS_ROWS_MAX => message,
+        _ => {
+            shared.offence(peer, Offence::Garbage, "addresses: not the message");
+            return;
+        }
+    };
+    let stores = shared.stores();
+    for told in message.peers.into_iter().filter_map(WirePeer::read) {
+        let believed = stores
+            .iter()
+            .any(|s| s.access(&peer) == Access::All && s.access(&told.device) == Access::All);
+        if believed {
+            shared.learn(told.device, &told.addresses, Source::Told);
+        }
+    }
+}

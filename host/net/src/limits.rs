@@ -1,0 +1,83 @@
+//! Bounds of the network, related to each other at compile time.
+
+use lattice_format::limits::{BODY_BYTES_MAX, GENESIS_HEADER_BYTES_MAX};
+
+pub use lattice_kernel::limits::FRAME_BYTES_MAX;
+
+/// The most peers that are known at once; further ones are not remembered.
+pub const PEERS_MAX: usize = 4096;
+/// The most peers that are connected at once for sync. With more members the connections rotate.
+pub const CONNECTIONS_MAX: usize = 256;
+/// The most dials under way at once.
+pub const DIALS_MAX: usize = 16;
+/// The most socket addresses that are remembered of one peer; the newest stay.
+pub const ADDRESSES_PER_PEER: usize = 8;
+/// The most peers that one message of addresses names.
+pub const ADDRESS_ROWS_MAX: usize = 256;
+/// The largest message of addresses, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 64 * 1024;
+/// The most streams that a peer may have open at once on one connection.
+pub const STREAMS_PER_CONNECTION: u32 = 256;
+/// What a peer may send on one stream before this node has read it, in bytes.
+pub const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// What a peer may send on one connection before this node has read it, in bytes.
+pub const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// What this node sends to a peer that acknowledges nothing, in bytes.
+pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+/// Frames of one session that wait to be handled.
+pub const FRAMES_IN_MAX: usize = 4;
+/// Frames of one session that wait to be written.
+pub const FRAMES_OUT_MAX: usize = 4;
+/// The most bytes of a frame that one read asks for, so that an announced length costs nothing.
+pub const READ_STEP_BYTES: usize = 64 * 1024;
+/// The most sessions of one store.
+pub const SESSIONS_PER_STORE: usize = CONNECTIONS_MAX;
+/// The most connections that one peer may hold open for one protocol.
+pub const CONNECTIONS_PER_PEER: usize = 4;
+/// The most incoming connections at once, all protocols and peers together.
+pub const INCOMING_MAX: usize = 1024;
+/// Bytes a second that one peer may send over a minute's average before it is slowed.
+pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
+/// Frames a second that one peer may send over a longer time before it is slowed.
+pub const FRAMES_PER_SECOND: u64 = 4096;
+/// Frames that one peer may send at once before the rate counts.
+pub const FRAMES_BURST: u64 = 16 * 1024;
+/// Bytes a second that a past member may send.
+pub const PAST_MEMBER_BYTES_PER_SECOND: u64 = 256 * 1024;
+/// Offences that are forgiven before a peer is dropped for a while.
+pub const OFFENCES_MAX: u32 = 8;
+/// Peers whose offences are remembered.
+pub const OFFENDERS_MAX: usize = 4096;
+/// The largest gossip message, in bytes.
+pub const GOSSIP_BYTES_MAX: usize = 16 * 1024;
+/// The most ids that one gossip message announces.
+pub const GOSSIP_IDS_MAX: usize = 256;
+/// Ids of one store that wait to be announced; beyond them peers are told to compare instead.
+pub const ANNOUNCE_MAX: usize = 4096;
+/// The largest request of the join protocol, in bytes.
+pub const JOIN_REQUEST_BYTES_MAX: usize = 4 * 1024;
+/// The largest answer of the join protocol, in bytes: a genesis with its body.
+pub const JOIN_ANSWER_BYTES_MAX: usize =
+    GENESIS_HEADER_BYTES_MAX + BODY_BYTES_MAX as usize + 128 * 1024;
+/// The most requests on one join connection.
+pub const JOIN_REQUESTS_MAX: usize = 64;
+/// Join connections served at once.
+pub const JOINS_SERVED_MAX: usize = 64;
+/// The longest token, in characters.
+pub const TOKEN_CHARS_MAX: usize = 4096;
+/// The most addresses in a token, of the inviter and of others together.
+pub const TOKEN_ADDRESSES_MAX: usize = 32;
+/// The longest name in a token or a claim, in bytes.
+pub const NAME_BYTES_MAX: usize = 256;
+/// The largest component that a joiner or a member fetches, in bytes.
+pub const COMPONENT_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Blob streams that are served at once, all peers together.
+pub const BLOBS_SERVED_MAX: usize = 64;
+/// Peers that one blob is fetched from at once.
+pub const BLOB_SOURCES_MAX: usize = 4;
+
+const _: () = assert!(JOIN_ANSWER_BYTES_MAX <= FRAME_BYTES_MAX);
+const _: () = assert!(GOSSIP_IDS_MAX * 34 + 64 <= GOSSIP_BYTES_MAX);
+const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
+const _: () = assert!(GOSSIP_IDS_MAX <= ANNOUNCE_MAX);
+const _: () = assert!(ADDRESS_BYTES_MAX <= FRAME_BYTES_MAX);

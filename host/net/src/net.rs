@@ -1,0 +1,250 @@
+//! A node's network: start, close, and what the node tells it.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use iroh::protocol::Router;
+use iroh_gossip::net::Gossip;
+use lattice_format::{DeviceKey, IntentionId, StoreId};
+use lattice_kernel::sync::{ALPN as SYNC_ALPN, Access};
+use tokio::sync::mpsc;
+
+use crate::addresses::{self, known_members};
+use crate::blob::{self, BlobProtocol};
+use crate::config::NetConfig;
+use crate::endpoint::{self, StartError, own_addr, remote_socket};
+use crate::gossip::{self, GossipGate};
+use crate::host::NetHost;
+use crate::join::{self, JoinProtocol};
+use crate::limits::TOKEN_ADDRESSES_MAX;
+use crate::link::{self, SyncProtocol};
+use crate::peers::{PeerStatus, Source};
+use crate::shared::{Shared, StoreNet, TopicCommand};
+use crate::token::PeerAddr;
+
+/// A running network. Dropping it without [`Net::close`] loses the goodbyes.
+pub struct Net {
+    pub(crate) shared: Arc<Shared>,
+    gossip: Gossip,
+    router: Router,
+    ended: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+impl Net {
+    /// Binds the endpoint and begins to serve and to dial, for every store of the host.
+    ///
+    /// # Errors
+    /// When the socket cannot be had.
+    pub async fn start(config: NetConfig, host: Arc<dyn NetHost>) -> Result<Self, StartError> {
+        let (endpoint, lookup) = endpoint::bind(&config).await?;
+        let stores = host.stores();
+        let (shared, ended) = Shared::new(
+            host,
+            endpoint.clone(),
+            lookup,
+            config.timings.clone(),
+            config.discovery,
+        );
+        for peer in &config.known {
+            shared
+                .peers
+                .learn(peer.device, &peer.addresses, Source::Seen);
+        }
+        let gossip = gossip::spawn(endpoint.clone());
+        let gate = GossipGate {
+            shared: shared.clone(),
+            gossip: gossip.clone(),
+        };
+        let router = Router::builder(endpoint)
+            .accept(SYNC_ALPN, SyncProtocol(shared.clone()))
+            .accept(blob::ALPN, BlobProtocol::new(shared.clone()))
+            .accept(join::ALPN, JoinProtocol::new(shared.clone()))
+            .accept(iroh_gossip::ALPN, gate)
+            .spawn();
+        let net = Self {
+            shared,
+            gossip,
+            router,
+            ended: Mutex::new(Some(ended)),
+        };
+        net.shared.spawn(addresses::spread(net.shared.clone()));
+        for store in stores {
+            net.store_added(store);
+        }
+        Ok(net)
+    }
+
+    /// This device's key.
+    pub fn device(&self) -> DeviceKey {
+        self.shared.me
+    }
+
+    /// Where this node can be reached now.
+    pub fn address(&self) -> PeerAddr {
+        own_addr(&self.shared.endpoint)
+    }
+
+    /// The sockets that this node listens on.
+    pub fn sockets(&self) -> Vec<std::net::SocketAddr> {
+        self.shared.endpoint.bound_sockets()
+    }
+
+    /// Puts a store on the network: the host has it from now on. Does nothing the second time.
+    pub fn store_added(&self, store: StoreId) {
+        let (store, commands) = StoreNet::new(store);
+        if !self.shared.insert_store(store.clone()) {
+            return;
+        }
+        store.set_governance(self.shared.host.governance(&store.id));
+        self.shared.spawn(gossip::keep_topic(
+            self.shared.clone(),
+            self.gossip.clone(),
+            store.clone(),
+            commands,
+        ));
+        self.meet(&store);
+    }
+
+    /// Takes a store off the network.
+    pub fn store_removed(&self, store: &StoreId) {
+        self.shared.remove_store(store);
+    }
+
+    /// The log of a store has grown: call this after every durable commit and every delivery. `written`
+    /// are the intentions that this node wrote itself; the network announces these.
+    pub fn changed(&self, store: &StoreId, written: &[IntentionId]) {
+        let Some(store) = self.shared.store(store) else {
+            return;
+        };
+        if store.set_governance(self.shared.host.governance(&store.id)) {
+            self.meet(&store);
+        }
+        store.changed.send_modify(|count| *count += 1);
+        for id in written {
+            if store.gossip.try_send(TopicCommand::Announce(*id)).is_err() {
+                store.overflowed.store(true, Ordering::Relaxed);
+                break;
+            }
+        }
+    }
+
+    /// Adds a place where a peer may be reached. Peers that share no store are not dialled.
+    pub fn add_peer(&self, peer: &PeerAddr) {
+        self.shared
+            .learn(peer.device, &peer.addresses, Source::Seen);
+    }
+
+    /// Compares now with every peer that is connected, in one store or in all.
+    pub fn reconcile(&self, store: Option<&StoreId>) {
+        for each in self.shared.stores() {
+            if store.is_none_or(|id| *id == each.id) {
+                each.reconcile();
+            }
+        }
+    }
+
+    /// What is known of every peer, by key.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let mut peers = self.shared.peers.list();
+        for peer in &mut peers {
+            if let Some(conn) = self.shared.links.conn(&peer.peer) {
+                let paths = conn.connection.paths();
+                let chosen = paths.iter().find(|p| p.is_selected());
+                peer.round_trip_us = chosen
+                    .or_else(|| paths.iter().next())
+                    .and_then(|path| u64::try_from(path.rtt().as_micros()).ok());
+            }
+        }
+        peers
+    }
+
+    /// The median of the peers' clocks minus this node's, in milliseconds; `None` without peers.
+    pub fn clock_lead_ms(&self) -> Option<i64> {
+        self.shared.peers.clock_lead_ms()
+    }
+
+    /// Whom a token for this store should name: this node, then other members, connected ones first.
+    /// At most 32 addresses altogether.
+    pub fn invitation_peers(&self, store: &StoreId) -> Vec<PeerAddr> {
+        let mut peers = known_members(&self.shared, |s| s.id == *store);
+        let own = peers.remove(0);
+        peers.sort_by_key(|p| self.shared.links.conn(&p.device).is_none());
+        let mut room = TOKEN_ADDRESSES_MAX;
+        let mut named = Vec::new();
+        for mut peer in std::iter::once(own).chain(peers) {
+            peer.addresses.truncate(room);
+            room -= peer.addresses.len();
+            named.push(peer);
+            if room == 0 {
+                break;
+            }
+        }
+        named
+    }
+
+    /// Lets a joiner talk to these peers before it knows the members of the store.
+    pub(crate) fn trust(&self, store: &StoreId, peers: &[PeerAddr]) {
+        for peer in peers {
+            self.shared
+                .learn(peer.device, &peer.addresses, Source::Told);
+        }
+        if let Some(store) = self.shared.store(store) {
+            store.trust(peers.iter().map(|p| p.device));
+            self.meet(&store);
+        }
+    }
+
+    /// Says goodbye, ends every task and frees the socket. Takes at most [`crate::Timings::close`].
+    pub async fn close(&self) {
+        self.shared.stop();
+        for conn in self.shared.links.conns() {
+            conn.connection.close(endpoint::code::BYE, b"shutting down");
+        }
+        let ended = self.ended.lock().expect("no panic while it is held").take();
+        let limit = self.shared.timings.close;
+        let all = async {
+            if let Some(mut ended) = ended {
+                // `None` once the last task has dropped its sender.
+                let _ = ended.recv().await;
+            }
+            if let Err(error) = self.router.shutdown().await {
+                tracing::warn!(%error, "a protocol task failed");
+            }
+        };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::debug!(?limit, "some goodbyes were not acknowledged in time");
+        }
+    }
+
+    /// Meets everyone of a store: keeps links, opens sessions, looks at the topic.
+    fn meet(&self, store: &Arc<StoreNet>) {
+        let shared = &self.shared;
+        for peer in store.acquaintances() {
+            link::keep(shared, peer);
+            shared.links.wake(&peer, Some(&store.id));
+        }
+        for conn in shared.links.conns() {
+            if store.access(&conn.peer) == Access::None {
+                continue;
+            }
+            // Connected before it was known as a member: it was a stranger until now.
+            if let Some(socket) = remote_socket(&conn.connection) {
+                shared.learn(conn.peer, &[socket], Source::Seen);
+            }
+            link::keep(shared, conn.peer);
+            shared.links.wake(&conn.peer, Some(&store.id));
+            if store.access(&conn.peer) == Access::All {
+                addresses::send(shared, &conn);
+            }
+        }
+        // A full queue is looked at soon, and each change comes with an entry.
+        let _ = store.gossip.try_send(TopicCommand::Look);
+        store.changed.send_modify(|count| *count += 1);
+    }
+
+    /// How long a dial may take.
+    pub(crate) fn dial_limit(&self) -> Duration {
+        self.shared.timings.dial
+    }
+}

@@ -1,0 +1,279 @@
+//! What this node knows of its peers: where they are, and how far each is in which store.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use lattice_format::{DeviceKey, StoreId};
+use lattice_kernel::sync::Lack;
+
+use crate::limits::{ADDRESSES_PER_PEER, PEERS_MAX};
+
+/// A peer, for `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its key.
+    pub peer: DeviceKey,
+    /// Where it was reached, or may be; the newest first.
+    pub addresses: Vec<SocketAddr>,
+    /// Whether a connection for sync stands.
+    pub connected: bool,
+    /// When it was last heard of, in milliseconds since the Unix epoch; `None` for never.
+    pub last_seen_ms: Option<u64>,
+    /// The round trip, in microseconds; `None` when it is not connected.
+    pub round_trip_us: Option<u64>,
+    /// Its clock minus this node's, in milliseconds, as of its last Hello.
+    pub clock_lead_ms: Option<i64>,
+    /// The stores that both have, or had, sorted.
+    pub stores: Vec<PeerStoreStatus>,
+    /// Why it is not connected, or slowed; empty when all is well.
+    pub reason: String,
+}
+
+/// How far a peer and this node are apart in one store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStoreStatus {
+    /// The store.
+    pub store: StoreId,
+    /// Whether a session runs.
+    pub live: bool,
+    /// Whether both held the same entries when they were last compared.
+    pub in_sync: bool,
+    /// When both were last compared, in milliseconds since the Unix epoch.
+    pub compared_ms: Option<u64>,
+    /// What the peer lacks of this node's entries.
+    pub peer_lacks: Option<Lack>,
+    /// What this node lacks of the peer's entries.
+    pub node_lacks: Option<Lack>,
+    /// How many entries the peer holds, by its last word.
+    pub peer_count: Option<u64>,
+    /// Why they differ, or no session runs; empty when they are equal.
+    pub reason: String,
+}
+
+impl PeerStoreStatus {
+    fn new(store: StoreId) -> Self {
+        Self {
+            store,
+            live: false,
+            in_sync: false,
+            compared_ms: None,
+            peer_lacks: None,
+            node_lacks: None,
+            peer_count: None,
+            reason: String::new(),
+        }
+    }
+}
+
+/// Where an address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A connection of this node, its own disk, or its owner.
+    Seen,
+    /// Another member.
+    Told,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    addresses: Vec<SocketAddr>,
+    connected: bool,
+    last_seen_ms: Option<u64>,
+    clock_lead_ms: Option<i64>,
+    stores: HashMap<StoreId, PeerStoreStatus>,
+    reason: String,
+}
+
+/// The table of peers. Bounded by [`PEERS_MAX`].
+#[derive(Debug, Default)]
+pub(crate) struct Peers(Mutex<HashMap<DeviceKey, Row>>);
+
+impl Peers {
+    fn with<T>(&self, peer: DeviceKey, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
+        let mut rows = self.0.lock().expect("no panic while it is held");
+        if !rows.contains_key(&peer) && rows.len() >= PEERS_MAX {
+            let idle = rows
+                .iter()
+                .filter(|(_, row)| !row.connected)
+                .min_by_key(|(_, row)| row.last_seen_ms)
+                .map(|(key, _)| *key)?;
+            rows.remove(&idle);
+        }
+        Some(change(rows.entry(peer).or_default()))
+    }
+
+    /// Adds addresses. Returns all that are known, if that changed.
+    ///
+    /// What this node has seen itself comes first and pushes the oldest out; what others tell only
+    /// fills the places left, so that hearsay never circles.
+    pub(crate) fn learn(
+        &self,
+        peer: DeviceKey,
+        addresses: &[SocketAddr],
+        source: Source,
+    ) -> Option<Vec<SocketAddr>> {
+        self.with(peer, |row| {
+            let mut merged = Vec::with_capacity(ADDRESSES_PER_PEER);
+            let (first, then) = match source {
+                Source::Seen => (addresses, &row.addresses[..]),
+                Source::Told => (&row.addresses[..], addresses),
+            };
+            for address in first.iter().chain(then) {
+                if merged.len() < ADDRESSES_PER_PEER && !merged.contains(address) {
+                    merged.push(*address);
+                }
+            }
+            let known = merged.iter().all(|a| row.addresses.contains(a));
+            row.addresses = merged;
+            (!known).then(|| row.addresses.clone())
+        })
+        .flatten()
+    }
+
+    /// The addresses of a peer, the newest first.
+    pub(crate) fn addresses(&self, peer: &DeviceKey) -> Vec<SocketAddr> {
+        let rows = self.0.lock().expect("no panic while it is held");
+        rows.get(peer)
+            .map_or_else(Vec::new, |r| r.addresses.clone())
+    }
+
+    /// A connection stands.
+    pub(crate) fn up(&self, peer: DeviceKey, now_ms: u64) {
+        self.with(peer, |row| {
+            row.connected = true;
+            row.last_seen_ms = Some(now_ms);
+            row.reason.clear();
+        });
+    }
+
+    /// No connection stands, for that reason.
+    pub(crate) fn down(&self, peer: DeviceKey, reason: &str) {
+        self.with(peer, |row| {
+            row.connected = false;
+            row.reason = reason.to_owned();
+            for store in row.stores.values_mut() {
+                store.live = false;
+                store.in_sync = false;
+            }
+        });
+    }
+
+    /// Bytes came.
+    pub(crate) fn seen(&self, peer: DeviceKey, now_ms: u64) {
+        self.with(peer, |row| row.last_seen_ms = Some(now_ms));
+    }
+
+    /// The peer told its clock.
+    pub(crate) fn clock(&self, peer: DeviceKey, lead_ms: i64) {
+        self.with(peer, |row| row.clock_lead_ms = Some(lead_ms));
+    }
+
+    /// Changes what is known of the peer in one store.
+    pub(crate) fn store(
+        &self,
+        peer: DeviceKey,
+        store: StoreId,
+        change: impl FnOnce(&mut PeerStoreStatus),
+    ) {
+        self.with(peer, |row| {
+            change(
+                row.stores
+                    .entry(store)
+                    .or_insert_with(|| PeerStoreStatus::new(store)),
+            );
+        });
+    }
+
+    /// This node does not have the store any more.
+    pub(crate) fn forget_store(&self, store: &StoreId) {
+        let mut rows = self.0.lock().expect("no panic while it is held");
+        for row in rows.values_mut() {
+            row.stores.remove(store);
+        }
+    }
+
+    /// The median of the peers' clocks minus this node's, in milliseconds; `None` without any.
+    pub(crate) fn clock_lead_ms(&self) -> Option<i64> {
+        let rows = self.0.lock().expect("no panic while it is held");
+        let mut leads: Vec<i64> = rows.values().filter_map(|r| r.clock_lead_ms).collect();
+        leads.sort_unstable();
+        leads.get(leads.len().checked_sub(1)? / 2).copied()
+    }
+
+    /// Everything, sorted by key; `round_trip_us` is filled by the caller.
+    pub(crate) fn list(&self) -> Vec<PeerStatus> {
+        let rows = self.0.lock().expect("no panic while it is held");
+        let mut list: Vec<PeerStatus> = rows
+            .iter()
+            .map(|(peer, row)| {
+                let mut stores: Vec<_> = row.stores.values().cloned().collect();
+                stores.sort_by_key(|s| s.store);
+                PeerStatus {
+                    peer: *peer,
+                    addresses: row.addresses.clone(),
+                    connected: row.connected,
+                    last_seen_ms: row.last_seen_ms,
+                    round_trip_us: None,
+                    clock_lead_ms: row.clock_lead_ms,
+                    stores,
+                    reason: row.reason.clone(),
+                }
+            })
+            .collect();
+        list.sort_by_key(|p| p.peer);
+        list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u32) -> DeviceKey {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        DeviceKey(key)
+    }
+
+    #[test]
+    fn the_newest_addresses_stay() {
+        let peers = Peers::default();
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        for port in 0..20 {
+            assert!(
+                peers
+                    .learn(key(1), &[address(port)], Source::Seen)
+                    .is_some()
+            );
+        }
+        assert_eq!(peers.learn(key(1), &[address(15)], Source::Seen), None);
+        let told = peers.learn(key(1), &[address(99)], Source::Told);
+        assert_eq!(told, None, "hearsay pushes nothing out");
+        let known = peers.addresses(&key(1));
+        assert_eq!(known.len(), ADDRESSES_PER_PEER);
+        assert_eq!(known[..2], [address(15), address(19)]);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_who_is_connected() {
+        let peers = Peers::default();
+        peers.up(key(0), 1);
+        for n in 1..PEERS_MAX as u32 + 100 {
+            peers.seen(key(n), u64::from(n) + 1);
+        }
+        let list = peers.list();
+        assert_eq!(list.len(), PEERS_MAX);
+        assert!(list[0].connected && list[0].peer == key(0));
+    }
+
+    #[test]
+    fn the_clock_is_the_median() {
+        let peers = Peers::default();
+        assert_eq!(peers.clock_lead_ms(), None);
+        for (n, lead) in [(1, 5), (2, -90_000), (3, 7)] {
+            peers.clock(key(n), lead);
+        }
+        assert_eq!(peers.clock_lead_ms(), Some(5));
+    }
+}

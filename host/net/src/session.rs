@@ -1,0 +1,427 @@
+//! Runs the kernel's sync session over one stream: moves bytes, calls the store, keeps time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
+use iroh::endpoint::{RecvStream, SendStream};
+use lattice_kernel::Received;
+use lattice_kernel::sync::{
+    Access, CloseReason, Config, Effect, ErrorCode, Input, Role, Session, Wants,
+};
+
+use crate::endpoint::code;
+use crate::host::{DeliverError, NetEvent};
+use crate::limits::{READ_STEP_BYTES, SEND_WINDOW_BYTES};
+use crate::link::Conn;
+use crate::offence::Offence;
+use crate::shared::{Poke, SessionPlace, Shared, StoreNet};
+
+/// Bytes that wait to be written beyond which nothing more is read from the peer.
+const OUT_BYTES_HIGH: usize = SEND_WINDOW_BYTES as usize / 2;
+/// How long the last words of a session may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// How a session ended, and when another may be tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SessionEnd {
+    /// One line.
+    pub(crate) reason: String,
+    /// Whether the next one may be opened at once.
+    pub(crate) soon: bool,
+}
+
+impl SessionEnd {
+    pub(crate) fn soon(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            soon: true,
+        }
+    }
+
+    pub(crate) fn later(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            soon: false,
+        }
+    }
+}
+
+type Delivery = BoxFuture<'static, Result<Received, DeliverError>>;
+
+struct Driver {
+    shared: Arc<Shared>,
+    store: Arc<StoreNet>,
+    conn: Arc<Conn>,
+    session: Session,
+    access: Access,
+    out: VecDeque<Bytes>,
+    out_bytes: usize,
+    delivery: Option<Delivery>,
+    wake_at_ms: Option<u64>,
+    again: bool,
+    read_after: Instant,
+    write_after: Instant,
+    write_progress: Instant,
+    close: Option<CloseReason>,
+    store_fault: Option<String>,
+}
+
+/// Runs a session to its end. `first` is what was read from the stream to learn its store.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    store: Arc<StoreNet>,
+    conn: Arc<Conn>,
+    mut place: SessionPlace,
+    role: Role,
+    (mut send, mut recv): (SendStream, RecvStream),
+    first: Bytes,
+) -> SessionEnd {
+    let peer = conn.peer;
+    let access = store.access(&peer);
+    let session = Session::new(Config {
+        role,
+        device: shared.me,
+        endpoint: shared.me,
+        peer,
+        wants: Wants::All,
+        access,
+    });
+    shared.peers.store(peer, store.id, |s| {
+        s.live = true;
+        s.reason.clear();
+    });
+    let now = Instant::now();
+    let mut driver = Driver {
+        shared: shared.clone(),
+        store: store.clone(),
+        conn,
+        session,
+        access,
+        out: VecDeque::new(),
+        out_bytes: 0,
+        delivery: None,
+        wake_at_ms: None,
+        again: false,
+        read_after: now,
+        write_after: now,
+        write_progress: now,
+        close: None,
+        store_fault: None,
+    };
+    let end = driver
+        .run(&mut place, role, &mut send, &mut recv, first)
+        .await;
+    let (stream_code, end) = match end {
+        Ok(()) => driver.farewell(&mut send).await,
+        Err(end) => (code::BYE, end),
+    };
+    // Errors mean that the stream is gone already.
+    let _ = recv.stop(stream_code);
+    let _ = send.finish();
+    shared.peers.store(peer, store.id, |s| {
+        s.live = false;
+        s.in_sync = false;
+        s.reason.clone_from(&end.reason);
+    });
+    end
+}
+
+impl Driver {
+    /// Ends with `Ok` when the session closed itself, with `Err` when the stream or this node did.
+    async fn run(
+        &mut self,
+        place: &mut SessionPlace,
+        role: Role,
+        send: &mut SendStream,
+        recv: &mut RecvStream,
+        first: Bytes,
+    ) -> Result<(), SessionEnd> {
+        let mut changed = self.store.changed.subscribe();
+        self.handle(Input::Start)?;
+        if !first.is_empty() {
+            place.answered();
+            self.handle(Input::Bytes(first))?;
+        }
+        // The dialer compares at the interval, the listener only should the dialer not.
+        let interval = match role {
+            Role::Dialer => self.shared.timings.reconcile,
+            Role::Listener => self.shared.timings.reconcile * 2,
+        };
+        let mut compare_at = Instant::now() + jitter(interval);
+        let mut moved = (0, 0);
+        while self.close.is_none() {
+            let now = Instant::now();
+            if !self.out.is_empty() && now - self.write_progress > self.shared.timings.stall {
+                let text = format!(
+                    "{} bytes of a session were not read in {:?}",
+                    self.out_bytes, self.shared.timings.stall
+                );
+                self.shared
+                    .offence(self.conn.peer, Offence::SlowReader, &text);
+                return Err(SessionEnd::later(text));
+            }
+            let may_read = now >= self.read_after && self.out_bytes < OUT_BYTES_HIGH;
+            let may_write = now >= self.write_after && !self.out.is_empty();
+            let may_change = self.out_bytes < OUT_BYTES_HIGH;
+            let timer = self.next_timer(now, compare_at);
+            tokio::select! {
+                poke = place.pokes.recv() => match poke {
+                    Some(Poke::Announced(ids)) => self.handle(Input::Announced(ids))?,
+                    Some(Poke::Reconcile) => self.handle(Input::Reconcile)?,
+                    None => return Err(SessionEnd::soon("another session took its place")),
+                },
+                written = write_some(send, &mut self.out), if may_write => match written {
+                    Ok(len) => self.wrote(len),
+                    Err(reason) => return Err(SessionEnd::soon(reason)),
+                },
+                result = async { self.delivery.as_mut().expect("guarded").await },
+                    if self.delivery.is_some() => {
+                    self.delivery = None;
+                    let received = match result {
+                        Ok(received) => Some(received),
+                        Err(error) => {
+                            self.store_fault = Some(error.to_string());
+                            None
+                        }
+                    };
+                    self.handle(Input::Received(received))?;
+                }
+                alive = changed.changed(), if may_change => {
+                    if alive.is_err() {
+                        return Err(SessionEnd::later("the store was removed"));
+                    }
+                    self.look_at_access()?;
+                    self.handle(Input::Changed)?;
+                }
+                chunk = recv.read_chunk(READ_STEP_BYTES), if may_read => match chunk {
+                    Ok(Some(bytes)) => {
+                        place.answered();
+                        self.was_read(bytes.len());
+                        self.handle(Input::Bytes(bytes))?;
+                    }
+                    Ok(None) => return Err(SessionEnd::soon("the peer ended the session")),
+                    Err(error) => return Err(SessionEnd::soon(error.to_string())),
+                },
+                () = tokio::time::sleep_until(timer.into()) => {
+                    if self.wake_at_ms.is_some_and(|at| self.shared.host.now_ms() >= at) {
+                        self.wake_at_ms = None;
+                        self.handle(Input::Tick)?;
+                    }
+                    if Instant::now() >= compare_at {
+                        compare_at = Instant::now() + jitter(interval);
+                        let status = self.session.status();
+                        let now_moved = (status.entries_sent, status.entries_received);
+                        if !status.settled && now_moved == moved && self.delivery.is_none() {
+                            // A round that stands still for a whole interval does not recover.
+                            return Err(SessionEnd::soon("no progress"));
+                        }
+                        moved = now_moved;
+                        self.look_at_access()?;
+                        if status.settled {
+                            self.handle(Input::Reconcile)?;
+                        }
+                    }
+                }
+                () = std::future::ready(()), if self.again => {
+                    self.again = false;
+                    // Others on this thread get their turn between the slices of a long step.
+                    tokio::task::yield_now().await;
+                    self.handle(Input::Tick)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next_timer(&self, now: Instant, compare_at: Instant) -> Instant {
+        let mut at = compare_at;
+        if let Some(wake_ms) = self.wake_at_ms {
+            let wait = wake_ms
+                .saturating_sub(self.shared.host.now_ms())
+                .min(3_600_000);
+            at = at.min(now + Duration::from_millis(wait));
+        }
+        if self.read_after > now {
+            at = at.min(self.read_after);
+        }
+        if !self.out.is_empty() {
+            at = at.min(self.write_progress + self.shared.timings.stall + Duration::from_millis(1));
+            if self.write_after > now {
+                at = at.min(self.write_after);
+            }
+        }
+        at
+    }
+
+    fn look_at_access(&mut self) -> Result<(), SessionEnd> {
+        let access = self.store.access(&self.conn.peer);
+        if access != self.access {
+            self.access = access;
+            self.handle(Input::Access(access))?;
+        }
+        Ok(())
+    }
+
+    fn was_read(&mut self, len: usize) {
+        let now = Instant::now();
+        let wait = self.conn.allowance(self.access).take(len as u64, now);
+        self.read_after = self.read_after.max(now + wait);
+        self.shared
+            .peers
+            .seen(self.conn.peer, self.shared.host.now_ms());
+    }
+
+    fn wrote(&mut self, len: usize) {
+        self.out_bytes -= len;
+        let now = Instant::now();
+        self.write_progress = now;
+        if self.access != Access::All {
+            let wait = self.conn.allowance(self.access).take(len as u64, now);
+            self.write_after = now + wait;
+        }
+    }
+
+    fn handle(&mut self, input: Input) -> Result<(), SessionEnd> {
+        let host = &self.shared.host;
+        let Some(snapshot) = host.snapshot(&self.store.id) else {
+            return Err(SessionEnd::later("this node does not serve the store now"));
+        };
+        let effects = self
+            .session
+            .handle(input, host.now_ms(), &snapshot)
+            .map_err(|error| SessionEnd::later(format!("the log cannot be read: {error}")))?;
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let (peer, store) = (self.conn.peer, self.store.id);
+        let now_ms = self.shared.host.now_ms();
+        let peers = &self.shared.peers;
+        match effect {
+            Effect::Send(bytes) => {
+                if self.out.is_empty() {
+                    self.write_progress = Instant::now();
+                }
+                self.out_bytes += bytes.len();
+                self.out.push_back(bytes);
+            }
+            Effect::Deliver(entries) => {
+                assert!(self.delivery.is_none(), "one delivery at a time");
+                self.delivery = Some(self.shared.host.deliver(store, peer, entries));
+            }
+            Effect::PeerHello { clock_ms, count } => {
+                let lead = i128::from(clock_ms) - i128::from(now_ms);
+                let lead =
+                    i64::try_from(lead).unwrap_or(if lead > 0 { i64::MAX } else { i64::MIN });
+                peers.clock(peer, lead);
+                peers.store(peer, store, |s| s.peer_count = Some(count));
+            }
+            Effect::InSync { count, .. } => {
+                self.store_fault = None;
+                let mut news = false;
+                peers.store(peer, store, |s| {
+                    news = !s.in_sync;
+                    s.in_sync = true;
+                    s.compared_ms = Some(now_ms);
+                    s.peer_count = Some(count);
+                    s.peer_lacks = None;
+                    s.node_lacks = None;
+                    s.reason.clear();
+                });
+                if news {
+                    self.shared.host.event(NetEvent::InSync { store, peer });
+                }
+            }
+            Effect::PeerLacks(lack) => peers.store(peer, store, |s| {
+                s.in_sync = false;
+                s.compared_ms = Some(now_ms);
+                s.reason = format!("the peer lacks entries: {}", describe(&lack));
+                s.peer_lacks = Some(lack);
+            }),
+            Effect::WeLack(lack) => {
+                let fault = self.store_fault.take();
+                peers.store(peer, store, |s| {
+                    s.in_sync = false;
+                    s.compared_ms = Some(now_ms);
+                    s.reason = fault
+                        .unwrap_or_else(|| format!("this node lacks entries: {}", describe(&lack)));
+                    s.node_lacks = Some(lack);
+                });
+            }
+            Effect::Slow { ms, reason } => {
+                self.read_after = Instant::now() + Duration::from_millis(ms);
+                self.shared.offence(peer, Offence::Invalid, &reason);
+            }
+            Effect::Again => self.again = true,
+            Effect::WakeAt { ms } => {
+                self.wake_at_ms = Some(self.wake_at_ms.map_or(ms, |at| at.min(ms)));
+            }
+            Effect::Close(reason) => self.close = Some(reason),
+        }
+    }
+
+    /// Writes the last words, and says how the session ended.
+    async fn farewell(&mut self, send: &mut SendStream) -> (iroh::endpoint::VarInt, SessionEnd) {
+        let flush = async {
+            while !self.out.is_empty() && write_some(send, &mut self.out).await.is_ok() {}
+        };
+        // A peer that does not read them misses them.
+        let _ = tokio::time::timeout(FLUSH, flush).await;
+        let peer = self.conn.peer;
+        match self.close.take() {
+            None => (code::BYE, SessionEnd::soon("ended")),
+            Some(CloseReason::Peer(error)) => {
+                let reason = format!("the peer refuses: {}", error.text);
+                let end = match error.code {
+                    ErrorCode::Internal => SessionEnd::soon(reason),
+                    _ => SessionEnd::later(reason),
+                };
+                (code::BYE, end)
+            }
+            Some(CloseReason::Refused(error)) => {
+                let text = format!("refused: {}", error.text);
+                self.shared.offence(peer, Offence::NotAllowed, &text);
+                (code::BYE, SessionEnd::later(text))
+            }
+            Some(CloseReason::Faulty { reason }) => {
+                self.shared.offence(peer, Offence::Garbage, &reason);
+                self.conn.connection.close(code::OFFENCE, reason.as_bytes());
+                (code::OFFENCE, SessionEnd::later(reason))
+            }
+        }
+    }
+}
+
+/// Writes what the stream takes now of the first buffer.
+async fn write_some(send: &mut SendStream, out: &mut VecDeque<Bytes>) -> Result<usize, String> {
+    let Some(first) = out.front_mut() else {
+        return Ok(0);
+    };
+    let len = send.write(first).await.map_err(|e| e.to_string())?;
+    first.advance(len);
+    if first.is_empty() {
+        out.pop_front();
+    }
+    Ok(len)
+}
+
+fn describe(lack: &lattice_kernel::sync::Lack) -> String {
+    format!(
+        "{} floating, {} parked, {} withheld, {} missing",
+        lack.floating,
+        lack.parked,
+        lack.withheld,
+        lack.missing.len()
+    )
+}
+
+/// Between four fifths and six fifths of an interval, so that sessions do not beat in time.
+fn jitter(interval: Duration) -> Duration {
+    interval.mul_f64(rand::Rng::random_range(&mut rand::rng(), 0.8..1.2))
+}

@@ -1,0 +1,8 @@
+//! Nodes in one process, on loopback, with real stores; and peers that break the protocols.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod blobs;
+mod host;
+mod hostile;
+mod joins;
+mod replication;
