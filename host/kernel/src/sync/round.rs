@@ -13,6 +13,9 @@ use crate::Snapshot;
 
 /// How long a round may hear nothing before another one may take its place, in milliseconds.
 const STALL_MS: u64 = 30_000;
+/// How long a round may take before another one may take its place, in milliseconds. Nothing is lost:
+/// the next one goes on from what has arrived.
+const ROUND_MS_MAX: u64 = 600_000;
 /// Rounds less than a second apart that the peer may begin.
 const ROUNDS_BURST: u32 = 16;
 
@@ -28,6 +31,7 @@ pub(super) struct Round {
     pub(super) again: bool,
     /// When the peer was heard last, in milliseconds since the Unix epoch.
     pub(super) heard_ms: u64,
+    begun_ms: u64,
     our_digest: Option<Digest>,
     our_tips: Vec<PeerTip>,
     hello_heard: bool,
@@ -56,7 +60,9 @@ impl Round {
 
     /// Whether a new round may begin: the last one is over, or got stuck.
     pub(super) fn may_begin(&self, now_ms: u64) -> bool {
-        self.is_begun() && (self.settled || now_ms.saturating_sub(self.heard_ms) > STALL_MS)
+        let silent_ms = now_ms.saturating_sub(self.heard_ms);
+        let age_ms = now_ms.saturating_sub(self.begun_ms);
+        self.is_begun() && (self.settled || silent_ms > STALL_MS || age_ms > ROUND_MS_MAX)
     }
 }
 
@@ -74,6 +80,7 @@ impl Session {
         self.round = Round {
             number,
             heard_ms: now_ms,
+            begun_ms: now_ms,
             our_digest: Some(digest),
             hello_ms: last.hello_ms,
             burst: last.burst,

@@ -171,7 +171,9 @@ impl Session {
                 self.check_access()?;
             }
             Input::Parked(ids) => self.parked_here = ids,
-            Input::Changed | Input::Tick => {}
+            // The shell's timer is used up: whatever is still waited for sets it again.
+            Input::Tick => self.wake_ms = None,
+            Input::Changed => {}
         }
         Ok(())
     }

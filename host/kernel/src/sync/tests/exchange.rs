@@ -73,7 +73,11 @@ fn in_sync_sessions_push_what_is_written_and_send_nothing_twice() {
     assert_equal(&a, &b);
     // One frame of entries there, credit back, and no echo.
     assert_eq!(ab.kinds[0], vec![ENTRIES]);
-    assert!(!ab.kinds[1].iter().any(|kind| [ENTRIES, ANNOUNCE].contains(kind)));
+    assert!(
+        !ab.kinds[1]
+            .iter()
+            .any(|kind| [ENTRIES, ANNOUNCE].contains(kind))
+    );
     // The one in the middle announces what is not its own, and gives it when it is asked.
     bc.changed(0).run(&mut b, &mut c);
     assert_eq!(bc.kinds[0], vec![ANNOUNCE, ENTRIES]);
@@ -131,7 +135,10 @@ fn forked_chains_that_the_other_does_not_know_are_found_by_ranges() {
             link.run(&mut x, &mut y);
             assert_equal(&x, &y);
             assert!(link.in_sync(), "{:?}", link.log);
-            assert!(link.kinds[0].contains(&SUMMARIZE), "tips alone cannot find a fork");
+            assert!(
+                link.kinds[0].contains(&SUMMARIZE),
+                "tips alone cannot find a fork"
+            );
             assert!(x.snapshot().tips().unwrap().len() > forks);
             link.reconcile(1).run(&mut x, &mut y);
             assert_eq!(link.kinds, [vec![HELLO], vec![HELLO]]);
@@ -155,10 +162,16 @@ fn ranges_alone_find_every_difference_of_two_logs() {
         assert_eq!(step.fault, None);
         for leaf in step.leaves {
             let rows = source::rows(&ours, leaf.range.from, 10_000).unwrap();
-            lacks.extend(rows.into_iter().map(|row| row.0).filter(|at| {
-                *at <= leaf.range.to && !leaf.theirs.contains(&at.id)
-            }));
-            wants.extend(leaf.listed.into_iter().filter(|id| !ours.contains(id).unwrap()));
+            lacks.extend(
+                rows.into_iter()
+                    .map(|row| row.0)
+                    .filter(|at| *at <= leaf.range.to && !leaf.theirs.contains(&at.id)),
+            );
+            wants.extend(
+                leaf.listed
+                    .into_iter()
+                    .filter(|id| !ours.contains(id).unwrap()),
+            );
         }
         for message in step.messages {
             let Message::Summarize { ranges, .. } = message else {
@@ -185,7 +198,12 @@ fn ranges_alone_find_every_difference_of_two_logs() {
 fn one_that_is_no_longer_a_member_gets_headers_and_system_bodies() {
     let [mut a, mut b, _] = three();
     write(&mut a, 3, NOW + 10);
-    super::call(&mut a, Lane::System, testing::revoke(testing::device(1), &[]), NOW + 20);
+    super::call(
+        &mut a,
+        Lane::System,
+        testing::revoke(testing::device(1), &[]),
+        NOW + 20,
+    );
     let mut past = config(Role::Dialer, 0, 1);
     past.access = Access::SystemLane;
     let mut link = Link::of(past, config(Role::Listener, 1, 0));
@@ -199,7 +217,10 @@ fn one_that_is_no_longer_a_member_gets_headers_and_system_bodies() {
     });
     assert!(withheld, "{:?}", link.log);
     let app = b.snapshot().history(None, 100, false).unwrap();
-    assert!(app.iter().all(|row| row.stored.header.lane == Lane::System || row.stored.body.is_none()));
+    assert!(
+        app.iter()
+            .all(|row| row.stored.header.lane == Lane::System || row.stored.body.is_none())
+    );
 }
 
 #[test]
@@ -207,12 +228,20 @@ fn void_entries_are_not_offered_and_do_not_keep_a_round_open() {
     let [mut a, mut b, mut c] = three();
     write(&mut b, 4, NOW + 10);
     Link::new(&a, 0, &b, 1).run(&mut a, &mut b);
-    super::call(&mut a, Lane::System, testing::revoke(testing::device(1), &[]), NOW + 900);
+    super::call(
+        &mut a,
+        Lane::System,
+        testing::revoke(testing::device(1), &[]),
+        NOW + 900,
+    );
     let count = a.snapshot().summary().count;
     let mut link = Link::new(&a, 0, &c, 2);
     link.run(&mut a, &mut c);
     assert!(link.in_sync(), "{:?}", link.log);
-    assert_eq!(a.snapshot().summary().state_root, c.snapshot().summary().state_root);
+    assert_eq!(
+        a.snapshot().summary().state_root,
+        c.snapshot().summary().state_root
+    );
     // The revocation names the void entries, so it cannot do without them: they were asked for.
     assert_eq!(c.snapshot().summary().count, count);
     // What is void and unnamed stays where it is.
@@ -233,7 +262,8 @@ fn write_void(a: &mut Store, b: &mut Store) {
         .into_iter()
         .map(|s| (s.header.signed().clone(), s.body.map(|body| body.to_vec())))
         .collect();
-    a.receive(testing::device(1), entries, NOW + 1_000_000, [1; 32]).unwrap();
+    a.receive(testing::device(1), entries, NOW + 1_000_000, [1; 32])
+        .unwrap();
     while a.settle(1000).unwrap().pending > 0 {}
 }
 
@@ -247,13 +277,20 @@ fn a_joiner_without_a_store_gets_the_genesis_first() {
     assert_eq!(crate::sync::store_asked_for(&bytes).unwrap(), Some(a.id()));
     assert_eq!(crate::sync::store_asked_for(&bytes[..20]).unwrap(), None);
     let mut effects = session.handle(Input::Start, NOW, &a.snapshot()).unwrap();
-    effects.extend(session.handle(Input::Bytes(bytes), NOW, &a.snapshot()).unwrap());
+    effects.extend(
+        session
+            .handle(Input::Bytes(bytes), NOW, &a.snapshot())
+            .unwrap(),
+    );
     let step = effects.into_iter().find_map(|effect| match effect {
         Effect::Send(bytes) => Some(bootstrap.handle(&bytes)).filter(|s| *s != BootstrapStep::More),
         _ => None,
     });
     let (header, body) = genesis_of(&a);
-    assert_eq!(step, Some(BootstrapStep::Genesis(header.clone(), body.clone())));
+    assert_eq!(
+        step,
+        Some(BootstrapStep::Genesis(header.clone(), body.clone()))
+    );
     let mut b = Store::adopt(
         testing::memory_files(),
         Arc::new(ModelEngine),
@@ -266,7 +303,10 @@ fn a_joiner_without_a_store_gets_the_genesis_first() {
     assert_equal(&a, &b);
     let refusal = crate::sync::refusal(ErrorCode::UnknownStore, "no such store");
     let (mut bootstrap, _) = Bootstrap::start(a.id(), testing::device(5), NOW);
-    assert!(matches!(bootstrap.handle(&refusal), BootstrapStep::Refused(_)));
+    assert!(matches!(
+        bootstrap.handle(&refusal),
+        BootstrapStep::Refused(_)
+    ));
 }
 
 #[test]
@@ -275,7 +315,9 @@ fn a_busy_store_holds_the_sender_back_and_loses_nothing() {
     write(&mut a, 30, NOW + 10);
     let mut link = Link::new(&a, 0, &b, 1);
     link.inputs.clear();
-    let started = link.sessions[0].handle(Input::Start, NOW, &a.snapshot()).unwrap();
+    let started = link.sessions[0]
+        .handle(Input::Start, NOW, &a.snapshot())
+        .unwrap();
     assert!(matches!(started.as_slice(), [Effect::Send(_)]));
     // The session is thrown away in the middle; another one does it all.
     let mut link = Link::new(&a, 0, &b, 1);
@@ -283,7 +325,9 @@ fn a_busy_store_holds_the_sender_back_and_loses_nothing() {
     assert_equal(&a, &b);
     // A store that could not take a batch gets it at the next round.
     write(&mut a, 5, NOW + 500);
-    let effects = link.sessions[0].handle(Input::Changed, link.now_ms, &a.snapshot()).unwrap();
+    let effects = link.sessions[0]
+        .handle(Input::Changed, link.now_ms, &a.snapshot())
+        .unwrap();
     for effect in effects {
         if let Effect::Send(bytes) = effect {
             let out = link.sessions[1].handle(Input::Bytes(bytes), link.now_ms, &b.snapshot());

@@ -12,72 +12,126 @@ use crate::sync::message::{
 fn all() -> Vec<(&'static str, Message)> {
     let id = |n| IntentionId([n; 32]);
     let at = |n: u8| Position {
-        time: Time { wall_ms: u64::from(n), counter: 2 },
+        time: Time {
+            wall_ms: u64::from(n),
+            counter: 2,
+        },
         id: id(n),
     };
-    let range = Range { from: at(1), to: Position::MAX };
+    let range = Range {
+        from: at(1),
+        to: Position::MAX,
+    };
     vec![
-        ("hello", Message::Hello(Hello {
-            round: 1,
-            versions: vec![1, 2],
-            store: StoreId([1; 32]),
-            clock_ms: 300,
-            device: DeviceKey([2; 32]),
-            endpoint: DeviceKey([2; 32]),
-            wants: Wants::All,
-            horizon: Some(at(3)),
-            parked_count: 1,
-            parked: vec![id(4)],
-            tips_digest: Digest([5; 32]),
-            tip_count: 6,
-            count: 7,
-            window_bytes: 8,
-            gives: Wants::SystemLane,
-        })),
-        ("tips", Message::Tips {
-            round: 1,
-            tips: vec![PeerTip {
-                author: DeviceKey([1; 32]),
-                chain: ChainId(2),
-                seq: Seq(3),
-                id: id(4),
-            }],
-            last: true,
-        }),
-        ("entries", Message::Entries(vec![
-            (SignedHeader { bytes: vec![1, 2].into(), signature: Signature([3; 64]) }, Some(vec![])),
-            (SignedHeader { bytes: vec![4].into(), signature: Signature([5; 64]) }, None),
-        ])),
+        (
+            "hello",
+            Message::Hello(Hello {
+                round: 1,
+                versions: vec![1, 2],
+                store: StoreId([1; 32]),
+                clock_ms: 300,
+                device: DeviceKey([2; 32]),
+                endpoint: DeviceKey([2; 32]),
+                wants: Wants::All,
+                horizon: Some(at(3)),
+                parked_count: 1,
+                parked: vec![id(4)],
+                tips_digest: Digest([5; 32]),
+                tip_count: 6,
+                count: 7,
+                window_bytes: 8,
+                gives: Wants::SystemLane,
+            }),
+        ),
+        (
+            "tips",
+            Message::Tips {
+                round: 1,
+                tips: vec![PeerTip {
+                    author: DeviceKey([1; 32]),
+                    chain: ChainId(2),
+                    seq: Seq(3),
+                    id: id(4),
+                }],
+                last: true,
+            },
+        ),
+        (
+            "entries",
+            Message::Entries(vec![
+                (
+                    SignedHeader {
+                        bytes: vec![1, 2].into(),
+                        signature: Signature([3; 64]),
+                    },
+                    Some(vec![]),
+                ),
+                (
+                    SignedHeader {
+                        bytes: vec![4].into(),
+                        signature: Signature([5; 64]),
+                    },
+                    None,
+                ),
+            ]),
+        ),
         ("want", Message::Want(vec![id(1)])),
         ("lacks", Message::Lacks(vec![id(1), id(2)])),
         ("credit", Message::Credit { bytes: 300 }),
         ("announce", Message::Announce(vec![id(3)])),
-        ("done", Message::Done(Done {
-            round: 1,
-            tips_digest: Digest([2; 32]),
-            count: 3,
-            sent: 4,
-            floating: 5,
-            parked: 6,
-            missing: vec![id(7)],
-            withheld: 8,
-            last: true,
-            ranged: true,
-        })),
+        (
+            "done",
+            Message::Done(Done {
+                round: 1,
+                tips_digest: Digest([2; 32]),
+                count: 3,
+                sent: 4,
+                floating: 5,
+                parked: 6,
+                missing: vec![id(7)],
+                withheld: 8,
+                last: true,
+                ranged: true,
+            }),
+        ),
         ("diverged", Message::Diverged { round: 5 }),
-        ("summarize", Message::Summarize { round: 1, ranges: vec![Range::ALL, range] }),
-        ("summary", Message::Summary {
-            round: 1,
-            ranges: vec![
-                RangeSummary { range, count: 9, content: RangeContent::Fingerprint(Digest([1; 32])) },
-                RangeSummary { range: Range::ALL, count: 1, content: RangeContent::Ids(vec![id(2)]) },
-                RangeSummary { range, count: 0, content: RangeContent::Ids(vec![]) },
-            ],
-        }),
-        ("error", Message::Error(PeerError {
-            code: ErrorCode::Version,
-            text: "no".into(),
-        })),
+        (
+            "summarize",
+            Message::Summarize {
+                round: 1,
+                ranges: vec![Range::ALL, range],
+            },
+        ),
+        (
+            "summary",
+            Message::Summary {
+                round: 1,
+                ranges: vec![
+                    RangeSummary {
+                        range,
+                        count: 9,
+                        content: RangeContent::Fingerprint(Digest([1; 32])),
+                    },
+                    RangeSummary {
+                        range: Range::ALL,
+                        count: 1,
+                        content: RangeContent::Ids(vec![id(2)]),
+                    },
+                    RangeSummary {
+                        range,
+                        count: 0,
+                        content: RangeContent::Ids(vec![]),
+                    },
+                ],
+            },
+        ),
+        (
+            "error",
+            Message::Error(PeerError {
+                code: ErrorCode::Version,
+                text: "no".into(),
+            }),
+        ),
     ]
 }
 
@@ -86,11 +140,19 @@ fn the_bytes_of_each_message_are_fixed() {
     let text: String = all()
         .iter()
         .map(|(name, message)| {
-            let hex: String = message.encode().iter().map(|b| format!("{b:02x}")).collect();
+            let hex: String = message
+                .encode()
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect();
             format!("{name} {hex}\n")
         })
         .collect();
-    assert_eq!(text, include_str!("messages.golden"), "the wire format has changed");
+    assert_eq!(
+        text,
+        include_str!("messages.golden"),
+        "the wire format has changed"
+    );
 }
 
 #[test]

@@ -32,10 +32,16 @@ fn hello(store: &Store) -> Hello {
 /// A session that has heard that Hello; what it did since.
 fn after(store: &Store, hello: Hello, messages: &[Message]) -> (Session, Vec<Effect>) {
     let mut session = Session::new(config(Role::Listener, 0, 1));
-    let mut out = session.handle(Input::Start, NOW, &store.snapshot()).unwrap();
+    let mut out = session
+        .handle(Input::Start, NOW, &store.snapshot())
+        .unwrap();
     for message in std::iter::once(&Message::Hello(hello)).chain(messages) {
         let bytes = Bytes::from(message.encode());
-        out.extend(session.handle(Input::Bytes(bytes), NOW, &store.snapshot()).unwrap());
+        out.extend(
+            session
+                .handle(Input::Bytes(bytes), NOW, &store.snapshot())
+                .unwrap(),
+        );
     }
     (session, out)
 }
@@ -48,7 +54,9 @@ fn refusal(effects: &[Effect]) -> Option<ErrorCode> {
 }
 
 fn slowed(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Slow { .. }))
+    effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Slow { .. }))
 }
 
 #[test]
@@ -60,16 +68,32 @@ fn the_wrong_hello_is_refused_with_a_typed_error() {
         refusal(&after(&store, hello, &[]).1)
     };
     assert_eq!(wrong(|_| ()), None);
-    assert_eq!(wrong(|h| h.store = StoreId([9; 32])), Some(ErrorCode::UnknownStore));
+    assert_eq!(
+        wrong(|h| h.store = StoreId([9; 32])),
+        Some(ErrorCode::UnknownStore)
+    );
     assert_eq!(wrong(|h| h.versions = vec![2, 3]), Some(ErrorCode::Version));
-    assert_eq!(wrong(|h| h.endpoint = DeviceKey([3; 32])), Some(ErrorCode::NotAMember));
-    assert_eq!(wrong(|h| h.device = testing::device(2)), Some(ErrorCode::NotAMember));
+    assert_eq!(
+        wrong(|h| h.endpoint = DeviceKey([3; 32])),
+        Some(ErrorCode::NotAMember)
+    );
+    assert_eq!(
+        wrong(|h| h.device = testing::device(2)),
+        Some(ErrorCode::NotAMember)
+    );
     let mut nobody = config(Role::Listener, 0, 1);
     nobody.access = Access::None;
     let mut session = Session::new(nobody);
-    let effects = session.handle(Input::Start, NOW, &store.snapshot()).unwrap();
+    let effects = session
+        .handle(Input::Start, NOW, &store.snapshot())
+        .unwrap();
     assert_eq!(refusal(&effects), Some(ErrorCode::NotAMember));
-    assert!(session.handle(Input::Reconcile, NOW, &store.snapshot()).unwrap().is_empty());
+    assert!(
+        session
+            .handle(Input::Reconcile, NOW, &store.snapshot())
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -82,8 +106,13 @@ fn faults_slow_a_peer_and_then_drop_it() {
         assert!(slowed(&effects.unwrap()));
         assert_eq!(session.status().faults, fault);
     }
-    let effects = session.handle(Input::Bytes(garbage), NOW, &store.snapshot()).unwrap();
-    assert!(matches!(effects.last(), Some(Effect::Close(CloseReason::Faulty { .. }))));
+    let effects = session
+        .handle(Input::Bytes(garbage), NOW, &store.snapshot())
+        .unwrap();
+    assert!(matches!(
+        effects.last(),
+        Some(Effect::Close(CloseReason::Faulty { .. }))
+    ));
 }
 
 #[test]
@@ -92,16 +121,28 @@ fn entries_that_are_not_valid_are_blamed_on_their_sender() {
     let (header, _) = genesis_of(&store);
     let mut bytes = header.bytes.to_vec();
     bytes[40] ^= 1;
-    let forged = SignedHeader { bytes: bytes.into(), ..header };
-    let (mut session, effects) =
-        after(&store, hello(&store), &[Message::Entries(vec![(forged, Some(vec![1]))])]);
-    let Some(Effect::Deliver(entries)) = effects.into_iter().find(|e| matches!(e, Effect::Deliver(_)))
+    let forged = SignedHeader {
+        bytes: bytes.into(),
+        ..header
+    };
+    let (mut session, effects) = after(
+        &store,
+        hello(&store),
+        &[Message::Entries(vec![(forged, Some(vec![1]))])],
+    );
+    let Some(Effect::Deliver(entries)) = effects
+        .into_iter()
+        .find(|e| matches!(e, Effect::Deliver(_)))
     else {
         panic!("nothing was delivered");
     };
-    let received = store.receive(testing::device(1), entries, NOW, [0; 32]).unwrap();
+    let received = store
+        .receive(testing::device(1), entries, NOW, [0; 32])
+        .unwrap();
     assert_eq!(received.blame.len(), 1);
-    let effects = session.handle(Input::Received(Some(received)), NOW, &store.snapshot()).unwrap();
+    let effects = session
+        .handle(Input::Received(Some(received)), NOW, &store.snapshot())
+        .unwrap();
     assert!(slowed(&effects));
 }
 
@@ -110,12 +151,20 @@ fn an_oversized_frame_ends_the_session_and_an_unknown_one_is_passed_over() {
     let store = testing::found(0, NOW);
     let (mut session, _) = after(&store, hello(&store), &[]);
     let unknown = Bytes::from_static(&[0, 0, 0, 3, 99, 1, 2, 3]);
-    for piece in [unknown.slice(..6), unknown.slice(6..), Bytes::from(Message::Credit { bytes: 1 }.encode())] {
-        let effects = session.handle(Input::Bytes(piece), NOW, &store.snapshot()).unwrap();
+    for piece in [
+        unknown.slice(..6),
+        unknown.slice(6..),
+        Bytes::from(Message::Credit { bytes: 1 }.encode()),
+    ] {
+        let effects = session
+            .handle(Input::Bytes(piece), NOW, &store.snapshot())
+            .unwrap();
         assert!(!slowed(&effects), "{effects:?}");
     }
     let huge = Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 3]);
-    let effects = session.handle(Input::Bytes(huge), NOW, &store.snapshot()).unwrap();
+    let effects = session
+        .handle(Input::Bytes(huge), NOW, &store.snapshot())
+        .unwrap();
     assert_eq!(refusal(&effects), Some(ErrorCode::TooMuch));
 }
 
@@ -127,7 +176,10 @@ fn every_bound_has_a_peer_that_exceeds_it() {
     let id = |n: usize| IntentionId(*blake3::hash(&n.to_be_bytes()).as_bytes());
     let ids = |from: usize| (from..from + IDS_MAX).map(id).collect::<Vec<_>>();
     // Entries beyond the window that was granted, while the store is busy.
-    let signed = SignedHeader { bytes: vec![1; 100].into(), signature: Signature([0; 64]) };
+    let signed = SignedHeader {
+        bytes: vec![1; 100].into(),
+        signature: Signature([0; 64]),
+    };
     let big = Message::Entries(vec![(signed, Some(vec![0; WINDOW_BYTES as usize]))]);
     assert!(!faulty(std::slice::from_ref(&big)));
     assert!(faulty(&[big.clone(), big]));
@@ -140,26 +192,71 @@ fn every_bound_has_a_peer_that_exceeds_it() {
     let many = (0..=IDS_MAX).map(id).collect();
     assert!(faulty(&[Message::Want(many)]));
     // Tips beyond the number announced, and after the last.
-    let tip = PeerTip { author: DeviceKey([1; 32]), chain: lattice_format::ChainId(1), seq: lattice_format::Seq(1), id: id(1) };
-    let tips = |n, last| Message::Tips { round: 1, tips: vec![tip; n], last };
+    let tip = PeerTip {
+        author: DeviceKey([1; 32]),
+        chain: lattice_format::ChainId(1),
+        seq: lattice_format::Seq(1),
+        id: id(1),
+    };
+    let tips = |n, last| Message::Tips {
+        round: 1,
+        tips: vec![tip; n],
+        last,
+    };
     assert!(!faulty(&[tips(1, true)]));
     assert!(faulty(&[tips(2, true)]));
     assert!(faulty(&[tips(1, true), tips(0, true)]));
     // Hello twice, a summary nobody asked for, a question that is no range.
     assert!(faulty(&[Message::Hello(hello(&store))]));
-    let range = Range { from: Position::MAX, to: Position::MIN };
-    assert!(faulty(&[Message::Summarize { round: 1, ranges: vec![range] }]));
+    let range = Range {
+        from: Position::MAX,
+        to: Position::MIN,
+    };
+    assert!(faulty(&[Message::Summarize {
+        round: 1,
+        ranges: vec![range]
+    }]));
     let content = RangeContent::Fingerprint(Digest([0; 32]));
-    let summary = RangeSummary { range: Range::ALL, count: 1, content };
-    assert!(faulty(&[Message::Summary { round: 1, ranges: vec![summary] }]));
+    let summary = RangeSummary {
+        range: Range::ALL,
+        count: 1,
+        content,
+    };
+    assert!(faulty(&[Message::Summary {
+        round: 1,
+        ranges: vec![summary]
+    }]));
     // Rounds without end.
-    let rounds: Vec<_> = (2..40).map(|round| Message::Hello(Hello { round, ..hello(&store) })).collect();
+    let rounds: Vec<_> = (2..40)
+        .map(|round| {
+            Message::Hello(Hello {
+                round,
+                ..hello(&store)
+            })
+        })
+        .collect();
     assert!(faulty(&rounds));
     // What belongs to another round is nobody's fault.
-    let done = Done { round: 7, tips_digest: Digest([0; 32]), count: 0, sent: 0, floating: 0, parked: 0, missing: vec![], withheld: 0, last: true, ranged: false };
-    assert!(!faulty(&[Message::Done(done), Message::Diverged { round: 9 }]));
+    let done = Done {
+        round: 7,
+        tips_digest: Digest([0; 32]),
+        count: 0,
+        sent: 0,
+        floating: 0,
+        parked: 0,
+        missing: vec![],
+        withheld: 0,
+        last: true,
+        ranged: false,
+    };
+    assert!(!faulty(&[
+        Message::Done(done),
+        Message::Diverged { round: 9 }
+    ]));
     // Announcements are bounded by the window, and what they name by a queue.
-    let announces: Vec<_> = (0..80).map(|n| Message::Announce(ids(n * IDS_MAX))).collect();
+    let announces: Vec<_> = (0..80)
+        .map(|n| Message::Announce(ids(n * IDS_MAX)))
+        .collect();
     let (session, effects) = after(&store, hello(&store), &announces);
     assert!(!slowed(&effects), "credit is given back as it is used up");
     assert!(session.inbound.wake_ms().is_some());
@@ -170,7 +267,13 @@ fn a_question_about_everything_again_and_again_is_a_fault() {
     let mut store = testing::found(0, NOW);
     write(&mut store, 100, NOW + 1);
     let (mut session, _) = after(&store, hello(&store), &[]);
-    let question = Bytes::from(Message::Summarize { round: 1, ranges: vec![Range::ALL] }.encode());
+    let question = Bytes::from(
+        Message::Summarize {
+            round: 1,
+            ranges: vec![Range::ALL],
+        }
+        .encode(),
+    );
     let mut faults = 0;
     for _ in 0..4000 {
         let input = Input::Bytes(question.clone());
@@ -184,11 +287,27 @@ fn a_question_about_everything_again_and_again_is_a_fault() {
 fn a_session_survives_silence_and_a_stuck_round_gives_way() {
     let store = testing::found(0, NOW);
     let (mut session, _) = after(&store, hello(&store), &[]);
-    let effects = session.handle(Input::Reconcile, NOW + 1, &store.snapshot()).unwrap();
+    let effects = session
+        .handle(Input::Reconcile, NOW + 1, &store.snapshot())
+        .unwrap();
     assert!(effects.is_empty(), "the round is under way");
-    let effects = session.handle(Input::Reconcile, NOW + 60_000, &store.snapshot()).unwrap();
+    let effects = session
+        .handle(Input::Reconcile, NOW + 60_000, &store.snapshot())
+        .unwrap();
     assert!(matches!(effects.as_slice(), [Effect::Send(_)]));
     assert_eq!(session.status().round, 2);
+    // Chatter does not keep a round that goes nowhere alive for ever.
+    for minute in 2..13 {
+        let bytes = Bytes::from(Message::Credit { bytes: 1 }.encode());
+        let now = NOW + minute * 60_000;
+        session
+            .handle(Input::Bytes(bytes), now, &store.snapshot())
+            .unwrap();
+        session
+            .handle(Input::Reconcile, now, &store.snapshot())
+            .unwrap();
+    }
+    assert_eq!(session.status().round, 3);
 }
 
 proptest! {

@@ -1,4 +1,5 @@
 //! Two sessions back to back, around real stores.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod exchange;
 mod golden;
@@ -34,21 +35,37 @@ pub(super) fn genesis_of(store: &Store) -> (SignedHeader, Vec<u8>) {
         .entry(&IntentionId::from(store.id()))
         .unwrap()
         .unwrap();
-    (stored.header.signed().clone(), stored.body.unwrap().to_vec())
+    (
+        stored.header.signed().clone(),
+        stored.body.unwrap().to_vec(),
+    )
 }
 
 pub(super) fn call(store: &mut Store, lane: Lane, call: lattice_format::Call, now_ms: u64) {
     let count = store.snapshot().summary().count;
     store.call(lane, vec![call], now_ms, ChainId(0x77)).unwrap();
     store.commit(now_ms).unwrap();
-    assert_eq!(store.snapshot().summary().count, count + 1, "the call was not logged");
+    assert_eq!(
+        store.snapshot().summary().count,
+        count + 1,
+        "the call was not logged"
+    );
 }
 
 /// `n` entries, each in a commit of its own.
 pub(super) fn write(store: &mut Store, n: usize, now_ms: u64) {
     for i in 0..n {
-        let step = Step::Put { k: (i % 7) as u8, dynamic: false, value: i as u8 };
-        call(store, Lane::App, testing::program(&[step]), now_ms + i as u64);
+        let step = Step::Put {
+            k: (i % 7) as u8,
+            dynamic: false,
+            value: i as u8,
+        };
+        call(
+            store,
+            Lane::App,
+            testing::program(&[step]),
+            now_ms + i as u64,
+        );
     }
 }
 
@@ -145,7 +162,9 @@ impl Link {
 
     fn give(&mut self, side: usize, input: Input, store: &mut Store) {
         let snapshot = store.snapshot();
-        let effects = self.sessions[side].handle(input, self.now_ms, &snapshot).unwrap();
+        let effects = self.sessions[side]
+            .handle(input, self.now_ms, &snapshot)
+            .unwrap();
         for effect in effects {
             match effect {
                 Effect::Send(bytes) => {
@@ -154,11 +173,14 @@ impl Link {
                 }
                 Effect::Deliver(entries) => {
                     let from = testing::device(9);
-                    let ids = entries.iter().map(|(h, _)| lattice_format::Header::id_of(&h.bytes));
+                    let ids = entries
+                        .iter()
+                        .map(|(h, _)| lattice_format::Header::id_of(&h.bytes));
                     self.delivered[side].extend(ids);
                     let received = store.receive(from, entries, self.now_ms, [3; 32]).unwrap();
                     while store.settle(1000).unwrap().pending > 0 {}
-                    self.inputs.push_back((side, Input::Received(Some(received))));
+                    self.inputs
+                        .push_back((side, Input::Received(Some(received))));
                     self.inputs.push_back((side, Input::Changed));
                 }
                 Effect::Again => self.inputs.push_back((side, Input::Tick)),
@@ -184,7 +206,9 @@ impl Link {
     }
 
     pub(super) fn in_sync(&self) -> bool {
-        self.sessions.iter().all(|s| s.status().in_sync && s.status().settled)
+        self.sessions
+            .iter()
+            .all(|s| s.status().in_sync && s.status().settled)
     }
 }
 
