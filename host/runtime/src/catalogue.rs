@@ -90,7 +90,10 @@ impl Catalogue {
                 return Err(HostFault::MissingCode(*id));
             }
             Err(error) => {
-                return Err(HostFault::Storage(format!("reading {}: {error}", path.display())));
+                return Err(HostFault::Storage(format!(
+                    "reading {}: {error}",
+                    path.display()
+                )));
             }
         };
         if ComponentId(*blake3::hash(&bytes).as_bytes()) != *id {
@@ -147,7 +150,10 @@ impl Catalogue {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    return Err(HostFault::Storage(format!("removing {}: {error}", path.display())));
+                    return Err(HostFault::Storage(format!(
+                        "removing {}: {error}",
+                        path.display()
+                    )));
                 }
             }
         }

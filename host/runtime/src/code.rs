@@ -87,7 +87,11 @@ pub(crate) fn engine_key(engine: &Engine) -> String {
     impl std::hash::Hasher for Hash {
         fn finish(&self) -> u64 {
             let bytes = self.0.finalize();
-            u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
+            u64::from_le_bytes(
+                bytes.as_bytes()[..8]
+                    .try_into()
+                    .expect("a hash has 32 bytes"),
+            )
         }
 
         fn write(&mut self, bytes: &[u8]) {
@@ -171,7 +175,9 @@ fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileEr
     };
     let said = std::fs::read(&complaints).unwrap_or_default();
     let _ = std::fs::remove_file(&complaints);
-    let said = String::from_utf8_lossy(&said[..said.len().min(4096)]).trim().to_owned();
+    let said = String::from_utf8_lossy(&said[..said.len().min(4096)])
+        .trim()
+        .to_owned();
     match status? {
         status if status.success() => Ok(()),
         status if status.code() == Some(REFUSED) => Err(CompileError::Refused(said)),

@@ -14,13 +14,14 @@ use crate::catalogue::Catalogue;
 use crate::code::{self, Compiler};
 use crate::component::Prepared;
 use crate::host::Data;
-use crate::inspect::{self, InspectError, Schema};
+use crate::inspect::{self, InspectError};
 use crate::limits::{
     COMPONENT_BYTES_MAX, LOADED_COMPONENTS_MAX, POOL_CORE_INSTANCES, POOL_CORE_INSTANCES_EACH,
     POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_MEMORY_KEPT_BYTES,
     POOL_TABLE_KEPT_BYTES, POOL_TABLES, POOL_TABLES_EACH,
 };
 use crate::profile::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX};
+use crate::schema::Schema;
 use crate::{governance, host, instance, wasi};
 
 /// Runs WebAssembly components: the kernel's engine.

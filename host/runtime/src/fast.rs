@@ -234,18 +234,23 @@ trait Params: ComponentNamedList + Lower {
     fn take(values: Vec<Value>) -> Self;
 }
 
+impl Params for () {
+    fn fit(types: &[Type]) -> bool {
+        types.is_empty()
+    }
+
+    fn take(_values: Vec<Value>) -> Self {}
+}
+
 macro_rules! params {
-    ($count:literal: $($part:ident)*) => {
+    ($($part:ident)*) => {
         impl<$($part: Take),*> Params for ($($part,)*) {
-            #[allow(unused_mut, unused_variables, reason = "the empty list")]
             fn fit(types: &[Type]) -> bool {
                 let mut types = types.iter();
-                true $(&& types.next().is_some_and($part::fits))* && types.next().is_none()
+                $(types.next().is_some_and($part::fits) &&)* types.next().is_none()
             }
 
-            #[allow(unused_mut, unused_variables, reason = "the empty list")]
             fn take(values: Vec<Value>) -> Self {
-                assert_eq!(values.len(), $count, "{FITS}");
                 let mut values = values.into_iter();
                 ($($part::take(values.next().expect("as many values as types")),)*)
             }
@@ -253,7 +258,6 @@ macro_rules! params {
     };
 }
 
-params!(0: );
-params!(1: A);
-params!(2: A B);
-params!(3: A B C);
+params!(A);
+params!(A B);
+params!(A B C);

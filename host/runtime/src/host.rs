@@ -10,9 +10,7 @@ use lattice_kernel::run::{self, Run, RunFault};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::{HasData, Linker};
 
-use crate::profile::{
-    DELETED_ROW_FUEL, HOST_BYTE_FUEL, HOST_CALL_FUEL, ROW_FUEL, WRITE_BYTE_FUEL,
-};
+use crate::profile::{DELETED_ROW_FUEL, HOST_BYTE_FUEL, HOST_CALL_FUEL, ROW_FUEL, WRITE_BYTE_FUEL};
 use crate::wasi::Wasi;
 
 mod bindings {
@@ -134,7 +132,10 @@ impl ResourceLimiter for Memory {
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
         // Below its limit the guest must get what it asks for, on every replica.
-        Err(Stop::Host(HostFault::Exhausted(format!("memory for a component: {error}"))).into())
+        Err(Stop::Host(HostFault::Exhausted(format!(
+            "memory for a component: {error}"
+        )))
+        .into())
     }
 
     fn table_growing(
@@ -153,7 +154,10 @@ impl ResourceLimiter for Memory {
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        Err(Stop::Host(HostFault::Exhausted(format!("tables for a component: {error}"))).into())
+        Err(Stop::Host(HostFault::Exhausted(format!(
+            "tables for a component: {error}"
+        )))
+        .into())
     }
 }
 

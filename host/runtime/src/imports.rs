@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use wit_parser::{Function, InterfaceId, Resolve, SourceMap, Type, TypeDefKind, WorldId, WorldItem};
+use wit_parser::{
+    Function, InterfaceId, Resolve, SourceMap, Type, TypeDefKind, WorldId, WorldItem,
+};
 
 use crate::names;
 
@@ -88,7 +90,9 @@ fn interface(lines: &mut Vec<String>, resolve: &Resolve, name: &str, id: Interfa
         }
         return;
     }
-    let Some(short) = plain.strip_prefix("lattice:store/").filter(|short| STORE.contains(short))
+    let Some(short) = plain
+        .strip_prefix("lattice:store/")
+        .filter(|short| STORE.contains(short))
     else {
         lines.push(format!(
             "{name}: unknown; a component may import lattice:store ({}) and WASI 0.2",
@@ -101,8 +105,14 @@ fn interface(lines: &mut Vec<String>, resolve: &Resolve, name: &str, id: Interfa
         return;
     }
     let contract = &*CONTRACT;
-    let ours = contract.interfaces.iter().find(|(_, item)| item.name.as_deref() == Some(short));
-    let ours = &ours.expect("the contract has the interfaces of this list").1.functions;
+    let ours = contract
+        .interfaces
+        .iter()
+        .find(|(_, item)| item.name.as_deref() == Some(short));
+    let ours = &ours
+        .expect("the contract has the interfaces of this list")
+        .1
+        .functions;
     for (function, item) in &resolve.interfaces[id].functions {
         match ours.get(function) {
             None => lines.push(format!("{name} {function}: unknown; the host has {}", {
@@ -112,7 +122,9 @@ fn interface(lines: &mut Vec<String>, resolve: &Resolve, name: &str, id: Interfa
             Some(our) => {
                 let (theirs, our) = (signature(resolve, item), signature(contract, our));
                 if theirs != our {
-                    lines.push(format!("{name} {function}: imported as {theirs}; the host has {our}"));
+                    lines.push(format!(
+                        "{name} {function}: imported as {theirs}; the host has {our}"
+                    ));
                 }
             }
         }
@@ -125,9 +137,10 @@ fn signature(resolve: &Resolve, function: &Function) -> String {
         .iter()
         .map(|param| format!("{}: {}", param.name, shape(resolve, &param.ty)))
         .collect();
-    let result = function.result.as_ref().map_or(String::new(), |ty| {
-        format!(" -> {}", shape(resolve, ty))
-    });
+    let result = function
+        .result
+        .as_ref()
+        .map_or(String::new(), |ty| format!(" -> {}", shape(resolve, ty)));
     format!("func({}){result}", params.join(", "))
 }
 
@@ -144,10 +157,16 @@ fn shape(resolve: &Resolve, ty: &Type) -> String {
         TypeDefKind::Option(ty) => format!("option<{}>", of(ty)),
         TypeDefKind::Result(ty) => format!("result<{}, {}>", maybe(&ty.ok), maybe(&ty.err)),
         TypeDefKind::Tuple(ty) => {
-            format!("tuple<{}>", ty.types.iter().map(of).collect::<Vec<_>>().join(", "))
+            format!(
+                "tuple<{}>",
+                ty.types.iter().map(of).collect::<Vec<_>>().join(", ")
+            )
         }
         TypeDefKind::Record(ty) => {
-            let fields = ty.fields.iter().map(|field| format!("{}: {}", field.name, of(&field.ty)));
+            let fields = ty
+                .fields
+                .iter()
+                .map(|field| format!("{}: {}", field.name, of(&field.ty)));
             format!("record {{ {} }}", fields.collect::<Vec<_>>().join(", "))
         }
         other => other.as_str().to_owned(),

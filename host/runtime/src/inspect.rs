@@ -16,148 +16,12 @@ use crate::imports;
 use crate::limits::{COMPONENT_BYTES_MAX, FUNCTIONS_MAX, TYPE_DEPTH_MAX};
 use crate::names;
 use crate::profile;
+use crate::schema::{Function, Interface, Param, Schema};
 use crate::values::{Case, Enum, Field, Flags, Record, Type, Variant};
 
 /// The custom section of a component that holds its WIT package, encoded as by
 /// `wit_component::encode`, for the documentation.
 pub const WIT_SECTION: &str = "lattice:wit";
-
-/// What a component offers and needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Schema {
-    /// The component's id: the BLAKE3 hash of its bytes.
-    pub component: ComponentId,
-    /// Its size in bytes.
-    pub bytes: usize,
-    /// The interfaces whose functions calls may reach, by id.
-    pub interfaces: Vec<Interface>,
-    /// Full names of what it imports.
-    pub imports: Vec<String>,
-    /// Full names of what it exports that no call reaches.
-    pub ignored: Vec<String>,
-    /// Whether it can govern a store: exports `lattice:system/governance`.
-    pub governs: bool,
-}
-
-/// An exported interface of commands, of queries, or the lifecycle.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Its full id without version, as calls name it: `lattice:kv/commands`.
-    pub id: String,
-    /// Its version, if it has one.
-    pub version: Option<String>,
-    /// Which calls reach its functions.
-    pub kind: CallKind,
-    /// Its documentation.
-    pub docs: String,
-    /// Its functions, in the order of their declaration.
-    pub functions: Vec<Function>,
-}
-
-/// An exported function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Function {
-    /// Its name.
-    pub name: String,
-    /// Its documentation.
-    pub docs: String,
-    /// Its parameters.
-    pub params: Vec<Param>,
-    /// What it returns, if anything.
-    pub result: Option<Type>,
-}
-
-/// A parameter of a function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Param {
-    /// Its name.
-    pub name: String,
-    /// Its type.
-    pub ty: Type,
-}
-
-impl Schema {
-    /// The functions of the given name that such calls reach, with their interfaces: several, where
-    /// two interfaces have one. `name` is a function's name, or `interface.name` with the full id of
-    /// an interface, or any end of it that begins at a part: `kv/commands.put`, `commands.put`.
-    pub fn find<'a>(
-        &'a self,
-        kind: CallKind,
-        name: &str,
-    ) -> Vec<(&'a Interface, &'a Function)> {
-        let (interface, name) = match name.rsplit_once('.') {
-            Some((interface, name)) => (Some(names::without_version(interface)), name),
-            None => (None, name),
-        };
-        let fits = |id: &str| match interface {
-            None => true,
-            Some(asked) => id
-                .strip_suffix(asked)
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with(['/', ':'])),
-        };
-        self.interfaces
-            .iter()
-            .filter(|interface| interface.kind == kind && fits(&interface.id))
-            .filter_map(|interface| Some((interface, interface.function(name)?)))
-            .collect()
-    }
-
-    /// The interface with this id, without version.
-    pub fn interface(&self, id: &str) -> Option<&Interface> {
-        self.interfaces.iter().find(|interface| interface.id == id)
-    }
-
-    /// The function that a call names.
-    pub fn function(&self, interface: &str, function: &str) -> Option<&Function> {
-        self.interface(interface)?.function(function)
-    }
-}
-
-impl Interface {
-    /// The function with this name.
-    pub fn function(&self, name: &str) -> Option<&Function> {
-        self.functions.iter().find(|function| function.name == name)
-    }
-}
-
-impl Function {
-    /// The type of what a call returns when it succeeds: that of the result, or of its `ok`.
-    pub fn ok(&self) -> Option<&Type> {
-        match self.result.as_ref()? {
-            Type::Result { ok, .. } => ok.as_deref(),
-            ty => Some(ty),
-        }
-    }
-
-    /// The type of the error with which a call refuses, if it can.
-    pub fn err(&self) -> Option<&Type> {
-        match self.result.as_ref()? {
-            Type::Result { err, .. } => err.as_deref(),
-            _ => None,
-        }
-    }
-
-    /// The types of the parameters.
-    pub fn param_types(&self) -> impl ExactSizeIterator<Item = &Type> {
-        self.params.iter().map(|param| &param.ty)
-    }
-}
-
-/// The WIT text of the function: `put: func(key: string, value: list<u8>)`.
-impl std::fmt::Display for Function {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: func(", self.name)?;
-        for (i, param) in self.params.iter().enumerate() {
-            let separator = if i > 0 { ", " } else { "" };
-            write!(f, "{separator}{}: {}", param.name, param.ty)?;
-        }
-        f.write_str(")")?;
-        match &self.result {
-            Some(ty) => write!(f, " -> {ty}"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// Why bytes are no component that can be installed.
 #[derive(Debug, thiserror::Error)]
@@ -194,7 +58,9 @@ pub enum InspectError {
         ignored: Vec<String>,
     },
     /// A function has a type that no call can carry.
-    #[error("{interface} {function}: {what} is {found}; a call can carry only values that can be written down")]
+    #[error(
+        "{interface} {function}: {what} is {found}; a call can carry only values that can be written down"
+    )]
     NotAValue {
         /// The interface.
         interface: String,
@@ -258,7 +124,11 @@ pub fn inspect(bytes: &[u8]) -> Result<Schema, InspectError> {
         component: ComponentId(*blake3::hash(bytes).as_bytes()),
         bytes: bytes.len(),
         interfaces: Vec::new(),
-        imports: resolve.worlds[world].imports.keys().map(|key| resolve.name_world_key(key)).collect(),
+        imports: resolve.worlds[world]
+            .imports
+            .keys()
+            .map(|key| resolve.name_world_key(key))
+            .collect(),
         ignored: Vec::new(),
         governs: false,
     };
@@ -296,9 +166,8 @@ fn exports(
         let shape = format!("it exports {functions} functions; {FUNCTIONS_MAX} are allowed");
         return Err(InspectError::Shape(shape));
     }
-    let callable = |interface: &Interface| {
-        interface.kind != CallKind::Init && !interface.functions.is_empty()
-    };
+    let callable =
+        |interface: &Interface| interface.kind != CallKind::Init && !interface.functions.is_empty();
     if !schema.governs && !schema.interfaces.iter().any(callable) {
         let ignored = std::mem::take(&mut schema.ignored);
         return Err(InspectError::NothingCallable { ignored });
@@ -321,13 +190,15 @@ fn interface(
     for (function, item) in &item.functions {
         let error = |what: &str, wrong: Wrong| wrong.into_error(name, function, what);
         let documented = documented.and_then(|(resolve, id)| {
-            resolve.interfaces[id].functions.get(function).map(|item| (resolve, item))
+            resolve.interfaces[id]
+                .functions
+                .get(function)
+                .map(|item| (resolve, item))
         });
         let mut params = Vec::with_capacity(item.params.len());
         for (i, param) in item.params.iter().enumerate() {
-            let documented = documented.and_then(|(resolve, item)| {
-                item.params.get(i).map(|param| (resolve, param.ty))
-            });
+            let documented = documented
+                .and_then(|(resolve, item)| item.params.get(i).map(|param| (resolve, param.ty)));
             let ty = value_type(resolve, &param.ty, documented);
             let ty = ty.map_err(|wrong| error(&format!("parameter '{}'", param.name), wrong))?;
             params.push(Param {
@@ -354,7 +225,9 @@ fn interface(
         id: names::without_version(name).to_owned(),
         version,
         kind,
-        docs: documented.map_or(String::new(), |(resolve, id)| text(&resolve.interfaces[id].docs)),
+        docs: documented.map_or(String::new(), |(resolve, id)| {
+            text(&resolve.interfaces[id].docs)
+        }),
         functions,
     })
 }
@@ -472,7 +345,10 @@ fn definition(
                     Kind::Variant(variant) => variant.cases.get(i).cloned(),
                     _ => None,
                 };
-                let ty = case.ty.as_ref().map(|ty| part(ty, twin(&|kind| own(kind)?.ty)));
+                let ty = case
+                    .ty
+                    .as_ref()
+                    .map(|ty| part(ty, twin(&|kind| own(kind)?.ty)));
                 cases.push(Case {
                     name: case.name.clone(),
                     docs: documented
@@ -535,13 +411,20 @@ fn definition(
                     _ => None,
                 })
             };
-            let ok = result.ok.as_ref().map(|ty| part(ty, own(true))).transpose()?;
-            let err = result.err.as_ref().map(|ty| part(ty, own(false))).transpose()?;
+            let ok = result
+                .ok
+                .as_ref()
+                .map(|ty| part(ty, own(true)))
+                .transpose()?;
+            let err = result
+                .err
+                .as_ref()
+                .map(|ty| part(ty, own(false)))
+                .transpose()?;
             Type::result(ok, err)
         }
         // The twin was followed to its definition already.
         Kind::Type(ty) => {
-            let documented = documented.map(|(resolve, def)| (resolve, def));
             return follow(resolve, ty, documented, depth);
         }
         Kind::Resource | Kind::Handle(_) => return Err(Wrong::NotAValue("a resource")),
@@ -563,7 +446,10 @@ fn follow(
         wit_parser::Type::Id(id) => {
             // As an id again, so that the definition finds its twin.
             let twin = documented.and_then(|(resolve, def)| {
-                let (id, _) = resolve.types.iter().find(|(_, other)| std::ptr::eq(*other, def))?;
+                let (id, _) = resolve
+                    .types
+                    .iter()
+                    .find(|(_, other)| std::ptr::eq(*other, def))?;
                 Some((resolve, wit_parser::Type::Id(id)))
             });
             definition(resolve, &resolve.types[*id], twin, depth + 1)
@@ -587,7 +473,11 @@ fn definition_of(
 }
 
 fn text(docs: &wit_parser::Docs) -> String {
-    docs.contents.as_deref().unwrap_or_default().trim().to_owned()
+    docs.contents
+        .as_deref()
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// The documentation that came with a component.

@@ -54,7 +54,11 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
         Some(Trap::StackOverflow) => Failure::Host(HostFault::Exhausted("native stack".into())),
         Some(_) => Failure::Trap(TrapKind::Guest),
         // The engine has no public type for this one.
-        None if error.root_cause().to_string().contains("fuel allocated for hostcalls") => {
+        None if error
+            .root_cause()
+            .to_string()
+            .contains("fuel allocated for hostcalls") =>
+        {
             Failure::Trap(TrapKind::Limit)
         }
         None if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
@@ -66,6 +70,9 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
     }
 }
 
+/// An instance in its store.
+pub(crate) type Started = (Box<Store<Data>>, wasmtime::component::Instance);
+
 /// A store for one instance of `prepared`, and the instance.
 ///
 /// # Errors
@@ -74,7 +81,7 @@ pub(crate) fn start(
     prepared: &Prepared,
     limits: &Limits,
     data: Box<Data>,
-) -> Result<(Box<Store<Data>>, wasmtime::component::Instance), (Box<Data>, Failure)> {
+) -> Result<Started, (Box<Data>, Failure)> {
     let mut data = *data;
     data.memory = Memory::new(limits);
     data.meter.start(START_FUEL);
@@ -103,6 +110,10 @@ pub(crate) fn start(
 }
 
 impl Wasm {
+    #[expect(
+        clippy::result_large_err,
+        reason = "the kernel wants its run back, as a value"
+    )]
     pub(crate) fn new(
         prepared: Arc<Prepared>,
         limits: &Limits,
@@ -173,7 +184,11 @@ impl Wasm {
         let budget = *fuel;
         store.data_mut().begin(budget);
         let charge = HOST_BYTE_FUEL * args_len as u64;
-        store.data_mut().meter.charge(charge).map_err(|error| classify(&error))?;
+        store
+            .data_mut()
+            .meter
+            .charge(charge)
+            .map_err(|error| classify(&error))?;
         // One more than the budget, so that a guest that spent it exactly can be told from one that
         // went over it between two of the engine's checks.
         let given = budget.saturating_add(1);
@@ -236,7 +251,10 @@ fn call_dynamic(
     args: Vec<Value>,
 ) -> wasmtime::Result<Option<Value>> {
     let types = function.params.iter();
-    let args: Vec<Val> = types.zip(args).map(|(ty, arg)| val::to_val(ty, arg)).collect();
+    let args: Vec<Val> = types
+        .zip(args)
+        .map(|(ty, arg)| val::to_val(ty, arg))
+        .collect();
     let Some(ty) = &function.result else {
         func.call(store, &args, &mut [])?;
         return Ok(None);
@@ -245,7 +263,9 @@ fn call_dynamic(
     func.call(store, &args, &mut results)?;
     let [result] = results;
     let value = val::from_val(ty, result);
-    Ok(Some(value.expect("the engine gives results of the types that it told")))
+    Ok(Some(value.expect(
+        "the engine gives results of the types that it told",
+    )))
 }
 
 impl Instance for Wasm {

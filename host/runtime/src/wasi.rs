@@ -325,11 +325,7 @@ impl streams::HostOutputStream for Data {
         Ok(WRITE_BYTES_MAX)
     }
 
-    fn write(
-        &mut self,
-        _stream: Resource<DynOutputStream>,
-        contents: Vec<u8>,
-    ) -> StreamResult<()> {
+    fn write(&mut self, _stream: Resource<DynOutputStream>, contents: Vec<u8>) -> StreamResult<()> {
         Data::write(self, &contents)
     }
 

@@ -4,8 +4,14 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|first| first != lattice_runtime::COMPILE_ARGUMENT) {
-        eprintln!("usage: lattice-compile {} COMPONENT OUTPUT", lattice_runtime::COMPILE_ARGUMENT);
+    if arguments
+        .next()
+        .is_none_or(|first| first != lattice_runtime::COMPILE_ARGUMENT)
+    {
+        eprintln!(
+            "usage: lattice-compile {} COMPONENT OUTPUT",
+            lattice_runtime::COMPILE_ARGUMENT
+        );
         return ExitCode::from(2);
     }
     lattice_runtime::compile_child_main(arguments)

@@ -495,7 +495,12 @@ impl<'a> Reader<'a> {
                 if self.count(ARRAY, kind)? != types.len() {
                     return Err(mismatch);
                 }
-                Value::Tuple(types.iter().map(|ty| self.value(ty)).collect::<Result<_, _>>()?)
+                Value::Tuple(
+                    types
+                        .iter()
+                        .map(|ty| self.value(ty))
+                        .collect::<Result<_, _>>()?,
+                )
             }
             Type::Record(record) => self.record(record)?,
             Type::Variant(variant) => {

@@ -50,9 +50,11 @@ pub fn to_json(ty: &Type, value: &Value) -> Json {
         (_, Value::Char(value)) => value.to_string().into(),
         (_, Value::String(value)) => value.as_str().into(),
         (_, Value::Bytes(value)) => STANDARD.encode(value).into(),
-        (Type::List(ty), Value::List(items)) => {
-            items.iter().map(|item| to_json(ty, item)).collect::<Vec<_>>().into()
-        }
+        (Type::List(ty), Value::List(items)) => items
+            .iter()
+            .map(|item| to_json(ty, item))
+            .collect::<Vec<_>>()
+            .into(),
         (Type::Option(_), Value::Option(None)) => Json::Null,
         (Type::Option(ty), Value::Option(Some(value))) => match **ty {
             Type::Option(_) => vec![to_json(ty, value)].into(),
@@ -80,7 +82,9 @@ pub fn to_json(ty: &Type, value: &Value) -> Json {
         }
         (Type::Enum(ty), Value::Enum(case)) => ty.cases[*case as usize].as_str().into(),
         (Type::Flags(ty), Value::Flags(set)) => {
-            let names = set.iter().map(|flag| Json::from(ty.flags[*flag as usize].as_str()));
+            let names = set
+                .iter()
+                .map(|flag| Json::from(ty.flags[*flag as usize].as_str()));
             names.collect::<Vec<_>>().into()
         }
         (ty, value) => panic!("a value that is not of its type: {value:?} as {ty}"),
@@ -158,7 +162,10 @@ fn read(ty: &Type, json: &Json, at: &mut Place) -> Result<Value, FromJsonError> 
         Type::F64 => number(json).map(Value::f64),
         Type::Char => {
             let mut chars = json.as_str().unwrap_or_default().chars();
-            chars.next().filter(|_| chars.next().is_none()).map(Value::Char)
+            chars
+                .next()
+                .filter(|_| chars.next().is_none())
+                .map(Value::Char)
         }
         Type::String => json.as_str().map(|text| Value::String(text.to_owned())),
         Type::Bytes => {
@@ -182,9 +189,12 @@ fn read(ty: &Type, json: &Json, at: &mut Place) -> Result<Value, FromJsonError> 
         },
         Type::Result { ok, err } => match single(json) {
             Some(("ok", json)) => Some(Value::Result(Ok(payload(ok.as_deref(), json, at, "ok")?))),
-            Some(("err", json)) => {
-                Some(Value::Result(Err(payload(err.as_deref(), json, at, "err")?)))
-            }
+            Some(("err", json)) => Some(Value::Result(Err(payload(
+                err.as_deref(),
+                json,
+                at,
+                "err",
+            )?))),
             _ => None,
         },
         Type::Tuple(types) => match json.as_array() {
@@ -202,10 +212,12 @@ fn read(ty: &Type, json: &Json, at: &mut Place) -> Result<Value, FromJsonError> 
                     return at.error(&name.as_str().into(), format!("field of {ty}"));
                 }
                 let items = record.fields.iter().map(|field| {
-                    at.within(format!(".{}", field.name), |at| match fields.get(&field.name) {
-                        Some(json) => read(&field.ty, json, at),
-                        None if matches!(field.ty, Type::Option(_)) => Ok(Value::NONE),
-                        None => at.error(&Json::Null, field.ty.to_string()),
+                    at.within(format!(".{}", field.name), |at| {
+                        match fields.get(&field.name) {
+                            Some(json) => read(&field.ty, json, at),
+                            None if matches!(field.ty, Type::Option(_)) => Ok(Value::NONE),
+                            None => at.error(&Json::Null, field.ty.to_string()),
+                        }
                     })
                 });
                 Some(Value::Record(items.collect::<Result<_, _>>()?))
@@ -237,9 +249,14 @@ fn read(ty: &Type, json: &Json, at: &mut Place) -> Result<Value, FromJsonError> 
         Type::Flags(ty) => {
             let number = |json: &Json| {
                 let name = json.as_str()?;
-                ty.flags.iter().position(|flag| flag == name).map(|i| i as u32)
+                ty.flags
+                    .iter()
+                    .position(|flag| flag == name)
+                    .map(|i| i as u32)
             };
-            let set = json.as_array().and_then(|names| names.iter().map(number).collect());
+            let set = json
+                .as_array()
+                .and_then(|names| names.iter().map(number).collect());
             set.map(|mut set: Vec<_>| {
                 set.sort_unstable();
                 set.dedup();
@@ -279,7 +296,10 @@ fn each<'a>(
 
 fn single(json: &Json) -> Option<(&str, &Json)> {
     let object = json.as_object().filter(|object| object.len() == 1)?;
-    object.iter().next().map(|(name, json)| (name.as_str(), json))
+    object
+        .iter()
+        .next()
+        .map(|(name, json)| (name.as_str(), json))
 }
 
 fn payload(

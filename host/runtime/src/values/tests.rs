@@ -1,5 +1,7 @@
 //! Round trips of every encoding, over types and values at random.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -115,7 +117,9 @@ fn values(ty: &Type) -> BoxedStrategy<Value> {
             .prop_map(|chars| Value::String(chars.into_iter().collect()))
             .boxed(),
         Type::Bytes => any::<Vec<u8>>().prop_map(Value::Bytes).boxed(),
-        Type::List(ty) => prop::collection::vec(values(&ty), 0..4).prop_map(Value::List).boxed(),
+        Type::List(ty) => prop::collection::vec(values(&ty), 0..4)
+            .prop_map(Value::List)
+            .boxed(),
         Type::Option(ty) => prop::option::of(values(&ty))
             .prop_map(|value| Value::Option(value.map(Box::new)))
             .boxed(),
@@ -162,9 +166,11 @@ fn has_optional_fields(ty: &Type) -> bool {
             .fields
             .iter()
             .any(|field| matches!(field.ty, Type::Option(_)) || has_optional_fields(&field.ty)),
-        Type::Variant(variant) => {
-            variant.cases.iter().filter_map(|case| case.ty.as_ref()).any(has_optional_fields)
-        }
+        Type::Variant(variant) => variant
+            .cases
+            .iter()
+            .filter_map(|case| case.ty.as_ref())
+            .any(has_optional_fields),
         _ => false,
     }
 }
@@ -242,18 +248,44 @@ fn encodings_have_golden_bytes() {
     check(&Type::S64, &[0x38, 99], Some(Value::S64(-100)));
     let low = [0x3b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     check(&Type::S64, &low, Some(Value::S64(i64::MIN)));
-    check(&Type::F32, &[0xfa, 0x7f, 0xc0, 0, 0], Some(Value::f32(f32::NAN)));
-    check(&Type::F64, b"\xfb\x3f\xf8\0\0\0\0\0\0", Some(Value::f64(1.5)));
-    check(&Type::Bytes, b"\x42\x00\xff", Some(Value::Bytes(vec![0, 255])));
+    check(
+        &Type::F32,
+        &[0xfa, 0x7f, 0xc0, 0, 0],
+        Some(Value::f32(f32::NAN)),
+    );
+    check(
+        &Type::F64,
+        b"\xfb\x3f\xf8\0\0\0\0\0\0",
+        Some(Value::f64(1.5)),
+    );
+    check(
+        &Type::Bytes,
+        b"\x42\x00\xff",
+        Some(Value::Bytes(vec![0, 255])),
+    );
     check(&Type::Char, b"\x62\xc3\xa4", Some(Value::Char('ä')));
     let nested = Type::option(Type::option(Type::Bool));
     check(&nested, &[0xf6], Some(Value::NONE));
     check(&nested, &[0x81, 0xf6], Some(Value::some(Value::NONE)));
-    check(&nested, &[0x81, 0xf5], Some(Value::some(Value::some(Value::Bool(true)))));
+    check(
+        &nested,
+        &[0x81, 0xf5],
+        Some(Value::some(Value::some(Value::Bool(true)))),
+    );
     let result = Type::result(None, Some(Type::String));
     check(&result, b"\xa1\x62ok\xf6", Some(Value::Result(Ok(None))));
-    check(&result, b"\xa1\x63err\x61x", Some(Value::Result(Err(Some(Box::new(Value::String("x".into())))))));
-    check(&record, b"\xa2\x61b\x07\x64long\x01", Some(Value::Record(vec![Value::U8(1), Value::some(Value::U8(7))])));
+    check(
+        &result,
+        b"\xa1\x63err\x61x",
+        Some(Value::Result(Err(Some(Box::new(Value::String(
+            "x".into(),
+        )))))),
+    );
+    check(
+        &record,
+        b"\xa2\x61b\x07\x64long\x01",
+        Some(Value::Record(vec![Value::U8(1), Value::some(Value::U8(7))])),
+    );
     let flags = Type::Flags(Flags::new("", "", vec!["z".into(), "aa".into()]).into());
     check(&flags, b"\x82\x62aa\x61z", Some(Value::Flags(vec![0, 1])));
 }
@@ -273,7 +305,11 @@ fn what_is_not_canonical_is_refused() {
     check(&Type::String, b"\x7f\x61a\xff", None);
     check(&Type::String, b"\x62\xff\xff", None);
     check(&Type::String, b"\x7b\xff\xff\xff\xff\xff\xff\xff\xff", None);
-    check(&Type::list(Type::Bool), b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff", None);
+    check(
+        &Type::list(Type::Bool),
+        b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff",
+        None,
+    );
     check(&Type::Bool, &[0xf5, 0xf5], None);
     check(&Type::Bool, &[0xf7], None);
     check(&Type::option(Type::Bool), &[0xf7], None);
@@ -295,8 +331,14 @@ fn a_missing_field_is_none_where_that_is_possible() {
     let ty = Type::Record(Record::new("", "", fields).into());
     let value = Value::Record(vec![Value::U8(1), Value::NONE]);
     assert_eq!(cbor::decode(&ty, b"\xa1\x61a\x01"), Ok(value.clone()));
-    assert_eq!(cbor::decode(&ty, b"\xa2\x61a\x01\x61b\xf6"), Ok(value.clone()));
-    assert_eq!(json::from_json(&ty, &serde_json::json!({"a": 1})), Ok(value.clone()));
+    assert_eq!(
+        cbor::decode(&ty, b"\xa2\x61a\x01\x61b\xf6"),
+        Ok(value.clone())
+    );
+    assert_eq!(
+        json::from_json(&ty, &serde_json::json!({"a": 1})),
+        Ok(value.clone())
+    );
     assert_eq!(wave::parse(&ty, "{a: 1}"), Ok(value));
     for wrong in [
         b"\xa1\x61b\x01".as_slice(),
@@ -318,7 +360,9 @@ fn more_values_than_a_call_may_have_are_refused() {
     bytes.extend(count.to_be_bytes());
     bytes.extend(std::iter::repeat_n(0xf5, count as usize));
     let list = Type::list(Type::Bool);
-    let too_many = cbor::DecodeError::TooMany { max: count as usize };
+    let too_many = cbor::DecodeError::TooMany {
+        max: count as usize,
+    };
     assert_eq!(cbor::decode(&list, &bytes), Err(too_many));
     bytes.truncate(bytes.len() - 1);
     bytes[1..5].copy_from_slice(&(count - 1).to_be_bytes());
@@ -339,7 +383,10 @@ fn people_see_bytes_as_text_where_they_are_text() {
     let ty = Type::option(Type::Bytes);
     let render = |bytes: &[u8]| super::text::render(&ty, &Value::some(Value::Bytes(bytes.into())));
     assert_eq!(render(b"hello, world"), r#"some("hello, world")"#);
-    assert_eq!(render(b"\x1b[31m\"red\"\n"), r#"some("\u{1b}[31m\"red\"\n")"#);
+    assert_eq!(
+        render(b"\x1b[31m\"red\"\n"),
+        r#"some("\u{1b}[31m\"red\"\n")"#
+    );
     assert_eq!(render(b"\xff\x00"), "some(hex:ff00)");
     let plain = super::text::render_plain(&Type::Bytes, &Value::Bytes(b"a\tb".to_vec()));
     assert_eq!(plain, "a\\tb");

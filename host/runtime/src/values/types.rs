@@ -362,10 +362,16 @@ mod tests {
         let point = Type::Record(Arc::new(Record::new(
             "point",
             "",
-            vec![field("x", Type::S32), field("label", Type::option(Type::String))],
+            vec![
+                field("x", Type::S32),
+                field("label", Type::option(Type::String)),
+            ],
         )));
         let ty = Type::result(
-            Some(Type::list(Type::tuple(vec![point.clone(), Type::list(Type::U8)]))),
+            Some(Type::list(Type::tuple(vec![
+                point.clone(),
+                Type::list(Type::U8),
+            ]))),
             None,
         );
         assert_eq!(ty.to_string(), "result<list<tuple<point, list<u8>>>>");

@@ -103,7 +103,11 @@ pub(crate) fn from_val(ty: &Type, val: Val) -> Option<Value> {
         }),
         (Type::Tuple(types), Val::Tuple(items)) if types.len() == items.len() => {
             let items = types.iter().zip(items);
-            Value::Tuple(items.map(|(ty, item)| from_val(ty, item)).collect::<Option<_>>()?)
+            Value::Tuple(
+                items
+                    .map(|(ty, item)| from_val(ty, item))
+                    .collect::<Option<_>>()?,
+            )
         }
         (Type::Record(record), Val::Record(items)) if record.fields.len() == items.len() => {
             let items = record.fields.iter().zip(items);
@@ -166,9 +170,11 @@ pub(crate) fn from_engine(ty: &wasmtime::component::Type) -> Option<Type> {
         Engine::List(ty) => Type::list(from_engine(&ty.ty())?),
         Engine::Option(ty) => Type::option(from_engine(&ty.ty())?),
         Engine::Result(ty) => Type::result(optional(ty.ok())?, optional(ty.err())?),
-        Engine::Tuple(ty) => {
-            Type::tuple(ty.types().map(|ty| from_engine(&ty)).collect::<Option<_>>()?)
-        }
+        Engine::Tuple(ty) => Type::tuple(
+            ty.types()
+                .map(|ty| from_engine(&ty))
+                .collect::<Option<_>>()?,
+        ),
         Engine::Record(ty) => {
             let fields = ty.fields().map(|field| {
                 Some(Field {

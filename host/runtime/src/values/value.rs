@@ -47,12 +47,20 @@ const NAN64: u64 = 0x7ff8_0000_0000_0000;
 impl Value {
     /// A 32-bit float, with not-a-number in its one pattern.
     pub fn f32(number: f32) -> Self {
-        Value::F32(if number.is_nan() { NAN32 } else { number.to_bits() })
+        Value::F32(if number.is_nan() {
+            NAN32
+        } else {
+            number.to_bits()
+        })
     }
 
     /// A 64-bit float, with not-a-number in its one pattern.
     pub fn f64(number: f64) -> Self {
-        Value::F64(if number.is_nan() { NAN64 } else { number.to_bits() })
+        Value::F64(if number.is_nan() {
+            NAN64
+        } else {
+            number.to_bits()
+        })
     }
 
     /// `some(value)`.

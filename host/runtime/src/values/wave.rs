@@ -46,7 +46,10 @@ impl From<ParserError> for Wrong {
 
 fn mismatch(node: &Node, source: &str, expected: &str) -> Wrong {
     let text: String = source[node.span()].chars().take(40).collect();
-    Wrong(format!("'{}' is not {expected}", super::text::escape(&text)))
+    Wrong(format!(
+        "'{}' is not {expected}",
+        super::text::escape(&text)
+    ))
 }
 
 /// The WAVE text of `value`, which must be one of `ty`.
@@ -61,9 +64,9 @@ pub fn to_string(ty: &Type, value: &Value) -> String {
 
 fn write(out: &mut String, ty: &Type, value: &Value) -> fmt::Result {
     match (ty, value) {
-        (Type::Bytes, Value::Bytes(bytes)) => separated(out, "[", "]", bytes, |out, byte| {
-            write!(out, "{byte}")
-        }),
+        (Type::Bytes, Value::Bytes(bytes)) => {
+            separated(out, "[", "]", bytes, |out, byte| write!(out, "{byte}"))
+        }
         (Type::String, Value::String(text)) => {
             out.push('"');
             text.chars().try_for_each(|c| character(out, c, '"'))?;
@@ -118,7 +121,12 @@ fn name(name: &str) -> Cow<'_, str> {
 type Part<'a> = &'a dyn Fn(&mut String, &Type, &Value) -> fmt::Result;
 
 /// Writes a value of any type but text and bytes, and its parts through `part`.
-pub(super) fn write_with(out: &mut String, ty: &Type, value: &Value, part: Part<'_>) -> fmt::Result {
+pub(super) fn write_with(
+    out: &mut String,
+    ty: &Type,
+    value: &Value,
+    part: Part<'_>,
+) -> fmt::Result {
     let payload = |out: &mut String, case: &str, ty: Option<&Type>, value: Option<&Value>| {
         out.push_str(case);
         match (ty, value) {
@@ -161,7 +169,9 @@ pub(super) fn write_with(out: &mut String, ty: &Type, value: &Value, part: Part<
             Err(value) => payload(out, "err", err.as_deref(), value.as_deref()),
         },
         (Type::Tuple(types), Value::Tuple(items)) => {
-            separated(out, "(", ")", types.iter().zip(items), |out, (ty, item)| part(out, ty, item))
+            separated(out, "(", ")", types.iter().zip(items), |out, (ty, item)| {
+                part(out, ty, item)
+            })
         }
         (Type::Record(record), Value::Record(items)) => {
             // WAVE leaves out what is none; a record of nothing else is written with a colon, to
@@ -239,9 +249,16 @@ fn build(ty: &Type, node: &Node, source: &str) -> Result<Value, Wrong> {
         Type::Tuple(types) => {
             let nodes = node.as_tuple()?;
             if nodes.len() != types.len() {
-                return Err(mismatch(node, source, &format!("a tuple of {}", types.len())));
+                return Err(mismatch(
+                    node,
+                    source,
+                    &format!("a tuple of {}", types.len()),
+                ));
             }
-            let items = types.iter().zip(nodes).map(|(ty, node)| build(ty, node, source));
+            let items = types
+                .iter()
+                .zip(nodes)
+                .map(|(ty, node)| build(ty, node, source));
             Value::Tuple(items.collect::<Result<_, _>>()?)
         }
         Type::Record(record) => {
@@ -255,11 +272,19 @@ fn build(ty: &Type, node: &Node, source: &str) -> Result<Value, Wrong> {
                     items[place] = Some(build(&record.fields[place].ty, node, source)?);
                 }
             }
-            let items = record.fields.iter().zip(items).map(|(field, item)| match item {
-                Some(item) => Ok(item),
-                None if matches!(field.ty, Type::Option(_)) => Ok(Value::NONE),
-                None => Err(mismatch(node, source, &format!("complete: '{}' is missing", field.name))),
-            });
+            let items = record
+                .fields
+                .iter()
+                .zip(items)
+                .map(|(field, item)| match item {
+                    Some(item) => Ok(item),
+                    None if matches!(field.ty, Type::Option(_)) => Ok(Value::NONE),
+                    None => Err(mismatch(
+                        node,
+                        source,
+                        &format!("complete: '{}' is missing", field.name),
+                    )),
+                });
             Value::Record(items.collect::<Result<_, _>>()?)
         }
         Type::Variant(variant) => {
@@ -274,7 +299,13 @@ fn build(ty: &Type, node: &Node, source: &str) -> Result<Value, Wrong> {
             let number = ty.cases.iter().position(|case| *case == name);
             match (number, value) {
                 (Some(number), None) => Value::Enum(number as u32),
-                _ => return Err(mismatch(node, source, &format!("one of {}", ty.cases.join(", ")))),
+                _ => {
+                    return Err(mismatch(
+                        node,
+                        source,
+                        &format!("one of {}", ty.cases.join(", ")),
+                    ));
+                }
             }
         }
         Type::Flags(ty) => {
@@ -295,10 +326,7 @@ fn build(ty: &Type, node: &Node, source: &str) -> Result<Value, Wrong> {
 }
 
 /// The name and payload of a variant's case.
-fn case<'a>(
-    node: &'a Node,
-    source: &'a str,
-) -> Result<(&'a str, Option<&'a Node>), Wrong> {
+fn case<'a>(node: &'a Node, source: &'a str) -> Result<(&'a str, Option<&'a Node>), Wrong> {
     // Cases that are words of WAVE's own are parsed as such, also where they are written plainly.
     Ok(match node.ty() {
         NodeType::BoolTrue => ("true", None),

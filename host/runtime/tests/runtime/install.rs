@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lattice_kernel::engine::{Engine, HostFault};
-use lattice_runtime::{Compiler, InstallError, Wasm, limits};
+use lattice_runtime::{Compiler, InstallError, Wasm};
 
 use crate::node::{WASM, built, raw};
 
@@ -22,9 +22,21 @@ fn check(bytes: &[u8], words: &[&str]) {
 fn each_component_that_cannot_serve_is_refused_with_the_reason() {
     check(&raw("no-exports"), &["no commands and no queries"]);
     check(&raw("no-functions"), &["no commands and no queries"]);
-    check(&raw("unknown-import"), &["example:elsewhere/service", "may import lattice:store"]);
-    check(&raw("unknown-function"), &["lattice:store/state@0.1.0", "unknown; the host has get, scan"]);
-    check(&raw("resource-export"), &["example:raw/commands@0.1.0", "resource"]);
+    check(
+        &raw("unknown-import"),
+        &["example:elsewhere/service", "may import lattice:store"],
+    );
+    check(
+        &raw("unknown-function"),
+        &[
+            "lattice:store/state@0.1.0",
+            "unknown; the host has get, scan",
+        ],
+    );
+    check(
+        &raw("resource-export"),
+        &["example:raw/commands@0.1.0", "resource"],
+    );
     check(&raw("async-export"), &["not a valid component"]);
     let whole = built("counter");
     check(&whole[..whole.len() / 2], &["not a valid component"]);
@@ -32,13 +44,15 @@ fn each_component_that_cannot_serve_is_refused_with_the_reason() {
     check(&raw("memory-start"), &["exceeds the limit"]);
     check(b"", &["not a valid component"]);
     check(b"\0asm\x01\0\0\0", &["core WebAssembly module"]);
-    check(&vec![0; 64 << 20], &["67108864 bytes", "33554432 are allowed"]);
+    check(
+        &vec![0; 64 << 20],
+        &["67108864 bytes", "33554432 are allowed"],
+    );
     let mut damaged = whole.clone();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0x55;
     // Damage may fall on bytes that mean nothing; then it is another component.
     let _ = WASM.install(&damaged);
-    assert!(limits::COMPONENT_BYTES_MAX == 32 << 20);
 }
 
 #[test]
@@ -46,17 +60,50 @@ fn a_schema_tells_functions_types_and_imports() {
     let schema = WASM.install(&built("kv")).unwrap();
     let put = schema.function("lattice:kv/commands", "put").unwrap();
     assert_eq!(put.to_string(), "put: func(key: string, value: list<u8>)");
-    let cas = schema.function("lattice:kv/commands", "compare-and-put").unwrap();
-    assert_eq!(cas.err().unwrap().definition().to_string(), "record conflict { current: option<list<u8>> }");
-    assert_eq!(schema.interface("lattice:kv/queries").unwrap().version.as_deref(), Some("0.1.0"));
-    assert!(schema.imports.iter().all(|name| name.starts_with("lattice:store/")), "{:?}", schema.imports);
+    let cas = schema
+        .function("lattice:kv/commands", "compare-and-put")
+        .unwrap();
+    assert_eq!(
+        cas.err().unwrap().definition().to_string(),
+        "record conflict { current: option<list<u8>> }"
+    );
+    assert_eq!(
+        schema
+            .interface("lattice:kv/queries")
+            .unwrap()
+            .version
+            .as_deref(),
+        Some("0.1.0")
+    );
+    assert!(
+        schema
+            .imports
+            .iter()
+            .all(|name| name.starts_with("lattice:store/")),
+        "{:?}",
+        schema.imports
+    );
     assert!(!schema.governs);
-    for name in ["put", "commands.put", "kv/commands.put", "lattice:kv/commands.put", "lattice:kv/commands@0.1.0.put"] {
+    for name in [
+        "put",
+        "commands.put",
+        "kv/commands.put",
+        "lattice:kv/commands.put",
+        "lattice:kv/commands@0.1.0.put",
+    ] {
         let found = schema.find(lattice_kernel::engine::CallKind::Command, name);
         assert_eq!(found.len(), 1, "{name}");
     }
-    assert!(schema.find(lattice_kernel::engine::CallKind::Query, "put").is_empty());
-    assert!(schema.find(lattice_kernel::engine::CallKind::Command, "ommands.put").is_empty());
+    assert!(
+        schema
+            .find(lattice_kernel::engine::CallKind::Query, "put")
+            .is_empty()
+    );
+    assert!(
+        schema
+            .find(lattice_kernel::engine::CallKind::Command, "ommands.put")
+            .is_empty()
+    );
 }
 
 fn open(dir: &Path) -> Wasm {
@@ -70,8 +117,12 @@ fn damaged_code_is_compiled_again_and_missing_code_is_a_fault() {
     let bytes = built("counter");
     let id = open(dir.path()).install(&bytes).unwrap().component;
     let code = || {
-        let files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
-        let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "code")).collect();
+        let files = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files
+            .filter(|p| p.extension().is_some_and(|e| e == "code"))
+            .collect();
         assert_eq!(files.len(), 1);
         files.remove(0)
     };
@@ -102,6 +153,9 @@ fn a_compiler_that_dies_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let wasm = Wasm::open(dir.path(), Compiler::Child("/bin/false".into())).unwrap();
     let error = wasm.install(&built("counter")).unwrap_err();
-    assert!(matches!(error, InstallError::Host(HostFault::Exhausted(_))), "{error}");
+    assert!(
+        matches!(error, InstallError::Host(HostFault::Exhausted(_))),
+        "{error}"
+    );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -2,8 +2,11 @@
 //!
 //! The components are those of `plugins/` and `tests/guests/`, built by `cargo xtask plugins`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod calls;
 mod hostile;
 mod install;
 mod node;
-mod speed;
+mod order;
+mod wasi;

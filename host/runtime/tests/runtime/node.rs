@@ -18,18 +18,30 @@ pub(crate) static WASM: LazyLock<Arc<Wasm>> = LazyLock::new(|| {
 });
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .unwrap()
 }
 
-/// A component built from this tree.
-pub(crate) fn built(name: &str) -> Vec<u8> {
+/// Where `cargo xtask plugins` leaves its results.
+pub(crate) fn built_path(name: &str) -> PathBuf {
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => PathBuf::from(target),
         None => root().join("target"),
     };
-    let path = target.join("plugins").join(format!("{name}.wasm"));
-    std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask plugins` first", path.display()))
+    target.join("plugins").join(format!("{name}.wasm"))
+}
+
+/// A component built from this tree.
+pub(crate) fn built(name: &str) -> Vec<u8> {
+    let path = built_path(name);
+    std::fs::read(&path).unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}; run `cargo xtask plugins` first",
+            path.display()
+        )
+    })
 }
 
 /// A component assembled from its text.
@@ -124,7 +136,9 @@ impl Node {
 
     pub(crate) fn try_call(&mut self, call: Call) -> Result<Outcome, CallError> {
         self.now_ms += 1;
-        let told = self.store.call(Lane::App, vec![call], self.now_ms, ChainId(1))?;
+        let told = self
+            .store
+            .call(Lane::App, vec![call], self.now_ms, ChainId(1))?;
         self.store.commit(self.now_ms).unwrap();
         Ok(told.outcome)
     }
@@ -139,7 +153,11 @@ impl Node {
 
     pub(crate) fn call(&mut self, name: &str, args: &[&str]) -> Seen {
         let call = self.encode(lattice_kernel::engine::CallKind::Command, name, args);
-        let function = self.schema.function(&call.interface, &call.function).unwrap().clone();
+        let function = self
+            .schema
+            .function(&call.interface, &call.function)
+            .unwrap()
+            .clone();
         match self.try_call(call).unwrap() {
             Outcome::Ok(values) => shown(function.ok(), &values[0]),
             Outcome::Refused { error, .. } => refused(function.err(), &error),
@@ -150,9 +168,18 @@ impl Node {
 
     pub(crate) fn query(&self, name: &str, args: &[&str]) -> Seen {
         let call = self.encode(lattice_kernel::engine::CallKind::Query, name, args);
-        let function = self.schema.function(&call.interface, &call.function).unwrap();
+        let function = self
+            .schema
+            .function(&call.interface, &call.function)
+            .unwrap();
         let fuel = Limits::default().fuel;
-        match self.store.snapshot().query(&call, Lane::App, fuel).unwrap().end {
+        match self
+            .store
+            .snapshot()
+            .query(&call, Lane::App, fuel)
+            .unwrap()
+            .end
+        {
             CallEnd::Ok(value) => shown(function.ok(), &value),
             CallEnd::Refused(error) => refused(function.err(), &error),
             CallEnd::Trapped(kind) => format!("trapped: {kind}"),
