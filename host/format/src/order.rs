@@ -112,7 +112,7 @@ mod tests {
         #[test]
         fn a_local_time_exceeds_what_was_applied(clock: u64, wall_ms in 0..u64::MAX, counter: u32) {
             let latest = Time { wall_ms, counter };
-            let time = Time::local(clock, latest).unwrap();
+            let time = Time::local(clock, latest).expect("a time below the last one has a successor");
             prop_assert!(time > latest);
             prop_assert!(time.wall_ms >= clock);
         }

@@ -197,6 +197,10 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// Gives the run back with the fault. Instantiation is not charged.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the run goes back to its owner; a box would cost every success too"
+    )]
     fn instantiate(
         &self,
         component: &ComponentId,

@@ -47,6 +47,6 @@ pub use notice::Notice;
 pub use outcome::{HostRefusal, Outcome, TrapKind};
 pub use receive::{Blame, Received};
 pub use rows::StorageError;
-pub use snapshot::{HistoryRow, Queried, Snapshot, Summary, Tip};
+pub use snapshot::{HistoryRow, Queried, Snapshot, StateRow, Summary, Tip};
 pub use store::{CreateError, NewStore, OpenError, Store};
 pub use versions::RootDigests;

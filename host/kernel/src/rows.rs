@@ -40,6 +40,8 @@ from_redb!(
 );
 
 type Key = Arc<[u8]>;
+/// A key with its value.
+pub(crate) type Row = (Vec<u8>, Vec<u8>);
 type Value = Arc<[u8]>;
 
 /// A consistent view of the map. Cheap to clone; stays as it is while the writer goes on.
@@ -150,12 +152,12 @@ impl RowsView {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn first(
+    pub(crate) fn first(
         &self,
         start: &[u8],
         end: &[u8],
         reverse: bool,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, StorageError> {
+    ) -> Result<Option<Row>, StorageError> {
         let mut found = None;
         self.scan(start, end, reverse, |key, value| {
             found = Some((key.to_vec(), value.to_vec()));

@@ -40,6 +40,8 @@ pub struct Scratch {
     pub void: BTreeSet<IntentionId>,
 }
 
+type Outcomes = BTreeMap<(Position, Lane), Vec<Outcome>>;
+
 struct Judge<'a> {
     engine: &'a dyn Engine,
     genesis: Genesis,
@@ -161,7 +163,7 @@ impl Judge<'_> {
         lane: Lane,
         mut rows: Rows,
         void: &BTreeSet<IntentionId>,
-    ) -> Result<(Rows, BTreeMap<(Position, Lane), Vec<Outcome>>), HostFault> {
+    ) -> Result<(Rows, Outcomes), HostFault> {
         let mut outcomes = BTreeMap::new();
         // For the app lane: governance as it stood at each position.
         let mut system = match lane {
@@ -415,7 +417,7 @@ impl Judge<'_> {
     fn roots(
         &self,
         rows: &Rows,
-        outcomes: &BTreeMap<(Position, Lane), Vec<Outcome>>,
+        outcomes: &Outcomes,
     ) -> Result<RootDigests, HostFault> {
         let mut state_root = LtHash::default();
         rows.scan(b"N", b"O", false, |row, value| {

@@ -86,6 +86,9 @@ pub struct Queried {
     pub clock: bool,
 }
 
+/// A key of the state with its value.
+pub type StateRow = (Vec<u8>, Arc<[u8]>);
+
 /// A consistent view of one store. Cheap to clone, and stays as it is.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -434,7 +437,7 @@ impl Snapshot {
         &self,
         lane: Lane,
         space: crate::cell::Space,
-    ) -> Result<Vec<(Vec<u8>, Arc<[u8]>)>, StorageError> {
+    ) -> Result<Vec<StateRow>, StorageError> {
         let mut out = Vec::new();
         if space == crate::cell::Space::Numbers {
             state::scan_numbers_at(&self.rows, lane, b"", None, Position::MAX, |key, number| {

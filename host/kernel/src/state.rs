@@ -139,6 +139,10 @@ fn number_of(
 
 /// Visits the cells of one lane and space that a run at `position` sees, from `start` (inclusive)
 /// to `end` (exclusive; `None` for the end of the space): keys with their bytes.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a range, a place in it, and what to do there"
+)]
 pub(crate) fn scan_bytes_at(
     rows: &RowsView,
     lane: Lane,

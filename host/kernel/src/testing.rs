@@ -361,8 +361,8 @@ fn run_program(run: &mut Run, global: &mut u64, args: &[u8]) -> Result<u64, Stop
                     mix(&mut reg, &n.to_be_bytes());
                 }
             }
-            8 if reg % u64::from(a.max(1)) == 0 => return Err(Stop::Refuse(reg)),
-            9 if reg % u64::from(a.max(1)) == 0 => {
+            8 if reg.is_multiple_of(u64::from(a.max(1))) => return Err(Stop::Refuse(reg)),
+            9 if reg.is_multiple_of(u64::from(a.max(1))) => {
                 return Err(RunFault::Trap(TrapKind::Guest).into());
             }
             8 | 9 => {}
