@@ -24,8 +24,8 @@ use tokio::time::timeout;
 
 use crate::Net;
 use crate::endpoint::{code, device_of, id_of};
-use crate::limits::{BLOB_SOURCES_MAX, BLOBS_SERVED_MAX, READ_STEP_BYTES};
-use crate::offence::Offence;
+use crate::limits::{BLOB_SOURCES_MAX, BLOBS_SERVED_MAX, CONNECTIONS_PER_PEER, READ_STEP_BYTES};
+use crate::offence::{Offence, PerPeer};
 use crate::shared::Shared;
 
 pub use lattice_kernel::blob::ALPN;
@@ -41,6 +41,7 @@ pub(crate) type Streams = (SendStream, RecvStream);
 pub(crate) struct BlobProtocol {
     shared: Arc<Shared>,
     served: Arc<Semaphore>,
+    places: Arc<PerPeer>,
 }
 
 impl std::fmt::Debug for BlobProtocol {
@@ -54,6 +55,7 @@ impl BlobProtocol {
         Self {
             shared,
             served: Arc::new(Semaphore::new(BLOBS_SERVED_MAX)),
+            places: Arc::default(),
         }
     }
 }
@@ -70,6 +72,11 @@ impl ProtocolHandler for BlobProtocol {
             connection.close(code::STRANGER, b"no store in common");
             return Ok(());
         }
+        let Some(_place) = self.places.enter(peer, CONNECTIONS_PER_PEER) else {
+            shared.offence(peer, Offence::Flood, "blobs: more connections than it may have");
+            connection.close(code::BUSY, b"too many connections");
+            return Ok(());
+        };
         let Ok(_permit) = self.served.try_acquire() else {
             connection.close(code::BUSY, b"too many blobs are served, try later");
             return Ok(());

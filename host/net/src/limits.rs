@@ -24,24 +24,16 @@ pub const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// What this node sends to a peer that acknowledges nothing, in bytes.
 pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
-/// Frames of one session that wait to be handled.
-pub const FRAMES_IN_MAX: usize = 4;
-/// Frames of one session that wait to be written.
-pub const FRAMES_OUT_MAX: usize = 4;
 /// The most bytes of a frame that one read asks for, so that an announced length costs nothing.
 pub const READ_STEP_BYTES: usize = 64 * 1024;
 /// The most sessions of one store.
 pub const SESSIONS_PER_STORE: usize = CONNECTIONS_MAX;
-/// The most connections that one peer may hold open for one protocol.
+/// The most connections that one peer may hold open for joins, and as many for blobs.
 pub const CONNECTIONS_PER_PEER: usize = 4;
 /// The most incoming connections at once, all protocols and peers together.
 pub const INCOMING_MAX: usize = 1024;
 /// Bytes a second that one peer may send over a minute's average before it is slowed.
 pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
-/// Frames a second that one peer may send over a longer time before it is slowed.
-pub const FRAMES_PER_SECOND: u64 = 4096;
-/// Frames that one peer may send at once before the rate counts.
-pub const FRAMES_BURST: u64 = 16 * 1024;
 /// Bytes a second that a past member may send.
 pub const PAST_MEMBER_BYTES_PER_SECOND: u64 = 256 * 1024;
 /// Offences that are forgiven before a peer is dropped for a while.

@@ -23,12 +23,19 @@ use crate::peers::{PeerStatus, Source};
 use crate::shared::{Shared, StoreNet, TopicCommand};
 use crate::token::PeerAddr;
 
-/// A running network. Dropping it without [`Net::close`] loses the goodbyes.
+/// A running network. Dropping it ends it too, but without [`Net::close`] the goodbyes are lost and
+/// peers notice only by the silence.
 pub struct Net {
     pub(crate) shared: Arc<Shared>,
     gossip: Gossip,
     router: Router,
     ended: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
 }
 
 impl Net {

@@ -1,7 +1,7 @@
 //! Peers that break the protocol: counted, logged once for each kind, refused for a while.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lattice_format::DeviceKey;
@@ -151,6 +151,45 @@ impl Allowance {
     }
 }
 
+/// How many of something each peer holds, so that one cannot take every place.
+#[derive(Debug, Default)]
+pub(crate) struct PerPeer(Mutex<HashMap<DeviceKey, usize>>);
+
+/// One place; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Arc<PerPeer>,
+    peer: DeviceKey,
+}
+
+impl PerPeer {
+    /// A place for the peer, unless it holds `max` already.
+    pub(crate) fn enter(self: &Arc<Self>, peer: DeviceKey, max: usize) -> Option<Place> {
+        let mut held = self.0.lock().expect("no panic while it is held");
+        let count = held.entry(peer).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            places: self.clone(),
+            peer,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.places.0.lock().expect("no panic while it is held");
+        if let Some(count) = held.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.peer);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +235,17 @@ mod tests {
             );
         }
         assert_eq!(offences.records.lock().unwrap().len(), OFFENDERS_MAX);
+    }
+
+    #[test]
+    fn one_peer_takes_no_more_than_its_places() {
+        let places = Arc::new(PerPeer::default());
+        let first = places.enter(PEER, 2);
+        let _second = places.enter(PEER, 2);
+        assert!(first.is_some() && places.enter(PEER, 2).is_none());
+        assert!(places.enter(DeviceKey([2; 32]), 2).is_some());
+        drop(first);
+        assert!(places.enter(PEER, 2).is_some());
     }
 
     #[test]

@@ -17,9 +17,9 @@ use crate::endpoint::{code, device_of};
 use crate::frame::{self, FrameError};
 use crate::host::Claim;
 use crate::limits::{
-    JOIN_REQUEST_BYTES_MAX, JOIN_REQUESTS_MAX, JOINS_SERVED_MAX, TOKEN_ADDRESSES_MAX,
+    CONNECTIONS_PER_PEER, JOIN_REQUEST_BYTES_MAX, JOIN_REQUESTS_MAX, JOINS_SERVED_MAX, TOKEN_ADDRESSES_MAX,
 };
-use crate::offence::Offence;
+use crate::offence::{Offence, PerPeer};
 use crate::shared::Shared;
 use crate::token::{claim_holds, proof_holds, shortened};
 
@@ -31,6 +31,7 @@ const AT_ONCE: usize = 4;
 pub(crate) struct JoinProtocol {
     shared: Arc<Shared>,
     served: Arc<Semaphore>,
+    places: Arc<PerPeer>,
 }
 
 impl std::fmt::Debug for JoinProtocol {
@@ -44,6 +45,7 @@ impl JoinProtocol {
         Self {
             shared,
             served: Arc::new(Semaphore::new(JOINS_SERVED_MAX)),
+            places: Arc::default(),
         }
     }
 }
@@ -56,6 +58,11 @@ impl ProtocolHandler for JoinProtocol {
             connection.close(code::OFFENCE, b"refused for a while");
             return Ok(());
         }
+        let Some(_place) = self.places.enter(peer, CONNECTIONS_PER_PEER) else {
+            shared.offence(peer, Offence::Flood, "joins: more connections than it may have");
+            connection.close(code::BUSY, b"too many connections");
+            return Ok(());
+        };
         let Ok(_permit) = self.served.try_acquire() else {
             connection.close(code::BUSY, b"too many joins, try later");
             return Ok(());

@@ -1,7 +1,7 @@
 //! A node of the tests: real kernel stores in memory, the model engine, a real endpoint on loopback.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
@@ -47,7 +47,7 @@ pub struct Host {
     pub built_in: std::sync::atomic::AtomicBool,
     /// Stores whose writer refuses to take anything.
     pub stuck: Mutex<HashSet<StoreId>>,
-    net: OnceLock<Arc<Net>>,
+    net: OnceLock<Weak<Net>>,
 }
 
 /// Milliseconds since the Unix epoch.
@@ -101,7 +101,7 @@ impl Host {
                 .collect()
         };
         self.refresh(&row);
-        if let Some(net) = self.net.get() {
+        if let Some(net) = self.net.get().and_then(Weak::upgrade) {
             net.changed(store, &written);
         }
         written
@@ -147,7 +147,7 @@ impl NetHost for Host {
             received
         };
         self.refresh(&row);
-        if let Some(net) = self.net.get() {
+        if let Some(net) = self.net.get().and_then(Weak::upgrade) {
             net.changed(&store, &[]);
         }
         async move { Ok(received) }.boxed()
@@ -330,7 +330,7 @@ impl Node {
             ..NetConfig::local(testing::key(number), bind)
         };
         let net = Arc::new(Net::start(config, host.clone()).await.unwrap());
-        host.net.set(net.clone()).ok().unwrap();
+        host.net.set(Arc::downgrade(&net)).ok().unwrap();
         Self { host, net }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use iroh::endpoint::{Connection, presets};
 use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
 use lattice_kernel::testing;
-use lattice_net::{NetEvent, Offence};
+use lattice_net::{NetEvent, Offence, limits};
 
 use crate::host::{Node, equal, pair, until};
 
@@ -212,4 +212,35 @@ async fn a_stranger_gets_nothing_of_a_store() {
     for node in [&a, &b, &c] {
         node.net.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_peer_cannot_take_every_place_of_a_protocol() {
+    let (a, b, store) = pair().await;
+    equal(&[&a, &b], &store).await;
+    let key = testing::device(72);
+    a.admit(&store, &[key]);
+    let evil = raw(72).await;
+    for alpn in &PROTOCOLS[1..] {
+        let mut open = Vec::new();
+        for _ in 0..limits::CONNECTIONS_PER_PEER + 1 {
+            open.push(connect(&evil, &a, alpn).await);
+        }
+        until("the last one is closed", || {
+            open.iter().filter(|c| c.close_reason().is_some()).count() == 1
+        })
+        .await;
+        for connection in open {
+            connection.close(0u32.into(), b"");
+        }
+    }
+    let flood = Offence::Flood;
+    let told = a.events(
+        |e| matches!(e, NetEvent::Offence { peer, kind, .. } if *peer == key && *kind == flood),
+    );
+    assert_eq!(told, 1);
+    still_serves(&a, &b, &store).await;
+    evil.close().await;
+    a.net.close().await;
+    b.net.close().await;
 }

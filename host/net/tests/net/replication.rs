@@ -217,3 +217,26 @@ async fn a_long_history_comes_in_seconds() {
     a.net.close().await;
     b.net.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_vanishes_is_noticed_and_taken_back() {
+    let (a, b, store) = pair().await;
+    equal(&[&a, &b], &store).await;
+    let genesis_of = a.snapshot(&store);
+    // No goodbye: as after a crash, or when a cable is cut.
+    drop(b);
+    let started = Instant::now();
+    until("the silence is noticed", || {
+        a.net.peers().iter().all(|p| !p.connected)
+    })
+    .await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    a.put(&store, 1);
+    let again = Node::start(2).await;
+    again.adopt_from(&a, &store);
+    again.net.add_peer(&a.net.address());
+    equal(&[&a, &again], &store).await;
+    assert!(a.count(&store) > genesis_of.summary().count);
+    a.net.close().await;
+    again.net.close().await;
+}
