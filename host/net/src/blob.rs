@@ -73,7 +73,11 @@ impl ProtocolHandler for BlobProtocol {
             return Ok(());
         }
         let Some(_place) = self.places.enter(peer, CONNECTIONS_PER_PEER) else {
-            shared.offence(peer, Offence::Flood, "blobs: more connections than it may have");
+            shared.offence(
+                peer,
+                Offence::Flood,
+                "blobs: more connections than it may have",
+            );
             connection.close(code::BUSY, b"too many connections");
             return Ok(());
         };

@@ -17,7 +17,8 @@ use crate::endpoint::{code, device_of};
 use crate::frame::{self, FrameError};
 use crate::host::Claim;
 use crate::limits::{
-    CONNECTIONS_PER_PEER, JOIN_REQUEST_BYTES_MAX, JOIN_REQUESTS_MAX, JOINS_SERVED_MAX, TOKEN_ADDRESSES_MAX,
+    CONNECTIONS_PER_PEER, JOIN_REQUEST_BYTES_MAX, JOIN_REQUESTS_MAX, JOINS_SERVED_MAX,
+    TOKEN_ADDRESSES_MAX,
 };
 use crate::offence::{Offence, PerPeer};
 use crate::shared::Shared;
@@ -59,7 +60,11 @@ impl ProtocolHandler for JoinProtocol {
             return Ok(());
         }
         let Some(_place) = self.places.enter(peer, CONNECTIONS_PER_PEER) else {
-            shared.offence(peer, Offence::Flood, "joins: more connections than it may have");
+            shared.offence(
+                peer,
+                Offence::Flood,
+                "joins: more connections than it may have",
+            );
             connection.close(code::BUSY, b"too many connections");
             return Ok(());
         };

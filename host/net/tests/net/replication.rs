@@ -230,7 +230,11 @@ async fn a_peer_that_vanishes_is_noticed_and_taken_back() {
         a.net.peers().iter().all(|p| !p.connected)
     })
     .await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
     a.put(&store, 1);
     let again = Node::start(2).await;
     again.adopt_from(&a, &store);
