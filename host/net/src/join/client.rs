@@ -327,14 +327,14 @@ impl<'a> Member<'a> {
             });
         }
         let app_in_effect = ComponentId::from_slice(&wire.app_in_effect);
-        if let Some(id) = app_in_effect {
-            if components.iter().all(|c| c.id != id) {
-                components.push(ComponentInfo {
-                    id,
-                    name: String::new(),
-                    bytes: size(&id),
-                });
-            }
+        if let Some(id) = app_in_effect
+            && components.iter().all(|c| c.id != id)
+        {
+            components.push(ComponentInfo {
+                id,
+                name: String::new(),
+                bytes: size(&id),
+            });
         }
         let lead = i128::from(wire.clock_ms) - i128::from(self.net.shared.host.now_ms());
         let members = wire.members.into_iter().take(TOKEN_ADDRESSES_MAX);

@@ -268,10 +268,10 @@ fn components(snapshot: &Snapshot) -> Vec<ComponentId> {
     let mut ids = vec![genesis.system.id];
     ids.extend(genesis.app.as_ref().map(|app| app.id));
     // Unknown while the app lane waits; the genesis's code is what a joiner starts with anyway.
-    if let Ok(Some(id)) = snapshot.code_in_effect() {
-        if !ids.contains(&id) {
-            ids.push(id);
-        }
+    if let Ok(Some(id)) = snapshot.code_in_effect()
+        && !ids.contains(&id)
+    {
+        ids.push(id);
     }
     ids
 }
