@@ -10,6 +10,8 @@
 //!
 //! Values are protobuf messages. Every change is one durable transaction.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use lattice_format::{ComponentId, DeviceKey, StoreId};
@@ -172,6 +174,17 @@ impl Records {
             path: PathBuf::from(path),
             reason,
         };
+        // It holds the secrets of tokens that are being joined with: for its owner alone.
+        let made = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path);
+        made.map_err(|error| OpenError::Io {
+            path: path.to_owned(),
+            error,
+        })?;
         let db = Database::builder()
             .set_cache_size(RECORDS_CACHE_BYTES)
             .create(path)

@@ -167,7 +167,8 @@ impl OpenStore {
         match &self.published.borrow().broken {
             Some(reason) => Failure::failed(format!("the store is stopped: {reason}"))
                 .hint("check the disk, and start the node again"),
-            None => Failure::unreachable("the node is shutting down"),
+            None => Failure::unreachable("the store is closed")
+                .hint("the node is shutting down, or its output says what went wrong"),
         }
     }
 

@@ -123,6 +123,9 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
         .name(format!("store {}", hex::encode(&id.as_bytes()[..4])))
         .stack_size(crate::limits::WRITER_STACK_BYTES)
         .spawn(move || {
+            // What hears of changes, the network above all, starts tasks of its own.
+            let runtime = ends.runtime.clone();
+            let _within = runtime.enter();
             let writer = Writer {
                 id,
                 store: Some(store),
