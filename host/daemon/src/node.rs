@@ -142,8 +142,6 @@ impl Slot {
 
 /// A node.
 pub(crate) struct Node {
-    /// Its home.
-    pub(crate) home: Home,
     /// Its secret key.
     pub(crate) key: SigningKey,
     /// What it knows beside its stores.
@@ -168,6 +166,8 @@ pub(crate) struct Node {
     net: OnceLock<Net>,
     closing: watch::Sender<bool>,
     own: Weak<Node>,
+    /// Its home. The last field, so that the lock is let go when every file is closed.
+    pub(crate) home: Home,
 }
 
 impl std::fmt::Debug for Node {
@@ -478,8 +478,8 @@ impl Node {
             }
         });
         let _ = joined.await;
-        self.home.release();
-        // Requests that were cut off let go of the node a moment later; then its files are closed.
+        // Requests that were cut off let go of the node a moment later; then its files are closed,
+        // and the lock is let go: not before, or who gets it finds the files still in use.
         let deadline = Instant::now() + Duration::from_millis(200);
         while Arc::strong_count(&self) > 1 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
