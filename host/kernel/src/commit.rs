@@ -144,9 +144,17 @@ impl Store {
     /// When the disk fails: everything since the last commit is undone, and the callers get the
     /// fault.
     pub fn commit(&mut self, now_ms: u64) -> Result<Vec<VerifiedHeader>, StorageError> {
-        if let Err(error) = self.close_intention(now_ms) {
+        let unsigned = match self.unsigned.take() {
+            Some(error) => Err(error),
+            None => self.close_intention(now_ms),
+        };
+        if let Err(error) = unsigned {
             self.roll_back();
             return Err(storage_of(error));
+        }
+        if let Err(error) = self.sound() {
+            self.roll_back();
+            return Err(error);
         }
         if self.pending.is_empty() && self.core.notices.is_empty() {
             self.undo = None;
@@ -180,6 +188,15 @@ impl Store {
         if record.is_some() {
             self.witnessed_since = 0;
         }
+        // The batch is in the log: what fails from here on is not the failure of its callers.
+        if let Err(error) = self.after_commit(now_ms) {
+            self.broken = Some(error);
+        }
+        Ok(batch.into_iter().map(|entry| entry.header).collect())
+    }
+
+    /// Lets the derived state follow the log.
+    fn after_commit(&mut self, now_ms: u64) -> Result<(), StorageError> {
         // What was just received is written once, after it has run.
         if self.settled {
             self.flush_if_due(now_ms)?;
@@ -195,7 +212,18 @@ impl Store {
         } else {
             self.publish()?;
         }
-        Ok(batch.into_iter().map(|entry| entry.header).collect())
+        Ok(())
+    }
+
+    /// Whether the derived state follows the log. When its disk failed after a batch was durable,
+    /// nothing more works until the store is opened again, which derives the rest from the log.
+    fn sound(&self) -> Result<(), StorageError> {
+        match &self.broken {
+            None => Ok(()),
+            Some(error) => Err(StorageError(format!(
+                "state.redb does not follow the log; open the store again: {error}"
+            ))),
+        }
     }
 
     /// Runs what is due, at most `max_runs` of it. Call it again while anything is pending; fresh
@@ -209,6 +237,7 @@ impl Store {
                 "settle before commit: a bug in the host".into(),
             ));
         }
+        self.sound()?;
         let settled = self.core.settle(max_runs)?;
         self.settled = settled.pending == 0;
         if !self.core.notices.is_empty() {

@@ -136,7 +136,7 @@ impl Store {
                 || open.execution.next_index() as usize + calls.len() > CALLS_MAX
         });
         if full {
-            self.close_intention(now_ms)?;
+            self.close_before_commit(now_ms)?;
         }
         let mut open = match self.open.take() {
             Some(open) => open,
@@ -156,7 +156,7 @@ impl Store {
                 self.open = Some(open);
                 // What is allowed may have changed for whatever follows.
                 if lane == Lane::System && wrote {
-                    self.close_intention(now_ms)?;
+                    self.close_before_commit(now_ms)?;
                 }
                 Ok(Told { outcome, call })
             }
@@ -164,14 +164,14 @@ impl Store {
                 open.execution.rewind_index(index);
                 self.open = Some(open);
                 if !mutant::active(Mutant::RefusalKeepsIntentionOpen) {
-                    self.close_intention(now_ms)?;
+                    self.close_before_commit(now_ms)?;
                 }
                 Ok(Told { outcome, call })
             }
             Err(stopped) => {
                 open.execution.rewind_index(index);
                 self.open = Some(open);
-                self.close_intention(now_ms)?;
+                self.close_before_commit(now_ms)?;
                 Err(CallError::Host(match stopped {
                     Stopped::Fault(fault) => fault,
                     Stopped::Storage(error) => storage(error),
@@ -336,6 +336,14 @@ impl Store {
             live = kept;
         }
         Ok(live)
+    }
+
+    /// As [`Store::close_intention`], where callers have been told something already: when it
+    /// fails, the next commit says so to all of them.
+    fn close_before_commit(&mut self, now_ms: u64) -> Result<(), CallError> {
+        self.close_intention(now_ms).inspect_err(|error| {
+            self.unsigned = Some(error.clone());
+        })
     }
 
     /// Signs the intention being filled, if it holds anything, and applies it. Durable only with

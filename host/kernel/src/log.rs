@@ -5,16 +5,19 @@
 //! (an index by hash would cost eight times as much; it is derived, and lives in `state.redb`).
 //!
 //! ```text
-//! entries-1   local (u64) → flags (1: body present) received ms (8) signature (64)
+//! entries-1   local (u64) → seal (8) flags (1: body present) received ms (8) signature (64)
 //!                           header len (4) header told len (4) told body
 //! told        nothing for entries of others, else: count (4) then each: len (4) outcome
-//! noticed-1   local (u64) transaction (u32) → digest of the outcome last told of in a notice
-//! notices-1   number (u64) → see notice.rs
-//! witness-1   local (u64) → chain hash (32) wall ms (8) signature (64)
+//! noticed-1   local (u64) transaction (u32)
+//!                         → seal (8) digest of the outcome last told of in a notice
+//! notices-1   number (u64) → seal (8), then see notice.rs
+//! witness-1   local (u64) → seal (8) chain hash (32) wall ms (8) signature (64)
 //! ```
 //!
-//! Assumptions about the disk: those of redb. A committed transaction survives; pages are
-//! checksummed; what the file system gives back otherwise is refused with what and where.
+//! Assumptions about the disk: those of redb. A committed transaction survives. redb checks its
+//! pages only when it repairs a file, so every row begins with a seal: the first bytes of BLAKE3
+//! over its key and itself (a body is left out, since its header has its hash). And redb asserts
+//! what it finds in a file, so whatever reads one is guarded: damage is an error that says where.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -78,7 +81,27 @@ pub(crate) struct Append {
 /// The log of one store. Cheap to clone; all clones read, one writes.
 #[derive(Clone)]
 pub(crate) struct Log {
-    db: Arc<Database>,
+    db: Arc<Held>,
+}
+
+/// A database that is closed without a panic, whatever redb finds in its file then.
+struct Held(Option<Database>);
+
+impl std::ops::Deref for Held {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("taken only when it is dropped")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("log.redb is damaged: it could not be closed");
+        }
+    }
 }
 
 impl std::fmt::Debug for Log {
@@ -144,23 +167,28 @@ fn noticed_key(local: LocalSeq, transaction: u32) -> [u8; 12] {
 impl Log {
     /// Takes over the database of a log, new or existing.
     pub(crate) fn open(db: Database) -> Result<Self, StorageError> {
-        let log = Self { db: Arc::new(db) };
-        let exists = {
-            let read = log.db.begin_read()?;
-            match read.open_table(ENTRIES) {
-                Ok(_) => true,
-                Err(redb::TableError::TableDoesNotExist(_)) => false,
-                Err(error) => return Err(error.into()),
-            }
+        let log = Self {
+            db: Arc::new(Held(Some(db))),
         };
-        if !exists {
-            let write = log.db.begin_write()?;
-            write.open_table(ENTRIES)?;
-            write.open_table(NOTICES)?;
-            write.open_table(NOTICED)?;
-            write.open_table(WITNESS)?;
-            write.commit()?;
-        }
+        guarded(|| {
+            let exists = {
+                let read = log.db.begin_read()?;
+                match read.open_table(ENTRIES) {
+                    Ok(_) => true,
+                    Err(redb::TableError::TableDoesNotExist(_)) => false,
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            if !exists {
+                let write = log.db.begin_write()?;
+                write.open_table(ENTRIES)?;
+                write.open_table(NOTICES)?;
+                write.open_table(NOTICED)?;
+                write.open_table(WITNESS)?;
+                write.commit()?;
+            }
+            Ok(())
+        })?;
         Ok(log)
     }
 
@@ -268,9 +296,7 @@ impl Log {
             let Some(row) = table.get(local.0)? else {
                 return Ok(None);
             };
-            let told = split(row.value())
-                .ok_or_else(|| damaged(local.0, "is cut short"))?
-                .told;
+            let told = split(local, row.value())?.told;
             if told.is_empty() {
                 return Ok(None);
             }
@@ -393,6 +419,8 @@ fn encode(local: u64, entry: &Append, out: &mut Vec<u8>) {
     let len = u32::try_from(told.len()).expect("outcomes are bounded by the genesis");
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(&told);
+    let seal = seal(&local.to_be_bytes(), &out[SEAL..]);
+    out[..SEAL].copy_from_slice(&seal);
     if let Some(body) = &entry.body {
         out.extend_from_slice(body.bytes());
     }
@@ -408,7 +436,20 @@ struct Parts<'a> {
     body: &'a [u8],
 }
 
-fn split(row: &[u8]) -> Option<Parts<'_>> {
+/// Takes a row apart that is what was written, its body aside.
+fn split(local: LocalSeq, row: &[u8]) -> Result<Parts<'_>, StorageError> {
+    let (found, row) = row
+        .split_first_chunk::<SEAL>()
+        .ok_or_else(|| damaged(local.0, "is cut short"))?;
+    let parts = parts(row).ok_or_else(|| damaged(local.0, "is cut short"))?;
+    let head = &row[..row.len() - parts.body.len()];
+    if seal(&local.0.to_be_bytes(), head) != *found {
+        return Err(damaged(local.0, "is not what was written"));
+    }
+    Ok(parts)
+}
+
+fn parts(row: &[u8]) -> Option<Parts<'_>> {
     let sized = |rest| {
         let (len, rest) = <[u8]>::split_first_chunk::<4>(rest)?;
         rest.split_at_checked(u32::from_be_bytes(*len) as usize)
@@ -436,7 +477,7 @@ fn decode(local: LocalSeq, row: &[u8]) -> Result<Stored, StorageError> {
         header,
         body,
         told: _,
-    } = split(row).ok_or_else(|| damaged(local.0, "is cut short"))?;
+    } = split(local, row)?;
     let header = VerifiedHeader::from_trusted_storage(SignedHeader {
         bytes: header.into(),
         signature: Signature(signature),

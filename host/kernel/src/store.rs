@@ -16,7 +16,7 @@ use crate::fold::{Changes, Core, Info};
 use crate::governance::Answers;
 use crate::grow::PastCache;
 use crate::limits::OVERLAY_ROWS_MAX;
-use crate::local::Open;
+use crate::local::{CallError, Open};
 use crate::log::{Append, Files, Log, Noticed, Stored, WitnessRecord};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
@@ -105,6 +105,10 @@ pub struct Store {
     pub(crate) notice_count: usize,
     pub(crate) published: Snapshot,
     pub(crate) undo: Option<Undo>,
+    /// Why an intention could not be signed: everybody who waits for the next commit is told.
+    pub(crate) unsigned: Option<CallError>,
+    /// What failed after a batch was durable.
+    pub(crate) broken: Option<StorageError>,
 }
 
 impl std::fmt::Debug for Store {
@@ -466,6 +470,8 @@ impl Store {
             notice_count,
             published,
             undo: None,
+            unsigned: None,
+            broken: None,
         })
     }
 

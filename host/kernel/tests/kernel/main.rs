@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "one binary of modules")]
 
+mod crash;
+mod disk;
 mod fold;
 mod world;

@@ -1,0 +1,799 @@
+//! Crashes: nothing acknowledged is lost, the node opens, and what was derived is derived again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use lattice_format::{Body, ChainId, IntentionId, Lane};
+use lattice_kernel::engine::Role;
+use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
+use lattice_kernel::{Files, LocalSeq, Notice, OpenError, Outcome, StorageError, Store, Stored};
+use redb::Database;
+
+use crate::disk::{Dice, Disk, Power, SURVIVALS, Survives};
+use crate::world::{START_MS, adopt, all, judge, settle, wire};
+
+const CACHE_BYTES: usize = 64 * 1024;
+
+fn database(disk: &Disk) -> Result<Database, StorageError> {
+    Ok(Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(disk.clone())?)
+}
+
+fn files(log: &Disk, state: &Disk) -> Result<Files, StorageError> {
+    Ok(Files::from_databases(database(log)?, database(state)?))
+}
+
+/// What [`Files::in_dir`] does: derived state that is damaged is made anew. `None` when the log
+/// was never completed, which somebody who was told of a store must not see.
+fn found(log: Vec<u8>, state: Vec<u8>, power: &Power) -> Option<(Files, Disk, Disk)> {
+    let log = Disk::with_image(log, power);
+    let mut state = Disk::with_image(state, power);
+    let log_db = database(&log)
+        .map_err(|error| assert!(error.0.contains("magic number"), "the log: {error}"))
+        .ok()?;
+    let state_db = database(&state).or_else(|_| {
+        state = Disk::new(power);
+        database(&state)
+    });
+    Some((Files::from_databases(log_db, state_db.unwrap()), log, state))
+}
+
+fn open(files: Files, now_ms: u64) -> Result<Store, OpenError> {
+    Store::open(files, Arc::new(ModelEngine), key(1), now_ms)
+}
+
+fn steps(dice: &mut Dice) -> Vec<Step> {
+    (0..1 + dice.below(4))
+        .map(|_| {
+            let k = dice.below(u64::from(KEYS)) as u8;
+            match dice.below(9) {
+                0 | 1 => Step::Get { k, dynamic: false },
+                2 | 3 => Step::Put {
+                    k,
+                    dynamic: dice.below(2) == 0,
+                    value: dice.below(5) as u8,
+                },
+                4 => Step::Add { k, by: 1 },
+                5 => Step::Scan {
+                    from: 0,
+                    to: k,
+                    limit: 3,
+                    reverse: false,
+                },
+                6 => Step::RefuseIf { modulus: 3 },
+                7 => Step::PutCallId { k },
+                _ => Step::Delete { k, dynamic: false },
+            }
+        })
+        .collect()
+}
+
+/// What two other devices do meanwhile: entries that sort before, among and after ours.
+fn others(dice: &mut Dice) -> Vec<Stored> {
+    let mut founder = testing::found(0, START_MS);
+    for number in [1, 2] {
+        let call = testing::admit(device(number), Role::Admin);
+        founder
+            .call(Lane::System, vec![call], START_MS, ChainId(1))
+            .unwrap();
+        founder.commit(START_MS).unwrap();
+    }
+    let mut second = adopt(2, &all(&founder.snapshot())[0]);
+    crate::world::deliver(&mut second, &all(&founder.snapshot()));
+    for n in 0..20u64 {
+        let now = START_MS + n * 300;
+        for (store, number) in [(&mut founder, 0), (&mut second, 2)] {
+            for _ in 0..dice.below(3) {
+                let call = testing::program(&steps(dice));
+                store
+                    .call(Lane::App, vec![call], now, ChainId(50 + number))
+                    .unwrap();
+            }
+            if dice.below(12) == 0 {
+                let call = testing::admit(device(30 + n as u8), Role::Reader);
+                store
+                    .call(Lane::System, vec![call], now, ChainId(50 + number))
+                    .unwrap();
+            }
+            store.commit(now).unwrap();
+        }
+        if dice.below(3) == 0 {
+            let (from, to) = if dice.below(2) == 0 {
+                (&founder, &mut second)
+            } else {
+                (&second, &mut founder)
+            };
+            let entries = all(&from.snapshot());
+            receive(to, &entries, now).unwrap();
+            settle(to);
+        }
+    }
+    receive(&mut founder, &all(&second.snapshot()), START_MS + 6_000).unwrap();
+    settle(&mut founder);
+    all(&founder.snapshot())
+}
+
+fn receive(
+    store: &mut Store,
+    entries: &[Stored],
+    now: u64,
+) -> Result<Vec<IntentionId>, StorageError> {
+    let batch = entries.iter().map(wire).collect();
+    let received = store.receive(device(7), batch, now, [7; 32])?;
+    assert_eq!(received.blame, vec![]);
+    Ok(received.witnessed)
+}
+
+/// What somebody outside was told, or has received.
+#[derive(Default)]
+struct Acknowledged {
+    entries: Vec<IntentionId>,
+    told: Vec<(IntentionId, Vec<Outcome>)>,
+    /// What peers have of ours.
+    published: Vec<Stored>,
+}
+
+/// Calls whose callers wait for the next commit.
+struct Node<'a> {
+    store: Store,
+    others: &'a [Stored],
+    acknowledged: &'a mut Acknowledged,
+    waiting: Vec<Outcome>,
+    now: u64,
+}
+
+impl Node<'_> {
+    fn commit(&mut self) -> Result<(), StorageError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let headers = self.store.commit(self.now)?;
+        let mut waiting = waiting.into_iter();
+        for header in &headers {
+            self.acknowledged.entries.push(header.id());
+        }
+        for header in headers {
+            let Some(stored) = self.store.snapshot().entry(&header.id())? else {
+                // The disk of the derived state failed behind the commit: readers see it later.
+                return Ok(());
+            };
+            let body = Body::decode(stored.body.as_deref().unwrap()).unwrap();
+            let told: Vec<_> = waiting.by_ref().take(body.transactions.len()).collect();
+            assert_eq!(told.len(), body.transactions.len());
+            for (transaction, told) in body.transactions.iter().zip(&told) {
+                assert_eq!(transaction.told, Some(told.digest()));
+            }
+            self.acknowledged.told.push((header.id(), told));
+            self.acknowledged.published.push(stored);
+        }
+        assert_eq!(
+            waiting.len(),
+            0,
+            "a commit that succeeds holds all that was told"
+        );
+        Ok(())
+    }
+
+    /// One thing that a node does. An error of the disk ends it.
+    fn step(&mut self, dice: &mut Dice) -> Result<(), StorageError> {
+        self.now += dice.below(700);
+        match dice.below(10) {
+            0..=3 => {
+                for _ in 0..1 + dice.below(4) {
+                    let call = testing::program(&steps(dice));
+                    match self
+                        .store
+                        .call(Lane::App, vec![call], self.now, ChainId(dice.roll()))
+                    {
+                        Ok(told) if told.outcome.is_ok() => self.waiting.push(told.outcome),
+                        // Refused, not admitted yet, or the disk: nobody was promised anything.
+                        Ok(_) | Err(_) => {}
+                    }
+                }
+                self.commit()
+            }
+            4..=6 => {
+                let from = dice.below(self.others.len() as u64) as usize;
+                let to = (from + 1 + dice.below(8) as usize).min(self.others.len());
+                // What the batch names comes along, or it would float.
+                let upto = match dice.below(2) {
+                    0 => &self.others[from..to],
+                    _ => &self.others[..to],
+                };
+                let witnessed = receive(&mut self.store, upto, self.now)?;
+                self.acknowledged.entries.extend(witnessed);
+                Ok(())
+            }
+            7 | 8 => self.store.settle(1 + dice.below(6)).map(|_| ()),
+            _ => self.store.tick(self.now).map(|_| ()),
+        }
+    }
+}
+
+/// Everything that must hold of a store that was opened after a crash.
+fn check(store: &mut Store, acknowledged: &Acknowledged, now: u64) {
+    settle(store);
+    judge(store).unwrap();
+    let snapshot = store.snapshot();
+    for id in &acknowledged.entries {
+        assert!(
+            snapshot.contains(id).unwrap(),
+            "{id} was acknowledged and is lost"
+        );
+    }
+    let notices = store.notices().unwrap();
+    for (id, told) in &acknowledged.told {
+        let outcomes = snapshot.outcomes(id).unwrap();
+        if outcomes.as_ref() != Some(told) {
+            let noticed = notices.iter().any(
+                |(_, notice)| matches!(notice, Notice::OutcomeChanged { entry, .. } if entry == id),
+            );
+            assert!(
+                noticed,
+                "{id}: {told:?} became {outcomes:?}, and nobody says so"
+            );
+        }
+    }
+    let own: Vec<_> = all(&snapshot)
+        .into_iter()
+        .filter(|s| s.header.author == device(1))
+        .collect();
+    // The chain goes on where it was, without a fork.
+    let call = testing::program(&[Step::Put {
+        k: 1,
+        dynamic: false,
+        value: 1,
+    }]);
+    if store.call(Lane::App, vec![call], now, ChainId(77)).is_ok() {
+        let headers = store.commit(now).unwrap();
+        let next = headers.iter().find(|h| h.author == device(1)).unwrap();
+        match own.last() {
+            Some(last) => {
+                assert_eq!(next.prev, Some(last.header.id()));
+                assert_eq!(next.seq.0, last.header.seq.0 + 1);
+                assert_eq!(next.chain, last.header.chain);
+            }
+            None => assert_eq!(next.seq.0, 0),
+        }
+        judge(store).unwrap();
+    }
+    // Whoever received what was acknowledged before the crash sees no fork either.
+    let entries = all(&store.snapshot());
+    let mut witness = adopt(9, &entries[0]);
+    receive(&mut witness, &acknowledged.published, START_MS + 60_000).unwrap();
+    receive(&mut witness, &entries, START_MS + 60_000).unwrap();
+    settle(&mut witness);
+    assert!(
+        !witness
+            .notices()
+            .unwrap()
+            .iter()
+            .any(|(_, n)| matches!(n, Notice::Fork { .. })),
+        "the chain forked"
+    );
+    assert_eq!(
+        witness.snapshot().summary().state_root,
+        store.snapshot().summary().state_root
+    );
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fails {
+    Machine,
+    Log,
+    State,
+}
+
+/// One history of a node whose disks fail, again and again.
+fn history(seed: u64, others: &[Stored], fails: Fails, survives: Survives, reach: u64) {
+    let mut dice = Dice(seed);
+    let mut acknowledged = Acknowledged::default();
+    let mut images = (Vec::new(), Vec::new());
+    let mut now = START_MS;
+    for _ in 0..3 {
+        let (log_power, state_power) = match fails {
+            Fails::Machine => {
+                let power = Power::steady();
+                (power.clone(), power)
+            }
+            Fails::Log | Fails::State => (Power::steady(), Power::steady()),
+        };
+        let failing = if fails == Fails::State {
+            &state_power
+        } else {
+            &log_power
+        };
+        let log = Disk::with_image(images.0, &log_power);
+        let state = Disk::with_image(images.1, &state_power);
+        failing.fail_after(dice.below(reach));
+        let started = files(&log, &state).and_then(|files| {
+            if acknowledged.entries.is_empty() {
+                let (signed, body) = wire(&others[0]);
+                Store::adopt(
+                    files,
+                    Arc::new(ModelEngine),
+                    key(1),
+                    (signed, body.unwrap()),
+                    now,
+                )
+                .map_err(|error| StorageError(error.to_string()))
+            } else {
+                open(files, now).map_err(|error| StorageError(error.to_string()))
+            }
+        });
+        match started {
+            Err(error) => assert!(failing.failed(), "it does not open: {error}"),
+            Ok(store) => {
+                if acknowledged.entries.is_empty() {
+                    acknowledged.entries.push(others[0].header.id());
+                }
+                let mut node = Node {
+                    store,
+                    others,
+                    acknowledged: &mut acknowledged,
+                    waiting: Vec::new(),
+                    now,
+                };
+                for _ in 0..14 {
+                    if node.step(&mut dice).is_err() {
+                        assert!(failing.failed(), "an error without a failing disk");
+                        break;
+                    }
+                }
+                now = node.now;
+                failing.fail_after(0);
+            }
+        }
+        let image = |disk: &Disk, dice: &mut Dice, hit: bool| {
+            if hit {
+                disk.after_crash(survives, dice)
+            } else {
+                disk.live()
+            }
+        };
+        images = (
+            image(&log, &mut dice, fails != Fails::State),
+            image(&state, &mut dice, fails != Fails::Log),
+        );
+        // The machine is on again.
+        let Some((files, log, state)) = found(images.0, images.1, &Power::steady()) else {
+            assert!(acknowledged.entries.is_empty(), "the store is gone");
+            images = (Vec::new(), Vec::new());
+            continue;
+        };
+        match open(files, now) {
+            Ok(mut store) => {
+                now += 10;
+                check(&mut store, &acknowledged, now);
+                let entries = all(&store.snapshot());
+                acknowledged.entries = entries.iter().map(|s| s.header.id()).collect();
+                acknowledged.published = entries
+                    .into_iter()
+                    .filter(|s| s.header.author == device(1))
+                    .collect();
+                store.close(now).unwrap();
+            }
+            Err(OpenError::Empty) => assert!(acknowledged.entries.is_empty(), "the store is gone"),
+            Err(error) => panic!("it does not open: {error}"),
+        }
+        images = (log.live(), state.live());
+    }
+}
+
+fn histories(seeds: std::ops::Range<u64>, fails: Fails) {
+    let mut dice = Dice(1);
+    let others = others(&mut dice);
+    for seed in seeds {
+        for survives in SURVIVALS {
+            // Short reaches hit the start, long ones the middle of things.
+            let reach = [12, 60, 400, 2_000][(seed % 4) as usize];
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                history(seed, &others, fails, survives, reach);
+            }));
+            assert!(result.is_ok(), "seed {seed}, {fails:?}, {survives:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_machine_loses_power() {
+    histories(0..40, Fails::Machine);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_disk_of_the_log_fails() {
+    histories(1_000..1_016, Fails::Log);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_disk_of_the_state_fails() {
+    histories(2_000..2_016, Fails::State);
+}
+
+/// A store on two disks with some history, closed or left as it is.
+fn grown(seed: u64) -> (Disk, Disk, Vec<IntentionId>) {
+    let mut dice = Dice(seed);
+    let others = others(&mut dice);
+    let power = Power::steady();
+    let (log, state) = (Disk::new(&power), Disk::new(&power));
+    let (signed, body) = wire(&others[0]);
+    let mut store = Store::adopt(
+        files(&log, &state).unwrap(),
+        Arc::new(ModelEngine),
+        key(1),
+        (signed, body.unwrap()),
+        START_MS,
+    )
+    .unwrap();
+    receive(&mut store, &others, START_MS + 6_000).unwrap();
+    settle(&mut store);
+    for n in 0..10 {
+        let call = testing::program(&steps(&mut dice));
+        store
+            .call(Lane::App, vec![call], START_MS + 7_000 + n, ChainId(5))
+            .unwrap();
+        store.commit(START_MS + 7_000 + n).unwrap();
+    }
+    let ids = all(&store.snapshot())
+        .iter()
+        .map(|s| s.header.id())
+        .collect();
+    store.close(START_MS + 8_000).unwrap();
+    (log, state, ids)
+}
+
+fn in_dir(log: &[u8], state: Option<&[u8]>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("log.redb"), log).unwrap();
+    if let Some(state) = state {
+        std::fs::write(dir.path().join("state.redb"), state).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn a_lost_or_damaged_state_is_made_again_with_the_same_roots() {
+    let (log, state, ids) = grown(3);
+    let (log, state) = (log.live(), state.live());
+    let dir = in_dir(&log, Some(&state));
+    let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_000).unwrap();
+    settle(&mut store);
+    let expected = store.snapshot().summary().clone();
+    assert_eq!(expected.count as usize, ids.len());
+    drop(store);
+    let mut dice = Dice(9);
+    let garbage: Vec<u8> = (0..state.len()).map(|_| dice.roll() as u8).collect();
+    let mut cases: Vec<(String, Option<Vec<u8>>)> = vec![
+        ("deleted".into(), None),
+        ("empty".into(), Some(Vec::new())),
+        ("garbage".into(), Some(garbage.clone())),
+        ("zeros".into(), Some(vec![0; state.len()])),
+        ("a text".into(), Some(b"not a database".to_vec())),
+        ("the log in its place".into(), Some(log.clone())),
+    ];
+    for len in [1, 100, 511, 512, 4_096, state.len() / 2, state.len() - 1] {
+        cases.push((format!("cut to {len}"), Some(state[..len].to_vec())));
+    }
+    for (name, state) in cases {
+        let dir = in_dir(&log, state.as_deref());
+        let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_000)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        settle(&mut store);
+        let found = store.snapshot().summary().clone();
+        assert_eq!(found, expected, "{name}");
+        judge(&store).unwrap();
+        store.close(START_MS + 9_001).unwrap();
+    }
+}
+
+/// Opens and reads everything; what a node would do within its first minute.
+fn read_all(dir: &std::path::Path) -> Result<(Vec<Stored>, lattice_kernel::Summary), String> {
+    let files = Files::in_dir(dir).map_err(|e| e.to_string())?;
+    let mut store = open(files, START_MS + 9_000).map_err(|e| e.to_string())?;
+    while store.settle(1_000).map_err(|e| e.to_string())?.pending > 0 {}
+    let snapshot = store.snapshot();
+    let entries = snapshot
+        .entries_from(LocalSeq(0), usize::MAX)
+        .map_err(|e| e.to_string())?;
+    store.notices().map_err(|e| e.to_string())?;
+    store.last_witness().map_err(|e| e.to_string())?;
+    snapshot
+        .history(None, usize::MAX, false)
+        .map_err(|e| e.to_string())?;
+    let summary = snapshot.summary().clone();
+    store.close(START_MS + 9_001).map_err(|e| e.to_string())?;
+    Ok((entries, summary))
+}
+
+fn damage(
+    name: &str,
+    log: &[u8],
+    state: Option<&[u8]>,
+    expected: &(Vec<Stored>, lattice_kernel::Summary),
+) -> bool {
+    let dir = in_dir(log, state);
+    let found = catch_unwind(AssertUnwindSafe(|| read_all(dir.path())));
+    match found {
+        Err(_) => panic!("{name}: a panic instead of an error"),
+        Ok(Err(text)) => {
+            assert!(
+                text.contains("log.redb") || text.contains("state.redb"),
+                "{name}: the error does not say where: {text}"
+            );
+            true
+        }
+        Ok(Ok((entries, summary))) => {
+            assert_eq!(summary, expected.1, "{name}: silently another store");
+            assert_eq!(entries.len(), expected.0.len(), "{name}: silently shorter");
+            for (found, expected) in entries.iter().zip(&expected.0) {
+                assert_eq!(
+                    found.header.id(),
+                    expected.header.id(),
+                    "{name}: silently another entry"
+                );
+                assert_eq!(
+                    found.header.signed(),
+                    expected.header.signed(),
+                    "{name}: silently another signature"
+                );
+                assert_eq!(found.body, expected.body, "{name}: silently another body");
+                assert_eq!(
+                    found.received_ms, expected.received_ms,
+                    "{name}: silently another time"
+                );
+            }
+            false
+        }
+    }
+}
+
+#[test]
+fn a_damaged_log_is_refused_or_reads_the_same() {
+    let (log, state, _) = grown(4);
+    let (log, state) = (log.live(), state.live());
+    let dir = in_dir(&log, Some(&state));
+    let expected = read_all(dir.path()).unwrap();
+    // Most of a young file is empty, and what is empty may change as it likes.
+    let used: Vec<usize> = (0..log.len()).filter(|at| log[*at] != 0).collect();
+    let mut refused = 0;
+    let mut dice = Dice(11);
+    for round in 0..400 {
+        let mut broken = log.clone();
+        // Flips, overwritten sectors and cut files, with and without derived state.
+        let at = match round % 16 {
+            15 => dice.below(log.len() as u64) as usize,
+            _ => used[dice.below(used.len() as u64) as usize],
+        };
+        let name = match round % 4 {
+            0 | 1 => {
+                broken[at] ^= 1 << dice.below(8);
+                format!("round {round}: a bit at {at}")
+            }
+            2 => {
+                let end = (at + 512).min(broken.len());
+                broken[at..end].fill(dice.roll() as u8);
+                format!("round {round}: bytes {at} to {end}")
+            }
+            _ => {
+                broken.truncate(at);
+                format!("round {round}: cut to {at}")
+            }
+        };
+        let state = (round % 3 != 0).then_some(&state[..]);
+        refused += usize::from(damage(&name, &broken, state, &expected));
+    }
+    assert!(refused > 20, "only {refused} of 400 damages were noticed");
+}
+
+#[test]
+fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
+    let (log, state, _) = grown(5);
+    let (log, state) = (log.live(), state.live());
+    let dir = in_dir(&log, Some(&state));
+    let expected = read_all(dir.path()).unwrap();
+    for at in 0..320 {
+        let mut broken = log.clone();
+        broken[at] ^= 1 << (at % 8);
+        damage(
+            &format!("header byte {at}"),
+            &broken,
+            Some(&state),
+            &expected,
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_callers_and_nothing_is_half_done() {
+    for (seed, which) in (0..12u64).flat_map(|seed| [(seed, true), (seed, false)]) {
+        let (log, state, ids) = grown(20 + seed % 3);
+        let (log, state) = (
+            Disk::with_image(log.live(), &Power::steady()),
+            Disk::with_image(state.live(), &Power::steady()),
+        );
+        let now = START_MS + 10_000;
+        let mut store = open(files(&log, &state).unwrap(), now).unwrap();
+        settle(&mut store);
+        let full = if which { &log } else { &state };
+        // redb takes room in large steps; less than the file has makes the end of it near.
+        full.set_room(Some(full.live().len() as u64 * (50 + seed) / 100));
+        let mut kept = ids.len();
+        let mut faults = 0;
+        for n in 0..100 {
+            let now = now + n * 200;
+            let steps = vec![Step::PutCallId { k: (n % 8) as u8 }; 30_000];
+            let told = store.call(Lane::App, vec![testing::program(&steps)], now, ChainId(5));
+            if let Ok(told) = &told {
+                assert!(told.outcome.is_ok(), "{:?}", told.outcome);
+            }
+            let committed = store.commit(now);
+            match (&told, &committed) {
+                (Ok(_), Ok(headers)) => kept += headers.len(),
+                _ => faults += 1,
+            }
+            if faults == 3 {
+                break;
+            }
+        }
+        assert!(faults > 0, "the disk never was full");
+        drop(store);
+        full.set_room(None);
+        let mut store = open(files(&log, &state).unwrap(), now + 90_000).unwrap();
+        settle(&mut store);
+        judge(&store).unwrap();
+        assert_eq!(
+            store.snapshot().summary().count as usize,
+            kept,
+            "seed {seed}, log {which}: callers that got a fault have no effect, the others do"
+        );
+        let call = testing::program(&[Step::Put {
+            k: 0,
+            dynamic: false,
+            value: 2,
+        }]);
+        assert!(
+            store
+                .call(Lane::App, vec![call], now + 90_000, ChainId(6))
+                .unwrap()
+                .outcome
+                .is_ok()
+        );
+        assert_eq!(store.commit(now + 90_000).unwrap().len(), 1);
+        store.close(now + 90_001).unwrap();
+    }
+}
+
+#[test]
+fn a_founder_that_fails_while_founding_leaves_nothing_or_a_whole_store() {
+    for survives in SURVIVALS {
+        for operations in 0..60 {
+            let power = Power::steady();
+            let (log, state) = (Disk::new(&power), Disk::new(&power));
+            power.fail_after(operations);
+            let spec = lattice_kernel::NewStore {
+                genesis: testing::genesis(),
+                admits: Vec::new(),
+                chain: ChainId(3),
+            };
+            let founded = files(&log, &state)
+                .map_err(|e| e.to_string())
+                .and_then(|files| {
+                    Store::create(files, Arc::new(ModelEngine), key(1), spec.clone(), START_MS)
+                        .map_err(|e| e.to_string())
+                });
+            let acknowledged = founded.is_ok();
+            drop(founded);
+            let mut dice = Dice(operations);
+            let (log, state) = (
+                log.after_crash(survives, &mut dice),
+                state.after_crash(survives, &mut dice),
+            );
+            let Some((files_found, log, state)) = found(log, state, &Power::steady()) else {
+                assert!(
+                    !acknowledged,
+                    "{survives:?} after {operations}: the store is gone"
+                );
+                continue;
+            };
+            match open(files_found, START_MS + 5) {
+                Ok(mut store) => {
+                    settle(&mut store);
+                    judge(&store).unwrap();
+                    let call = testing::program(&[Step::Add { k: 1, by: 1 }]);
+                    let told = store
+                        .call(Lane::App, vec![call], START_MS + 6, ChainId(4))
+                        .unwrap();
+                    assert!(told.outcome.is_ok(), "{:?}", told.outcome);
+                    assert_eq!(store.commit(START_MS + 6).unwrap()[0].seq.0, 1);
+                }
+                Err(OpenError::Empty) => {
+                    assert!(
+                        !acknowledged,
+                        "{survives:?} after {operations}: the store is gone"
+                    );
+                    // The same files take a new attempt.
+                    let engine = Arc::new(ModelEngine);
+                    Store::create(files(&log, &state).unwrap(), engine, key(1), spec, START_MS)
+                        .unwrap();
+                }
+                Err(error) => panic!("{survives:?} after {operations}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_and_disks_hold_the_same_store() {
+    // The disks of these tests are no different from redb's own when they do not fail.
+    let others = others(&mut Dice(1));
+    let (signed, body) = wire(&others[0]);
+    let genesis = (signed, body.unwrap());
+    let power = Power::steady();
+    let mut roots = Vec::new();
+    for files in [
+        memory_files(),
+        files(&Disk::new(&power), &Disk::new(&power)).unwrap(),
+    ] {
+        let mut store = Store::adopt(
+            files,
+            Arc::new(ModelEngine),
+            key(1),
+            genesis.clone(),
+            START_MS,
+        )
+        .unwrap();
+        receive(&mut store, &others, START_MS + 6_000).unwrap();
+        settle(&mut store);
+        roots.push(store.snapshot().summary().clone());
+    }
+    assert_eq!(roots[0], roots[1]);
+}
+
+#[test]
+fn a_commit_that_succeeds_holds_what_was_told_although_reads_failed_meanwhile() {
+    let (log, state, ids) = grown(6);
+    let now = START_MS + 10_000;
+    let (mut failed, mut succeeded) = (0, 0);
+    for reads in 0..160 {
+        let log = Disk::with_image(log.live(), &Power::steady());
+        let state = Disk::with_image(state.live(), &Power::steady());
+        let uncached = |disk: &Disk| {
+            let backend = disk.clone();
+            Database::builder()
+                .set_cache_size(0)
+                .create_with_backend(backend)
+                .unwrap()
+        };
+        let cold = Files::from_databases(uncached(&log), uncached(&state));
+        let mut store = open(cold, now).unwrap();
+        settle(&mut store);
+        let put = testing::program(&[Step::Put {
+            k: 1,
+            dynamic: false,
+            value: 1,
+        }]);
+        let told = store.call(Lane::App, vec![put], now, ChainId(5)).unwrap();
+        assert!(told.outcome.is_ok());
+        state.reads.fail_after(reads);
+        // Another lane closes the intention of the first call, which looks things up.
+        let admit = testing::admit(device(44), Role::Reader);
+        let second = store.call(Lane::System, vec![admit], now, ChainId(5));
+        let committed = store.commit(now).is_ok();
+        drop(store);
+        state.reads.fail_after(u64::MAX / 2);
+        let mut store = open(files(&log, &state).unwrap(), now).unwrap();
+        settle(&mut store);
+        judge(&store).unwrap();
+        let more = store.snapshot().summary().count as usize - ids.len();
+        if committed {
+            succeeded += 1;
+            assert_eq!(more, 1 + usize::from(second.is_ok()), "after {reads} reads");
+        } else {
+            failed += 1;
+            assert_eq!(more, 0, "after {reads} reads: the callers got a fault");
+        }
+    }
+    assert!(
+        failed > 0 && succeeded > 0,
+        "{failed} failed, {succeeded} succeeded"
+    );
+}
