@@ -5,4 +5,6 @@
 mod crash;
 mod disk;
 mod fold;
+mod hostile;
+mod revocation;
 mod world;

@@ -1,0 +1,286 @@
+//! Revocation: what a revoked member did against its cut is void on every replica, in whatever
+//! order things arrive, and whoever was told otherwise learns of it.
+
+use lattice_format::{ChainId, IntentionId, Lane};
+use lattice_kernel::cell::Space;
+use lattice_kernel::engine::Role;
+use lattice_kernel::testing::{self, Step, device};
+use lattice_kernel::{Notice, Outcome, Store, Stored};
+
+use crate::disk::Dice;
+use crate::world::{START_MS, adopt, all, deliver, judge};
+
+const FOUNDER: u8 = 0;
+const MEMBER: u8 = 1;
+const ROGUE: u8 = 2;
+
+/// Three devices in sync, and a clock that moves with each call.
+struct Team {
+    stores: Vec<Store>,
+    now: u64,
+}
+
+impl Team {
+    fn new() -> Self {
+        let mut team = Self {
+            stores: vec![testing::found(FOUNDER, START_MS)],
+            now: START_MS,
+        };
+        for number in [MEMBER, ROGUE] {
+            team.govern(testing::admit(device(number), Role::Writer));
+        }
+        let genesis = all(&team.stores[0].snapshot())[0].clone();
+        for number in [MEMBER, ROGUE] {
+            team.stores.push(adopt(number, &genesis));
+        }
+        team.sync();
+        team
+    }
+
+    fn call(&mut self, by: u8, lane: Lane, call: lattice_format::Call) -> (IntentionId, Outcome) {
+        self.now += 1;
+        let chain = ChainId(u64::from(by) + 10);
+        let store = &mut self.stores[usize::from(by)];
+        let told = store.call(lane, vec![call], self.now, chain).unwrap();
+        let headers = store.commit(self.now).unwrap();
+        let id = headers
+            .last()
+            .unwrap_or_else(|| panic!("nothing was logged: {:?}", told.outcome))
+            .id();
+        (id, told.outcome)
+    }
+
+    fn app(&mut self, by: u8, steps: &[Step]) -> (IntentionId, Outcome) {
+        self.call(by, Lane::App, testing::program(steps))
+    }
+
+    fn govern(&mut self, call: lattice_format::Call) -> IntentionId {
+        self.call(FOUNDER, Lane::System, call).0
+    }
+
+    /// Gives `to` everything that `from` has.
+    fn send(&mut self, from: u8, to: u8) {
+        let entries = all(&self.stores[usize::from(from)].snapshot());
+        deliver(&mut self.stores[usize::from(to)], &entries);
+    }
+
+    fn sync(&mut self) {
+        for _ in 0..2 {
+            for (from, to) in [(0, 1), (1, 2), (2, 0), (0, 2), (2, 1), (1, 0)] {
+                self.send(from, to);
+            }
+        }
+    }
+
+    /// Every replica, and fresh ones that receive everything in shuffled orders, agree.
+    fn agree(&mut self, void: &[IntentionId], counts: &[IntentionId]) {
+        self.sync();
+        let entries = all(&self.stores[0].snapshot());
+        let mut fresh: Vec<Store> = (0..12)
+            .map(|seed| {
+                let mut store = adopt(20, &entries[0]);
+                for batch in shuffled(&entries[1..], seed).chunks(1 + seed as usize % 4) {
+                    deliver(&mut store, batch);
+                }
+                store
+            })
+            .collect();
+        let expected = self.stores[0].snapshot().summary().clone();
+        for store in self.stores.iter_mut().chain(&mut fresh) {
+            judge(store).unwrap();
+            let snapshot = store.snapshot();
+            assert_eq!(snapshot.summary().state_root, expected.state_root);
+            assert_eq!(snapshot.summary().outcome_root, expected.outcome_root);
+            for id in void {
+                assert!(snapshot.is_void(id).unwrap(), "{id} counts");
+                assert_eq!(snapshot.outcomes(id).unwrap(), None);
+            }
+            for id in counts {
+                assert!(!snapshot.is_void(id).unwrap(), "{id} is void");
+                assert!(snapshot.outcomes(id).unwrap().is_some());
+            }
+        }
+    }
+
+    fn keys(&self, of: u8) -> Vec<u8> {
+        self.stores[usize::from(of)]
+            .snapshot()
+            .rows(Lane::App, Space::Bytes)
+            .unwrap()
+            .into_iter()
+            .filter(|(key, _)| key[0] == b'k')
+            .map(|(key, _)| key[1])
+            .collect()
+    }
+
+    fn changed(&self, at: u8) -> Vec<(IntentionId, Option<Outcome>)> {
+        self.stores[usize::from(at)]
+            .notices()
+            .unwrap()
+            .into_iter()
+            .filter_map(|(_, notice)| match notice {
+                Notice::OutcomeChanged { entry, now, .. } => Some((entry, now)),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn shuffled(entries: &[Stored], seed: u64) -> Vec<Stored> {
+    let mut dice = Dice(seed);
+    let mut out = entries.to_vec();
+    for at in (1..out.len()).rev() {
+        out.swap(at, dice.below(at as u64 + 1) as usize);
+    }
+    out
+}
+
+fn put(k: u8) -> Vec<Step> {
+    vec![Step::Put {
+        k,
+        dynamic: false,
+        value: 1,
+    }]
+}
+
+fn get(k: u8) -> Vec<Step> {
+    vec![Step::Get { k, dynamic: false }]
+}
+
+#[test]
+fn later_entries_of_a_revoked_member_are_void_and_kept_ones_count() {
+    let mut team = Team::new();
+    let (kept, _) = team.app(ROGUE, &put(1));
+    let (cut_off, _) = team.app(ROGUE, &put(2));
+    team.sync();
+    assert_eq!(team.keys(MEMBER), [1, 2]);
+    // The founder keeps the first only; the rogue does not know yet and goes on.
+    let revocation = team.govern(testing::revoke(device(ROGUE), &[kept]));
+    let (unaware, _) = team.app(ROGUE, &put(3));
+    team.agree(&[cut_off, unaware], &[kept, revocation]);
+    for of in [FOUNDER, MEMBER, ROGUE] {
+        assert_eq!(team.keys(of), [1], "effects of void entries vanish");
+    }
+    // The rogue's own callers had been told that it worked.
+    let changed = team.changed(ROGUE);
+    assert!(changed.contains(&(cut_off, None)) && changed.contains(&(unaware, None)));
+    assert!(!changed.iter().any(|(id, _)| *id == kept));
+}
+
+#[test]
+fn it_is_void_wherever_it_sorts() {
+    let mut team = Team::new();
+    // A clock that lags: the entry sorts before the revocation and arrives after it.
+    let early = team.now;
+    team.now += 200;
+    let revocation = team.govern(testing::revoke(device(ROGUE), &[]));
+    team.now = early;
+    let (backdated, _) = team.app(ROGUE, &put(4));
+    let before = team.stores[2].snapshot();
+    assert!(!before.is_void(&backdated).unwrap());
+    team.now += 500;
+    team.agree(&[backdated], &[revocation]);
+    assert_eq!(team.keys(MEMBER), [] as [u8; 0]);
+}
+
+#[test]
+fn whoever_relied_on_a_void_entry_is_told() {
+    let mut team = Team::new();
+    let (cut_off, _) = team.app(ROGUE, &put(5));
+    team.send(ROGUE, MEMBER);
+    let (relied, told) = team.app(MEMBER, &get(5));
+    let (independent, _) = team.app(MEMBER, &get(6));
+    team.send(MEMBER, FOUNDER);
+    team.govern(testing::revoke(device(ROGUE), &[]));
+    team.agree(&[cut_off], &[relied, independent]);
+    let changed = team.changed(MEMBER);
+    assert_eq!(changed.len(), 1, "one outcome changed, once: {changed:?}");
+    let now = team.stores[1]
+        .snapshot()
+        .outcomes(&relied)
+        .unwrap()
+        .unwrap();
+    assert_ne!(now[0], told);
+    assert_eq!(changed[0], (relied, Some(now[0].clone())));
+    // It stays until somebody acknowledges it, and does not come back.
+    team.sync();
+    let numbers: Vec<u64> = team.stores[1]
+        .notices()
+        .unwrap()
+        .iter()
+        .map(|(n, _)| *n)
+        .collect();
+    assert_eq!(team.stores[1].acknowledge(&numbers).unwrap(), 1);
+    let now = team.now;
+    team.stores[1].rebuild(now).unwrap();
+    crate::world::settle(&mut team.stores[1]);
+    assert_eq!(team.changed(MEMBER), vec![]);
+}
+
+#[test]
+fn what_was_admitted_again_with_a_new_grant_is_spared() {
+    let mut team = Team::new();
+    let (cut_off, _) = team.app(ROGUE, &put(1));
+    team.sync();
+    let revocation = team.govern(testing::revoke(device(ROGUE), &[]));
+    let again = team.govern(testing::admit(device(ROGUE), Role::Writer));
+    // It does not know of its second admission yet.
+    let (unaware, _) = team.app(ROGUE, &put(2));
+    team.send(FOUNDER, ROGUE);
+    let (spared, outcome) = team.app(ROGUE, &put(3));
+    assert!(outcome.is_ok());
+    let stored = team.stores[2].snapshot().entry(&spared).unwrap().unwrap();
+    assert_eq!(stored.header.grant, Some(again));
+    team.agree(&[cut_off, unaware], &[revocation, again, spared]);
+    assert_eq!(team.keys(FOUNDER), [3]);
+    // A second revocation cuts the second life off as well.
+    team.govern(testing::revoke(device(ROGUE), &[]));
+    team.agree(&[cut_off, unaware, spared], &[again]);
+    assert_eq!(team.keys(MEMBER), [] as [u8; 0]);
+}
+
+#[test]
+fn a_revoked_admin_takes_what_it_governed_with_it() {
+    let mut team = Team::new();
+    team.govern(testing::admit(device(ROGUE), Role::Admin));
+    team.sync();
+    let (crony, _) = team.call(ROGUE, Lane::System, testing::admit(device(5), Role::Writer));
+    let (cut_member, _) = team.call(ROGUE, Lane::System, testing::resign());
+    team.sync();
+    let revocation = team.govern(testing::revoke(device(ROGUE), &[]));
+    team.agree(&[crony, cut_member], &[revocation]);
+    let members = team.stores[1]
+        .snapshot()
+        .ask(&lattice_kernel::engine::Question::Members)
+        .unwrap();
+    let lattice_kernel::engine::Answer::Members(members) = members else {
+        panic!("another answer: {members:?}");
+    };
+    assert!(
+        !members.iter().any(|m| m.device == device(5)),
+        "{members:?}"
+    );
+}
+
+#[test]
+fn voids_point_only_downwards() {
+    let mut team = Team::new();
+    team.govern(testing::admit(device(ROGUE), Role::Admin));
+    team.sync();
+    // The rogue ranks below the founder and the first member.
+    for whom in [FOUNDER, MEMBER] {
+        let now = team.now + 1;
+        let call = testing::revoke(device(whom), &[]);
+        let told = team.stores[2]
+            .call(Lane::System, vec![call], now, ChainId(12))
+            .unwrap();
+        assert!(
+            matches!(told.outcome, Outcome::Refused { .. }),
+            "{:?}",
+            told.outcome
+        );
+        assert_eq!(team.stores[2].commit(now).unwrap(), vec![]);
+    }
+    let (own, _) = team.app(MEMBER, &put(1));
+    team.agree(&[], &[own]);
+}
