@@ -22,9 +22,8 @@ pub(crate) fn encode(function: &Function, arguments: Option<api::Arguments>) -> 
         Some(Form::Text(text)) => from_text(function, text)?,
         Some(Form::Json(text)) => from_json(function, &text)?,
         Some(Form::Cbor(bytes)) => {
-            cbor::decode_all(function.param_types(), &bytes).map_err(|error| {
-                misfit(function, format!("the arguments do not fit: {error}"))
-            })?;
+            cbor::decode_all(function.param_types(), &bytes)
+                .map_err(|error| misfit(function, format!("the arguments do not fit: {error}")))?;
             return Ok(bytes);
         }
     };
@@ -89,7 +88,10 @@ fn absent(function: &Function, param: &Param) -> Result<Value> {
         Type::Option(_) => Ok(Value::NONE),
         _ => Err(misfit(
             function,
-            format!("the argument `{}` of {} is missing", param.name, function.name),
+            format!(
+                "the argument `{}` of {} is missing",
+                param.name, function.name
+            ),
         )),
     }
 }
@@ -236,8 +238,19 @@ mod tests {
     fn three_forms_of_the_same_arguments_encode_alike() {
         let expected = encode(&put(), Some(text(&["a", "b", "-5"], &[("note", "hi")]))).unwrap();
         for same in [
-            text(&["a", "b"], &[("count", "some(-5)"), ("note", "some(\"hi\")")]),
-            text(&[], &[("value", "b"), ("key", "a"), ("count", "-5"), ("note", "hi")]),
+            text(
+                &["a", "b"],
+                &[("count", "some(-5)"), ("note", "some(\"hi\")")],
+            ),
+            text(
+                &[],
+                &[
+                    ("value", "b"),
+                    ("key", "a"),
+                    ("count", "-5"),
+                    ("note", "hi"),
+                ],
+            ),
             json(r#"["a", "Yg==", "-5", "hi"]"#),
             json(r#"{"key": "a", "value": "Yg==", "count": -5, "note": "hi"}"#),
             api::Arguments {
@@ -254,7 +267,10 @@ mod tests {
             (text(&["a"], &[]), "`value`"),
             (text(&["a", "b", "x"], &[]), "`count`"),
             (text(&["a", "b"], &[("key", "c")]), "twice"),
-            (text(&["a", "b"], &[("colour", "c")]), "no parameter `colour`"),
+            (
+                text(&["a", "b"], &[("colour", "c")]),
+                "no parameter `colour`",
+            ),
             (text(&["a", "b", "1", "2", "3"], &[]), "4 arguments"),
             (json("{}"), "`key`"),
             (json("7"), "neither"),

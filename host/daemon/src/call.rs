@@ -48,7 +48,11 @@ impl Asked {
             },
         };
         api::QueryResponse {
-            outcome: Some(outcome::show(&outcome, &[Some(self.found.function())], self.forms)),
+            outcome: Some(outcome::show(
+                &outcome,
+                &[Some(self.found.function())],
+                self.forms,
+            )),
             provisional: true,
             applied_count,
         }
@@ -68,8 +72,11 @@ impl Node {
                 .hint("check the disk, and start the node again"));
         }
         if published.rebuilding {
-            return Err(Failure::not_ready("the store's state is being folded again")
-                .hint("try again when that is done; `lattice store status` shows how far it is"));
+            return Err(
+                Failure::not_ready("the store's state is being folded again").hint(
+                    "try again when that is done; `lattice store status` shows how far it is",
+                ),
+            );
         }
         Ok(store)
     }
@@ -139,10 +146,13 @@ impl Node {
             ))
             .hint("set the clock; `lattice doctor` shows it"));
         }
-        store.call(lane, calls).await.map_err(|failure| match slot.remedy().as_str() {
-            "" => failure,
-            remedy => failure.hint(remedy),
-        })
+        store
+            .call(lane, calls)
+            .await
+            .map_err(|failure| match slot.remedy().as_str() {
+                "" => failure,
+                remedy => failure.hint(remedy),
+            })
     }
 
     /// How far the clock leads that of the peers, if that is more than half of a store's drift.
@@ -192,7 +202,9 @@ impl Node {
         forms: &[i32],
     ) -> Result<Asked> {
         let call = call.ok_or_else(|| Failure::usage("no query is given"))?;
-        let found = self.code(slot, snapshot)?.find(CallKind::Query, &call.function)?;
+        let found = self
+            .code(slot, snapshot)?
+            .find(CallKind::Query, &call.function)?;
         let args = arguments::encode(found.function(), call.arguments)?;
         Ok(Asked {
             call: Call {
@@ -211,7 +223,9 @@ impl Node {
         let store = self.running(&slot).await?;
         let snapshot = store.snapshot();
         let asked = self.asked(&slot, &snapshot, request.call, &request.forms)?;
-        let queried = self.run_query(&store, &snapshot, &asked.call, asked.lane()).await?;
+        let queried = self
+            .run_query(&store, &snapshot, &asked.call, asked.lane())
+            .await?;
         Ok(asked.show(&queried, snapshot.summary().applied))
     }
 

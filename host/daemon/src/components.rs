@@ -47,7 +47,10 @@ impl Components {
             .map_err(|error| OpenError::Runtime(error.to_string()))?;
         Ok(Self {
             wasm: Arc::new(wasm),
-            bundled: BUNDLED.iter().map(|bundled| (bundled.id(), *bundled)).collect(),
+            bundled: BUNDLED
+                .iter()
+                .map(|bundled| (bundled.id(), *bundled))
+                .collect(),
             descriptions: Mutex::default(),
         })
     }
@@ -79,10 +82,11 @@ impl Components {
         if let Some(schema) = descriptions.get(id) {
             return Ok(schema.clone());
         }
-        let schema = lattice_runtime::inspect(bundled.bytes).map_err(|error| HostFault::Unusable {
-            component: *id,
-            reason: error.to_string(),
-        })?;
+        let schema =
+            lattice_runtime::inspect(bundled.bytes).map_err(|error| HostFault::Unusable {
+                component: *id,
+                reason: error.to_string(),
+            })?;
         let schema = Arc::new(schema);
         descriptions.insert(*id, schema.clone());
         Ok(schema)

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use lattice_format::{ComponentRef, DeviceKey, Genesis, Lane, Limits, Param};
 use lattice_kernel::engine::{Member, MemberStatus, Role};
-use lattice_kernel::{CreateError, Files, NewStore, Store};
 use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+use lattice_kernel::{CreateError, Files, NewStore, Store};
 
 use crate::api;
 use crate::bundled::BUNDLED;
@@ -140,7 +140,10 @@ fn create_failure(error: CreateError) -> Failure {
 
 impl Node {
     /// Makes a store. Durable and ready when this returns; an error leaves nothing behind.
-    pub(crate) async fn create(self: &Arc<Self>, request: api::CreateStoreRequest) -> Result<Arc<Slot>> {
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        request: api::CreateStoreRequest,
+    ) -> Result<Arc<Slot>> {
         check_name("store", &request.name)?;
         let app = match request.plugin.as_str() {
             NO_PLUGIN => None,
@@ -170,8 +173,10 @@ impl Node {
         let _naming = self.naming.lock().await;
         self.check_free(&request.name, parent.as_ref().map(|parent| parent.slot.id))?;
         if self.slots().len() >= STORES_MAX {
-            return Err(Failure::failed(format!("this node has {STORES_MAX} stores already"))
-                .hint("run another node for more"));
+            return Err(
+                Failure::failed(format!("this node has {STORES_MAX} stores already"))
+                    .hint("run another node for more"),
+            );
         }
         let system = BUNDLED[0];
         let mut system_params = vec![Param {
@@ -229,7 +234,12 @@ impl Node {
     }
 
     /// The blocking part: compiles, runs the genesis, writes it down, and starts the writer.
-    fn make_store(&self, genesis: Genesis, admits: Vec<DeviceKey>, name: String) -> Result<Arc<Slot>> {
+    fn make_store(
+        &self,
+        genesis: Genesis,
+        admits: Vec<DeviceKey>,
+        name: String,
+    ) -> Result<Arc<Slot>> {
         let app = genesis.app.clone();
         let parent = genesis.parent;
         let components: Vec<_> = std::iter::once(genesis.system.id)
@@ -246,8 +256,14 @@ impl Node {
             chain: clock::chain(),
         };
         let now_ms = clock::now_ms();
-        let store = Store::create(files, self.components.engine(), self.key.clone(), spec, now_ms)
-            .map_err(create_failure)?;
+        let store = Store::create(
+            files,
+            self.components.engine(),
+            self.key.clone(),
+            spec,
+            now_ms,
+        )
+        .map_err(create_failure)?;
         let id = store.snapshot().store_id();
         let record = StoreRecord {
             name,
@@ -266,8 +282,8 @@ impl Node {
             self.records.remove_store(&id)?;
             return Err(failure);
         }
-        let open = OpenStore::start(store, self.opener(home), self.listener())
-            .map_err(Failure::failed)?;
+        let open =
+            OpenStore::start(store, self.opener(home), self.listener()).map_err(Failure::failed)?;
         open.set_warm(Lane::System);
         if record.plugin.is_empty() {
             open.set_warm(Lane::App);

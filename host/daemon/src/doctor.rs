@@ -4,12 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 
 use lattice_kernel::limits::DRIFT_MS_DEFAULT;
 
+use crate::Embedding;
 use crate::api::{Check, CheckLevel, DoctorResponse};
 use crate::bundled::BUNDLED;
 use crate::clock;
 use crate::limits::DISK_LOW_BYTES;
 use crate::node::Node;
-use crate::Embedding;
 
 fn check(name: &str, level: CheckLevel, text: impl Into<String>, hint: impl Into<String>) -> Check {
     Check {
@@ -124,7 +124,10 @@ impl Node {
     fn check_socket(&self) -> Check {
         let path = self.home.socket();
         if self.embedding == Embedding::Command {
-            return ok("socket", "no daemon runs; commands open the home themselves");
+            return ok(
+                "socket",
+                "no daemon runs; commands open the home themselves",
+            );
         }
         match std::fs::symlink_metadata(&path) {
             Ok(found) if found.permissions().mode() & 0o077 == 0 => {
@@ -133,7 +136,10 @@ impl Node {
             Ok(found) => check(
                 "socket",
                 CheckLevel::Failed,
-                format!("others can use it: mode {:04o}", found.permissions().mode() & 0o777),
+                format!(
+                    "others can use it: mode {:04o}",
+                    found.permissions().mode() & 0o777
+                ),
                 format!("run `chmod 600 {}`", path.display()),
             ),
             Err(error) => check(
@@ -174,7 +180,10 @@ impl Node {
                     "runtime",
                     CheckLevel::Failed,
                     format!("{}: {fault}", bundled.name),
-                    format!("remove {}; it is made again", self.home.components().display()),
+                    format!(
+                        "remove {}; it is made again",
+                        self.home.components().display()
+                    ),
                 );
             }
         }

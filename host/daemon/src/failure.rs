@@ -123,8 +123,9 @@ impl From<lattice_kernel::engine::HostFault> for Failure {
     fn from(fault: lattice_kernel::engine::HostFault) -> Self {
         use lattice_kernel::engine::HostFault;
         match &fault {
-            HostFault::MissingCode(_) => Failure::not_ready(fault.to_string())
-                .hint("it is fetched from peers while a daemon runs; `lattice store status` says more"),
+            HostFault::MissingCode(_) => Failure::not_ready(fault.to_string()).hint(
+                "it is fetched from peers while a daemon runs; `lattice store status` says more",
+            ),
             HostFault::Profile(_) | HostFault::Unusable { .. } => {
                 Failure::not_ready(fault.to_string())
             }

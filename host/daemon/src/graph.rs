@@ -39,7 +39,9 @@ fn through(
             found.push(id);
             continue;
         };
-        let Some(entry) = snapshot.entry(&id)? else { continue };
+        let Some(entry) = snapshot.entry(&id)? else {
+            continue;
+        };
         // The genesis is of both lanes.
         if entry.header.lane == only || entry.header.is_genesis() {
             found.push(id);

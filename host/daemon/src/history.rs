@@ -62,8 +62,15 @@ pub(crate) struct Names(HashMap<DeviceKey, String>);
 impl Names {
     /// As governance knows them now.
     pub(crate) fn of(governance: Option<&Governance>) -> Self {
-        let members = governance.map(|governance| governance.members.as_slice()).unwrap_or_default();
-        Self(members.iter().map(|member| (member.device, member.name.clone())).collect())
+        let members = governance
+            .map(|governance| governance.members.as_slice())
+            .unwrap_or_default();
+        Self(
+            members
+                .iter()
+                .map(|member| (member.device, member.name.clone()))
+                .collect(),
+        )
     }
 
     /// The name of a device's member; empty when it has none.
@@ -94,8 +101,14 @@ impl Filter {
     }
 
     fn wants_transaction(&self, transaction: &api::HistoryTransaction, calls: &[Call]) -> bool {
-        let outcome = transaction.outcome.as_ref().map_or(0, |outcome| outcome.kind);
-        (self.function.is_empty() || calls.iter().any(|call| names_function(&self.function, call)))
+        let outcome = transaction
+            .outcome
+            .as_ref()
+            .map_or(0, |outcome| outcome.kind);
+        (self.function.is_empty()
+            || calls
+                .iter()
+                .any(|call| names_function(&self.function, call)))
             && (self.outcome == api::OutcomeKind::Unspecified || outcome == i32::from(self.outcome))
     }
 
@@ -150,7 +163,9 @@ impl Reader {
     }
 
     fn arguments(&self, function: Option<&Function>, call: &Call) -> Vec<api::NamedValue> {
-        let Some(function) = function else { return Vec::new() };
+        let Some(function) = function else {
+            return Vec::new();
+        };
         let Ok(values) = cbor::decode_all(function.param_types(), &call.args) else {
             return Vec::new();
         };
@@ -158,7 +173,10 @@ impl Reader {
         params
             .map(|(param, value)| api::NamedValue {
                 name: param.name.clone(),
-                value: Some(self.forms.show(Some(&param.ty), &cbor::encode(&param.ty, &value))),
+                value: Some(
+                    self.forms
+                        .show(Some(&param.ty), &cbor::encode(&param.ty, &value)),
+                ),
             })
             .collect()
     }
@@ -193,7 +211,12 @@ impl Reader {
         }
     }
 
-    fn outcome(&self, row: &HistoryRow, index: usize, functions: &[Option<&Function>]) -> api::Outcome {
+    fn outcome(
+        &self,
+        row: &HistoryRow,
+        index: usize,
+        functions: &[Option<&Function>],
+    ) -> api::Outcome {
         match row.outcomes.get(index) {
             _ if row.void => outcome::without(api::OutcomeKind::Void),
             Some(shown) if !row.pending => outcome::show(shown, functions, self.forms),
@@ -239,7 +262,11 @@ impl Reader {
     /// One row with all of its transactions, and the calls of each.
     fn entry(&self, row: &HistoryRow) -> (api::HistoryEntry, Vec<Vec<Call>>) {
         let header = &row.stored.header;
-        let body = row.stored.body.as_deref().and_then(|bytes| Body::decode(bytes).ok());
+        let body = row
+            .stored
+            .body
+            .as_deref()
+            .and_then(|bytes| Body::decode(bytes).ok());
         let mut calls = Vec::new();
         let transactions = match &body {
             Some(Body {
@@ -376,7 +403,10 @@ impl Node {
     }
 
     /// Entries in canonical order with their calls and outcomes.
-    pub(crate) async fn history(self: &Arc<Self>, request: api::HistoryRequest) -> Result<api::HistoryResponse> {
+    pub(crate) async fn history(
+        self: &Arc<Self>,
+        request: api::HistoryRequest,
+    ) -> Result<api::HistoryResponse> {
         let slot = self.find_slot(&request.store)?;
         let snapshot = self.store(&slot).await?.snapshot();
         let authors = match request.by.as_str() {
@@ -403,9 +433,11 @@ impl Node {
         let page = Page::new(request.page_size, &request.page_token, &filters)?;
         let reader = self.reader(&slot, &snapshot, Forms::from_request(&request.forms));
         let oldest_first = request.oldest_first;
-        tokio::task::spawn_blocking(move || page_of(&snapshot, &page, &filter, oldest_first, &reader))
-            .await
-            .map_err(|error| Failure::failed(error.to_string()))?
+        tokio::task::spawn_blocking(move || {
+            page_of(&snapshot, &page, &filter, oldest_first, &reader)
+        })
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))?
     }
 }
 
@@ -420,7 +452,12 @@ mod tests {
             function: "put".into(),
             args: Vec::new(),
         };
-        for same in ["put", "commands.put", "kv/commands.put", "lattice:kv/commands.put"] {
+        for same in [
+            "put",
+            "commands.put",
+            "kv/commands.put",
+            "lattice:kv/commands.put",
+        ] {
             assert!(names_function(same, &call), "{same}");
         }
         for other in ["pu", "mands.put", "queries.put", "put.put", ""] {

@@ -168,7 +168,12 @@ impl Home {
         let path = self.path.join("identity.key");
         match File::open(&path) {
             Ok(mut file) => {
-                let mode = file.metadata().map_err(io_error(&path))?.permissions().mode() & 0o777;
+                let mode = file
+                    .metadata()
+                    .map_err(io_error(&path))?
+                    .permissions()
+                    .mode()
+                    & 0o777;
                 if mode & 0o077 != 0 {
                     return Err(OpenError::KeyMode { path, mode });
                 }
@@ -298,7 +303,10 @@ mod tests {
         assert_eq!(home.mode().unwrap(), 0o700);
         let key = home.identity().unwrap();
         assert_eq!(home.identity().unwrap().as_bytes(), key.as_bytes());
-        let mode = fs::metadata(path.join("identity.key")).unwrap().permissions().mode();
+        let mode = fs::metadata(path.join("identity.key"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -325,6 +333,9 @@ mod tests {
         assert!(error.to_string().contains("0640"), "{error}");
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"short").unwrap();
-        assert!(matches!(home.identity(), Err(OpenError::KeyLength { len: 5, .. })));
+        assert!(matches!(
+            home.identity(),
+            Err(OpenError::KeyLength { len: 5, .. })
+        ));
     }
 }

@@ -58,11 +58,19 @@ pub(crate) struct Looked(Mutex<HashSet<(StoreId, ComponentId)>>);
 impl Looked {
     /// All of them.
     pub(crate) fn all(&self) -> Vec<(StoreId, ComponentId)> {
-        self.0.lock().expect("no holder panics").iter().copied().collect()
+        self.0
+            .lock()
+            .expect("no holder panics")
+            .iter()
+            .copied()
+            .collect()
     }
 
     fn add(&self, store: StoreId, component: ComponentId) {
-        self.0.lock().expect("no holder panics").insert((store, component));
+        self.0
+            .lock()
+            .expect("no holder panics")
+            .insert((store, component));
     }
 }
 
@@ -76,9 +84,12 @@ fn shown(phase: &JoinPhase) -> api::JoinProgress {
         store: None,
     };
     match phase {
-        JoinPhase::Connecting => {
-            progress(api::JoinPhase::Connecting, 0, 0, "looking for a member that answers".into())
-        }
+        JoinPhase::Connecting => progress(
+            api::JoinPhase::Connecting,
+            0,
+            0,
+            "looking for a member that answers".into(),
+        ),
         JoinPhase::Fetching {
             component,
             done_bytes,
@@ -95,9 +106,12 @@ fn shown(phase: &JoinPhase) -> api::JoinProgress {
             0,
             format!("compiling the component {}", &component.to_string()[..16]),
         ),
-        JoinPhase::Claiming => {
-            progress(api::JoinPhase::Claiming, 0, 0, "waiting for the admission".into())
-        }
+        JoinPhase::Claiming => progress(
+            api::JoinPhase::Claiming,
+            0,
+            0,
+            "waiting for the admission".into(),
+        ),
         JoinPhase::Syncing { done, total, text } => {
             progress(api::JoinPhase::Syncing, *done, *total, text.clone())
         }
@@ -131,7 +145,8 @@ pub(crate) fn failure(error: &JoinError) -> Failure {
 
 pub(crate) fn parse(token: &str) -> Result<Token> {
     Token::parse(token.trim()).map_err(|error| {
-        Failure::failed(error.to_string()).hint("`lattice store invite` on a member's node makes one")
+        Failure::failed(error.to_string())
+            .hint("`lattice store invite` on a member's node makes one")
     })
 }
 
@@ -139,7 +154,10 @@ fn hash(field: &str, bytes: &[u8]) -> Result<Option<ComponentId>> {
     match bytes.len() {
         0 => Ok(None),
         _ => ComponentId::from_slice(bytes).map(Some).ok_or_else(|| {
-            Failure::usage(format!("{field} has {} bytes, and a hash has 32", bytes.len()))
+            Failure::usage(format!(
+                "{field} has {} bytes, and a hash has 32",
+                bytes.len()
+            ))
         }),
     }
 }
@@ -157,13 +175,20 @@ impl Node {
                 at_ms: token.expires_ms,
             }));
         }
-        let inspected = net.inspect_token(&token).await.map_err(|error| failure(&error))?;
+        let inspected = net
+            .inspect_token(&token)
+            .await
+            .map_err(|error| failure(&error))?;
         let mut described = Vec::new();
         let mut app_present = true;
         let genesis = &inspected.genesis;
         for component in std::iter::once(&genesis.system).chain(&genesis.app) {
             let present = self.components.contains(&component.id);
-            if genesis.app.as_ref().is_some_and(|app| app.id == component.id) {
+            if genesis
+                .app
+                .as_ref()
+                .is_some_and(|app| app.id == component.id)
+            {
                 app_present = present;
             }
             let plugin = if present {
@@ -173,7 +198,10 @@ impl Node {
                 net.fetch_component(&token, component.id, &|_, _| {})
                     .await
                     .map_err(|error| failure(&error))?;
-                let bytes = self.blobs.read(token.store, blob::of(&component.id))?.unwrap_or_default();
+                let bytes = self
+                    .blobs
+                    .read(token.store, blob::of(&component.id))?
+                    .unwrap_or_default();
                 let mut plugin = Self::inspect_bytes(&bytes)?;
                 plugin.name.clone_from(&component.name);
                 plugin
@@ -237,7 +265,9 @@ impl Node {
             Some(slot) => slot,
             None => {
                 if self.slots().len() >= STORES_MAX {
-                    return Err(Failure::failed(format!("this node has {STORES_MAX} stores already")));
+                    return Err(Failure::failed(format!(
+                        "this node has {STORES_MAX} stores already"
+                    )));
                 }
                 let name = match request.name.is_empty() {
                     true => self.joined_name(&token),
@@ -319,7 +349,9 @@ impl Node {
     /// Goes on with joins that an earlier run of the node began.
     pub(crate) fn resume_joins(self: &Arc<Self>) {
         for slot in self.slots() {
-            let Some(record) = slot.record().joining else { continue };
+            let Some(record) = slot.record().joining else {
+                continue;
+            };
             match JoinTask::from_bytes(&record.task) {
                 Ok(task) => self.begin_join(&slot, task),
                 Err(error) => {
@@ -375,7 +407,10 @@ impl Node {
     ) -> std::result::Result<(), String> {
         let home = self.home.store(&slot.id);
         if slot.opened().is_some() || home.join("log.redb").exists() {
-            return self.open_slot(slot).map(drop).map_err(|failure| failure.to_string());
+            return self
+                .open_slot(slot)
+                .map(drop)
+                .map_err(|failure| failure.to_string());
         }
         let genesis = lattice_format::Body::decode(&body)
             .map_err(|error| error.to_string())?
@@ -400,11 +435,15 @@ impl Node {
         )
         .map_err(|error| error.to_string())?;
         self.update_slot(slot, |record| {
-            record.parent = genesis.parent.map_or(Vec::new(), |parent| parent.0.to_vec());
+            record.parent = genesis
+                .parent
+                .map_or(Vec::new(), |parent| parent.0.to_vec());
             record.plugin = genesis.app.map_or(String::new(), |app| app.name);
         })
         .map_err(|failure| failure.to_string())?;
-        directory.keep(&home).map_err(|failure| failure.to_string())?;
+        directory
+            .keep(&home)
+            .map_err(|failure| failure.to_string())?;
         let open = OpenStore::start(store, self.opener(home), self.listener())?;
         slot.set_open(Arc::new(open));
         Ok(())
@@ -413,7 +452,9 @@ impl Node {
     /// Lets a component that a store brought along be found by name, if the name is free.
     fn name_component(&self, id: &ComponentId, name: &str) -> Result<()> {
         let known = self.records.plugins()?;
-        let named = known.iter().any(|(other, record)| other == name || record.id() == *id);
+        let named = known
+            .iter()
+            .any(|(other, record)| other == name || record.id() == *id);
         if named || known.len() >= PLUGINS_MAX || check_name("plugin", name).is_err() {
             return Ok(());
         }
@@ -429,7 +470,11 @@ impl Node {
 /// What members may call this device: the machine's name.
 fn device_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().chars().filter(|c| !c.is_control()).take(64).collect()
+    name.trim()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(64)
+        .collect()
 }
 
 /// This node, to one of its joins.
@@ -440,19 +485,25 @@ struct Joiner {
 
 impl Joiner {
     fn node(&self) -> std::result::Result<Arc<Node>, String> {
-        self.node.upgrade().ok_or_else(|| "the node is shutting down".into())
+        self.node
+            .upgrade()
+            .ok_or_else(|| "the node is shutting down".into())
     }
 }
 
 impl JoinHost for Joiner {
     fn has_store(&self, _store: &StoreId) -> bool {
-        let Some(node) = self.node.upgrade() else { return false };
+        let Some(node) = self.node.upgrade() else {
+            return false;
+        };
         let here = node.home.store(&self.slot.id).join("log.redb").exists();
         here && node.open_slot(&self.slot).is_ok()
     }
 
     fn has_component(&self, store: &StoreId, component: &ComponentId) -> bool {
-        let Some(node) = self.node.upgrade() else { return false };
+        let Some(node) = self.node.upgrade() else {
+            return false;
+        };
         if !node.components.contains(component) {
             // It may have been fetched to be shown to a person.
             let bytes = node.blobs.read(*store, blob::of(component)).ok().flatten();
@@ -475,9 +526,12 @@ impl JoinHost for Joiner {
         Box::pin(async move {
             let node = self.node()?;
             let install = move || {
-                let bytes = node.blobs.read(store, blob::of(&component))?.ok_or_else(|| {
-                    Failure::failed(format!("the component {component} did not arrive"))
-                })?;
+                let bytes = node
+                    .blobs
+                    .read(store, blob::of(&component))?
+                    .ok_or_else(|| {
+                        Failure::failed(format!("the component {component} did not arrive"))
+                    })?;
                 node.components.install(&bytes).map(drop)
             };
             tokio::task::spawn_blocking(install)

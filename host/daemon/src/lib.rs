@@ -203,7 +203,11 @@ pub(crate) enum Embedding {
     Command,
 }
 
-async fn open(home: &Path, patience: Duration, embedding: Embedding) -> Result<Arc<Node>, OpenError> {
+async fn open(
+    home: &Path,
+    patience: Duration,
+    embedding: Embedding,
+) -> Result<Arc<Node>, OpenError> {
     let options = NodeOptions {
         home: home.to_owned(),
         patience,

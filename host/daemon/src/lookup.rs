@@ -32,9 +32,11 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(allowed) {
         let shown: String = name.chars().take(NAME_CHARS_MAX + 1).collect();
-        return Err(Failure::usage(format!("{shown:?} cannot be the name of a {what}")).hint(
-            format!("a name has 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` and `.`"),
-        ));
+        return Err(
+            Failure::usage(format!("{shown:?} cannot be the name of a {what}")).hint(format!(
+                "a name has 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` and `.`"
+            )),
+        );
     }
     Ok(())
 }
@@ -48,10 +50,21 @@ pub(crate) struct StoreName {
 
 /// Finds a store among `all` by exact name, then path, then beginning of its id.
 fn find(all: &[StoreName], text: &str) -> Result<StoreId> {
-    let by_name = || all.iter().filter(|store| store.name == text).collect::<Vec<_>>();
-    let by_path = || all.iter().filter(|store| store.path == text).collect::<Vec<_>>();
+    let by_name = || {
+        all.iter()
+            .filter(|store| store.name == text)
+            .collect::<Vec<_>>()
+    };
+    let by_path = || {
+        all.iter()
+            .filter(|store| store.path == text)
+            .collect::<Vec<_>>()
+    };
     let by_id = || match is_prefix(text) {
-        true => all.iter().filter(|store| begins(&store.id.0, text)).collect(),
+        true => all
+            .iter()
+            .filter(|store| begins(&store.id.0, text))
+            .collect(),
         false => Vec::new(),
     };
     let ways: [&dyn Fn() -> Vec<_>; 3] = [&by_name, &by_path, &by_id];
@@ -160,7 +173,9 @@ impl Node {
         match found.len() {
             1 => Ok(found.remove(0)),
             0 => Err(Failure::not_found(format!("there is no plugin {text:?}"))
-                .hint("`lattice plugin list` shows what there is; `lattice plugin install` adds one")
+                .hint(
+                    "`lattice plugin list` shows what there is; `lattice plugin install` adds one",
+                )
                 .candidates(all.into_iter().map(|(name, _)| name))),
             _ => Err(Failure::usage(format!("{text:?} means several plugins"))
                 .hint("give more digits")
@@ -235,7 +250,9 @@ impl Code {
     /// When there is none, or several.
     pub(crate) fn find(&self, kind: CallKind, name: &str) -> Result<Found> {
         for lane in [Lane::App, Lane::System] {
-            let Some(schema) = self.lane(lane) else { continue };
+            let Some(schema) = self.lane(lane) else {
+                continue;
+            };
             // Governance has to be named, unless there is nothing else: `members` of an app must not
             // turn into another question where the app lacks it.
             if lane == Lane::System && self.app.is_some() && !name.contains('.') {
@@ -278,7 +295,14 @@ impl Code {
             .flat_map(|interface| interface.functions.iter().map(|f| f.name.clone()));
         let hint = match schema.find(other, name).is_empty() {
             false => format!("there is one of that name to {command}: use `lattice {command}`"),
-            true => format!("these are its {}", if kind == CallKind::Query { "queries" } else { "commands" }),
+            true => format!(
+                "these are its {}",
+                if kind == CallKind::Query {
+                    "queries"
+                } else {
+                    "commands"
+                }
+            ),
         };
         Failure::usage(format!("the store has no {what} {name:?}"))
             .hint(hint)
@@ -295,9 +319,15 @@ fn qualified(interface: &Interface, function: &Function) -> String {
 /// # Errors
 /// When there is none, or several.
 pub(crate) fn find_member(members: &[Member], text: &str) -> Result<DeviceKey> {
-    let named: Vec<&Member> = members.iter().filter(|m| !m.name.is_empty() && m.name == text).collect();
+    let named: Vec<&Member> = members
+        .iter()
+        .filter(|m| !m.name.is_empty() && m.name == text)
+        .collect();
     let found = match (named.is_empty(), is_prefix(text)) {
-        (true, true) => members.iter().filter(|m| begins(&m.device.0, text)).collect(),
+        (true, true) => members
+            .iter()
+            .filter(|m| begins(&m.device.0, text))
+            .collect(),
         _ => named,
     };
     let shown = |member: &Member| match member.name.as_str() {
@@ -335,7 +365,10 @@ mod tests {
             store(0xad, "abababab", "abababab"),
         ];
         let ambiguous = find(&all, "notes").unwrap_err();
-        assert!(ambiguous.to_string().contains("several stores"), "{ambiguous}");
+        assert!(
+            ambiguous.to_string().contains("several stores"),
+            "{ambiguous}"
+        );
         assert_eq!(find(&all, "work/notes").unwrap().0, [0xac; 32]);
         // A name wins over the digits of another store.
         assert_eq!(find(&all, "abababab").unwrap().0, [0xad; 32]);

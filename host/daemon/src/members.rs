@@ -74,7 +74,9 @@ impl Governed {
             Outcome::Refused { .. } => Err(Failure::refused(format!(
                 "{} refused: {}",
                 function.name,
-                shown.error.map_or("it gives no reason".into(), |error| error.text)
+                shown
+                    .error
+                    .map_or("it gives no reason".into(), |error| error.text)
             ))
             .hint("nothing was written")),
             Outcome::Trapped { kind, .. } => Err(Failure::refused(format!(
@@ -185,7 +187,10 @@ impl Node {
     /// This node's role in a store; `None` when it is no member.
     pub(crate) fn own_role(&self, slot: &Slot) -> Option<&'static str> {
         let governance = slot.governance()?;
-        let own = governance.members.iter().find(|member| member.device == self.device())?;
+        let own = governance
+            .members
+            .iter()
+            .find(|member| member.device == self.device())?;
         (own.status == MemberStatus::Active).then(|| role_name(own.role))
     }
 
@@ -273,7 +278,12 @@ impl Node {
         ];
         let made = govern(self, &slot, &store, "revoke", &arguments).await?;
         let function = made.found.function();
-        Ok(self.call_response(&slot, &made.done, &[Some(function)], Forms::from_request(&[])))
+        Ok(self.call_response(
+            &slot,
+            &made.done,
+            &[Some(function)],
+            Forms::from_request(&[]),
+        ))
     }
 
     /// Gives a member another role.
@@ -288,7 +298,12 @@ impl Node {
         ];
         let made = govern(self, &slot, &store, "set-role", &arguments).await?;
         let function = made.found.function();
-        Ok(self.call_response(&slot, &made.done, &[Some(function)], Forms::from_request(&[])))
+        Ok(self.call_response(
+            &slot,
+            &made.done,
+            &[Some(function)],
+            Forms::from_request(&[]),
+        ))
     }
 
     /// Gives a store another name: here, and, by an admin, in the store itself, from where those who
@@ -343,8 +358,8 @@ impl Node {
             .zip(admitted)
             .map(|(member, admitted_ms)| {
                 let peer = peers.iter().find(|peer| peer.peer == member.device);
-                let shared = peer
-                    .and_then(|peer| peer.stores.iter().find(|shared| shared.store == slot.id));
+                let shared =
+                    peer.and_then(|peer| peer.stores.iter().find(|shared| shared.store == slot.id));
                 api::Member {
                     id: member.device.0.to_vec(),
                     name: member.name,
@@ -392,4 +407,3 @@ fn admissions(
     }
     Ok(admitted)
 }
-

@@ -44,15 +44,22 @@ pub(crate) struct NetOptions {
 /// # Errors
 /// When the socket cannot be had.
 pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), OpenError> {
-    let known = node.records.peers().map_err(|error| OpenError::Unreadable {
-        path: node.home.records(),
-        reason: error.to_string(),
-    })?;
+    let known = node
+        .records
+        .peers()
+        .map_err(|error| OpenError::Unreadable {
+            path: node.home.records(),
+            reason: error.to_string(),
+        })?;
     let known = known
         .into_iter()
         .map(|(device, record)| PeerAddr {
             device,
-            addresses: record.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+            addresses: record
+                .addresses
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
             relay: None,
         })
         .collect();
@@ -79,10 +86,7 @@ pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), 
 }
 
 /// Writes down where peers were reached, apart from the network's own tasks.
-async fn keep_addresses(
-    node: Weak<Node>,
-    mut seen: mpsc::Receiver<(DeviceKey, Vec<SocketAddr>)>,
-) {
+async fn keep_addresses(node: Weak<Node>, mut seen: mpsc::Receiver<(DeviceKey, Vec<SocketAddr>)>) {
     while let Some((peer, addresses)) = seen.recv().await {
         let Some(node) = node.upgrade() else { return };
         let record = PeerRecord {
@@ -167,7 +171,10 @@ impl Node {
         net.fetch_blob(slot.id, id, COMPONENT_BYTES_MAX as u64, progress)
             .await
             .map_err(|error| error.to_string())?;
-        let bytes = self.blobs.read(slot.id, id).map_err(|error| error.to_string())?;
+        let bytes = self
+            .blobs
+            .read(slot.id, id)
+            .map_err(|error| error.to_string())?;
         bytes.ok_or_else(|| "it did not arrive".into())
     }
 
@@ -226,8 +233,13 @@ impl NetHost for Host {
     }
 
     fn stores(&self) -> Vec<StoreId> {
-        let Some(node) = self.node.upgrade() else { return Vec::new() };
-        let open = node.slots().into_iter().filter(|slot| slot.opened().is_some());
+        let Some(node) = self.node.upgrade() else {
+            return Vec::new();
+        };
+        let open = node
+            .slots()
+            .into_iter()
+            .filter(|slot| slot.opened().is_some());
         open.map(|slot| slot.id).collect()
     }
 
@@ -261,7 +273,9 @@ impl NetHost for Host {
         let found = self.slot(&store);
         Box::pin(async move {
             let (node, slot) = found.ok_or_else(|| unreachable("there is no such store"))?;
-            invite_state(&node, &slot, &invite).await.map_err(unreachable)
+            invite_state(&node, &slot, &invite)
+                .await
+                .map_err(unreachable)
         })
     }
 
@@ -299,7 +313,11 @@ async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), C
     let governance = slot
         .governance()
         .ok_or_else(|| not_here("governance cannot be asked".into()))?;
-    match governance.members.iter().find(|member| member.device == claim.device) {
+    match governance
+        .members
+        .iter()
+        .find(|member| member.device == claim.device)
+    {
         // Its first try was cut off after the admission.
         Some(member) if member.status == MemberStatus::Active => return Ok(()),
         Some(_) => return Err(ClaimRefusal::AdmittedBefore),
@@ -319,15 +337,17 @@ async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), C
             Ok(InviteState::Open) | Err(_) => Err(ClaimRefusal::Refused(text)),
             Ok(state) => Err(ClaimRefusal::Invite(state)),
         },
-        Outcome::Trapped { kind, .. } => {
-            Err(ClaimRefusal::Refused(format!("governance trapped ({kind})")))
-        }
+        Outcome::Trapped { kind, .. } => Err(ClaimRefusal::Refused(format!(
+            "governance trapped ({kind})"
+        ))),
     }
 }
 
 /// One row of `invites`, by the names of its fields, so that their order may change.
 fn field<'a>(ty: &Type, row: &'a Value, name: &str) -> Option<&'a Value> {
-    let (Type::Record(record), Value::Record(values)) = (ty, row) else { return None };
+    let (Type::Record(record), Value::Record(values)) = (ty, row) else {
+        return None;
+    };
     let place = record.fields.iter().position(|field| field.name == name)?;
     values.get(place)
 }
@@ -337,11 +357,18 @@ async fn invite_state(
     slot: &Arc<Slot>,
     invite: &DeviceKey,
 ) -> Result<InviteState, String> {
-    let store = node.running(slot).await.map_err(|failure| failure.to_string())?;
+    let store = node
+        .running(slot)
+        .await
+        .map_err(|failure| failure.to_string())?;
     let snapshot = store.snapshot();
-    let code = node.code(slot, &snapshot).map_err(|failure| failure.to_string())?;
-    let Some(Type::List(row_type)) =
-        code.system.function(QUERIES, "invites").and_then(|function| function.result.clone())
+    let code = node
+        .code(slot, &snapshot)
+        .map_err(|failure| failure.to_string())?;
+    let Some(Type::List(row_type)) = code
+        .system
+        .function(QUERIES, "invites")
+        .and_then(|function| function.result.clone())
     else {
         return Err("the governance of this store has no invites".into());
     };
@@ -361,9 +388,7 @@ async fn invite_state(
         Ok(Value::List(rows)) => rows,
         Ok(_) | Err(_) => return Err("the list of invites does not decode".into()),
     };
-    let of_key = |row: &&Value| {
-        matches!(field(&row_type, row, "key"), Some(Value::Bytes(key)) if *key == invite.0)
-    };
+    let of_key = |row: &&Value| matches!(field(&row_type, row, "key"), Some(Value::Bytes(key)) if *key == invite.0);
     let Some(row) = rows.iter().find(of_key) else {
         return Ok(InviteState::Unknown);
     };

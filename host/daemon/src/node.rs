@@ -235,19 +235,28 @@ impl Node {
             }
             slots.insert(id, Slot::new(id, record));
         }
-        let directories = self.home.store_directories().map_err(|error| OpenError::Io {
-            path: self.home.path().join("stores"),
-            error,
-        })?;
+        let directories = self
+            .home
+            .store_directories()
+            .map_err(|error| OpenError::Io {
+                path: self.home.path().join("stores"),
+                error,
+            })?;
         for directory in directories {
-            let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = directory
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if name.starts_with(".new-") {
                 if let Err(error) = std::fs::remove_dir_all(&directory) {
                     tracing::warn!(path = %directory.display(), "cannot remove: {error}");
                 }
                 continue;
             }
-            let Ok(id) = name.parse::<StoreId>() else { continue };
+            let Ok(id) = name.parse::<StoreId>() else {
+                continue;
+            };
             if slots.contains_key(&id) || !directory.join("log.redb").exists() {
                 continue;
             }
@@ -325,7 +334,9 @@ impl Node {
 
     /// Where peers can dial it.
     pub(crate) fn addresses(&self) -> Vec<std::net::SocketAddr> {
-        self.net().map(|net| net.address().addresses).unwrap_or_default()
+        self.net()
+            .map(|net| net.address().addresses)
+            .unwrap_or_default()
     }
 
     /// The relay that it is reached through.
@@ -340,17 +351,29 @@ impl Node {
 
     /// All stores, by id.
     pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
-        self.slots.read().expect("no holder panics").values().cloned().collect()
+        self.slots
+            .read()
+            .expect("no holder panics")
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// A store by its id.
     pub(crate) fn slot(&self, id: &StoreId) -> Option<Arc<Slot>> {
-        self.slots.read().expect("no holder panics").get(id).cloned()
+        self.slots
+            .read()
+            .expect("no holder panics")
+            .get(id)
+            .cloned()
     }
 
     /// Adds a store.
     pub(crate) fn add_slot(&self, slot: Arc<Slot>) {
-        self.slots.write().expect("no holder panics").insert(slot.id, slot);
+        self.slots
+            .write()
+            .expect("no holder panics")
+            .insert(slot.id, slot);
     }
 
     /// Takes a store away, such as one whose join failed for good.
@@ -380,7 +403,10 @@ impl Node {
         if let Some(store) = slot.opened() {
             return Ok(store);
         }
-        let node = self.own.upgrade().ok_or_else(|| Failure::unreachable("the node is shutting down"))?;
+        let node = self
+            .own
+            .upgrade()
+            .ok_or_else(|| Failure::unreachable("the node is shutting down"))?;
         let slot = slot.clone();
         tokio::task::spawn_blocking(move || node.open_slot(&slot))
             .await
@@ -411,6 +437,15 @@ impl Node {
                 *slot.broken.lock().expect("no holder panics") = Some(reason.clone());
                 Err(Failure::failed(format!("the store {} does not open: {reason}", slot.name()))
                     .hint("check the disk; a damaged log is fetched again by joining anew from a member"))
+            }
+        }
+    }
+
+    /// Opens every store that is here. Blocks. That one does not open is told by its state.
+    pub(crate) fn open_all(&self) {
+        for slot in self.slots() {
+            if slot.record().joining.is_none() {
+                let _ = self.open_slot(&slot);
             }
         }
     }
@@ -454,7 +489,9 @@ impl Node {
     pub(crate) async fn close(self: Arc<Self>) {
         self.begin_closing();
         if let Some(net) = self.net()
-            && tokio::time::timeout(GOODBYE_WAIT, net.close()).await.is_err()
+            && tokio::time::timeout(GOODBYE_WAIT, net.close())
+                .await
+                .is_err()
         {
             tracing::warn!("peers were not reached for a goodbye in time");
         }
@@ -463,9 +500,16 @@ impl Node {
                 self.disown_components(&store, &[component]);
             }
         }
-        let stores: Vec<_> = self.slots().iter().filter_map(|slot| slot.opened()).collect();
+        let stores: Vec<_> = self
+            .slots()
+            .iter()
+            .filter_map(|slot| slot.opened())
+            .collect();
         for store in &stores {
-            if tokio::time::timeout(FLUSH_WAIT, store.close()).await.is_err() {
+            if tokio::time::timeout(FLUSH_WAIT, store.close())
+                .await
+                .is_err()
+            {
                 tracing::warn!(store = %store.id(), "busy; the next start replays what is missing");
             }
         }
@@ -493,7 +537,8 @@ impl Listener for NodeListener {
     fn changed(&self, store: &StoreId, changes: &Changes, written: &[IntentionId]) {
         let Some(node) = self.0.upgrade() else { return };
         let Some(slot) = node.slot(store) else { return };
-        let system = |cell: &lattice_kernel::cell::Cell| cell.lane() == lattice_format::Lane::System;
+        let system =
+            |cell: &lattice_kernel::cell::Cell| cell.lane() == lattice_format::Lane::System;
         if changes.all || changes.cells.iter().any(system) {
             slot.governance_changed();
         }
@@ -503,7 +548,9 @@ impl Listener for NodeListener {
     }
 
     fn noticed(&self, store: &StoreId, notices: &[Notice]) -> bool {
-        let Some(node) = self.0.upgrade() else { return false };
+        let Some(node) = self.0.upgrade() else {
+            return false;
+        };
         let now_ms = clock::now_ms();
         let records = notices
             .iter()

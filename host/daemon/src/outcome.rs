@@ -48,7 +48,11 @@ impl Forms {
                 } else {
                     String::new()
                 },
-                cbor: if self.cbor { bytes.to_vec() } else { Vec::new() },
+                cbor: if self.cbor {
+                    bytes.to_vec()
+                } else {
+                    Vec::new()
+                },
             },
         }
     }
@@ -65,7 +69,11 @@ impl Forms {
             } else {
                 String::new()
             },
-            cbor: if self.cbor { bytes.to_vec() } else { Vec::new() },
+            cbor: if self.cbor {
+                bytes.to_vec()
+            } else {
+                Vec::new()
+            },
         }
     }
 }
@@ -73,7 +81,10 @@ impl Forms {
 /// Why the host itself refused, if `error` says that it did.
 fn host_refusal(error: &[u8]) -> Option<api::HostRefusal> {
     [
-        (HostRefusal::NoSuchFunction, api::HostRefusal::NoSuchFunction),
+        (
+            HostRefusal::NoSuchFunction,
+            api::HostRefusal::NoSuchFunction,
+        ),
         (HostRefusal::BadArguments, api::HostRefusal::BadArguments),
         (HostRefusal::Malformed, api::HostRefusal::Malformed),
     ]
@@ -94,7 +105,11 @@ fn trap(kind: TrapKind) -> api::TrapKind {
 
 /// What became of a transaction whose calls were of `functions`; a function is `None` where the code
 /// in effect does not know it.
-pub(crate) fn show(outcome: &Outcome, functions: &[Option<&Function>], forms: Forms) -> api::Outcome {
+pub(crate) fn show(
+    outcome: &Outcome,
+    functions: &[Option<&Function>],
+    forms: Forms,
+) -> api::Outcome {
     let function = |index: usize| functions.get(index).copied().flatten();
     match outcome {
         Outcome::Ok(values) => api::Outcome {

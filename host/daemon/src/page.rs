@@ -75,7 +75,11 @@ impl Page {
             true => self.token(&items[from + self.size - 1].0),
             false => String::new(),
         };
-        let page = items.into_iter().skip(from).take(self.size).map(|(_, item)| item);
+        let page = items
+            .into_iter()
+            .skip(from)
+            .take(self.size)
+            .map(|(_, item)| item);
         (page.collect(), token)
     }
 }

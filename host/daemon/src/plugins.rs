@@ -54,7 +54,10 @@ fn interface(interface: &Interface) -> api::Interface {
                         optional: matches!(param.ty, Type::Option(_)),
                     })
                     .collect(),
-                result: function.result.as_ref().map_or(String::new(), ToString::to_string),
+                result: function
+                    .result
+                    .as_ref()
+                    .map_or(String::new(), ToString::to_string),
             })
             .collect(),
         types,
@@ -68,7 +71,10 @@ fn package(schema: &Schema) -> String {
         .iter()
         .find(|interface| interface.kind != CallKind::Init && interface.id.contains(':'));
     let Some(own) = own else { return String::new() };
-    let package = own.id.split_once('/').map_or(own.id.as_str(), |(package, _)| package);
+    let package = own
+        .id
+        .split_once('/')
+        .map_or(own.id.as_str(), |(package, _)| package);
     match &own.version {
         Some(version) => format!("{package}@{version}"),
         None => package.to_owned(),
@@ -78,7 +84,9 @@ fn package(schema: &Schema) -> String {
 /// A name for a component that was given none: that of its package, without what no name may have.
 fn default_name(schema: &Schema) -> String {
     let package = package(schema);
-    let name = package.split_once('@').map_or(package.as_str(), |(name, _)| name);
+    let name = package
+        .split_once('@')
+        .map_or(package.as_str(), |(name, _)| name);
     let name = name.rsplit_once(':').map_or(name, |(_, name)| name);
     match name {
         "" => format!("plugin-{}", hex::encode(&schema.component.0[..4])),
@@ -118,7 +126,12 @@ pub(crate) fn collect(bytes: &mut Vec<u8>, chunk: &[u8]) -> Result<()> {
 
 impl Node {
     /// A component that is here, with what this node knows of it.
-    fn show_plugin(&self, name: String, record: &PluginRecord, schema: &Schema) -> Result<api::Plugin> {
+    fn show_plugin(
+        &self,
+        name: String,
+        record: &PluginRecord,
+        schema: &Schema,
+    ) -> Result<api::Plugin> {
         let mut used_by = self.stores_using(&record.id())?;
         used_by.truncate(USED_BY_MAX);
         Ok(api::Plugin {
@@ -168,8 +181,10 @@ impl Node {
                 .hint("give it another one with --name"));
             }
         } else if self.records.plugins()?.len() >= PLUGINS_MAX {
-            return Err(Failure::failed(format!("{PLUGINS_MAX} plugins are installed already"))
-                .hint("remove some that no store uses"));
+            return Err(
+                Failure::failed(format!("{PLUGINS_MAX} plugins are installed already"))
+                    .hint("remove some that no store uses"),
+            );
         }
         let schema = self.components.install(bytes)?;
         let record = PluginRecord {
@@ -177,7 +192,8 @@ impl Node {
             installed_ms: clock::now_ms(),
             bundled: false,
         };
-        self.records.put_plugins(&[(name.clone(), record.clone())])?;
+        self.records
+            .put_plugins(&[(name.clone(), record.clone())])?;
         if let Some(before) = before {
             self.drop_component(&before.id())?;
         }
@@ -192,7 +208,11 @@ impl Node {
 
     /// Lets the bytes of a component go, if no name and no store needs them.
     fn drop_component(&self, id: &ComponentId) -> Result<()> {
-        let named = self.records.plugins()?.iter().any(|(_, record)| record.id() == *id);
+        let named = self
+            .records
+            .plugins()?
+            .iter()
+            .any(|(_, record)| record.id() == *id);
         if !named && self.stores_using(id)?.is_empty() {
             self.components.remove(id)?;
         }
@@ -204,7 +224,9 @@ impl Node {
         self: &Arc<Self>,
         id: ComponentId,
         name: String,
-        out: &tokio::sync::mpsc::Sender<std::result::Result<api::FetchPluginProgress, tonic::Status>>,
+        out: &tokio::sync::mpsc::Sender<
+            std::result::Result<api::FetchPluginProgress, tonic::Status>,
+        >,
     ) -> Result<api::FetchPluginProgress> {
         if !name.is_empty() {
             check_name("plugin", &name)?;
@@ -227,8 +249,9 @@ impl Node {
             match self.fetch_bytes(&slot, id, &progress).await {
                 Ok(found) => bytes = Some(found),
                 Err(reason) => {
-                    last = Failure::unreachable(format!("the component {id} was not found: {reason}"))
-                        .hint("it can be had only from members of a store that uses it");
+                    last =
+                        Failure::unreachable(format!("the component {id} was not found: {reason}"))
+                            .hint("it can be had only from members of a store that uses it");
                 }
             }
         }
@@ -252,7 +275,11 @@ impl Node {
             Err(error) => Ok(api::Plugin {
                 hash: blake3::hash(bytes).as_bytes().to_vec(),
                 size_bytes: bytes.len() as u64,
-                problems: error.to_string().lines().map(|line| line.trim().to_owned()).collect(),
+                problems: error
+                    .to_string()
+                    .lines()
+                    .map(|line| line.trim().to_owned())
+                    .collect(),
                 ..Default::default()
             }),
         }
@@ -266,7 +293,10 @@ impl Node {
     }
 
     /// Installed components by name.
-    pub(crate) fn list_plugins(&self, request: &api::ListPluginsRequest) -> Result<api::ListPluginsResponse> {
+    pub(crate) fn list_plugins(
+        &self,
+        request: &api::ListPluginsRequest,
+    ) -> Result<api::ListPluginsResponse> {
         let page = Page::new(request.page_size, &request.page_token, &[])?;
         let rows = self
             .records
@@ -311,11 +341,14 @@ impl Node {
         let users = self.stores_using(&record.id())?;
         let last_name = {
             let others = self.records.plugins()?;
-            !others.iter().any(|(other, r)| *other != name && r.id() == record.id())
+            !others
+                .iter()
+                .any(|(other, r)| *other != name && r.id() == record.id())
         };
         if last_name && !users.is_empty() {
-            return Err(Failure::usage(format!("{name} is used by stores of this node"))
-                .candidates(users));
+            return Err(
+                Failure::usage(format!("{name} is used by stores of this node")).candidates(users),
+            );
         }
         self.records.remove_plugin(&name)?;
         self.drop_component(&record.id())?;
@@ -326,10 +359,17 @@ impl Node {
     }
 
     /// What is known of a component by its hash, whatever it is called here.
-    pub(crate) fn describe_component(&self, id: &ComponentId, fallback: &str) -> Result<api::Plugin> {
+    pub(crate) fn describe_component(
+        &self,
+        id: &ComponentId,
+        fallback: &str,
+    ) -> Result<api::Plugin> {
         let schema = self.components.schema(id)?;
         let name = self.plugin_name(id).unwrap_or_else(|| fallback.to_owned());
-        let record = self.records.plugin(&name)?.filter(|record| record.id() == *id);
+        let record = self
+            .records
+            .plugin(&name)?
+            .filter(|record| record.id() == *id);
         match record {
             Some(record) => self.show_plugin(name, &record, &schema),
             None => Ok(describe(&schema, name)),
@@ -337,16 +377,22 @@ impl Node {
     }
 
     /// What a store can do.
-    pub(crate) async fn describe_store(&self, request: api::DescribeStoreRequest) -> Result<api::DescribeStoreResponse> {
+    pub(crate) async fn describe_store(
+        &self,
+        request: api::DescribeStoreRequest,
+    ) -> Result<api::DescribeStoreResponse> {
         let slot: Arc<Slot> = self.find_slot(&request.store)?;
         let snapshot = self.store(&slot).await?.snapshot();
         let genesis = snapshot.genesis();
         let code = Code::of(self, &snapshot);
         let governance = self.describe_component(&genesis.system.id, &genesis.system.name)?;
         let app = match (&genesis.app, code) {
-            (Some(app), Ok(Code { app: Some(schema), .. })) => {
-                Some(self.describe_component(&schema.component, &app.name)?)
-            }
+            (
+                Some(app),
+                Ok(Code {
+                    app: Some(schema), ..
+                }),
+            ) => Some(self.describe_component(&schema.component, &app.name)?),
             // Missing: the answer says what there is.
             _ => None,
         };

@@ -121,6 +121,9 @@ pub(crate) struct NoticeRecord {
     /// When it was acknowledged, in milliseconds; 0 for not yet.
     #[prost(uint64, tag = "9")]
     pub(crate) acknowledged_ms: u64,
+    /// The transaction's place in the entry.
+    #[prost(uint32, tag = "11")]
+    pub(crate) transaction: u32,
     /// What makes it the same notice when its store raises it again, after a crash.
     #[prost(bytes = "vec", tag = "10")]
     pub(crate) origin: Vec<u8>,
@@ -262,7 +265,10 @@ impl Records {
             .iter()?
             .map(|row| {
                 let (name, record) = row?;
-                Ok((name.value().to_owned(), PluginRecord::decode(record.value())?))
+                Ok((
+                    name.value().to_owned(),
+                    PluginRecord::decode(record.value())?,
+                ))
             })
             .collect()
     }

@@ -33,8 +33,12 @@ fn router(node: &Arc<Node>) -> Router {
     Server::builder()
         .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION)
         .add_service(NodeServer::new(service.clone()))
-        .add_service(PluginsServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_service(StoresServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(
+            PluginsServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
+        )
+        .add_service(
+            StoresServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
+        )
         .add_service(CallsServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(reflection)
 }
@@ -90,7 +94,8 @@ impl Running {
             }
         });
         // The name is never looked up; HTTP wants one.
-        let channel = Endpoint::from_static("http://lattice.memory").connect_with_connector_lazy(connector);
+        let channel =
+            Endpoint::from_static("http://lattice.memory").connect_with_connector_lazy(connector);
         let running = Self {
             stop,
             task: tokio::spawn(server),
@@ -106,7 +111,10 @@ impl Running {
             let _ = std::fs::remove_file(socket);
         }
         let _ = self.stop.send(true);
-        if tokio::time::timeout(DRAIN_WAIT, &mut self.task).await.is_err() {
+        if tokio::time::timeout(DRAIN_WAIT, &mut self.task)
+            .await
+            .is_err()
+        {
             self.task.abort();
             let _ = self.task.await;
         }

@@ -64,12 +64,7 @@ impl node_server::Node for Service {
         let node = self.node.clone();
         blocking(move || {
             // Members are known of stores that are open.
-            for slot in node.slots() {
-                if slot.record().joining.is_none() {
-                    // That one does not open is told by its state.
-                    let _ = node.open_slot(&slot);
-                }
-            }
+            node.open_all();
             node.list_peers(request.into_inner())
         })
         .await
@@ -84,7 +79,12 @@ impl node_server::Node for Service {
         &self,
         request: Request<api::ListNoticesRequest>,
     ) -> Answer<api::ListNoticesResponse> {
-        answer(self.node.list_notices(request.into_inner()))
+        let node = self.node.clone();
+        blocking(move || {
+            node.open_all();
+            node.list_notices(request.into_inner())
+        })
+        .await
     }
 
     async fn acknowledge_notices(
@@ -122,7 +122,10 @@ impl plugins_server::Plugins for Service {
     async fn fetch(&self, request: Request<api::FetchPluginRequest>) -> Answer<Self::FetchStream> {
         let request = request.into_inner();
         let id = ComponentId::from_slice(&request.hash).ok_or_else(|| {
-            Failure::usage(format!("a hash has 32 bytes, and this one {}", request.hash.len()))
+            Failure::usage(format!(
+                "a hash has 32 bytes, and this one {}",
+                request.hash.len()
+            ))
         })?;
         self.node.need_net("installing by hash")?;
         let (out, messages) = mpsc::channel(16);
@@ -183,10 +186,7 @@ impl stores_server::Stores for Service {
         answer(self.node.list_stores(request.into_inner()).await)
     }
 
-    async fn status(
-        &self,
-        request: Request<api::StoreStatusRequest>,
-    ) -> Answer<api::StoreStatus> {
+    async fn status(&self, request: Request<api::StoreStatusRequest>) -> Answer<api::StoreStatus> {
         answer(self.node.store_status(request.into_inner()).await)
     }
 
@@ -266,10 +266,7 @@ impl stores_server::Stores for Service {
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 
-    async fn history(
-        &self,
-        request: Request<api::HistoryRequest>,
-    ) -> Answer<api::HistoryResponse> {
+    async fn history(&self, request: Request<api::HistoryRequest>) -> Answer<api::HistoryResponse> {
         answer(self.node.history(request.into_inner()).await)
     }
 

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lattice_format::{DeviceKey, StoreId};
+use lattice_format::{Body, DeviceKey, IntentionId, StoreId};
 use lattice_kernel::engine::{HostFault, Member, MemberStatus};
-use lattice_kernel::{
-    FloatReason, LocalSeq, Notice, Outcome, Snapshot, StorageError,
-};
+use lattice_kernel::{FloatReason, LocalSeq, Notice, Outcome, Snapshot, StorageError};
 use lattice_net::{PeerStatus, PeerStoreStatus};
+use lattice_runtime::Function;
 
 use crate::Embedding;
 use crate::api;
@@ -16,6 +15,7 @@ use crate::clock;
 use crate::create::NO_PLUGIN;
 use crate::failure::{Failure, Result};
 use crate::limits::{ACKNOWLEDGE_MAX, HEADS_SHOWN, HISTORY_ROWS_MAX};
+use crate::lookup::Code;
 use crate::node::{Node, Slot};
 use crate::outcome::{self, Forms};
 use crate::page::Page;
@@ -38,6 +38,7 @@ pub(crate) fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> No
             now,
         } => {
             record.kind = api::NoticeKind::OutcomeChanged.into();
+            record.transaction = *transaction;
             record.entry = entry.0.to_vec();
             record.told = told.to_cbor();
             record.now = now.as_ref().map_or(Vec::new(), Outcome::to_cbor);
@@ -105,7 +106,9 @@ impl Node {
     /// What the node is.
     pub(crate) fn status(&self) -> Result<api::NodeStatus> {
         let slots = self.slots();
-        let not_ready = slots.iter().filter(|slot| self.state(slot).0 != api::StoreState::Ready);
+        let not_ready = slots
+            .iter()
+            .filter(|slot| self.state(slot).0 != api::StoreState::Ready);
         let peers = self.peers();
         let notices = self.records.notices()?;
         let lead_ms = self.clock_lead_ms();
@@ -123,7 +126,10 @@ impl Node {
             store_count: slots.len() as u32,
             store_not_ready_count: not_ready.count() as u32,
             peer_connected_count: peers.iter().filter(|peer| peer.connected).count() as u32,
-            notice_count: notices.iter().filter(|(_, n)| n.acknowledged_ms == 0).count() as u32,
+            notice_count: notices
+                .iter()
+                .filter(|(_, n)| n.acknowledged_ms == 0)
+                .count() as u32,
             clock_lead_ms: lead_ms,
             signing_paused: self.clock_leads_by(drift_ms).is_some(),
         })
@@ -135,17 +141,26 @@ impl Node {
     }
 
     /// The nodes that share a store with this one.
-    pub(crate) fn list_peers(&self, request: api::ListPeersRequest) -> Result<api::ListPeersResponse> {
+    pub(crate) fn list_peers(
+        &self,
+        request: api::ListPeersRequest,
+    ) -> Result<api::ListPeersResponse> {
         let only = match request.store.as_str() {
             "" => None,
             text => Some(self.find_slot(text)?.id),
         };
-        let page = Page::new(request.page_size, &request.page_token, &[request.store.as_bytes()])?;
+        let page = Page::new(
+            request.page_size,
+            &request.page_token,
+            &[request.store.as_bytes()],
+        )?;
         let me = self.device();
         let mut rows: BTreeMap<DeviceKey, api::Peer> = BTreeMap::new();
         // Members that were never met are peers too: what they lack is everything since.
         for slot in self.slots() {
-            let Some(governance) = slot.governance() else { continue };
+            let Some(governance) = slot.governance() else {
+                continue;
+            };
             for member in &governance.members {
                 if member.device == me || member.status != MemberStatus::Active {
                     continue;
@@ -177,7 +192,9 @@ impl Node {
             row.round_trip_us = peer.round_trip_us.unwrap_or(0);
             row.reason = peer.reason;
             for shared in &peer.stores {
-                let Some(slot) = self.slot(&shared.store) else { continue };
+                let Some(slot) = self.slot(&shared.store) else {
+                    continue;
+                };
                 row.stores.retain(|store| store.store_id != shared.store.0);
                 row.stores.push(api::PeerStore {
                     store_id: shared.store.0.to_vec(),
@@ -222,7 +239,10 @@ impl Node {
             return (StoreState::Paused, reason);
         }
         if published.rebuilding {
-            return (StoreState::Rebuilding, "its state is being folded again".into());
+            return (
+                StoreState::Rebuilding,
+                "its state is being folded again".into(),
+            );
         }
         match &published.paused {
             None => (StoreState::Ready, String::new()),
@@ -232,8 +252,15 @@ impl Node {
                 if !remedy.is_empty() {
                     reason = format!("{reason}; {remedy}");
                 }
-                let headless = matches!(fault, HostFault::MissingCode(_) | HostFault::Unusable { .. });
-                let state = if headless { StoreState::Headless } else { StoreState::Paused };
+                let headless = matches!(
+                    fault,
+                    HostFault::MissingCode(_) | HostFault::Unusable { .. }
+                );
+                let state = if headless {
+                    StoreState::Headless
+                } else {
+                    StoreState::Paused
+                };
                 (state, reason)
             }
         }
@@ -246,10 +273,14 @@ impl Node {
         let (state, reason) = self.state(slot);
         let record = slot.record();
         let snapshot = store.map(|store| store.snapshot());
-        let genesis_app = snapshot.as_ref().map(|snapshot| snapshot.genesis().app.clone());
+        let genesis_app = snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.genesis().app.clone());
         let plugin = match &genesis_app {
             Some(None) => NO_PLUGIN.to_owned(),
-            Some(Some(app)) => self.plugin_name(&app.id).unwrap_or_else(|| app.name.clone()),
+            Some(Some(app)) => self
+                .plugin_name(&app.id)
+                .unwrap_or_else(|| app.name.clone()),
             None => record.plugin.clone(),
         };
         let members = slot.governance();
@@ -259,7 +290,9 @@ impl Node {
             path: self.path(slot),
             parent_id: record.parent.clone(),
             plugin,
-            plugin_hash: genesis_app.flatten().map_or(Vec::new(), |app| app.id.0.to_vec()),
+            plugin_hash: genesis_app
+                .flatten()
+                .map_or(Vec::new(), |app| app.id.0.to_vec()),
             state: state.into(),
             reason,
             role: self.own_role(slot).unwrap_or_default().into(),
@@ -272,7 +305,10 @@ impl Node {
     }
 
     /// Stores by path.
-    pub(crate) async fn list_stores(&self, request: api::ListStoresRequest) -> Result<api::ListStoresResponse> {
+    pub(crate) async fn list_stores(
+        &self,
+        request: api::ListStoresRequest,
+    ) -> Result<api::ListStoresResponse> {
         let page = Page::new(request.page_size, &request.page_token, &[])?;
         let rows = self
             .slots()
@@ -296,7 +332,10 @@ impl Node {
     }
 
     /// How a store is, in full.
-    pub(crate) async fn store_status(&self, request: api::StoreStatusRequest) -> Result<api::StoreStatus> {
+    pub(crate) async fn store_status(
+        &self,
+        request: api::StoreStatusRequest,
+    ) -> Result<api::StoreStatus> {
         let slot = self.find_slot(&request.store)?;
         let shown = self.store_summary(&slot).await;
         let Some(store) = slot.opened() else {
@@ -311,24 +350,37 @@ impl Node {
             .unwrap_or_default();
         let snapshot = store.snapshot();
         let governance = slot.governance();
-        let cut_off: Vec<DeviceKey> = governance.iter().flat_map(|governance| {
-            let revoked = |m: &&Member| m.status == MemberStatus::Revoked;
-            governance.members.iter().filter(revoked).map(|member| member.device)
-        }).collect();
+        let cut_off: Vec<DeviceKey> = governance
+            .iter()
+            .flat_map(|governance| {
+                let revoked = |m: &&Member| m.status == MemberStatus::Revoked;
+                governance
+                    .members
+                    .iter()
+                    .filter(revoked)
+                    .map(|member| member.device)
+            })
+            .collect();
         let view = snapshot.clone();
         let counted = tokio::task::spawn_blocking(move || count(&view, &cut_off))
             .await
             .map_err(|error| Failure::failed(error.to_string()))??;
         let directory = self.home.store(&slot.id);
-        let size = |file: &str| std::fs::metadata(directory.join(file)).map_or(0, |found| found.len());
+        let size =
+            |file: &str| std::fs::metadata(directory.join(file)).map_or(0, |found| found.len());
         let notices = self.records.notices()?;
         let peers = self.peers();
         let connected = peers.iter().filter(|peer| {
-            peer.connected && peer.stores.iter().any(|shared| shared.store == slot.id && shared.live)
+            peer.connected
+                && peer
+                    .stores
+                    .iter()
+                    .any(|shared| shared.store == slot.id && shared.live)
         });
         let mut remarks = Vec::new();
         if slot.parent().is_some() {
-            remarks.push("later changes of the parent's members do not reach this store".to_owned());
+            remarks
+                .push("later changes of the parent's members do not reach this store".to_owned());
         }
         if self.own_role(&slot).is_none() && governance.is_some() {
             remarks.push("this node is no member of the store any more".to_owned());
@@ -362,15 +414,24 @@ impl Node {
     }
 
     /// What floats.
-    pub(crate) async fn list_floating(&self, request: api::ListFloatingRequest) -> Result<api::ListFloatingResponse> {
+    pub(crate) async fn list_floating(
+        &self,
+        request: api::ListFloatingRequest,
+    ) -> Result<api::ListFloatingResponse> {
         let slot = self.find_slot(&request.store)?;
         let page = Page::new(request.page_size, &request.page_token, &[&slot.id.0])?;
-        let rows = self.store(&slot).await?.with(|store| store.floating()).await?;
+        let rows = self
+            .store(&slot)
+            .await?
+            .with(|store| store.floating())
+            .await?;
         let rows = rows
             .into_iter()
             .map(|row| {
                 let (reason, missing) = match row.reason {
-                    FloatReason::Missing(ids) => ("it names entries that are not here".to_owned(), ids),
+                    FloatReason::Missing(ids) => {
+                        ("it names entries that are not here".to_owned(), ids)
+                    }
                     FloatReason::BodyMissing => ("its body has not arrived".to_owned(), Vec::new()),
                     FloatReason::NotUnderstood(reason) => (reason, Vec::new()),
                 };
@@ -393,10 +454,17 @@ impl Node {
     }
 
     /// What is parked.
-    pub(crate) async fn list_parked(&self, request: api::ListParkedRequest) -> Result<api::ListParkedResponse> {
+    pub(crate) async fn list_parked(
+        &self,
+        request: api::ListParkedRequest,
+    ) -> Result<api::ListParkedResponse> {
         let slot = self.find_slot(&request.store)?;
         let page = Page::new(request.page_size, &request.page_token, &[&slot.id.0])?;
-        let rows = self.store(&slot).await?.with(|store| store.parked()).await?;
+        let rows = self
+            .store(&slot)
+            .await?
+            .with(|store| store.parked())
+            .await?;
         let rows = rows
             .into_iter()
             .map(|row| {
@@ -420,12 +488,18 @@ impl Node {
     }
 
     /// What a person should know.
-    pub(crate) fn list_notices(&self, request: api::ListNoticesRequest) -> Result<api::ListNoticesResponse> {
+    pub(crate) fn list_notices(
+        &self,
+        request: api::ListNoticesRequest,
+    ) -> Result<api::ListNoticesResponse> {
         let only = match request.store.as_str() {
             "" => None,
             text => Some(self.find_slot(text)?.id),
         };
-        let filters: [&[u8]; 2] = [request.store.as_bytes(), &[u8::from(request.include_acknowledged)]];
+        let filters: [&[u8]; 2] = [
+            request.store.as_bytes(),
+            &[u8::from(request.include_acknowledged)],
+        ];
         let page = Page::new(request.page_size, &request.page_token, &filters)?;
         let shown = |notice: &NoticeRecord| {
             (request.include_acknowledged || notice.acknowledged_ms == 0)
@@ -436,7 +510,12 @@ impl Node {
             .notices()?
             .into_iter()
             .filter(|(_, notice)| shown(notice))
-            .map(|(number, notice)| (number.to_be_bytes().to_vec(), self.show_notice(number, notice)))
+            .map(|(number, notice)| {
+                (
+                    number.to_be_bytes().to_vec(),
+                    self.show_notice(number, notice),
+                )
+            })
             .collect();
         let (notices, next_page_token) = page.cut(rows);
         Ok(api::ListNoticesResponse {
@@ -447,22 +526,44 @@ impl Node {
 
     fn show_notice(&self, number: u64, notice: NoticeRecord) -> api::Notice {
         let slot = StoreId::from_slice(&notice.store).and_then(|id| self.slot(&id));
+        let told_of = slot.as_ref().and_then(|slot| self.functions(slot, &notice));
+        let functions: Vec<_> = told_of.iter().flatten().map(Option::as_ref).collect();
+        let forms = Forms::from_request(&[]);
         let outcome = |bytes: &[u8]| {
-            Outcome::from_cbor(bytes).map(|outcome| outcome::show(&outcome, &[], Forms::from_request(&[])))
+            Outcome::from_cbor(bytes).map(|outcome| outcome::show(&outcome, &functions, forms))
         };
         api::Notice {
             id: number,
             kind: notice.kind,
             raised_ms: notice.raised_ms,
+            told: outcome(&notice.told),
+            now: outcome(&notice.now),
             store_name: slot.map_or(String::new(), |slot| slot.name()),
             store_id: notice.store,
             entry_id: notice.entry,
             author: notice.author,
             text: notice.text,
-            told: outcome(&notice.told),
-            now: outcome(&notice.now),
             acknowledged_ms: notice.acknowledged_ms,
         }
+    }
+
+    /// The functions of the transaction that a notice is about, where the store is open: their types
+    /// are what makes its outcomes readable.
+    fn functions(&self, slot: &Slot, notice: &NoticeRecord) -> Option<Vec<Option<Function>>> {
+        let snapshot = slot.opened()?.snapshot();
+        let entry = snapshot
+            .entry(&IntentionId::from_slice(&notice.entry)?)
+            .ok()??;
+        let body = Body::decode(entry.body.as_deref()?).ok()?;
+        let code = Code::of(self, &snapshot).ok()?;
+        let schema = code.lane(entry.header.lane)?;
+        let transaction = body.transactions.get(notice.transaction as usize)?;
+        let calls = transaction.calls.iter();
+        Some(
+            calls
+                .map(|call| schema.function(&call.interface, &call.function).cloned())
+                .collect(),
+        )
     }
 
     /// Marks notices as read.
@@ -485,13 +586,19 @@ impl Node {
                 let open = |(number, notice): (u64, NoticeRecord)| {
                     (notice.acknowledged_ms == 0).then_some(number)
                 };
-                self.records.notices()?.into_iter().filter_map(open).collect()
+                self.records
+                    .notices()?
+                    .into_iter()
+                    .filter_map(open)
+                    .collect()
             }
         };
         match self.records.acknowledge(&ids, clock::now_ms())? {
             Some(acknowledged_count) => Ok(api::AcknowledgeNoticesResponse { acknowledged_count }),
-            None => Err(Failure::not_found("one of these notices does not exist; none was marked")
-                .hint("`lattice notices` shows their numbers")),
+            None => Err(
+                Failure::not_found("one of these notices does not exist; none was marked")
+                    .hint("`lattice notices` shows their numbers"),
+            ),
         }
     }
 }

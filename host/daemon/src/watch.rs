@@ -88,14 +88,18 @@ impl Node {
                 let Some(node) = node.upgrade() else { return };
                 let snapshot = store.snapshot();
                 // The code in effect may be another by now.
-                let asked = match node.asked(&slot, &snapshot, request.call.clone(), &request.forms) {
+                let asked = match node.asked(&slot, &snapshot, request.call.clone(), &request.forms)
+                {
                     Ok(asked) => asked,
                     Err(failure) => {
                         let _ = out.send(Err(failure.into())).await;
                         return;
                     }
                 };
-                match node.run_query(&store, &snapshot, asked.call(), asked.lane()).await {
+                match node
+                    .run_query(&store, &snapshot, asked.call(), asked.lane())
+                    .await
+                {
                     Ok(queried) => {
                         if queried.end != last.0 {
                             let missed_count = match &waiting {

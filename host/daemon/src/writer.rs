@@ -18,9 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
-use crate::limits::{
-    GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK, TICKS_IDLE,
-};
+use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK, TICKS_IDLE};
 
 /// What became of a call, once it is durable.
 #[derive(Clone, Debug)]
@@ -147,7 +145,11 @@ struct Writer {
     paused: Option<HostFault>,
 }
 
-type Waiting = (oneshot::Sender<Result<Done, CallError>>, u32, Result<Told, CallError>);
+type Waiting = (
+    oneshot::Sender<Result<Done, CallError>>,
+    u32,
+    Result<Told, CallError>,
+);
 
 impl Writer {
     fn run(mut self) {
@@ -181,7 +183,11 @@ impl Writer {
             }
             if self.wants_to_settle() {
                 let busy = kept.is_some() || !self.ends.jobs.is_empty();
-                self.settle(if busy { SETTLE_RUNS_BUSY } else { SETTLE_RUNS_IDLE });
+                self.settle(if busy {
+                    SETTLE_RUNS_BUSY
+                } else {
+                    SETTLE_RUNS_IDLE
+                });
             }
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;
@@ -257,7 +263,11 @@ impl Writer {
         let mut next = Some((lane, calls, reply));
         while let Some((lane, calls, reply)) = next.take() {
             let count = calls.len() as u32;
-            waiting.push((reply, count, store.call(lane, calls, now_ms, clock::chain())));
+            waiting.push((
+                reply,
+                count,
+                store.call(lane, calls, now_ms, clock::chain()),
+            ));
             if waiting.len() >= GROUP_CALLS_MAX {
                 break;
             }
@@ -279,7 +289,11 @@ impl Writer {
                 let mut places = Places::new(&committed);
                 for (reply, count, told) in waiting {
                     let done = told.map(|told| Done {
-                        place: told.outcome.is_ok().then(|| places.next(told.call, count)).flatten(),
+                        place: told
+                            .outcome
+                            .is_ok()
+                            .then(|| places.next(told.call, count))
+                            .flatten(),
                         outcome: told.outcome,
                     });
                     let _ = reply.send(done);
@@ -321,7 +335,9 @@ impl Writer {
         if self.store.is_none() {
             self.open_again();
         }
-        let Some(store) = &mut self.store else { return false };
+        let Some(store) = &mut self.store else {
+            return false;
+        };
         match store.tick(clock::now_ms()) {
             Ok(received) if received.witnessed.is_empty() => {}
             Ok(_) => self.pending = self.pending.max(1),
@@ -402,7 +418,9 @@ impl Writer {
 
     fn rebuild(&mut self, progress: &mpsc::Sender<RebuildStep>) {
         let Some(store) = &mut self.store else { return };
-        self.ends.published.send_modify(|published| published.rebuilding = true);
+        self.ends
+            .published
+            .send_modify(|published| published.rebuilding = true);
         if let Err(error) = store.rebuild(clock::now_ms()) {
             self.fail(error.to_string());
         } else {
@@ -414,7 +432,9 @@ impl Writer {
             // A client that reads slowly, or has left, holds nothing up.
             let _ = progress.try_send(RebuildStep::Pending(self.pending));
         }
-        self.ends.published.send_modify(|published| published.rebuilding = false);
+        self.ends
+            .published
+            .send_modify(|published| published.rebuilding = false);
         let step = match (&self.store, &self.paused) {
             (Some(store), None) => RebuildStep::Done(Box::new(store.snapshot())),
             (_, Some(fault)) => RebuildStep::Failed(fault.to_string()),
@@ -467,7 +487,9 @@ impl<'a> Places<'a> {
                     entry: header.id(),
                     transaction: self.transaction,
                     time: header.time,
-                    calls: (self.call..self.call + count).map(|i| header.call_id(i)).collect(),
+                    calls: (self.call..self.call + count)
+                        .map(|i| header.call_id(i))
+                        .collect(),
                 };
                 self.call += count;
                 self.transaction += 1;

