@@ -1,0 +1,190 @@
+//! Hostile guests beside honest ones: the same on every replica, within memory, and no other store
+//! waits for them.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lattice_format::Limits;
+use lattice_kernel::engine::{Answer, HostFault, Question};
+use lattice_kernel::testing::device;
+
+use crate::node::{Node, WASM, built, raw};
+use crate::order::apps::{App, Spec};
+use crate::order::case::{Act, Change, Event};
+use crate::order::world::{OUTSIDER, START_MS, World, all, wire};
+
+/// Everything that `hostile` can do and that ends in an outcome.
+const ABUSES: [(&str, &[&str]); 10] = [
+    ("spin", &[]),
+    ("memory-bomb", &[]),
+    ("memory-most", &[]),
+    ("trap", &[]),
+    ("out-of-bounds", &[]),
+    ("emit", &["1000000000"]),
+    ("emit-strings", &["20000"]),
+    ("refuse-with", &["2000000"]),
+    ("write-flood", &["1000000", "262144"]),
+    ("read-flood", &["100000000"]),
+];
+
+fn hostile(limits: Limits) -> Node {
+    Node::with_limits(&built("hostile"), limits)
+}
+
+#[test]
+fn a_logged_overflow_of_the_native_stack_pauses_its_lane_alone_on_each_replica() {
+    let mut world = World::new(App::Hostile, 3);
+    let mut signed = |function, ahead_ms| {
+        let calls = Act::Calls(vec![vec![Spec::new(function, [""; 0])]]);
+        world.sign(0, &calls, 0, false, ahead_ms).unwrap()
+    };
+    let abuse = vec![signed("recurse", 0), signed("trap", 10)];
+    let claim = Change::Claim {
+        slot: 0,
+        whom: OUTSIDER,
+        honest: true,
+    };
+    let by = 1;
+    let act = Act::Govern(vec![claim]);
+    world.step(&Event::Local { by, act });
+    let honest: Vec<_> = all(&world.store(by).snapshot()).iter().map(wire).collect();
+    for (number, batches) in [(10, [&abuse, &honest]), (11, [&honest, &abuse])] {
+        let mut replica = world.adopt(number);
+        for batch in batches {
+            let received = replica
+                .receive(device(200), batch.clone(), START_MS, [7; 32])
+                .unwrap();
+            assert_eq!(received.blame, vec![]);
+            replica.settle(1_000).unwrap();
+        }
+        let settled = replica.settle(1_000).unwrap();
+        assert_eq!(
+            settled.app_paused,
+            Some(HostFault::Exhausted("native stack".into()))
+        );
+        assert_eq!(settled.system_paused, None);
+        assert_eq!(settled.pending, 2, "what overflows, and what follows it");
+        let Answer::Members(members) = replica.snapshot().ask(&Question::Members).unwrap() else {
+            panic!("another question was answered");
+        };
+        assert_eq!(members.len(), 4, "governance goes on");
+    }
+}
+
+#[test]
+fn other_stores_serve_while_guests_rage() {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut node = hostile(Limits {
+                fuel: 200_000_000,
+                ..Limits::default()
+            });
+            while !over.load(Ordering::Relaxed) {
+                for (name, args) in ABUSES {
+                    node.call(name, args);
+                }
+                node.fault("recurse", &[]);
+            }
+        });
+        let mut honest = Node::new(&built("counter"));
+        let began = Instant::now();
+        let mut longest = Duration::ZERO;
+        let mut count = 0;
+        while began.elapsed() < Duration::from_secs(2) {
+            let call = Instant::now();
+            assert_eq!(honest.call("add", &["1"]), "");
+            longest = longest.max(call.elapsed());
+            count += 1;
+        }
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(honest.query("value", &[]), count.to_string());
+        // Far more than a call takes, far less than waiting for a guest's whole fuel would.
+        assert!(longest < Duration::from_secs(1), "a call took {longest:?}");
+        assert!(count > 20, "{count} calls in 2 seconds");
+    });
+}
+
+/// The figure of a line of `/proc/self/status`, in bytes.
+#[cfg(target_os = "linux")]
+fn status_bytes(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap();
+    let kib = line.trim_start_matches(':').trim().trim_end_matches(" kB");
+    kib.parse::<u64>().unwrap() * 1024
+}
+
+/// Memory is a figure of a whole process, so this one gets a process of its own.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_peaks_within_the_guest_s_limit_and_comes_back() {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "abuse::memory_in_a_process_of_its_own",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "memory_peaks_within_the_guest_s_limit_and_comes_back runs it, in its own process"]
+fn memory_in_a_process_of_its_own() {
+    const MIB: u64 = 1024 * 1024;
+    // The keys that a call reads are bounded by its fuel alone: some 150 bytes for each thousand.
+    let limits = Limits {
+        fuel: 100_000_000,
+        ..Limits::default()
+    };
+    let mut nodes = [hostile(limits), Node::new(&raw("table-bomb"))];
+    let [node, tables] = &mut nodes;
+    assert_eq!(node.call("echo", &["x"]), "\"x\"");
+    tables.call("grow", &[]);
+    let before = status_bytes("VmRSS");
+    let allowed = limits.memory_bytes + 64 * MIB;
+    let peak_of = |name: &str, abuse: &mut dyn FnMut()| {
+        // Writing 5 there sets the peak back to what is resident now.
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        abuse();
+        let peak = status_bytes("VmHWM") - before;
+        println!("{name}: {} MiB above {}", peak / MIB, before / MIB);
+        assert!(peak <= allowed, "{name}: {peak} bytes exceed {allowed}");
+    };
+    for (name, args) in ABUSES {
+        peak_of(name, &mut || {
+            node.call(name, args);
+        });
+        peak_of("recurse", &mut || {
+            node.fault("recurse", &[]);
+        });
+    }
+    peak_of("memory-query", &mut || {
+        node.query("memory-query", &[]);
+    });
+    peak_of("a table", &mut || {
+        tables.call("grow-or-trap", &[]);
+    });
+    // Twice what is allowed for a component: refused by its size, its bytes are gone with it.
+    assert!(WASM.install(&vec![0; 64 << 20]).is_err());
+    let began = Instant::now();
+    loop {
+        let left = status_bytes("VmRSS").saturating_sub(before);
+        if left <= 16 * MIB {
+            break;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{left} bytes did not come back"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(node.call("echo", &["x"]), "\"x\"");
+}
