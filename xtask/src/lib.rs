@@ -1,5 +1,6 @@
-//! What the workspace does to itself: builds plugins, checks its own rules, runs README's tour and the demo.
+//! What the workspace does to itself: builds plugins, checks its own rules, runs README's tour and the demo, measures.
 
+pub mod bench;
 pub mod ci;
 pub mod demo;
 pub mod lockfile;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use xtask::{ci, demo, shell, tidy, tour};
+use xtask::{bench, ci, demo, shell, tidy, tour};
 
 const HELP: &str = "\
 cargo xtask <command>
@@ -13,6 +13,7 @@ cargo xtask <command>
   test [ARG…]      sets up, builds, runs README's tour and `cargo test --workspace ARG…`
   demo             sets up, builds, and shows two nodes that stay equal through crashes
   tour             runs README's tour alone
+  bench [ARG…]     builds for release, and measures beside the machine's raw limits (`bench --help`)
   tidy             checks the rules of the source tree
   ci               formatting, lints, tidy, the embedded build, licences, test
 ";
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     };
     let result = match command.as_str() {
         "test" => ci::test(rest),
+        "bench" => bench::run(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

@@ -1,0 +1,263 @@
+//! Calls and queries through one daemon: one client, 64 clients, and the machine's limits between them.
+//!
+//! The configurations take turns of a fraction of a second, so that whatever else the machine does slows
+//! them all down alike.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tokio::task::JoinSet;
+
+use crate::client::Client;
+use crate::figure::{Durations, Figure, Sample, Target, Unit};
+use crate::node::Node;
+use crate::raw::RawFile;
+use crate::settings::Settings;
+
+/// Clients of the loaded configurations, each with one outstanding call and a connection of its own.
+const CLIENTS: usize = 64;
+/// How long a configuration has its turn.
+const TURN: Duration = Duration::from_millis(200);
+/// Calls before anything is measured: they load code and fill caches.
+const WARM_UP: u64 = 200;
+
+/// What one run came to.
+#[derive(Default)]
+struct Run {
+    ping: Load,
+    commit: Load,
+    call: Load,
+    query: Load,
+    ping_many: Load,
+    commit_many: Load,
+    call_many: Load,
+}
+
+/// What one configuration came to over its turns.
+#[derive(Default)]
+struct Load {
+    durations: Durations,
+    /// Operations that were done, where one duration stands for several.
+    count: u64,
+    active: Duration,
+    /// Processor time of the daemon.
+    cpu: Duration,
+}
+
+impl Load {
+    fn rate(&self) -> f64 {
+        self.count as f64 / self.active.as_secs_f64()
+    }
+
+    fn add(&mut self, durations: Durations, active: Duration, cpu: Duration) {
+        self.count += durations.len() as u64;
+        self.durations.append(durations);
+        self.active += active;
+        self.cpu += cpu;
+    }
+
+    fn note(&self, what: &str) -> String {
+        format!(
+            "{what}: {:.0}/s, p50 {}, p99 {}, {} of the daemon's processor time each",
+            self.rate(),
+            Unit::Time.show(self.durations.p50()),
+            Unit::Time.show(self.durations.percentile(99)),
+            Unit::Time.show(self.cpu.as_secs_f64() / self.count as f64),
+        )
+    }
+}
+
+/// Which request is repeated.
+#[derive(Clone, Copy)]
+enum Request {
+    Ping,
+    Put,
+    Get,
+}
+
+/// Measures calls and queries.
+///
+/// # Errors
+/// When the daemon or a call fails.
+pub(crate) async fn measure(settings: &Settings) -> Result<Vec<Figure>> {
+    let (mut call, mut speedup, mut query) = (Vec::new(), Vec::new(), Vec::new());
+    let mut notes = (Vec::new(), Vec::new(), Vec::new());
+    for number in 1..=settings.runs {
+        settings.say(&format!(
+            "calls and queries, run {number} of {}",
+            settings.runs
+        ));
+        let run = one(settings).await?;
+        let (ping, commit) = (run.ping.durations.p50(), run.commit.durations.p50());
+        call.push(Sample {
+            ours: run.call.durations.p50(),
+            raw: ping + commit,
+        });
+        speedup.push(Sample {
+            ours: run.call_many.rate() / run.call.rate(),
+            // What one client, and what 64 at a time, could do at most: an empty call, and a commit that
+            // 64 rows share.
+            raw: (1.0 / run.ping.rate() + 1.0 / run.commit.rate())
+                / (1.0 / run.ping_many.rate() + 1.0 / run.commit_many.rate()),
+        });
+        query.push(Sample {
+            ours: run.query.durations.p50(),
+            raw: ping,
+        });
+        notes.0.extend([
+            run.ping.note("empty unary call"),
+            format!(
+                "commit: p50 {}, p99 {}",
+                Unit::Time.show(commit),
+                Unit::Time.show(run.commit.durations.percentile(99))
+            ),
+            run.call.note("call"),
+        ]);
+        notes.1.extend([
+            run.ping_many.note("64 clients, empty unary call"),
+            format!("rows in commits of 64: {:.0}/s", run.commit_many.rate()),
+            run.call_many.note("64 clients, call"),
+        ]);
+        notes.2.push(run.query.note("query"));
+    }
+    Ok(vec![
+        Figure {
+            name: "one client's durable call, p50".into(),
+            unit: Unit::Time,
+            raw_is: "an empty unary call and a redb commit",
+            target: Target::RatioAtMost(2.0),
+            runs: call,
+            notes: notes.0,
+        },
+        Figure {
+            name: "64 clients' calls a second, by one client's".into(),
+            unit: Unit::Times,
+            raw_is: "64 empty unary calls and a redb commit of 64 rows, by one of each",
+            target: Target::AtLeast(5.0),
+            runs: speedup,
+            notes: notes.1,
+        },
+        Figure {
+            name: "a query, p50".into(),
+            unit: Unit::Time,
+            raw_is: "an empty unary call",
+            target: Target::RatioAtMost(2.0),
+            runs: query,
+            notes: notes.2,
+        },
+    ])
+}
+
+async fn one(settings: &Settings) -> Result<Run> {
+    let mut node = Node::new(settings)?;
+    let client = node.start().await?;
+    let directory = settings.directory()?;
+    let mut raw = RawFile::create(&directory.path().join("raw.redb"))?;
+    let mut raw_many = RawFile::create(&directory.path().join("many.redb"))?;
+    // A store each, so that what 64 clients write does not slow the one down.
+    let mut one = Clients::new("one", vec![client]).await?;
+    let mut connections = Vec::with_capacity(CLIENTS);
+    for _ in 0..CLIENTS {
+        connections.push(node.connect().await?);
+    }
+    let mut many = Clients::new("many", connections).await?;
+    let mut run = Run::default();
+    let turns = settings.load.as_millis().div_ceil(TURN.as_millis());
+    for _ in 0..turns {
+        one.turn(&node, Request::Ping, &mut run.ping).await?;
+        commits(&mut raw, 1, &mut run.commit)?;
+        one.turn(&node, Request::Put, &mut run.call).await?;
+        one.turn(&node, Request::Get, &mut run.query).await?;
+        many.turn(&node, Request::Ping, &mut run.ping_many).await?;
+        commits(&mut raw_many, CLIENTS as u64, &mut run.commit_many)?;
+        many.turn(&node, Request::Put, &mut run.call_many).await?;
+    }
+    Ok(run)
+}
+
+/// Durable commits of so many rows, for one turn.
+fn commits(raw: &mut RawFile, rows: u64, load: &mut Load) -> Result<()> {
+    let mut durations = Durations::default();
+    let started = Instant::now();
+    while started.elapsed() < TURN {
+        durations.push(raw.commit(rows)?);
+    }
+    let count = durations.len() as u64;
+    load.add(durations, started.elapsed(), Duration::ZERO);
+    load.count += count * (rows - 1);
+    Ok(())
+}
+
+/// Clients that load one store together.
+struct Clients {
+    store: &'static str,
+    clients: Vec<Client>,
+    /// The number of the next key.
+    next: Arc<AtomicU64>,
+}
+
+impl Clients {
+    /// Makes the store, and warms it up.
+    async fn new(store: &'static str, mut clients: Vec<Client>) -> Result<Clients> {
+        let first = &mut clients[0];
+        first.create(store, "kv").await?;
+        for i in 1..=WARM_UP {
+            first.put(store, i).await?;
+            ensure!(first.has(store, i).await?, "a put is not read back");
+        }
+        Ok(Clients {
+            store,
+            clients,
+            next: Arc::new(AtomicU64::new(WARM_UP + 1)),
+        })
+    }
+
+    /// Lets every client repeat the request for one turn.
+    async fn turn(&mut self, node: &Node, request: Request, load: &mut Load) -> Result<()> {
+        let before = node.cpu_time()?;
+        let started = Instant::now();
+        let mut tasks = JoinSet::new();
+        for client in &self.clients {
+            let (store, next) = (self.store, self.next.clone());
+            tasks.spawn(repeat(client.clone(), store, next, request, started + TURN));
+        }
+        let mut durations = Durations::default();
+        for done in tasks.join_all().await {
+            durations.append(done?);
+        }
+        load.add(durations, started.elapsed(), node.cpu_time()? - before);
+        Ok(())
+    }
+}
+
+async fn repeat(
+    mut client: Client,
+    store: &'static str,
+    next: Arc<AtomicU64>,
+    request: Request,
+    until: Instant,
+) -> Result<Durations> {
+    let mut durations = Durations::default();
+    let mut now = Instant::now();
+    while now < until {
+        match request {
+            Request::Ping => client.ping().await?,
+            Request::Put => {
+                client
+                    .put(store, next.fetch_add(1, Ordering::Relaxed))
+                    .await?
+            }
+            Request::Get => {
+                // Keys that were warmed up are there; which one is next does not matter.
+                let i = 1 + durations.len() as u64 % WARM_UP;
+                ensure!(client.has(store, i).await?, "the key number {i} is gone");
+            }
+        }
+        let done = Instant::now();
+        durations.push(done - now);
+        now = done;
+    }
+    Ok(durations)
+}

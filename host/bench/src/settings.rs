@@ -1,0 +1,46 @@
+//! What a measurement is told: programs, places, how long and how often.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+/// What a measurement is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The `lattice` binary.
+    pub(crate) lattice: PathBuf,
+    /// The directory with the built components.
+    pub(crate) plugins: PathBuf,
+    /// Where homes and raw files are made; `None` for the system's temporary directory.
+    pub(crate) place: Option<PathBuf>,
+    /// How often each figure is measured.
+    pub(crate) runs: usize,
+    /// How long each configuration of a run is loaded.
+    pub(crate) load: Duration,
+    /// Entries of the stores that are joined and opened.
+    pub(crate) entries: u64,
+}
+
+impl Settings {
+    /// A new empty directory, removed when it is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn directory(&self) -> Result<TempDir> {
+        let mut builder = tempfile::Builder::new();
+        // Short: the path of a socket has 107 bytes at most.
+        builder.prefix("lb-");
+        match &self.place {
+            None => builder.tempdir(),
+            Some(place) => builder.tempdir_in(place),
+        }
+        .context("cannot make a directory")
+    }
+
+    /// Says on standard error what is going on.
+    pub(crate) fn say(&self, text: &str) {
+        eprintln!("    {text}");
+    }
+}

@@ -1,0 +1,30 @@
+//! A node with a store of many intentions of one call each.
+
+use anyhow::{Result, ensure};
+
+use crate::client::Client;
+use crate::node::Node;
+use crate::settings::Settings;
+
+/// The store's name.
+pub(crate) const STORE: &str = "many";
+
+/// Makes a node with such a store, one call after the other, so that none share an intention. Its daemon runs.
+///
+/// # Errors
+/// When the daemon or a call fails.
+pub(crate) async fn filled(settings: &Settings) -> Result<(Node, Client)> {
+    let mut node = Node::new(settings)?;
+    let mut client = node.start().await?;
+    client.create(STORE, "kv").await?;
+    for i in 1..=settings.entries {
+        client.put(STORE, i).await?;
+    }
+    let count = client.entry_count(STORE).await?;
+    ensure!(
+        count > settings.entries,
+        "{} calls made {count} entries: some share one",
+        settings.entries
+    );
+    Ok((node, client))
+}

@@ -1,0 +1,43 @@
+//! The figures: builds what is measured as it would be shipped, and measures it.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{ci, plugins, shell};
+
+/// Sets up, builds the `lattice` binary and `lattice-bench` for release, and prints the table of figures.
+/// `arguments` go to `lattice-bench`: which figures, `--runs`, `--json` and others; `--help` names them.
+///
+/// # Errors
+///
+/// When something does not build or cannot be measured, or a target is missed.
+pub fn run(arguments: &[String]) -> Result<()> {
+    ci::plugins()?;
+    shell::step("release build", || {
+        let packages = ["--package", "lattice", "--package", "lattice-bench"];
+        shell::run(
+            shell::cargo()
+                .args(["build", "--release"])
+                .args(packages)
+                .args(["--features", "lattice-bench/dalek-batch"]),
+        )
+    })?;
+    let programs = shell::target_dir().join("release");
+    // Not through `shell::step`, whose closing line would follow the table.
+    eprintln!("==> bench");
+    let status = Command::new(programs.join("lattice-bench"))
+        .arg("--lattice")
+        .arg(programs.join("lattice"))
+        .arg("--plugins")
+        .arg(plugins::directory())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot start lattice-bench")?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(1) => bail!("a target is missed: see FAIL above"),
+        _ => bail!("lattice-bench ended with {status}"),
+    }
+}
