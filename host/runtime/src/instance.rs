@@ -194,7 +194,7 @@ impl Wasm {
         let given = budget.saturating_add(1);
         store.set_fuel(given).map_err(|error| classify(&error))?;
         let func = instance
-            .get_func(&mut **store, &function.index)
+            .get_func(&mut **store, function.index)
             .expect("the index was found in this component");
         let result = match function.typed {
             Some(call) => call(store, &func, args),
