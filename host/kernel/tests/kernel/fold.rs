@@ -194,3 +194,36 @@ fn a_changed_outcome_is_noticed_once_and_durably() {
         "it was told, and nothing changed since"
     );
 }
+
+#[test]
+fn a_refused_call_leaves_no_memory_behind() {
+    use lattice_kernel::testing::Step;
+    let call = Event::Call {
+        by: 0,
+        programs: vec![
+            vec![Step::Get {
+                k: 0,
+                dynamic: false,
+            }],
+            vec![Step::StoreGlobal, Step::RefuseIf { modulus: 1 }],
+            vec![
+                Step::LoadGlobal,
+                Step::Put {
+                    k: 1,
+                    dynamic: false,
+                    value: 0,
+                },
+            ],
+        ],
+    };
+    let judged = || {
+        let mut world = World::new();
+        world.run(std::slice::from_ref(&call));
+        judge(&world.stores[0])
+    };
+    judged().unwrap();
+    mutant::select(Some(Mutant::RefusalKeepsIntentionOpen));
+    let found = judged().is_err();
+    mutant::select(None);
+    assert!(found);
+}

@@ -61,10 +61,10 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => k.clone().prop_map(|k| Step::Number { k }),
         1 => (k.clone(), 0..=KEYS, 0..4u8)
             .prop_map(|(from, to, limit)| Step::ScanNumbers { from, to, limit }),
-        2 => (2..5u8).prop_map(|modulus| Step::RefuseIf { modulus }),
+        3 => (1..5u8).prop_map(|modulus| Step::RefuseIf { modulus }),
         1 => (3..7u8).prop_map(|modulus| Step::TrapIf { modulus }),
-        1 => Just(Step::StoreGlobal),
-        1 => Just(Step::LoadGlobal),
+        3 => Just(Step::StoreGlobal),
+        3 => Just(Step::LoadGlobal),
         1 => k.clone().prop_map(|k| Step::PutCallId { k }),
         1 => k.clone().prop_map(|k| Step::Observed { k }),
         1 => k.clone().prop_map(|k| Step::Pin { k }),
