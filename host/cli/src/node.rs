@@ -265,14 +265,14 @@ mod tests {
         let status = api::NodeStatus {
             node_id: vec![0xab; 32],
             version: "0.1.0".into(),
-            home: "/home/a\x1b/lattice".into(),
+            home: "/srv/a\x1b/lattice".into(),
             embedded: true,
             notice_count: 1,
             ..Default::default()
         };
         let shown = status_text(&status, &[], &[], 0);
         assert!(shown.contains("daemon     not running\n"), "{shown}");
-        assert!(shown.contains(r"/home/a\u{1b}/lattice"), "{shown}");
+        assert!(shown.contains(r"/srv/a\u{1b}/lattice"), "{shown}");
         assert!(shown.contains("1 notice: see `lattice notices`"), "{shown}");
         assert!(shown.contains("no stores"), "{shown}");
     }

@@ -32,6 +32,7 @@ mod lookup;
 mod members;
 mod network;
 mod node;
+mod notices;
 mod outcome;
 mod page;
 mod plugins;
@@ -226,7 +227,7 @@ async fn open(
 pub fn compile_child() -> Option<ExitCode> {
     components::children_compile();
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? != OsString::from(lattice_runtime::COMPILE_ARGUMENT) {
+    if arguments.next()? != lattice_runtime::COMPILE_ARGUMENT {
         return None;
     }
     Some(lattice_runtime::compile_child_main(arguments))

@@ -554,7 +554,7 @@ impl Listener for NodeListener {
         let now_ms = clock::now_ms();
         let records = notices
             .iter()
-            .map(|notice| crate::status::notice_record(store, notice, now_ms))
+            .map(|notice| crate::notices::notice_record(store, notice, now_ms))
             .collect();
         match node.records.add_notices(records) {
             Ok(()) => true,

@@ -312,7 +312,7 @@ impl Core {
         let mut outcomes = Vec::with_capacity(transactions.len());
         for transaction in transactions {
             let before = mutant::active(Mutant::RefusedReadsUntracked)
-                .then(|| execution.run_mut().reads().clone());
+                .then(|| execution.run_mut().all_reads());
             let outcome = execution.transaction(self, &transaction.calls)?;
             if let (Some(reads), false) = (before, outcome.is_ok()) {
                 execution.run_mut().forget_reads_since(reads);
@@ -387,7 +387,7 @@ impl Core {
             void: effects.void,
             outcomes: effects.outcomes,
             reads: effects.reads.cells.into_keys().collect(),
-            ranges: effects.reads.ranges,
+            ranges: effects.reads.ranges.into_iter().collect(),
             writes: effects.writes.into_keys().collect(),
         };
         record.store(&mut self.rows, lane, position);

@@ -1,6 +1,6 @@
 //! What a run read of the state below it, and pages of scanned rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cell::{Cell, ValueMark};
@@ -29,7 +29,7 @@ pub struct Reads {
     /// Cells and what was seen in them.
     pub cells: BTreeMap<Cell, ValueMark>,
     /// Intervals examined.
-    pub ranges: Vec<Range>,
+    pub ranges: BTreeSet<Range>,
 }
 
 impl Reads {
@@ -52,9 +52,8 @@ impl Reads {
                 .any(|r| *r.start <= *cell.as_bytes() && *cell.as_bytes() < *r.end)
     }
 
-    pub(crate) fn add_range(&mut self, range: Range) {
-        if range.start < range.end && !self.ranges.contains(&range) {
-            self.ranges.push(range);
-        }
+    /// Tells whether the range is new.
+    pub(crate) fn add_range(&mut self, range: Range) -> bool {
+        range.start < range.end && self.ranges.insert(range)
     }
 }

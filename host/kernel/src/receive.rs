@@ -81,8 +81,8 @@ impl Store {
         for (signed, body) in entries {
             let id = Header::id_of(&signed.bytes);
             let known = dag::local_of(&self.core.rows, &id)?.is_some();
-            let waits = self.waiting.contains(&id)
-                && !(body.is_some() && self.waiting.lacks_body(&id));
+            let waits =
+                self.waiting.contains(&id) && !(body.is_some() && self.waiting.lacks_body(&id));
             if known || waits || self.waiting.was_dropped(&id) {
                 received.known += 1;
             } else {

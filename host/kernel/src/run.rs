@@ -6,6 +6,7 @@
 //! writes. Over-wide marks are safe, narrow ones never.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use lattice_format::{
@@ -15,7 +16,9 @@ use lattice_format::{
 use crate::cell::{Cell, Op, Space, ValueMark};
 use crate::dag;
 use crate::engine::HostFault;
-use crate::limits::{KEY_BYTES_MAX, TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{
+    KEY_BYTES_MAX, READ_BYTES_MAX, READ_MARK_BYTES, TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX,
+};
 use crate::mutant::{self, Mutant};
 use crate::outcome::TrapKind;
 pub use crate::reads::{Page, Range, Reads};
@@ -82,6 +85,9 @@ pub struct Run {
     journal: Vec<(Cell, Option<Op>)>,
     transaction_bytes: usize,
     pub(crate) reads: Reads,
+    /// What the host read for the run. Kept apart: it does not count for the guest's bound.
+    host: Reads,
+    read_bytes: usize,
     /// Set when a query asks for the time: its result then changes with every entry.
     clock_read: bool,
     call_seed: [u8; 32],
@@ -121,6 +127,8 @@ impl Run {
             journal: Vec::new(),
             transaction_bytes: 0,
             reads: Reads::default(),
+            host: Reads::default(),
+            read_bytes: 0,
             clock_read: false,
             call_seed: [0; 32],
         }
@@ -170,10 +178,7 @@ impl Run {
         }
         let value = state::bytes_at(&self.rows, &cell, self.at)?;
         if value.is_some() || !mutant::active(Mutant::AbsentKeysUntracked) {
-            self.reads
-                .cells
-                .entry(cell)
-                .or_insert_with(|| ValueMark::of_bytes(value.as_deref()));
+            self.mark_cell(cell, ValueMark::of_bytes(value.as_deref()))?;
         }
         Ok(value)
     }
@@ -231,10 +236,7 @@ impl Run {
             Some(Op::Add(own)) => *own,
             _ => 0,
         };
-        self.reads
-            .cells
-            .entry(cell)
-            .or_insert_with(|| ValueMark::of_number(base));
+        self.mark_cell(cell, ValueMark::of_number(base))?;
         Ok(base.wrapping_add(own))
     }
 
@@ -365,13 +367,14 @@ impl Run {
     }
 
     /// Puts back earlier reads; a mutant alone does that.
-    pub(crate) fn forget_reads_since(&mut self, reads: Reads) {
+    pub(crate) fn forget_reads_since(&mut self, (reads, host): (Reads, Reads)) {
         self.reads = reads;
+        self.host = host;
     }
 
     /// Marks a read that the host made for this run.
     pub(crate) fn host_reads(&mut self, reads: &Reads) {
-        self.reads.merge(reads);
+        self.host.merge(reads);
     }
 
     /// Writes a row of the host's own.
@@ -384,6 +387,11 @@ impl Run {
         self.clock_read
     }
 
+    /// What it and the host for it read so far; a mutant alone asks.
+    pub(crate) fn all_reads(&self) -> (Reads, Reads) {
+        (self.reads.clone(), self.host.clone())
+    }
+
     /// What it read so far.
     pub fn reads(&self) -> &Reads {
         &self.reads
@@ -391,7 +399,27 @@ impl Run {
 
     /// Reads and writes, at the end.
     pub(crate) fn into_effects(self) -> (Reads, BTreeMap<Cell, Op>) {
-        (self.reads, self.own)
+        let mut reads = self.reads;
+        reads.merge(&self.host);
+        (reads, self.own)
+    }
+
+    fn mark_cell(&mut self, cell: Cell, mark: ValueMark) -> Result<(), RunFault> {
+        let len = cell.as_bytes().len();
+        if let Entry::Vacant(entry) = self.reads.cells.entry(cell) {
+            entry.insert(mark);
+            self.count_read(len)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a new mark for the bound on them.
+    pub(crate) fn count_read(&mut self, key_bytes: usize) -> Result<(), RunFault> {
+        self.read_bytes += key_bytes + READ_MARK_BYTES;
+        if self.read_bytes > READ_BYTES_MAX {
+            return Err(RunFault::Trap(TrapKind::Limit));
+        }
+        Ok(())
     }
 
     pub(crate) fn write(&mut self, cell: Cell, op: Op) -> Result<(), RunFault> {

@@ -85,7 +85,7 @@ impl Run {
             end,
             reverse,
             page.more.then_some(last).flatten(),
-        );
+        )?;
         Ok(page)
     }
 
@@ -97,7 +97,7 @@ impl Run {
         end: Option<&[u8]>,
         reverse: bool,
         stopped_at: Option<Vec<u8>>,
-    ) {
+    ) -> Result<(), RunFault> {
         let cell = |key: &[u8]| Cell::new(self.lane, space, key).as_bytes().to_vec();
         let mut range = Range {
             start: cell(start),
@@ -114,7 +114,11 @@ impl Run {
                 range.end.push(0);
             }
         }
-        self.reads.add_range(range);
+        let len = range.start.len() + range.end.len();
+        if self.reads.add_range(range) {
+            self.count_read(len)?;
+        }
+        Ok(())
     }
 
     /// Visits base rows and own writes as one sequence, without marking anything.
@@ -206,7 +210,7 @@ impl Run {
             keys.push(key.to_vec());
             ControlFlow::Continue(())
         })?;
-        self.mark_examined(Space::Bytes, start, Some(end), false, None);
+        self.mark_examined(Space::Bytes, start, Some(end), false, None)?;
         let count = keys.len() as u64;
         for key in keys {
             self.write(Cell::new(self.lane, Space::Bytes, &key), Op::Delete)?;
@@ -284,7 +288,7 @@ impl Run {
         while let (false, Some((key, by))) = (ended, own.pop()) {
             ended = emit(&key, by).is_break();
         }
-        self.mark_examined(Space::Numbers, start, end, false, stopped);
+        self.mark_examined(Space::Numbers, start, end, false, stopped)?;
         Ok(rows)
     }
 }

@@ -414,11 +414,7 @@ impl Judge<'_> {
             })
     }
 
-    fn roots(
-        &self,
-        rows: &Rows,
-        outcomes: &Outcomes,
-    ) -> Result<RootDigests, HostFault> {
+    fn roots(&self, rows: &Rows, outcomes: &Outcomes) -> Result<RootDigests, HostFault> {
         let mut state_root = LtHash::default();
         rows.scan(b"N", b"O", false, |row, value| {
             let cell = &row[1..];

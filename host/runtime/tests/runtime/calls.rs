@@ -52,14 +52,22 @@ fn governance_answers_its_own_queries() {
     let system = crate::node::install(&built("system"));
     assert!(system.governs);
     let snapshot = node.store.snapshot();
-    let end = snapshot.query(&call, lattice_format::Lane::System, 1_000_000_000).unwrap().end;
+    let end = snapshot
+        .query(&call, lattice_format::Lane::System, 1_000_000_000)
+        .unwrap()
+        .end;
     let lattice_kernel::engine::CallEnd::Ok(bytes) = end else {
         panic!("{end:?}");
     };
-    let function = system.function("lattice:system/queries", "members").unwrap();
+    let function = system
+        .function("lattice:system/queries", "members")
+        .unwrap();
     let value = lattice_runtime::values::cbor::decode(function.ok().unwrap(), &bytes).unwrap();
     let text = lattice_runtime::values::text::render(function.ok().unwrap(), &value);
-    assert!(text.contains("role: admin") && text.contains("rank: 0"), "{text}");
+    assert!(
+        text.contains("role: admin") && text.contains("rank: 0"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -80,7 +88,14 @@ fn the_host_refuses_what_does_not_fit() {
     let commands = "lattice:counter/commands";
     assert!(outcome(commands, "add", &[0x81, 0x05]).is_ok());
     let bad = refused(HostRefusal::BadArguments);
-    for args in [&[0x80][..], &[0x81, 0x18, 0x05], &[0x82, 5, 5], &[0x81, 0xf6], &[], &[0x81, 5, 0]] {
+    for args in [
+        &[0x80][..],
+        &[0x81, 0x18, 0x05],
+        &[0x82, 5, 5],
+        &[0x81, 0xf6],
+        &[],
+        &[0x81, 5, 0],
+    ] {
         assert_eq!(outcome(commands, "add", args), bad, "{args:02x?}");
     }
     let none = refused(HostRefusal::NoSuchFunction);
@@ -90,7 +105,11 @@ fn the_host_refuses_what_does_not_fit() {
         ("lattice:counter/commands@0.1.0", "add"),
         ("counter/commands", "add"),
     ] {
-        assert_eq!(outcome(interface, function, &[0x80]), none, "{interface} {function}");
+        assert_eq!(
+            outcome(interface, function, &[0x80]),
+            none,
+            "{interface} {function}"
+        );
     }
     assert_eq!(node.query("value", &[]), "5");
 }
@@ -99,9 +118,18 @@ fn the_host_refuses_what_does_not_fit() {
 fn globals_do_not_outlive_their_intention() {
     // One commit a call closes its intention, so each call has an instance of its own.
     let mut node = Node::new(&built("globals"));
-    let name = node.schema.interfaces.iter().find(|i| i.id.ends_with("commands")).unwrap();
+    let name = node
+        .schema
+        .interfaces
+        .iter()
+        .find(|i| i.id.ends_with("commands"))
+        .unwrap();
     assert!(!name.functions.is_empty());
-    let function = name.functions.iter().find(|f| f.params.is_empty()).map(|f| f.name.clone());
+    let function = name
+        .functions
+        .iter()
+        .find(|f| f.params.is_empty())
+        .map(|f| f.name.clone());
     if let Some(function) = function {
         assert_eq!(node.call(&function, &[]), node.call(&function, &[]));
     }

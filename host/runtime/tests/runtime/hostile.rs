@@ -99,6 +99,8 @@ fn a_start_beyond_the_store_s_memory_is_an_outcome() {
     };
     // Every component of this tree begins with more than a page.
     let app = built("kv");
-    let node = Node::try_new(&app, limits).err().map(|error| error.to_string());
+    let node = Node::try_new(&app, limits)
+        .err()
+        .map(|error| error.to_string());
     assert!(node.is_some_and(|error| error.contains("limit") || error.contains("Limit")));
 }

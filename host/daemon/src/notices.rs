@@ -1,0 +1,200 @@
+//! Things to know that nobody asked about: kept until they are acknowledged.
+
+use lattice_format::{Body, DeviceKey, IntentionId, StoreId};
+use lattice_kernel::{Notice, Outcome};
+use lattice_runtime::Function;
+
+use crate::api;
+use crate::clock;
+use crate::failure::{Failure, Result};
+use crate::limits::ACKNOWLEDGE_MAX;
+use crate::lookup::Code;
+use crate::node::{Node, Slot};
+use crate::outcome::{self, Forms};
+use crate::page::Page;
+use crate::records::NoticeRecord;
+
+/// What the node keeps of something to know.
+pub(crate) fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> NoticeRecord {
+    let mut record = NoticeRecord {
+        raised_ms: now_ms,
+        store: store.0.to_vec(),
+        ..Default::default()
+    };
+    let mut origin = blake3::Hasher::new();
+    origin.update(&store.0);
+    match notice {
+        Notice::OutcomeChanged {
+            entry,
+            transaction,
+            told,
+            now,
+        } => {
+            record.kind = api::NoticeKind::OutcomeChanged.into();
+            record.transaction = *transaction;
+            record.entry = entry.0.to_vec();
+            record.told = told.to_cbor();
+            record.now = now.as_ref().map_or(Vec::new(), Outcome::to_cbor);
+            record.text = format!(
+                "a call that was told {} is now {}: an entry that arrived later stands before it",
+                word(Some(told)),
+                word(now.as_ref())
+            );
+            origin.update(&entry.0).update(&transaction.to_be_bytes());
+            origin.update(&record.told).update(&[0]).update(&record.now);
+        }
+        Notice::Fork { author, entry } => {
+            record.kind = api::NoticeKind::Fork.into();
+            record.entry = entry.0.to_vec();
+            record.author = author.0.to_vec();
+            record.text = format!(
+                "the device {} signed two entries for one place of its chain; its key may be in two hands, or a backup was restored",
+                short(author)
+            );
+            origin.update(b"fork").update(&entry.0);
+        }
+        Notice::Divergence { author, entry } => {
+            record.kind = api::NoticeKind::Divergence.into();
+            record.entry = entry.0.to_vec();
+            record.author = author.0.to_vec();
+            record.text = format!(
+                "the device {} has another state for the same entries; run `lattice store rebuild` on both, and report it if they still differ",
+                short(author)
+            );
+            origin.update(b"divergence").update(&entry.0);
+        }
+    }
+    record.origin = origin.finalize().as_bytes().to_vec();
+    record
+}
+
+fn short(key: &DeviceKey) -> String {
+    hex::encode(&key.0[..8])
+}
+
+fn word(outcome: Option<&Outcome>) -> &'static str {
+    match outcome {
+        None => "void",
+        Some(Outcome::Ok(_)) => "ok",
+        Some(Outcome::Refused { .. }) => "refused",
+        Some(Outcome::Unauthorized { .. }) => "unauthorized",
+        Some(Outcome::Trapped { .. }) => "trapped",
+    }
+}
+
+impl Node {
+    /// What a person should know.
+    pub(crate) fn list_notices(
+        &self,
+        request: api::ListNoticesRequest,
+    ) -> Result<api::ListNoticesResponse> {
+        let only = match request.store.as_str() {
+            "" => None,
+            text => Some(self.find_slot(text)?.id),
+        };
+        let filters: [&[u8]; 2] = [
+            request.store.as_bytes(),
+            &[u8::from(request.include_acknowledged)],
+        ];
+        let page = Page::new(request.page_size, &request.page_token, &filters)?;
+        let shown = |notice: &NoticeRecord| {
+            (request.include_acknowledged || notice.acknowledged_ms == 0)
+                && only.is_none_or(|only| notice.store == only.0)
+        };
+        let rows = self
+            .records
+            .notices()?
+            .into_iter()
+            .filter(|(_, notice)| shown(notice))
+            .map(|(number, notice)| {
+                (
+                    number.to_be_bytes().to_vec(),
+                    self.show_notice(number, notice),
+                )
+            })
+            .collect();
+        let (notices, next_page_token) = page.cut(rows);
+        Ok(api::ListNoticesResponse {
+            notices,
+            next_page_token,
+        })
+    }
+
+    fn show_notice(&self, number: u64, notice: NoticeRecord) -> api::Notice {
+        let slot = StoreId::from_slice(&notice.store).and_then(|id| self.slot(&id));
+        let told_of = slot.as_ref().and_then(|slot| self.functions(slot, &notice));
+        let functions: Vec<_> = told_of.iter().flatten().map(Option::as_ref).collect();
+        let forms = Forms::from_request(&[]);
+        let outcome = |bytes: &[u8]| {
+            Outcome::from_cbor(bytes).map(|outcome| outcome::show(&outcome, &functions, forms))
+        };
+        api::Notice {
+            id: number,
+            kind: notice.kind,
+            raised_ms: notice.raised_ms,
+            told: outcome(&notice.told),
+            now: outcome(&notice.now),
+            store_name: slot.map_or(String::new(), |slot| slot.name()),
+            store_id: notice.store,
+            entry_id: notice.entry,
+            author: notice.author,
+            text: notice.text,
+            acknowledged_ms: notice.acknowledged_ms,
+        }
+    }
+
+    /// The functions of the transaction that a notice is about, where the store is open: their types
+    /// are what makes its outcomes readable.
+    fn functions(&self, slot: &Slot, notice: &NoticeRecord) -> Option<Vec<Option<Function>>> {
+        let snapshot = slot.opened()?.snapshot();
+        let entry = snapshot
+            .entry(&IntentionId::from_slice(&notice.entry)?)
+            .ok()??;
+        let body = Body::decode(entry.body.as_deref()?).ok()?;
+        let code = Code::of(self, &snapshot).ok()?;
+        let schema = code.lane(entry.header.lane)?;
+        let transaction = body.transactions.get(notice.transaction as usize)?;
+        let calls = transaction.calls.iter();
+        Some(
+            calls
+                .map(|call| schema.function(&call.interface, &call.function).cloned())
+                .collect(),
+        )
+    }
+
+    /// Marks notices as read.
+    pub(crate) fn acknowledge(
+        &self,
+        request: api::AcknowledgeNoticesRequest,
+    ) -> Result<api::AcknowledgeNoticesResponse> {
+        if request.all && !request.ids.is_empty() {
+            return Err(Failure::usage("either all notices or some, not both"));
+        }
+        if request.ids.len() > ACKNOWLEDGE_MAX {
+            return Err(Failure::usage(format!(
+                "{} notices at once are more than {ACKNOWLEDGE_MAX}",
+                request.ids.len()
+            )));
+        }
+        let ids = match request.all {
+            false => request.ids,
+            true => {
+                let open = |(number, notice): (u64, NoticeRecord)| {
+                    (notice.acknowledged_ms == 0).then_some(number)
+                };
+                self.records
+                    .notices()?
+                    .into_iter()
+                    .filter_map(open)
+                    .collect()
+            }
+        };
+        match self.records.acknowledge(&ids, clock::now_ms())? {
+            Some(acknowledged_count) => Ok(api::AcknowledgeNoticesResponse { acknowledged_count }),
+            None => Err(
+                Failure::not_found("one of these notices does not exist; none was marked")
+                    .hint("`lattice notices` shows their numbers"),
+            ),
+        }
+    }
+}
