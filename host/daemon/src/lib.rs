@@ -4,7 +4,6 @@
 //! components; the network; the home directory; and the API on a socket. [`run`] is the daemon,
 //! [`embedded`] the same node and API inside of a command.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

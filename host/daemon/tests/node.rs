@@ -1,4 +1,5 @@
 //! Whole nodes, through the API that commands use: real components, real files, real sockets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
