@@ -92,9 +92,11 @@ impl Figure {
         median(self.runs.iter().map(|run| run.ours / run.raw))
     }
 
-    /// Whether the target is met; `None` without one.
+    /// Whether the target is met; `None` without one, and where the machine was too busy to tell: nothing
+    /// takes less than a part of it.
     pub(crate) fn is_met(&self) -> Option<bool> {
         match self.target {
+            Target::RatioAtMost(_) if self.ratio() < 1.0 => None,
             Target::RatioAtMost(max) => Some(self.ratio() <= max),
             Target::AtMost(max) => Some(self.ours() <= max),
             Target::AtLeast(min) => Some(self.ours() >= min),
@@ -227,6 +229,8 @@ mod tests {
             Some(false)
         );
         assert_eq!(figure(Target::None, &runs).is_met(), None);
+        let busy = [(1.0, 4.0)];
+        assert_eq!(figure(Target::RatioAtMost(2.0), &busy).is_met(), None);
     }
 
     #[test]

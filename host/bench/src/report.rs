@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
-use crate::figure::Figure;
+use crate::figure::{Figure, Target};
 
 /// The table for people, with what was seen beside it below.
 pub(crate) fn table(figures: &[Figure]) -> String {
@@ -41,7 +41,8 @@ fn verdict(figure: &Figure) -> &'static str {
     match figure.is_met() {
         Some(true) => "pass",
         Some(false) => "FAIL",
-        None => "",
+        None if figure.target == Target::None => "",
+        None => "busy",
     }
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn document(figures: &[Figure]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figure::{Sample, Target, Unit};
+    use crate::figure::{Sample, Unit};
 
     #[test]
     fn a_missed_target_shows_in_both_forms() {
