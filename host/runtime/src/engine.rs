@@ -229,6 +229,8 @@ fn pool() -> PoolingAllocationConfig {
         .total_memories(POOL_MEMORIES)
         .max_memories_per_component(POOL_MEMORIES_EACH)
         .max_memory_size(memory_bytes)
+        // Nothing here is asynchronous, and a thousand stacks with a guard page each cost milliseconds at start.
+        .total_stacks(0)
         .total_tables(POOL_TABLES)
         .max_tables_per_component(POOL_TABLES_EACH)
         .max_tables_per_module(POOL_TABLES_EACH)
