@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lattice_kernel::engine::CallEnd;
 use lattice_kernel::{Changes, Queried};
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -62,6 +63,7 @@ impl Node {
         tokio::spawn(async move {
             let _permit = permit;
             let mut last: (CallEnd, Queried) = (queried.end.clone(), queried);
+            let mut ran = Instant::now();
             let mut waiting = Some(api::WatchEvent {
                 result: Some(first),
                 missed_count: 0,
@@ -83,8 +85,9 @@ impl Node {
                     }
                     more = changed(&mut changes, &last.1) => if !more { return },
                 }
-                // A burst of changes is answered once.
-                tokio::time::sleep(WATCH_REST).await;
+                // A burst of changes is answered once, and the first of it at once.
+                tokio::time::sleep_until(ran + WATCH_REST).await;
+                ran = Instant::now();
                 let Some(node) = node.upgrade() else { return };
                 let snapshot = store.snapshot();
                 // The code in effect may be another by now.

@@ -230,9 +230,15 @@ impl Writer {
                 reply,
             } => {
                 let received = store.receive(from, entries, clock::now_ms(), clock::seed());
-                self.pending = self.pending.max(1);
-                // What waits only for the fold is seen at once by whoever watches.
-                self.settle(SETTLE_RUNS_BUSY);
+                match &received {
+                    Ok(_) => {
+                        self.pending = self.pending.max(1);
+                        // What waits only for the fold is seen at once by whoever watches.
+                        self.settle(SETTLE_RUNS_BUSY);
+                    }
+                    // After a failed write the database takes no other: it is opened anew.
+                    Err(error) => self.fail(error.to_string()),
+                }
                 let _ = reply.send(received);
             }
             Job::With(ask) => {
@@ -282,8 +288,9 @@ impl Writer {
             Ok(committed) => committed.iter().map(|header| header.id()).collect(),
             Err(_) => Vec::new(),
         };
-        // Whoever was answered finds what it wrote: the view comes first.
-        self.publish(&written);
+        // Whoever was answered finds what it wrote: the view comes first. The rest of the world
+        // hears of it after the callers.
+        let changes = self.show();
         match committed {
             Ok(committed) => {
                 let mut places = Places::new(&committed);
@@ -312,7 +319,12 @@ impl Writer {
                     };
                     let _ = reply.send(answer);
                 }
+                // After a failed write the database takes no other: it is opened anew.
+                self.fail(error.to_string());
             }
+        }
+        if let Some(changes) = changes {
+            self.tell(changes, &written);
         }
         kept
     }
@@ -382,7 +394,14 @@ impl Writer {
 
     /// Shows what the log holds now, and tells what changed since the last time.
     fn publish(&mut self, written: &[IntentionId]) {
-        let Some(store) = &mut self.store else { return };
+        if let Some(changes) = self.show() {
+            self.tell(changes, written);
+        }
+    }
+
+    /// Shows what the log holds now. Returns what changed since the last time, if anything did.
+    fn show(&mut self) -> Option<Changes> {
+        let store = self.store.as_mut()?;
         let changes = store.take_changes();
         let snapshot = store.snapshot();
         let paused = self.paused.clone();
@@ -394,11 +413,14 @@ impl Writer {
             published.broken = None;
             told
         });
-        if moved {
-            self.ends.listener.changed(&self.id, &changes, written);
-            // Nobody watching is no error.
-            let _ = self.ends.changes.send(Arc::new(changes));
-        }
+        moved.then_some(changes)
+    }
+
+    /// Tells the node and whoever watches what changed.
+    fn tell(&self, changes: Changes, written: &[IntentionId]) {
+        self.ends.listener.changed(&self.id, &changes, written);
+        // Nobody watching is no error.
+        let _ = self.ends.changes.send(Arc::new(changes));
     }
 
     /// Hands things to know over to the node, which keeps them.

@@ -12,7 +12,7 @@ pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 pub const TRANSACTION_WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The most bytes of marks that the reads of one intention or query take, by [`READ_MARK_BYTES`].
 /// Beyond them the guest traps.
-pub const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What one mark of a read counts for besides its keys, in bytes: about what it takes in memory.
 pub const READ_MARK_BYTES: usize = 96;
 /// The most bytes of transactions that a local intention collects before it is closed.

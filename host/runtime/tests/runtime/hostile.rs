@@ -33,7 +33,7 @@ fn each_abuse_has_its_outcome_and_the_store_goes_on() {
         ("big-value", &["262145"], "trapped: limit"),
         ("big-value", &["262144"], ""),
         ("write-flood", &["1000000", "262144"], "trapped: limit"),
-        ("read-flood", &["100000000"], "trapped: fuel"),
+        ("read-flood", &["100000000"], "trapped: limit"),
         ("add-flood", &["100000000"], "trapped: fuel"),
         ("bad-hash", &["31"], "trapped: misuse"),
         ("put-and-trap", &["gone"], "trapped: guest"),

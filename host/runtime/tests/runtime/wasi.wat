@@ -12,19 +12,19 @@
   (import "wasi:cli/environment@0.2.0" (instance $environment
     (export "get-arguments" (func (result (list string))))))
   (core module $libc
-    (memory (export "memory") 1)
+    (memory (export "memory") 4)
     (global $free (mut i32) (i32.const 4096))
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)
       (global.get $free)
       (global.set $free (i32.add (global.get $free) (local.get 3)))))
   (core instance $libc (instantiate $libc))
-  (core func $wall (canon lower (func $clock "now") (memory $libc "memory")))
+  (core func $wall (canon lower (func $clock "now") (memory (core memory $libc "memory"))))
   (core func $tick (canon lower (func $monotonic "now")))
   (core func $u64 (canon lower (func $random "get-random-u64")))
   (core func $bytes (canon lower (func $random "get-random-bytes")
-    (memory $libc "memory") (realloc (func $libc "realloc"))))
+    (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
   (core func $arguments (canon lower (func $environment "get-arguments")
-    (memory $libc "memory") (realloc (func $libc "realloc"))))
+    (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
   (core module $m
     (import "host" "wall" (func $wall (param i32)))
     (import "host" "tick" (func $tick (result i64)))
