@@ -1,7 +1,7 @@
 //! Any order, same state: the incremental fold against the plain one.
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use lattice_kernel::Stored;
 use lattice_kernel::mutant::{self, Mutant};
@@ -68,12 +68,20 @@ fn check(events: &[Event], keys: &[u16], sizes: &[usize]) -> Result<(), TestCase
     Ok(())
 }
 
+/// The same histories in every run; `PROPTEST_CASES=n` takes more of them, from other seeds.
 fn runner(cases: u32) -> TestRunner {
-    TestRunner::new(Config {
+    let config = |cases| Config {
         cases,
         failure_persistence: None,
         ..Config::default()
-    })
+    };
+    match std::env::var("PROPTEST_CASES").map(|n| n.parse()) {
+        Ok(Ok(more)) => TestRunner::new(config(more)),
+        _ => TestRunner::new_with_rng(
+            config(cases),
+            TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+        ),
+    }
 }
 
 #[test]
