@@ -32,6 +32,10 @@ const CONTRACT_DIR: &str = "wit";
 /// comments. The runtime reads it.
 const WIT_SECTION: &str = "lattice:wit";
 
+/// What a plugin's allocator has before it grows the memory, in bytes: enough for an ordinary call. A memory
+/// that grew costs its host system calls, at the call and behind it.
+const INITIAL_HEAP_BYTES: u32 = 128 * 1024;
+
 /// What a component of this tree may import.
 const IMPORT_PREFIX: &str = "lattice:store/";
 
@@ -159,6 +163,7 @@ fn compile(root: &Path, sources: &[Source], compiler: &Compiler) -> Result<()> {
 /// Flags for the plugins alone; those of the environment would change their hashes.
 fn flags(root: &Path, compiler: &Compiler) -> Result<String> {
     let mut flags = compiler.flags();
+    flags.push(format!("-Clink-arg=--initial-heap={INITIAL_HEAP_BYTES}"));
     flags.push(format!("--remap-path-prefix={}=/lattice", root.display()));
     flags.push(format!(
         "--remap-path-prefix={}=/cargo",

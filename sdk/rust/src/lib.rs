@@ -62,6 +62,12 @@ pub mod bindings {
     });
 }
 
+/// Unlike the same allocator in the standard library, this version begins with what the linker left free
+/// in the initial memory: a short call, in an instance of its own, need not grow its memory.
+#[cfg(all(feature = "allocator", target_arch = "wasm32"))]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 #[doc(hidden)]
 pub use wit_bindgen;
 
