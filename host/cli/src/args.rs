@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use lattice_daemon::Idle;
 
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -140,7 +141,7 @@ impl Command {
     /// Runs the command, except for those that have to be run outside of the runtime.
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
         match self {
-            Command::Daemon(args) => daemon::run(context, args).await,
+            Command::Daemon(args) => daemon::run(context, args, Idle::default()).await,
             Command::Status => node::status(context).await,
             Command::Doctor => node::doctor(context).await,
             Command::Plugin(command) => command.run(context).await,

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 
 use clap::Args;
-use lattice_daemon::{DaemonError, DaemonOptions, OpenError, Ready};
+use lattice_daemon::{DaemonError, DaemonOptions, Idle, OpenError, Ready};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -34,13 +34,14 @@ pub(crate) struct DaemonArgs {
     no_discovery: bool,
 }
 
-/// Runs `daemon`.
-pub(crate) async fn run(context: &Context, args: DaemonArgs) -> Result<()> {
+/// Runs `daemon`, on a runtime whose threads rest with `idle`.
+pub(crate) async fn run(context: &Context, args: DaemonArgs, idle: Idle) -> Result<()> {
     let options = DaemonOptions {
         home: context.home.clone(),
         bind: args.bind,
         relay: !args.no_relay,
         discovery: !args.no_discovery,
+        idle,
     };
     let output = context.output;
     let mut signals = signals::listen()?;

@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use lattice_daemon::Idle;
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
@@ -94,13 +95,16 @@ fn run(cli: Cli, output: Output) -> Result<()> {
     }
     let home = home::resolve(cli.global.home.as_deref())?;
     let context = Context::new(home, output, cli.global.verbose);
+    let idle = Idle::default();
+    let resting = idle.clone();
     let runtime = Builder::new_multi_thread()
         .enable_all()
+        .on_thread_park(move || resting.rest())
         .build()
         .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
     let done = match cli.command {
         Command::Shell => shell::run(&runtime, &context),
-        Command::Daemon(args) => runtime.block_on(daemon::run(&context, args)),
+        Command::Daemon(args) => runtime.block_on(daemon::run(&context, args, idle)),
         command => run_one(&runtime, &context, command),
     };
     runtime.block_on(context.close());

@@ -1,6 +1,7 @@
 //! Calls and queries.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use lattice_format::{Call, Lane};
 use lattice_kernel::engine::{CallEnd, CallKind};
@@ -9,7 +10,7 @@ use lattice_kernel::{Outcome, Queried, Snapshot, TrapKind};
 use crate::api;
 use crate::arguments;
 use crate::failure::{Failure, Result};
-use crate::limits::{CALLS_MAX, QUERY_FUEL_INLINE};
+use crate::limits::{CALLS_MAX, QUERY_FUEL_INLINE, QUERY_INLINE_MAX};
 use crate::lookup::{Code, Found};
 use crate::node::{Node, Slot};
 use crate::outcome::{self, Forms};
@@ -256,10 +257,17 @@ impl Node {
             .await
             .map_err(|_| Failure::unreachable("the node is shutting down"))?;
         let (view, call) = (snapshot.clone(), call.clone());
-        let queried = tokio::task::spawn_blocking(move || view.query(&call, lane, fuel))
+        let run = move || {
+            let started = Instant::now();
+            (view.query(&call, lane, fuel), started.elapsed())
+        };
+        let (queried, took) = tokio::task::spawn_blocking(run)
             .await
-            .map_err(|error| Failure::failed(format!("the query ended early: {error}")))??;
-        store.set_warm(lane);
-        Ok(queried)
+            .map_err(|error| Failure::failed(format!("the query ended early: {error}")))?;
+        // Fuel does not bound what a component does at its start, which comes with each query.
+        if took <= QUERY_INLINE_MAX {
+            store.set_warm(lane);
+        }
+        Ok(queried?)
     }
 }

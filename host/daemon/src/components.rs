@@ -55,6 +55,11 @@ impl Components {
         })
     }
 
+    /// What runs them, as itself.
+    pub(crate) fn wasm(&self) -> &Arc<Wasm> {
+        &self.wasm
+    }
+
     /// What runs them.
     pub(crate) fn engine(&self) -> Arc<dyn Engine> {
         self.wasm.clone()

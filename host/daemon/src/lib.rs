@@ -25,6 +25,7 @@ mod failure;
 mod graph;
 mod history;
 mod home;
+mod idle;
 mod join;
 pub mod limits;
 mod lookup;
@@ -44,6 +45,7 @@ mod watch;
 mod writer;
 
 pub use home::{OpenError, SOCKET_NAME};
+pub use idle::Idle;
 
 use network::NetOptions;
 use node::{Node, NodeOptions};
@@ -60,6 +62,8 @@ pub struct DaemonOptions {
     pub relay: bool,
     /// Whether addresses are published to, and looked up in, the public discovery service.
     pub discovery: bool,
+    /// What the threads that run it do when they have nothing else to do.
+    pub idle: Idle,
 }
 
 /// What a daemon says when it serves.
@@ -102,6 +106,7 @@ pub async fn run(
         discovery: options.discovery,
     };
     let node = open(&options.home, limits::LOCK_WAIT, Embedding::Daemon).await?;
+    options.idle.serve(node.components.wasm());
     let served = async {
         // The socket first: a port that is taken must not leave a network without a node.
         network::start(&node, &network).await?;

@@ -27,6 +27,9 @@ pub const CALLS_MAX: usize = 256;
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Requests that one connection may have in progress.
 pub const REQUESTS_PER_CONNECTION: usize = 256;
+/// How long a query of a store may take on a thread of its own, so that the next ones run on the
+/// thread that serves them.
+pub const QUERY_INLINE_MAX: Duration = Duration::from_millis(5);
 /// Fuel that a query may use on the thread that serves it. One that needs more starts anew on a
 /// thread of its own, with all of its fuel.
 pub const QUERY_FUEL_INLINE: u64 = 5_000_000;

@@ -547,6 +547,12 @@ impl Listener for NodeListener {
         }
     }
 
+    fn resting(&self) {
+        if let Some(node) = self.0.upgrade() {
+            node.components.wasm().rest();
+        }
+    }
+
     fn noticed(&self, store: &StoreId, notices: &[Notice]) -> bool {
         let Some(node) = self.0.upgrade() else {
             return false;

@@ -96,6 +96,8 @@ pub(crate) trait Listener: Send + Sync {
     fn changed(&self, store: &StoreId, changes: &Changes, written: &[IntentionId]);
     /// Things to know were raised. They are acknowledged in the store when this returns `true`.
     fn noticed(&self, store: &StoreId, notices: &[Notice]) -> bool;
+    /// Nothing waits.
+    fn resting(&self);
 }
 
 /// How a store is opened, and opened again after its disk failed.
@@ -202,6 +204,9 @@ impl Writer {
     }
 
     fn wait(&mut self, until: Option<Instant>) -> Waited {
+        if self.ends.jobs.is_empty() {
+            self.ends.listener.resting();
+        }
         let runtime = self.ends.runtime.clone();
         let jobs = &mut self.ends.jobs;
         runtime.block_on(async move {

@@ -1,6 +1,7 @@
 //! A component that is ready to run: its code, with its imports resolved and its exports found.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use lattice_format::ComponentId;
 use lattice_kernel::engine::{CallKind, HostFault};
@@ -11,10 +12,15 @@ use crate::fast::{self, TypedCall};
 use crate::governance;
 use crate::host::Data;
 use crate::names;
+use crate::spare::{Loaded, Spares};
 use crate::values::{Type, val};
 
 /// A component with everything that does not change from instance to instance.
 pub(crate) struct Prepared {
+    /// What its spare instances are found by.
+    pub(crate) loaded: Loaded,
+    /// Where it leaves its instances, and finds one that is started.
+    pub(crate) spares: Arc<Spares>,
     pub(crate) pre: InstancePre<Data>,
     /// The component's answers to governance's questions, if it can govern.
     pub(crate) governance: Option<governance::Indices>,
@@ -40,6 +46,7 @@ impl Prepared {
         id: ComponentId,
         component: &Component,
         linker: &Linker<Data>,
+        spares: Arc<Spares>,
     ) -> Result<Self, HostFault> {
         let unusable = |error: wasmtime::Error| HostFault::Unusable {
             component: id,
@@ -88,6 +95,8 @@ impl Prepared {
             functions.insert(names::without_version(name).to_owned(), found);
         }
         Ok(Self {
+            loaded: spares.loaded(),
+            spares,
             pre,
             governance,
             wasi,

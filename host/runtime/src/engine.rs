@@ -22,6 +22,7 @@ use crate::limits::{
 };
 use crate::profile::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use crate::schema::Schema;
+use crate::spare::{Loaded, Spares};
 use crate::{governance, host, instance, wasi};
 
 /// Runs WebAssembly components: the kernel's engine.
@@ -32,6 +33,7 @@ pub struct Wasm {
     linker: Linker<Data>,
     catalogue: Catalogue,
     ready: Mutex<Ready>,
+    spares: Arc<Spares>,
     /// Held while a component is loaded or compiled, so that two that ask for it wait for one.
     loading: Mutex<()>,
 }
@@ -106,6 +108,7 @@ impl Wasm {
             linker,
             catalogue,
             ready: Mutex::default(),
+            spares: Arc::default(),
             loading: Mutex::new(()),
         })
     }
@@ -173,7 +176,25 @@ impl Wasm {
         let mut ready = self.lock();
         ready.components.remove(id);
         ready.schemas.remove(id);
+        drop(ready);
+        self.spares.clear();
         Ok(())
+    }
+
+    /// Clears up behind instances that were used, and starts those that will be needed next. To be
+    /// called by whoever has time, when nobody waits; costs nothing when there is nothing to do.
+    pub fn rest(&self) {
+        for (loaded, limits) in self.spares.clear_up() {
+            let prepared = self.lock().loaded(loaded);
+            if let Some(prepared) = prepared {
+                instance::start_ahead(&prepared, &limits);
+            }
+        }
+    }
+
+    /// Instances that are started ahead of a call.
+    pub fn started_ahead(&self) -> usize {
+        self.spares.ready()
     }
 
     fn lock(&self) -> MutexGuard<'_, Ready> {
@@ -191,7 +212,12 @@ impl Wasm {
         }
         let component = self.catalogue.load(id, &self.engine);
         let component = component.map_err(|error| error.into_fault(*id))?;
-        let prepared = Arc::new(Prepared::new(*id, &component, &self.linker)?);
+        let prepared = Arc::new(Prepared::new(
+            *id,
+            &component,
+            &self.linker,
+            Arc::clone(&self.spares),
+        )?);
         self.lock().insert(*id, Arc::clone(&prepared));
         Ok(prepared)
     }
@@ -202,6 +228,12 @@ impl Ready {
         self.clock += 1;
         let slot = self.components.get_mut(id)?;
         slot.used = self.clock;
+        Some(Arc::clone(&slot.prepared))
+    }
+
+    fn loaded(&self, loaded: Loaded) -> Option<Arc<Prepared>> {
+        let mut slots = self.components.values();
+        let slot = slots.find(|slot| slot.prepared.loaded == loaded)?;
         Some(Arc::clone(&slot.prepared))
     }
 

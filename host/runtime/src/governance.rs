@@ -10,7 +10,7 @@ use wasmtime::Store;
 
 use crate::component::Prepared;
 use crate::host::Data;
-use crate::instance::{Failure, classify, start};
+use crate::instance::{Failure, classify, give_back, start};
 use crate::profile;
 
 mod bindings {
@@ -43,10 +43,14 @@ pub(crate) fn ask(
     if let Err(fault) = profile::check(limits) {
         return (run, Err(fault.into()));
     }
-    let (mut store, instance) = match start(prepared, limits, Box::new(Data::new(run, limits))) {
-        Ok(started) => started,
-        Err((data, failure)) => return (data.run, Err(failure.into())),
-    };
+    let (mut store, instance) =
+        match start(prepared, limits, Box::new(Data::new(Some(run), limits))) {
+            Ok(started) => started,
+            Err((data, failure)) => {
+                let run = data.run.expect("it goes back as it came");
+                return (run, Err(failure.into()));
+            }
+        };
     let budget = limits.fuel;
     store.data_mut().begin(budget);
     // See the comment in `instance.rs`: one more, to tell "exactly" from "beyond".
@@ -64,7 +68,7 @@ pub(crate) fn ask(
         Ok(None) => Err(Failure::Trap(TrapKind::Misuse)),
         Err(failure) => Err(failure),
     };
-    (store.into_data().run, answer.map_err(AskError::from))
+    (give_back(prepared, store), answer.map_err(AskError::from))
 }
 
 impl From<Failure> for AskError {

@@ -30,6 +30,9 @@ pub(crate) enum Stop {
     /// The guest is at fault.
     #[error("stopped: {0}")]
     Trap(TrapKind),
+    /// An instance that is started ahead asked what it is started for.
+    #[error("asked for its run before it had one")]
+    Early,
     /// This host is.
     #[error(transparent)]
     Host(HostFault),
@@ -46,7 +49,8 @@ impl From<RunFault> for Stop {
 
 /// What belongs to one instance.
 pub(crate) struct Data {
-    pub(crate) run: Run,
+    /// What the instance runs for; `None` while it is started ahead, and after it gave its run back.
+    pub(crate) run: Option<Run>,
     pub(crate) meter: Meter,
     pub(crate) memory: Memory,
     /// Present for components that import WASI; the others do not pay for it.
@@ -111,6 +115,11 @@ impl Memory {
             elements_max: u64::from(limits.table_elements),
             denied: false,
         }
+    }
+
+    /// What the guest has of memory now, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -188,6 +197,11 @@ fn checked<T>(result: Result<T, RunFault>) -> wasmtime::Result<T> {
 }
 
 impl Data {
+    /// What the instance runs for.
+    pub(crate) fn run(&mut self) -> Result<&mut Run, Stop> {
+        self.run.as_mut().ok_or(Stop::Early)
+    }
+
     fn page(&mut self, page: run::Page) -> wasmtime::Result<state::Page> {
         let bytes = page.rows.iter().map(|(key, value)| key.len() + value.len());
         self.meter.charge_rows(page.rows.len(), bytes.sum())?;
@@ -204,7 +218,7 @@ impl types::Host for Data {}
 impl state::Host for Data {
     fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
         self.meter.charge_read(key.len())?;
-        let value = checked(self.run.get(&key))?;
+        let value = checked(self.run()?.get(&key))?;
         let bytes = value.as_ref().map_or(0, |value| value.len());
         self.meter.charge_rows(0, bytes)?;
         Ok(value.map(|value| value.to_vec()))
@@ -218,7 +232,7 @@ impl state::Host for Data {
         reverse: bool,
     ) -> wasmtime::Result<state::Page> {
         self.meter.charge_read(start.len())?;
-        let page = checked(self.run.scan(&start, end.as_deref(), limit, reverse))?;
+        let page = checked(self.run()?.scan(&start, end.as_deref(), limit, reverse))?;
         self.page(page)
     }
 
@@ -230,34 +244,37 @@ impl state::Host for Data {
         reverse: bool,
     ) -> wasmtime::Result<state::Page> {
         self.meter.charge_read(start.len())?;
-        let page = checked(self.run.scan_keys(&start, end.as_deref(), limit, reverse))?;
+        let page = checked(
+            self.run()?
+                .scan_keys(&start, end.as_deref(), limit, reverse),
+        )?;
         self.page(page)
     }
 
     fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> wasmtime::Result<()> {
         self.meter.charge_write(key.len() + value.len())?;
-        checked(self.run.put(&key, &value))
+        checked(self.run()?.put(&key, &value))
     }
 
     fn delete(&mut self, key: Vec<u8>) -> wasmtime::Result<()> {
         self.meter.charge_write(key.len())?;
-        checked(self.run.delete(&key))
+        checked(self.run()?.delete(&key))
     }
 
     fn delete_range(&mut self, start: Vec<u8>, end: Vec<u8>) -> wasmtime::Result<()> {
         self.meter.charge_write(start.len() + end.len())?;
-        let rows = checked(self.run.delete_range(&start, &end))?;
+        let rows = checked(self.run()?.delete_range(&start, &end))?;
         self.meter.charge(DELETED_ROW_FUEL.saturating_mul(rows))
     }
 
     fn add(&mut self, key: Vec<u8>, by: i64) -> wasmtime::Result<()> {
         self.meter.charge_write(key.len())?;
-        checked(self.run.add(&key, by))
+        checked(self.run()?.add(&key, by))
     }
 
     fn number(&mut self, key: Vec<u8>) -> wasmtime::Result<i64> {
         self.meter.charge_read(key.len())?;
-        checked(self.run.number(&key))
+        checked(self.run()?.number(&key))
     }
 
     fn scan_numbers(
@@ -267,7 +284,7 @@ impl state::Host for Data {
         limit: u32,
     ) -> wasmtime::Result<Vec<(Vec<u8>, i64)>> {
         self.meter.charge_read(start.len())?;
-        let rows = checked(self.run.scan_numbers(&start, end.as_deref(), limit))?;
+        let rows = checked(self.run()?.scan_numbers(&start, end.as_deref(), limit))?;
         let bytes = rows.iter().map(|(key, _)| key.len() + 8);
         self.meter.charge_rows(rows.len(), bytes.sum())?;
         Ok(rows)
@@ -277,7 +294,7 @@ impl state::Host for Data {
 impl context::Host for Data {
     fn current(&mut self) -> wasmtime::Result<types::Entry> {
         self.meter.charge_read(0)?;
-        let entry = checked(self.run.current())?;
+        let entry = checked(self.run()?.current())?;
         Ok(types::Entry {
             id: entry.id.0.to_vec(),
             author: entry.author.0.to_vec(),
@@ -291,23 +308,23 @@ impl context::Host for Data {
 
     fn observed(&mut self, other: Vec<u8>) -> wasmtime::Result<bool> {
         self.meter.charge_read(other.len())?;
-        checked(self.run.observed(hash::<CallId>(&other)?))
+        checked(self.run()?.observed(hash::<CallId>(&other)?))
     }
 
     fn store(&mut self) -> wasmtime::Result<Vec<u8>> {
         self.meter.charge_read(0)?;
-        Ok(checked(self.run.store())?.0.to_vec())
+        Ok(checked(self.run()?.store())?.0.to_vec())
     }
 }
 
 impl blobs::Host for Data {
     fn pin(&mut self, owner: Vec<u8>, blob: Vec<u8>) -> wasmtime::Result<()> {
         self.meter.charge_write(owner.len() + blob.len())?;
-        checked(self.run.pin(&owner, hash::<BlobId>(&blob)?))
+        checked(self.run()?.pin(&owner, hash::<BlobId>(&blob)?))
     }
 
     fn unpin(&mut self, owner: Vec<u8>, blob: Vec<u8>) -> wasmtime::Result<()> {
         self.meter.charge_write(owner.len() + blob.len())?;
-        checked(self.run.unpin(&owner, hash::<BlobId>(&blob)?))
+        checked(self.run()?.unpin(&owner, hash::<BlobId>(&blob)?))
     }
 }

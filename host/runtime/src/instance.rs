@@ -11,6 +11,7 @@ use wasmtime::{Store, Trap};
 
 use crate::component::{Function, Prepared};
 use crate::host::{Data, Memory, Meter, Stop};
+use crate::limits::{SPARE_MEMORY_BYTES_MAX, SPARE_START_FUEL};
 use crate::profile::{self, CROSSING_BYTES_MAX, HOST_BYTE_FUEL, START_FUEL};
 use crate::values::{Type, Value, cbor, val};
 use crate::wasi::Wasi;
@@ -45,6 +46,8 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
     if let Some(stop) = error.downcast_ref::<Stop>() {
         return match stop {
             Stop::Trap(kind) => Failure::Trap(*kind),
+            // Only a start ahead of a call ends so, and nobody asks what it ended with.
+            Stop::Early => Failure::Trap(TrapKind::Misuse),
             Stop::Host(fault) => Failure::Host(fault.clone()),
         };
     }
@@ -73,7 +76,7 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
 /// An instance in its store.
 pub(crate) type Started = (Box<Store<Data>>, wasmtime::component::Instance);
 
-/// A store for one instance of `prepared`, and the instance.
+/// A store for one instance of `prepared`, and the instance: a spare one, else one that is started now.
 ///
 /// # Errors
 /// Gives the data back with the failure.
@@ -82,9 +85,41 @@ pub(crate) fn start(
     limits: &Limits,
     data: Box<Data>,
 ) -> Result<Started, (Box<Data>, Failure)> {
+    if let Some((mut store, instance)) = prepared.spares.take(prepared.loaded, limits) {
+        store.data_mut().run = data.run;
+        return Ok((store, instance));
+    }
+    match start_now(prepared, limits, data, START_FUEL) {
+        // Spare instances take places of the pool that calls need more.
+        Err((data, Failure::Host(HostFault::Exhausted(_)))) => {
+            prepared.spares.clear();
+            start_now(prepared, limits, data, START_FUEL)
+        }
+        started => started,
+    }
+}
+
+/// Starts an instance for the next that needs one; nothing that runs can tell.
+pub(crate) fn start_ahead(prepared: &Prepared, limits: &Limits) {
+    let data = Box::new(Data::new(None, limits));
+    match start_now(prepared, limits, data, SPARE_START_FUEL) {
+        Ok(started) => prepared.spares.keep(prepared.loaded, limits, started),
+        // It asks at its start what it is started for, takes long, or always traps.
+        Err((_, Failure::Trap(_))) => prepared.spares.unfit(prepared.loaded),
+        // This host has no place for it now.
+        Err((_, Failure::Host(_))) => {}
+    }
+}
+
+fn start_now(
+    prepared: &Prepared,
+    limits: &Limits,
+    data: Box<Data>,
+    fuel: u64,
+) -> Result<Started, (Box<Data>, Failure)> {
     let mut data = *data;
     data.memory = Memory::new(limits);
-    data.meter.start(START_FUEL);
+    data.meter.start(fuel);
     if prepared.wasi {
         data.wasi = Some(Box::default());
     }
@@ -92,7 +127,7 @@ pub(crate) fn start(
     store.limiter(|data| &mut data.memory);
     store.set_hostcall_fuel(CROSSING_BYTES_MAX);
     let started = store
-        .set_fuel(START_FUEL)
+        .set_fuel(fuel)
         .and_then(|()| prepared.pre.instantiate(&mut *store));
     match started {
         Ok(instance) => Ok((store, instance)),
@@ -108,6 +143,18 @@ pub(crate) fn start(
         }
     }
 }
+
+/// Takes the run out of a store that is done; the rest is dropped when there is time.
+pub(crate) fn give_back(prepared: &Prepared, mut store: Box<Store<Data>>) -> Run {
+    let data = store.data_mut();
+    let run = data.run.take().expect(HAS_RUN);
+    // What the guest printed belongs to this run.
+    data.wasi = None;
+    prepared.spares.leave(store);
+    run
+}
+
+const HAS_RUN: &str = "an instance that was given out has its run until it gives it back";
 
 impl Wasm {
     #[expect(
@@ -125,7 +172,7 @@ impl Wasm {
         let mut this = Self {
             prepared,
             limits: *limits,
-            state: State::Idle(Box::new(Data::new(run, limits))),
+            state: State::Idle(Box::new(Data::new(Some(run), limits))),
         };
         match this.start() {
             // A component that traps at its start traps in each of its calls.
@@ -164,8 +211,8 @@ impl Wasm {
 
     fn into_run(self) -> Run {
         match self.state {
-            State::Live { store, .. } => store.into_data().run,
-            State::Idle(data) => data.run,
+            State::Live { store, .. } => give_back(&self.prepared, store),
+            State::Idle(data) => data.run.expect(HAS_RUN),
             State::Moved => unreachable!("an instance that panicked is not used again"),
         }
     }
@@ -300,8 +347,8 @@ impl Instance for Wasm {
 
     fn run_mut(&mut self) -> &mut Run {
         match &mut self.state {
-            State::Live { store, .. } => &mut store.data_mut().run,
-            State::Idle(data) => &mut data.run,
+            State::Live { store, .. } => store.data_mut().run.as_mut().expect(HAS_RUN),
+            State::Idle(data) => data.run.as_mut().expect(HAS_RUN),
             State::Moved => unreachable!("an instance that panicked is not used again"),
         }
     }
@@ -313,13 +360,18 @@ impl Instance for Wasm {
 
 impl Data {
     /// The data of an instance that has not started.
-    pub(crate) fn new(run: Run, limits: &Limits) -> Self {
+    pub(crate) fn new(run: Option<Run>, limits: &Limits) -> Self {
         Self {
             run,
             meter: Meter::default(),
             memory: Memory::new(limits),
             wasi: None,
         }
+    }
+
+    /// Whether dropping its instance can wait: it holds little memory.
+    pub(crate) fn is_small(&self) -> bool {
+        self.memory.bytes() <= SPARE_MEMORY_BYTES_MAX
     }
 
     /// Begins one call with this much fuel.

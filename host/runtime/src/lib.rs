@@ -22,6 +22,7 @@ pub mod limits;
 mod names;
 pub mod profile;
 mod schema;
+mod spare;
 mod trusted;
 pub mod values;
 mod wasi;

@@ -40,6 +40,15 @@ pub(crate) const POOL_MEMORY_KEPT_BYTES: usize = 128 * 1024;
 /// How much of a table that an instance leaves behind is zeroed rather than unmapped, in bytes.
 pub(crate) const POOL_TABLE_KEPT_BYTES: usize = 16 * 1024;
 
+/// Instances that are started ahead of a call, of all components together.
+pub(crate) const SPARES_READY_MAX: usize = 8;
+/// Instances that were used and wait to be dropped.
+pub(crate) const SPARES_LEFT_MAX: usize = 8;
+/// Fuel of a start ahead of a call: about a millisecond. What needs more is started when it is called.
+pub(crate) const SPARE_START_FUEL: u64 = 1_000_000;
+/// The most memory, in bytes, of an instance that waits to be dropped.
+pub(crate) const SPARE_MEMORY_BYTES_MAX: u64 = 2 * 1024 * 1024;
+
 /// Components whose compiled code is kept ready.
 pub(crate) const LOADED_COMPONENTS_MAX: usize = 64;
 
@@ -57,6 +66,7 @@ pub(crate) const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 pub(crate) const OUTPUT_LINE_BYTES_MAX: usize = 1024;
 
 const _: () = assert!(POOL_INSTANCES <= POOL_MEMORIES && POOL_INSTANCES <= POOL_TABLES);
+const _: () = assert!(SPARES_READY_MAX + SPARES_LEFT_MAX <= POOL_INSTANCES as usize / 4);
 const _: () = assert!(POOL_CORE_INSTANCES_EACH <= POOL_CORE_INSTANCES);
 const _: () = assert!(POOL_MEMORIES_EACH <= POOL_MEMORIES && POOL_TABLES_EACH <= POOL_TABLES);
 // The pool reserves this much address space, of which nothing is used before an instance runs.

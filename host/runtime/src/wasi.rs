@@ -87,7 +87,7 @@ impl Data {
 
     fn random(&mut self, bytes: &mut [u8]) -> wasmtime::Result<()> {
         self.meter.charge_read(bytes.len())?;
-        let seed = self.run.random_seed();
+        let seed = self.run()?.random_seed();
         let reader = self.wasi().random.get_or_insert_with(|| {
             let mut hasher = blake3::Hasher::new_derive_key("lattice 2026-11 virtual randomness 1");
             hasher.update(&seed);
@@ -215,7 +215,7 @@ impl random::insecure_seed::Host for Data {
 impl clocks::wall_clock::Host for Data {
     fn now(&mut self) -> wasmtime::Result<clocks::wall_clock::Datetime> {
         self.meter.charge_read(0)?;
-        let ms = self.run.clock().wall_ms;
+        let ms = self.run()?.clock().wall_ms;
         Ok(clocks::wall_clock::Datetime {
             seconds: ms / 1000,
             nanoseconds: (ms % 1000) as u32 * 1_000_000,
@@ -235,7 +235,7 @@ impl clocks::monotonic_clock::Host for Data {
     fn now(&mut self) -> wasmtime::Result<u64> {
         self.meter.charge_read(0)?;
         // Never zero: Go's runtime aborts on a clock that stands there.
-        Ok(self.run.clock().wall_ms.saturating_mul(1_000_000).max(1))
+        Ok(self.run()?.clock().wall_ms.saturating_mul(1_000_000).max(1))
     }
 
     fn resolution(&mut self) -> wasmtime::Result<u64> {

@@ -8,7 +8,7 @@ use lattice_daemon::api::{
     self, calls_client::CallsClient, node_client::NodeClient, plugins_client::PluginsClient,
     stores_client::StoresClient,
 };
-use lattice_daemon::{DaemonOptions, Embedded};
+use lattice_daemon::{DaemonOptions, Embedded, Idle};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -89,6 +89,7 @@ impl Daemon {
             bind: Some("127.0.0.1:0".parse().unwrap()),
             relay: false,
             discovery: false,
+            idle: Idle::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = oneshot::channel();

@@ -10,4 +10,5 @@ mod hostile;
 mod install;
 mod node;
 mod order;
+mod spare;
 mod wasi;

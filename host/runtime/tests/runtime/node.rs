@@ -64,6 +64,13 @@ pub(crate) fn install(bytes: &[u8]) -> Arc<Schema> {
     WASM.install(bytes).unwrap()
 }
 
+/// An engine of a test's own, with its directory.
+pub(crate) fn engine() -> (Arc<Wasm>, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let wasm = Wasm::open(dir.path(), Compiler::InProcess).unwrap();
+    (Arc::new(wasm), dir)
+}
+
 impl Node {
     pub(crate) fn new(app: &[u8]) -> Self {
         Self::with_limits(app, Limits::default())
@@ -74,8 +81,13 @@ impl Node {
     }
 
     pub(crate) fn try_new(app: &[u8], limits: Limits) -> Result<Self, CreateError> {
-        let system = install(&built("system"));
-        let schema = install(app);
+        Self::on(&WASM, app, limits)
+    }
+
+    /// A store on an engine that other tests do not use.
+    pub(crate) fn on(wasm: &Arc<Wasm>, app: &[u8], limits: Limits) -> Result<Self, CreateError> {
+        let system = wasm.install(&built("system")).unwrap();
+        let schema = wasm.install(app).unwrap();
         let component = |id: ComponentId, name: &str| ComponentRef {
             id,
             name: name.into(),
@@ -102,7 +114,7 @@ impl Node {
         };
         let key = SigningKey::from_bytes(&[7; 32]);
         let files = Files::in_dir(dir.path()).unwrap();
-        let engine = Arc::clone(&*WASM);
+        let engine = Arc::clone(wasm);
         let now_ms = 1_800_000_000_000;
         let store = Store::create(files, engine, key, spec, now_ms)?;
         Ok(Self {
@@ -132,6 +144,16 @@ impl Node {
             function: function.name.clone(),
             args: cbor::encode_all(function.param_types(), &values),
         }
+    }
+
+    /// Runs a call and leaves its intention, and with it its instance, open.
+    pub(crate) fn call_open(&mut self, name: &str, args: &[&str]) -> Result<(), CallError> {
+        let call = self.encode(lattice_kernel::engine::CallKind::Command, name, args);
+        let told = self
+            .store
+            .call(Lane::App, vec![call], self.now_ms, ChainId(1))?;
+        assert!(told.outcome.is_ok());
+        Ok(())
     }
 
     pub(crate) fn try_call(&mut self, call: Call) -> Result<Outcome, CallError> {

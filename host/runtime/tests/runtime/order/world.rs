@@ -267,6 +267,8 @@ impl World {
                 settle(store, self.slice);
             }
         }
+        // What comes next finds instances that were started ahead.
+        WASM.rest();
     }
 
     fn local(&mut self, by: u8, act: &Act) {

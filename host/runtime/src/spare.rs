@@ -1,0 +1,141 @@
+//! Instances that are started before anybody needs them, and dropped when nobody waits any more.
+//!
+//! Each intention and each query gets an instance that nobody has used. Starting one and clearing up
+//! behind one take as long as a short call itself, and neither depends on the call: what runs at a
+//! start knows no entry and no state, since the instance has no run yet. A component that asks for
+//! either at its start has no spare instances, and is started when it is called, as all were.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lattice_format::Limits;
+use wasmtime::Store;
+
+use crate::host::Data;
+use crate::instance::Started;
+use crate::limits::{SPARES_LEFT_MAX, SPARES_READY_MAX};
+
+/// The spare instances of an engine: few, since each takes a place of the pool.
+#[derive(Default)]
+pub(crate) struct Spares {
+    kept: Mutex<Kept>,
+    /// Whether there is anything to do for whoever has time.
+    work: AtomicBool,
+    next: AtomicU64,
+}
+
+/// A component as it was loaded once. Loaded again, it is another one: its instances do not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loaded(u64);
+
+#[derive(Default)]
+struct Kept {
+    /// The one used last comes last.
+    ready: Vec<Spare>,
+    /// Used ones.
+    left: Vec<Box<Store<Data>>>,
+    /// What has been started lately, and is likely to be started again.
+    wanted: Vec<(Loaded, Limits)>,
+    /// Components that cannot be started ahead; few, and forgotten when there are many.
+    unfit: Vec<Loaded>,
+}
+
+struct Spare {
+    component: Loaded,
+    limits: Limits,
+    started: Started,
+}
+
+impl Spare {
+    fn is(&self, (component, limits): (Loaded, Limits)) -> bool {
+        self.component == component && self.limits == limits
+    }
+}
+
+impl Spares {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Nothing panics while it is held, and lists of whole things are whole at any time.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a component that is being loaded is called here.
+    pub(crate) fn loaded(&self) -> Loaded {
+        Loaded(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// An instance of this component with these limits that was started and never used. Whether there
+    /// is one or not, one will be wanted again.
+    pub(crate) fn take(&self, component: Loaded, limits: &Limits) -> Option<Started> {
+        let mut kept = self.lock();
+        let wanted = (component, *limits);
+        if !kept.unfit.contains(&component)
+            && !kept.wanted.contains(&wanted)
+            && kept.wanted.len() < SPARES_READY_MAX
+        {
+            kept.wanted.push(wanted);
+            self.work.store(true, Ordering::Release);
+        }
+        let place = kept.ready.iter().rposition(|spare| spare.is(wanted))?;
+        Some(kept.ready.remove(place).started)
+    }
+
+    /// Takes an instance that nobody will use again, to drop it later; at once if it is large, or if
+    /// there are many.
+    pub(crate) fn leave(&self, store: Box<Store<Data>>) {
+        let mut kept = self.lock();
+        if store.data().is_small() && kept.left.len() < SPARES_LEFT_MAX {
+            kept.left.push(store);
+            self.work.store(true, Ordering::Release);
+        } else {
+            drop(kept);
+            drop(store);
+        }
+    }
+
+    /// Drops what was left, and tells what should be started.
+    pub(crate) fn clear_up(&self) -> Vec<(Loaded, Limits)> {
+        if !self.work.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut kept = self.lock();
+        let left = std::mem::take(&mut kept.left);
+        let mut wanted = std::mem::take(&mut kept.wanted);
+        wanted.retain(|wanted| !kept.ready.iter().any(|spare| spare.is(*wanted)));
+        drop(kept);
+        drop(left);
+        wanted
+    }
+
+    /// Keeps an instance that was started for whoever comes next.
+    pub(crate) fn keep(&self, component: Loaded, limits: &Limits, started: Started) {
+        let mut kept = self.lock();
+        let surplus = (kept.ready.len() >= SPARES_READY_MAX).then(|| kept.ready.remove(0));
+        kept.ready.push(Spare {
+            component,
+            limits: *limits,
+            started,
+        });
+        drop(kept);
+        drop(surplus);
+    }
+
+    /// Remembers that a component cannot be started before its run is known.
+    pub(crate) fn unfit(&self, component: Loaded) {
+        let mut kept = self.lock();
+        if kept.unfit.len() >= SPARES_READY_MAX {
+            kept.unfit.remove(0);
+        }
+        kept.unfit.push(component);
+    }
+
+    /// How many are started ahead.
+    pub(crate) fn ready(&self) -> usize {
+        self.lock().ready.len()
+    }
+
+    /// Drops every instance: their places are needed, or their component goes.
+    pub(crate) fn clear(&self) {
+        let kept = std::mem::take(&mut *self.lock());
+        drop(kept);
+    }
+}
