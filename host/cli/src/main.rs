@@ -99,6 +99,7 @@ fn run(cli: Cli, output: Output) -> Result<()> {
     let resting = idle.clone();
     let runtime = Builder::new_multi_thread()
         .enable_all()
+        .thread_stack_size(lattice_daemon::THREAD_STACK_BYTES)
         .on_thread_park(move || resting.rest())
         .build()
         .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;

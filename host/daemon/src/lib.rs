@@ -46,6 +46,8 @@ mod writer;
 
 pub use home::{OpenError, SOCKET_NAME};
 pub use idle::Idle;
+/// The stack, in bytes, that each thread of the runtime of a node must have: guests run on it.
+pub use lattice_runtime::profile::THREAD_STACK_BYTES;
 
 use network::NetOptions;
 use node::{Node, NodeOptions};

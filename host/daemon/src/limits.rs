@@ -15,7 +15,7 @@ pub const TICK: Duration = Duration::from_secs(1);
 /// Ticks without any work after which a writer sleeps until it is asked for something.
 pub const TICKS_IDLE: u32 = 3;
 /// Stack of a store's writer, in bytes: guests run on it.
-pub const WRITER_STACK_BYTES: usize = 8 * 1024 * 1024;
+pub const WRITER_STACK_BYTES: usize = lattice_runtime::profile::THREAD_STACK_BYTES;
 /// Sets of changes that a watch may lag behind before it runs its query for that alone.
 pub const CHANGES_QUEUE: usize = 256;
 /// Cells of one set of changes that watches compare one by one; more count as a change of all.

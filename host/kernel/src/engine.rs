@@ -20,7 +20,7 @@ pub enum HostFault {
     /// The engine cannot honour the determinism profile of the store.
     #[error("this version cannot run the determinism profile {0}; update Lattice")]
     Profile(u32),
-    /// Memory, an instance slot or the native stack ran out.
+    /// Memory or an instance slot ran out.
     #[error("out of {0} on this node")]
     Exhausted(String),
     /// Reading or writing this node's files failed.
@@ -187,6 +187,9 @@ pub enum AskError {
 
 /// Runs components.
 pub trait Engine: Send + Sync {
+    /// Whether it runs components by that determinism profile. Stores that name another one stand still.
+    fn serves(&self, profile: u32) -> bool;
+
     /// Whether `component` can be run here, now.
     ///
     /// # Errors
@@ -216,6 +219,38 @@ pub trait Engine: Send + Sync {
         run: Run,
         question: &Question,
     ) -> (Run, Result<Answer, AskError>);
+}
+
+/// In the place of an engine that does not serve the profile of a store: there, nothing runs.
+pub(crate) struct Unserved(pub(crate) u32);
+
+impl Engine for Unserved {
+    fn serves(&self, _: u32) -> bool {
+        false
+    }
+
+    fn ready(&self, _: &ComponentId) -> Result<(), HostFault> {
+        Err(HostFault::Profile(self.0))
+    }
+
+    fn instantiate(
+        &self,
+        _: &ComponentId,
+        _: &Limits,
+        run: Run,
+    ) -> Result<Box<dyn Instance>, (Run, HostFault)> {
+        Err((run, HostFault::Profile(self.0)))
+    }
+
+    fn ask(
+        &self,
+        _: &ComponentId,
+        _: &Limits,
+        run: Run,
+        _: &Question,
+    ) -> (Run, Result<Answer, AskError>) {
+        (run, Err(HostFault::Profile(self.0).into()))
+    }
 }
 
 /// One instance of a component, with its memory.

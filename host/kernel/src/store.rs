@@ -10,7 +10,7 @@ use lattice_format::{
 
 use crate::commit::Undo;
 use crate::dag::LocalSeq;
-use crate::engine::{Engine, HostFault};
+use crate::engine::{Engine, HostFault, Unserved};
 use crate::floating::{FloatingRow, ParkedRow, Waiting};
 use crate::fold::{Changes, Core, Info};
 use crate::governance::Answers;
@@ -383,6 +383,12 @@ impl Store {
         info: Arc<Info>,
         now_ms: u64,
     ) -> Result<Self, StorageError> {
+        let profile = info.genesis.profile;
+        let engine = if engine.serves(profile) {
+            engine
+        } else {
+            Arc::new(Unserved(profile))
+        };
         let author = DeviceKey(key.verifying_key().to_bytes());
         let number = |name: &[u8]| -> Result<Option<u64>, StorageError> {
             Ok(rows

@@ -225,6 +225,10 @@ pub fn found(number: u8, now_ms: u64) -> Store {
 }
 
 impl Engine for ModelEngine {
+    fn serves(&self, profile: u32) -> bool {
+        profile == 1
+    }
+
     fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
         match *component {
             APP | GOVERNANCE => Ok(()),

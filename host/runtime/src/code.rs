@@ -6,6 +6,7 @@
 //! hash, written with it, still fits, and its name says which component, engine and profile it is
 //! for. Anything else is compiled again.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use wasmtime::{Config, Engine};
 use crate::limits::{
     COMPILE_CPU_MAX, COMPILE_MEMORY_BYTES_MAX, COMPILE_WALL_MAX, COMPILED_BYTES_MAX,
 };
-use crate::profile;
+use crate::{depth, profile};
 
 /// The first argument of a compiling child process; see [`compile_child_main`].
 pub const COMPILE_ARGUMENT: &str = "--compile-component";
@@ -73,7 +74,8 @@ pub(crate) fn config() -> Config {
         .memory_reservation(profile::MEMORY_BYTES_MAX)
         .memory_guard_size(64 * 1024)
         .memory_reservation_for_growth(0)
-        .wasm_backtrace_max_frames(None)
+        // Where a trap happened tells one of the bound on depth from the others.
+        .wasm_backtrace_max_frames(NonZeroUsize::new(1))
         .native_unwind_info(false)
         .generate_address_map(true)
         .memory_init_cow(true);
@@ -236,6 +238,8 @@ fn to_file(source: &Path, aside: &Path) -> Result<(), CompileError> {
     };
     let refused = |error: wasmtime::Error| CompileError::Refused(format!("{error:#}"));
     let component = std::fs::read(source).map_err(io("reading", source))?;
+    let component =
+        depth::bound(&component).map_err(|error| CompileError::Refused(error.to_string()))?;
     let engine = Engine::new(&config()).map_err(refused)?;
     let code = engine.precompile_component(&component).map_err(refused)?;
     let mut file = Vec::with_capacity(HASH_BYTES + code.len());

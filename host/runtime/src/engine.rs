@@ -20,7 +20,7 @@ use crate::limits::{
     POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_MEMORY_KEPT_BYTES,
     POOL_TABLE_KEPT_BYTES, POOL_TABLES, POOL_TABLES_EACH,
 };
-use crate::profile::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX};
+use crate::profile::{MEMORY_BYTES_MAX, PROFILE, TABLE_ELEMENTS_MAX};
 use crate::schema::Schema;
 use crate::spare::{Loaded, Spares};
 use crate::{governance, host, instance, wasi};
@@ -274,6 +274,10 @@ fn pool() -> PoolingAllocationConfig {
 }
 
 impl Engine for Wasm {
+    fn serves(&self, profile: u32) -> bool {
+        profile == PROFILE
+    }
+
     fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
         self.prepared(component).map(drop)
     }

@@ -7,7 +7,7 @@ use lattice_kernel::engine::{CallEnd, CallKind, HostFault, Instance};
 use lattice_kernel::outcome::{HostRefusal, TrapKind};
 use lattice_kernel::run::Run;
 use wasmtime::component::Val;
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, WasmBacktrace};
 
 use crate::component::{Function, Prepared};
 use crate::host::{Data, Memory, Meter, Stop};
@@ -53,7 +53,8 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => Failure::Trap(TrapKind::Fuel),
-        // Native frames are this host's own: another one may have had room.
+        Some(Trap::UnreachableCodeReached) if is_too_deep(error) => Failure::Trap(TrapKind::Depth),
+        // The bound on depth comes first; were it not so, another host might have had room.
         Some(Trap::StackOverflow) => Failure::Host(HostFault::Exhausted("native stack".into())),
         Some(_) => Failure::Trap(TrapKind::Guest),
         // The engine has no public type for this one.
@@ -71,6 +72,23 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
         // outside of memory, an unknown case.
         None => Failure::Trap(TrapKind::Guest),
     }
+}
+
+/// Whether a trap happened in the function that ends calls which are nested too deep: the last one of
+/// its module, which the guest itself cannot reach.
+fn is_too_deep(error: &wasmtime::Error) -> bool {
+    let frame = error
+        .downcast_ref::<WasmBacktrace>()
+        .and_then(|trace| trace.frames().first());
+    frame.is_some_and(|frame| {
+        let module = frame.module();
+        let imports = module.imports();
+        let imported = imports
+            .filter(|import| import.ty().func().is_some())
+            .count();
+        let functions = imported + module.functions().len();
+        frame.func_index() as usize + 1 == functions
+    })
 }
 
 /// An instance in its store.

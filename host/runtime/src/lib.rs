@@ -11,6 +11,7 @@
 mod catalogue;
 mod code;
 mod component;
+mod depth;
 mod engine;
 mod fast;
 mod governance;

@@ -1,4 +1,4 @@
-//! Determinism profile 1: what every replica must agree on to get the same outcomes.
+//! Determinism profile 2: what every replica must agree on to get the same outcomes.
 //!
 //! Together with the engine's version these decide every result, trap and fuel count. They never
 //! change: another table, charge or bound is another profile with another number, which a genesis
@@ -10,7 +10,9 @@ use lattice_format::Limits;
 use lattice_kernel::engine::HostFault;
 
 /// The number of this profile in a genesis.
-pub const PROFILE: u32 = 1;
+///
+/// Profile 1 had no bound on the depth of calls, and no store outlived it.
+pub const PROFILE: u32 = 2;
 
 /// The most linear memory that a genesis may give an instance, in bytes, all memories together.
 pub const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -18,11 +20,26 @@ pub const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub const TABLE_ELEMENTS_MAX: u32 = 128 * 1024;
 /// The largest result that a genesis may allow a call, encoded, in bytes.
 pub const RESULT_BYTES_MAX: u32 = 1024 * 1024;
+/// The bound on the depth of calls: what the frames of all functions that have begun and not ended may
+/// count for, in bytes. See `depth`.
+pub const DEPTH_BYTES_MAX: u32 = 4 * 1024 * 1024;
+/// What a frame counts for, in bytes, beside its slots.
+pub(crate) const FRAME_BYTES: u32 = 64;
+/// What a parameter, a local, or an operand at the greatest height of the operand stack counts for.
+pub(crate) const FRAME_SLOT_BYTES: u32 = 16;
+/// Functions that call nothing, and whose frames would count for no more than this, count nothing.
+pub(crate) const LEAF_FRAME_BYTES_MAX: u32 = 1024;
+/// The most components, nested in each other, that have core modules of their own and so a part of the bound.
+pub(crate) const BUDGETS_MAX: usize = 16;
 /// The native stack that guest code may use, in bytes.
 ///
-/// Native frames differ between engines and processors, so that reaching it is a fault of this host
-/// and never an outcome.
-pub const STACK_BYTES_MAX: usize = 1024 * 1024;
+/// Native frames differ between engines and processors, so that reaching it would be a fault of this host
+/// and never an outcome. They are smaller than what they count for, so that guests end at the bound.
+pub const STACK_BYTES_MAX: usize = 4 * 1024 * 1024;
+const _: () = assert!(DEPTH_BYTES_MAX as usize <= STACK_BYTES_MAX);
+/// The stack of a thread that runs guests, in bytes: theirs, and what the host uses below and above.
+pub const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
+const _: () = assert!(2 * STACK_BYTES_MAX <= THREAD_STACK_BYTES);
 
 /// Fuel of instantiation, which is not charged to the call: start functions must end within it.
 pub(crate) const START_FUEL: u64 = 1_000_000_000;
@@ -103,6 +120,8 @@ pub(crate) fn apply(config: &mut Config) {
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)
         .operator_cost(operator_cost())
+        // Nothing here is asynchronous and has such a stack; the engine wants it to be larger all the same.
+        .async_stack_size(2 * STACK_BYTES_MAX)
         .max_wasm_stack(STACK_BYTES_MAX);
 }
 

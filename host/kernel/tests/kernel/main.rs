@@ -6,5 +6,6 @@ mod crash;
 mod disk;
 mod fold;
 mod hostile;
+mod profile;
 mod revocation;
 mod world;

@@ -264,6 +264,10 @@ impl AnyApp {
 }
 
 impl Engine for AnyApp {
+    fn serves(&self, profile: u32) -> bool {
+        ModelEngine.serves(profile)
+    }
+
     fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
         ModelEngine.ready(&Self::map(component))
     }

@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use lattice_format::Limits;
 use lattice_kernel::engine::{Answer, HostFault, Question};
-use lattice_kernel::testing::device;
+use lattice_kernel::testing::{device, key};
+use lattice_kernel::{Files, Outcome, Store, TrapKind};
 
-use crate::node::{Node, WASM, built, raw};
+use crate::node::{Node, WASM, built, engine, raw};
 use crate::order::apps::{App, Spec};
 use crate::order::case::{Act, Change, Event};
 use crate::order::world::{OUTSIDER, START_MS, World, all, wire};
 
 /// Everything that `hostile` can do and that ends in an outcome.
-const ABUSES: [(&str, &[&str]); 10] = [
+const ABUSES: [(&str, &[&str]); 11] = [
     ("spin", &[]),
     ("memory-bomb", &[]),
     ("memory-most", &[]),
+    ("recurse", &[]),
     ("trap", &[]),
     ("out-of-bounds", &[]),
     ("emit", &["1000000000"]),
@@ -33,7 +35,7 @@ fn hostile(limits: Limits) -> Node {
 }
 
 #[test]
-fn a_logged_overflow_of_the_native_stack_pauses_its_lane_alone_on_each_replica() {
+fn calls_logged_that_nest_too_deep_come_out_the_same_on_each_replica() {
     let mut world = World::new(App::Hostile, 3);
     let mut signed = |function, ahead_ms| {
         let calls = Act::Calls(vec![vec![Spec::new(function, [""; 0])]]);
@@ -49,6 +51,7 @@ fn a_logged_overflow_of_the_native_stack_pauses_its_lane_alone_on_each_replica()
     let act = Act::Govern(vec![claim]);
     world.step(&Event::Local { by, act });
     let honest: Vec<_> = all(&world.store(by).snapshot()).iter().map(wire).collect();
+    let mut seen = Vec::new();
     for (number, batches) in [(10, [&abuse, &honest]), (11, [&honest, &abuse])] {
         let mut replica = world.adopt(number);
         for batch in batches {
@@ -56,20 +59,61 @@ fn a_logged_overflow_of_the_native_stack_pauses_its_lane_alone_on_each_replica()
                 .receive(device(200), batch.clone(), START_MS, [7; 32])
                 .unwrap();
             assert_eq!(received.blame, vec![]);
-            replica.settle(1_000).unwrap();
         }
         let settled = replica.settle(1_000).unwrap();
-        assert_eq!(
-            settled.app_paused,
-            Some(HostFault::Exhausted("native stack".into()))
-        );
-        assert_eq!(settled.system_paused, None);
-        assert_eq!(settled.pending, 2, "what overflows, and what follows it");
-        let Answer::Members(members) = replica.snapshot().ask(&Question::Members).unwrap() else {
-            panic!("another question was answered");
-        };
-        assert_eq!(members.len(), 4, "governance goes on");
+        assert_eq!((settled.pending, settled.app_paused), (0, None));
+        let snapshot = replica.snapshot();
+        let rows = snapshot.history(None, 100, false).unwrap();
+        let kinds: Vec<_> = rows
+            .iter()
+            .flat_map(|row| &row.outcomes)
+            .filter_map(|outcome| match outcome {
+                Outcome::Trapped { kind, .. } => Some(*kind),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(kinds, [TrapKind::Depth, TrapKind::Guest]);
+        seen.push(snapshot.summary().outcome_root);
     }
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[test]
+fn a_fault_of_the_host_pauses_the_lane_that_it_is_in() {
+    let author = Node::new(&built("counter"));
+    let entries: Vec<_> = all(&author.store.snapshot()).iter().map(wire).collect();
+    let (wasm, _dir) = engine();
+    wasm.install(&built("system")).unwrap();
+    let (header, body) = entries[0].clone();
+    let files = tempfile::tempdir().unwrap();
+    let replica = Store::adopt(
+        Files::in_dir(files.path()).unwrap(),
+        wasm.clone(),
+        key(9),
+        (header, body.unwrap()),
+        START_MS,
+    );
+    let mut replica = replica.unwrap();
+    let settled = replica.settle(1_000).unwrap();
+    let missing = HostFault::MissingCode(author.schema.component);
+    assert_eq!(settled.app_paused, Some(missing));
+    assert_eq!(settled.system_paused, None);
+    let Answer::Members(members) = replica.snapshot().ask(&Question::Members).unwrap() else {
+        panic!("another question was answered");
+    };
+    assert_eq!(members.len(), 1, "governance goes on");
+    // It goes on by itself when the fault is over.
+    wasm.install(&built("counter")).unwrap();
+    let settled = replica.settle(1_000).unwrap();
+    assert_eq!((settled.app_paused, settled.pending), (None, 0));
+    let roots = |store: &Store| {
+        let snapshot = store.snapshot();
+        (
+            snapshot.summary().state_root,
+            snapshot.summary().outcome_root,
+        )
+    };
+    assert_eq!(roots(&replica), roots(&author.store));
 }
 
 #[test]
@@ -85,7 +129,6 @@ fn other_stores_serve_while_guests_rage() {
                 for (name, args) in ABUSES {
                     node.call(name, args);
                 }
-                node.fault("recurse", &[]);
             }
         });
         let mut honest = Node::new(&built("counter"));
@@ -162,9 +205,6 @@ fn memory_in_a_process_of_its_own() {
     for (name, args) in ABUSES {
         peak_of(name, &mut || {
             node.call(name, args);
-        });
-        peak_of("recurse", &mut || {
-            node.fault("recurse", &[]);
         });
     }
     peak_of("memory-query", &mut || {

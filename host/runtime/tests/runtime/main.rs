@@ -6,6 +6,7 @@
 
 mod abuse;
 mod calls;
+mod depth;
 mod hostile;
 mod install;
 mod node;

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use ed25519_dalek::SigningKey;
 use lattice_format::{Call, ChainId, ComponentId, ComponentRef, Genesis, Lane, Limits};
-use lattice_kernel::engine::{CallEnd, HostFault};
+use lattice_kernel::engine::CallEnd;
 use lattice_kernel::{CallError, CreateError, Files, NewStore, Outcome, Store};
 use lattice_runtime::values::{Value, cbor, text, wave};
 use lattice_runtime::{Compiler, Schema, Wasm};
@@ -163,14 +163,6 @@ impl Node {
             .call(Lane::App, vec![call], self.now_ms, ChainId(1))?;
         self.store.commit(self.now_ms).unwrap();
         Ok(told.outcome)
-    }
-
-    pub(crate) fn fault(&mut self, name: &str, args: &[&str]) -> HostFault {
-        let call = self.encode(lattice_kernel::engine::CallKind::Command, name, args);
-        match self.try_call(call) {
-            Err(CallError::Host(fault)) => fault,
-            other => panic!("{other:?} is no fault of the host"),
-        }
     }
 
     pub(crate) fn call(&mut self, name: &str, args: &[&str]) -> Seen {
