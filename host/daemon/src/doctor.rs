@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+use lattice_runtime::golden;
 
 use crate::Embedding;
 use crate::api::{Check, CheckLevel, DoctorResponse};
@@ -172,7 +173,7 @@ impl Node {
         )
     }
 
-    /// Compiles and loads what came with the node, and runs the one that governs.
+    /// Compiles and loads what came with the node, and runs the golden outcomes of the profile.
     fn check_runtime(&self) -> Check {
         for bundled in BUNDLED {
             if let Err(fault) = self.components.make_ready(&bundled.id()) {
@@ -187,11 +188,20 @@ impl Node {
                 );
             }
         }
+        let profile = lattice_runtime::profile::PROFILE;
+        if let Err(wrong) = golden::check(self.components.wasm()) {
+            return check(
+                "runtime",
+                CheckLevel::Failed,
+                format!("profile {profile} is not kept: {}", wrong.join("; ")),
+                "do not write to shared stores from this machine, and report it with the kind of its processor",
+            );
+        }
         ok(
             "runtime",
             format!(
-                "profile {}; {} bundled components run",
-                lattice_runtime::profile::PROFILE,
+                "profile {profile}; {} golden outcomes hold; {} bundled components run",
+                golden::COUNT,
                 BUNDLED.len()
             ),
         )

@@ -78,15 +78,20 @@ pub struct Limits {
     pub result_bytes: u32,
 }
 
+impl Limits {
+    /// What a store has unless its genesis says otherwise.
+    pub const DEFAULT: Limits = Limits {
+        fuel: 2_000_000_000,
+        memory_bytes: 64 * 1024 * 1024,
+        table_elements: 100_000,
+        body_bytes: BODY_BYTES_DEFAULT,
+        result_bytes: BODY_BYTES_DEFAULT,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            fuel: 2_000_000_000,
-            memory_bytes: 64 * 1024 * 1024,
-            table_elements: 100_000,
-            body_bytes: BODY_BYTES_DEFAULT,
-            result_bytes: BODY_BYTES_DEFAULT,
-        }
+        Self::DEFAULT
     }
 }
 

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lattice_format::{ComponentId, Limits};
 use lattice_kernel::engine::{Answer, AskError, Engine, HostFault, Instance, Question};
 use lattice_kernel::run::Run;
-use wasmtime::component::Linker;
-use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{
+    Enabled, Engine as WasmEngine, InstanceAllocationStrategy, PoolingAllocationConfig,
+};
 
 use crate::catalogue::Catalogue;
 use crate::code::{self, Compiler};
@@ -190,6 +192,21 @@ impl Wasm {
                 instance::start_ahead(&prepared, &limits);
             }
         }
+    }
+
+    /// The engine below.
+    pub(crate) fn engine(&self) -> &WasmEngine {
+        &self.engine
+    }
+
+    /// A component with its imports resolved, for instances of its own.
+    pub(crate) fn prepare(
+        &self,
+        id: ComponentId,
+        component: &Component,
+    ) -> Result<Arc<Prepared>, HostFault> {
+        let spares = Arc::clone(&self.spares);
+        Prepared::new(id, component, &self.linker, spares).map(Arc::new)
     }
 
     /// Instances that are started ahead of a call.

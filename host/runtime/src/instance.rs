@@ -199,6 +199,15 @@ impl Wasm {
         }
     }
 
+    /// An instance that belongs to no store: what it asks the host for traps.
+    pub(crate) fn alone(prepared: Arc<Prepared>, limits: &Limits) -> Self {
+        Self {
+            prepared,
+            limits: *limits,
+            state: State::Idle(Box::new(Data::new(None, limits))),
+        }
+    }
+
     fn start(&mut self) -> Result<(), Failure> {
         let data = match std::mem::replace(&mut self.state, State::Moved) {
             State::Idle(data) => data,

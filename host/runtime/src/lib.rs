@@ -14,6 +14,7 @@ mod component;
 mod depth;
 mod engine;
 mod fast;
+pub mod golden;
 mod governance;
 mod host;
 mod imports;
