@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 
 use clap::Args;
-use lattice_daemon::{DaemonError, DaemonOptions, Idle, OpenError, Ready};
+use lattice_daemon::{ClockOptions, DaemonError, DaemonOptions, Idle, OpenError, Ready};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -32,6 +32,9 @@ pub(crate) struct DaemonArgs {
     /// Do not look for peers, nor let them look for this node
     #[arg(long)]
     no_discovery: bool,
+    /// Sign even if this machine's clock is far ahead of those of all peers
+    #[arg(long)]
+    trust_clock: bool,
 }
 
 /// Runs `daemon`, on a runtime whose threads rest with `idle`.
@@ -41,6 +44,10 @@ pub(crate) async fn run(context: &Context, args: DaemonArgs, idle: Idle) -> Resu
         bind: args.bind,
         relay: !args.no_relay,
         discovery: !args.no_discovery,
+        clock: ClockOptions {
+            trusted: args.trust_clock,
+            ..ClockOptions::default()
+        },
         idle,
     };
     let output = context.output;

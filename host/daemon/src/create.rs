@@ -255,7 +255,7 @@ impl Node {
             admits,
             chain: clock::chain(),
         };
-        let now_ms = clock::now_ms();
+        let now_ms = self.clock.now_ms();
         let store = Store::create(
             files,
             self.components.engine(),

@@ -8,7 +8,6 @@ use lattice_runtime::golden;
 use crate::Embedding;
 use crate::api::{Check, CheckLevel, DoctorResponse};
 use crate::bundled::BUNDLED;
-use crate::clock;
 use crate::limits::DISK_LOW_BYTES;
 use crate::node::Node;
 
@@ -93,7 +92,7 @@ impl Node {
     fn check_clock(&self) -> Check {
         // The first release; a clock below it is surely wrong.
         const EARLIEST_MS: u64 = 1_767_225_600_000;
-        if clock::now_ms() < EARLIEST_MS {
+        if self.clock.now_ms() < EARLIEST_MS {
             return check(
                 "clock",
                 CheckLevel::Failed,
@@ -112,13 +111,19 @@ impl Node {
             return ok("clock", text);
         }
         match lead_ms > 0 {
+            true if self.clock.0.trusted => ok("clock", format!("{text}, and trusted")),
             true => check(
                 "clock",
                 CheckLevel::Failed,
                 format!("{text}: nothing is signed"),
                 "set the clock",
             ),
-            false => check("clock", CheckLevel::Warning, text, "set the clock"),
+            false => check(
+                "clock",
+                CheckLevel::Warning,
+                format!("{text}: theirs is used"),
+                "set the clock",
+            ),
         }
     }
 

@@ -170,7 +170,7 @@ impl Node {
     pub(crate) async fn inspect_token(&self, text: &str) -> Result<api::InspectTokenResponse> {
         let token = parse(text)?;
         let net = self.need_net("a token")?;
-        if token.expires_ms != 0 && token.expires_ms <= clock::now_ms() {
+        if token.expires_ms != 0 && token.expires_ms <= self.clock.now_ms() {
             return Err(failure(&JoinError::Expired {
                 at_ms: token.expires_ms,
             }));
@@ -285,7 +285,7 @@ impl Node {
                 };
                 let record = StoreRecord {
                     name,
-                    since_ms: clock::now_ms(),
+                    since_ms: self.clock.now_ms(),
                     joining: Some(JoinRecord {
                         task: task.to_bytes(),
                     }),
@@ -431,7 +431,7 @@ impl Node {
             self.components.engine(),
             self.key.clone(),
             (signed, body),
-            clock::now_ms(),
+            self.clock.now_ms(),
         )
         .map_err(|error| error.to_string())?;
         self.update_slot(slot, |record| {
@@ -460,7 +460,7 @@ impl Node {
         }
         let record = PluginRecord {
             component: id.0.to_vec(),
-            installed_ms: clock::now_ms(),
+            installed_ms: self.clock.now_ms(),
             bundled: false,
         };
         Ok(self.records.put_plugins(&[(name.to_owned(), record)])?)

@@ -44,11 +44,13 @@ mod store;
 mod watch;
 mod writer;
 
+pub use clock::ClockOptions;
 pub use home::{OpenError, SOCKET_NAME};
 pub use idle::Idle;
 /// The stack, in bytes, that each thread of the runtime of a node must have: guests run on it.
 pub use lattice_runtime::profile::THREAD_STACK_BYTES;
 
+use clock::Clock;
 use network::NetOptions;
 use node::{Node, NodeOptions};
 use server::Running;
@@ -64,6 +66,8 @@ pub struct DaemonOptions {
     pub relay: bool,
     /// Whether addresses are published to, and looked up in, the public discovery service.
     pub discovery: bool,
+    /// What is known of its clock.
+    pub clock: ClockOptions,
     /// What the threads that run it do when they have nothing else to do.
     pub idle: Idle,
 }
@@ -107,7 +111,8 @@ pub async fn run(
         relay: options.relay,
         discovery: options.discovery,
     };
-    let node = open(&options.home, limits::LOCK_WAIT, Embedding::Daemon).await?;
+    let clock = Clock(options.clock);
+    let node = open(&options.home, limits::LOCK_WAIT, Embedding::Daemon, clock).await?;
     options.idle.serve(node.components.wasm());
     let served = async {
         // The socket first: a port that is taken must not leave a network without a node.
@@ -168,7 +173,7 @@ impl Embedded {
 /// # Errors
 /// [`OpenError::Locked`] at once when another process has it open; else what is wrong with it.
 pub async fn embedded(home: &Path) -> Result<Embedded, OpenError> {
-    let node = open(home, Duration::ZERO, Embedding::Command).await?;
+    let node = open(home, Duration::ZERO, Embedding::Command, Clock::default()).await?;
     let (server, channel) = Running::in_memory(&node);
     Ok(Embedded {
         node,
@@ -182,7 +187,7 @@ pub async fn embedded(home: &Path) -> Result<Embedded, OpenError> {
 /// # Errors
 /// As [`embedded`]; and [`OpenError::Network`].
 pub async fn embedded_with_network(home: &Path) -> Result<Embedded, OpenError> {
-    let node = open(home, Duration::ZERO, Embedding::Command).await?;
+    let node = open(home, Duration::ZERO, Embedding::Command, Clock::default()).await?;
     let options = NetOptions {
         bind: None,
         relay: true,
@@ -214,11 +219,13 @@ async fn open(
     home: &Path,
     patience: Duration,
     embedding: Embedding,
+    clock: Clock,
 ) -> Result<Arc<Node>, OpenError> {
     let options = NodeOptions {
         home: home.to_owned(),
         patience,
         embedding,
+        clock,
     };
     match tokio::task::spawn_blocking(move || Node::open(&options)).await {
         Ok(node) => node,

@@ -219,7 +219,7 @@ impl Node {
                 "{uses} uses are more than {INVITE_USES_MAX}"
             )));
         }
-        let expires_ms = clock::now_ms() + life_ms;
+        let expires_ms = self.clock.now_ms() + life_ms;
         let invite = InviteKey::from_seed(clock::seed());
         let arguments = [
             (Type::Bytes, key(&invite.public())),

@@ -17,7 +17,7 @@ use lattice_runtime::values::{Type, Value, cbor};
 use tokio::sync::mpsc;
 
 use crate::blob;
-use crate::clock;
+use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::home::OpenError;
 use crate::limits::{FETCH_PAUSE, PEER_ADDRESSES_MAX, PEER_EVENTS_QUEUE};
@@ -73,6 +73,7 @@ pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), 
     };
     let (seen, seen_end) = mpsc::channel(PEER_EVENTS_QUEUE);
     let host = Arc::new(Host {
+        clock: node.clock,
         node: node.handle(),
         blobs: node.blobs.clone(),
         seen,
@@ -95,7 +96,7 @@ async fn keep_addresses(node: Weak<Node>, mut seen: mpsc::Receiver<(DeviceKey, V
                 .take(PEER_ADDRESSES_MAX)
                 .map(ToString::to_string)
                 .collect(),
-            last_seen_ms: clock::now_ms(),
+            last_seen_ms: node.clock.now_ms(),
         };
         let written = tokio::task::spawn_blocking(move || node.records.put_peer(&peer, &record));
         if let Ok(Err(error)) = written.await {
@@ -209,6 +210,7 @@ impl Node {
 /// This node, as its network sees it.
 struct Host {
     node: Weak<Node>,
+    clock: Clock,
     blobs: Arc<BlobStore>,
     seen: mpsc::Sender<(DeviceKey, Vec<SocketAddr>)>,
 }
@@ -229,7 +231,7 @@ impl Host {
 
 impl NetHost for Host {
     fn now_ms(&self) -> u64 {
-        clock::now_ms()
+        self.clock.now_ms()
     }
 
     fn stores(&self) -> Vec<StoreId> {
@@ -420,7 +422,7 @@ async fn invite_state(
         });
     }
     let at_ms = number("expires-ms");
-    if at_ms <= clock::now_ms() {
+    if at_ms <= node.clock.now_ms() {
         return Ok(InviteState::Expired { at_ms });
     }
     Ok(InviteState::Open)

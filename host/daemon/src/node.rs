@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::Embedding;
 use crate::bundled::BUNDLED;
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::components::Components;
 use crate::failure::{Failure, Result};
 use crate::home::{Home, OpenError};
@@ -33,6 +33,8 @@ pub(crate) struct NodeOptions {
     pub(crate) patience: Duration,
     /// What it is opened for.
     pub(crate) embedding: Embedding,
+    /// Its clock.
+    pub(crate) clock: Clock,
 }
 
 /// A store of this node, open or not.
@@ -152,6 +154,8 @@ pub(crate) struct Node {
     pub(crate) blobs: Arc<BlobStore>,
     /// What it was opened for.
     pub(crate) embedding: Embedding,
+    /// Its clock.
+    pub(crate) clock: Clock,
     /// When it was opened.
     pub(crate) started_ms: u64,
     /// Queries that run on threads of their own.
@@ -198,7 +202,8 @@ impl Node {
             components,
             blobs: Arc::new(blobs),
             embedding: options.embedding,
-            started_ms: clock::now_ms(),
+            started_ms: options.clock.now_ms(),
+            clock: options.clock,
             long_queries: Semaphore::new(QUERIES_LONG_MAX),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             looked: Looked::default(),
@@ -263,7 +268,7 @@ impl Node {
             // node.redb was lost or restored from an older copy; the log is the truth.
             let record = StoreRecord {
                 name: format!("found-{}", &name[..8]),
-                since_ms: clock::now_ms(),
+                since_ms: self.clock.now_ms(),
                 ..Default::default()
             };
             tracing::warn!(store = %id, name = record.name, "found a store that the node did not know of");
@@ -454,9 +459,10 @@ impl Node {
     pub(crate) fn opener(&self, directory: PathBuf) -> Opener {
         let engine = self.components.engine();
         let key = self.key.clone();
+        let clock = self.clock;
         Box::new(move || {
             let files = Files::in_dir(&directory).map_err(|error| error.to_string())?;
-            Store::open(files, engine.clone(), key.clone(), clock::now_ms())
+            Store::open(files, engine.clone(), key.clone(), clock.now_ms())
                 .map_err(|error| format!("{}: {error}", directory.display()))
         })
     }
@@ -547,6 +553,16 @@ impl Listener for NodeListener {
         }
     }
 
+    fn now_ms(&self, drift_ms: u64, genesis_ms: u64) -> u64 {
+        match self.0.upgrade() {
+            Some(node) => {
+                let peers_lead_ms = node.clock_lead_ms().map(|lead| lead.saturating_neg());
+                clock::corrected(node.clock.now_ms(), peers_lead_ms, drift_ms, genesis_ms)
+            }
+            None => clock::now_ms(),
+        }
+    }
+
     fn resting(&self) {
         if let Some(node) = self.0.upgrade() {
             node.components.wasm().rest();
@@ -557,7 +573,7 @@ impl Listener for NodeListener {
         let Some(node) = self.0.upgrade() else {
             return false;
         };
-        let now_ms = clock::now_ms();
+        let now_ms = node.clock.now_ms();
         let records = notices
             .iter()
             .map(|notice| crate::notices::notice_record(store, notice, now_ms))

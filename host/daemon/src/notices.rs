@@ -5,7 +5,6 @@ use lattice_kernel::{Notice, Outcome};
 use lattice_runtime::Function;
 
 use crate::api;
-use crate::clock;
 use crate::failure::{Failure, Result};
 use crate::limits::ACKNOWLEDGE_MAX;
 use crate::lookup::Code;
@@ -189,7 +188,7 @@ impl Node {
                     .collect()
             }
         };
-        match self.records.acknowledge(&ids, clock::now_ms())? {
+        match self.records.acknowledge(&ids, self.clock.now_ms())? {
             Some(acknowledged_count) => Ok(api::AcknowledgeNoticesResponse { acknowledged_count }),
             None => Err(
                 Failure::not_found("one of these notices does not exist; none was marked")

@@ -8,7 +8,6 @@ use lattice_runtime::values::Type;
 use lattice_runtime::{Interface, Schema, limits::COMPONENT_BYTES_MAX};
 
 use crate::api;
-use crate::clock;
 use crate::components::inspect_failure;
 use crate::failure::{Failure, Result};
 use crate::limits::{NAMES_SHOWN, PLUGINS_MAX, USED_BY_MAX};
@@ -189,7 +188,7 @@ impl Node {
         let schema = self.components.install(bytes)?;
         let record = PluginRecord {
             component: schema.component.0.to_vec(),
-            installed_ms: clock::now_ms(),
+            installed_ms: self.clock.now_ms(),
             bundled: false,
         };
         self.records

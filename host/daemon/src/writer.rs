@@ -96,6 +96,8 @@ pub(crate) trait Listener: Send + Sync {
     fn changed(&self, store: &StoreId, changes: &Changes, written: &[IntentionId]);
     /// Things to know were raised. They are acknowledged in the store when this returns `true`.
     fn noticed(&self, store: &StoreId, notices: &[Notice]) -> bool;
+    /// The time by which a store with this drift and genesis is written.
+    fn now_ms(&self, drift_ms: u64, genesis_ms: u64) -> u64;
     /// Nothing waits.
     fn resting(&self);
 }
@@ -118,7 +120,13 @@ pub(crate) struct Ends {
 /// # Errors
 /// When the system has no thread to give.
 pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>> {
-    let id = store.snapshot().store_id();
+    let snapshot = store.snapshot();
+    let id = snapshot.store_id();
+    let times = Times {
+        listener: ends.listener.clone(),
+        drift_ms: snapshot.genesis().drift_ms,
+        genesis_ms: snapshot.genesis_time().wall_ms,
+    };
     std::thread::Builder::new()
         .name(format!("store {}", hex::encode(&id.as_bytes()[..4])))
         .stack_size(crate::limits::WRITER_STACK_BYTES)
@@ -130,6 +138,7 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
                 id,
                 store: Some(store),
                 ends,
+                times,
                 pending: 1,
                 paused: None,
             };
@@ -137,11 +146,25 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
         })
 }
 
+/// Where a writer has the time from.
+struct Times {
+    listener: Arc<dyn Listener>,
+    drift_ms: u64,
+    genesis_ms: u64,
+}
+
+impl Times {
+    fn now_ms(&self) -> u64 {
+        self.listener.now_ms(self.drift_ms, self.genesis_ms)
+    }
+}
+
 struct Writer {
     id: StoreId,
     /// `None` after its disk failed, until it is opened again.
     store: Option<Store>,
     ends: Ends,
+    times: Times,
     /// Entries that wait to be run, as far as known; not 0 means that it is worth asking.
     pending: u64,
     paused: Option<HostFault>,
@@ -234,7 +257,7 @@ impl Writer {
                 entries,
                 reply,
             } => {
-                let received = store.receive(from, entries, clock::now_ms(), clock::seed());
+                let received = store.receive(from, entries, self.times.now_ms(), clock::seed());
                 match &received {
                     Ok(_) => {
                         self.pending = self.pending.max(1);
@@ -268,7 +291,7 @@ impl Writer {
         reply: oneshot::Sender<Result<Done, CallError>>,
     ) -> Option<Job> {
         let store = self.store.as_mut()?;
-        let now_ms = clock::now_ms();
+        let now_ms = self.times.now_ms();
         let mut waiting: Vec<Waiting> = Vec::new();
         let mut kept = None;
         let mut next = Some((lane, calls, reply));
@@ -288,7 +311,7 @@ impl Writer {
                 Err(_) => {}
             }
         }
-        let committed = store.commit(clock::now_ms());
+        let committed = store.commit(self.times.now_ms());
         let written: Vec<IntentionId> = match &committed {
             Ok(committed) => committed.iter().map(|header| header.id()).collect(),
             Err(_) => Vec::new(),
@@ -355,7 +378,7 @@ impl Writer {
         let Some(store) = &mut self.store else {
             return false;
         };
-        match store.tick(clock::now_ms()) {
+        match store.tick(self.times.now_ms()) {
             Ok(received) if received.witnessed.is_empty() => {}
             Ok(_) => self.pending = self.pending.max(1),
             Err(error) => {
@@ -448,7 +471,7 @@ impl Writer {
         self.ends
             .published
             .send_modify(|published| published.rebuilding = true);
-        if let Err(error) = store.rebuild(clock::now_ms()) {
+        if let Err(error) = store.rebuild(self.times.now_ms()) {
             self.fail(error.to_string());
         } else {
             self.pending = 1;
@@ -474,7 +497,7 @@ impl Writer {
     fn close(mut self) {
         self.ends.jobs.close();
         if let Some(store) = self.store.take()
-            && let Err(error) = store.close(clock::now_ms())
+            && let Err(error) = store.close(self.times.now_ms())
         {
             tracing::error!(store = %self.id, "closing: {error}");
         }

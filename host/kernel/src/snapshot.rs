@@ -116,6 +116,11 @@ impl Snapshot {
         &self.info.genesis
     }
 
+    /// When it was founded, by the founder's clock.
+    pub fn genesis_time(&self) -> Time {
+        self.info.position.time
+    }
+
     /// The store in numbers.
     pub fn summary(&self) -> &Summary {
         &self.summary

@@ -8,7 +8,7 @@ use lattice_daemon::api::{
     self, calls_client::CallsClient, node_client::NodeClient, plugins_client::PluginsClient,
     stores_client::StoresClient,
 };
-use lattice_daemon::{DaemonOptions, Embedded, Idle};
+use lattice_daemon::{ClockOptions, DaemonOptions, Embedded, Idle};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -84,11 +84,16 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) async fn start(home: &Path) -> Self {
+        Self::with_clock(home, ClockOptions::default()).await
+    }
+
+    pub(crate) async fn with_clock(home: &Path, clock: ClockOptions) -> Self {
         let options = DaemonOptions {
             home: home.to_owned(),
             bind: Some("127.0.0.1:0".parse().unwrap()),
             relay: false,
             discovery: false,
+            clock,
             idle: Idle::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -333,6 +338,13 @@ impl Client {
             .list_notices(api::ListNoticesRequest::default())
             .await;
         notices.unwrap().into_inner().notices
+    }
+
+    /// What `doctor` says about one thing.
+    pub(crate) async fn check(&mut self, name: &str) -> api::Check {
+        let answer = self.node.doctor(api::DoctorRequest {}).await.unwrap();
+        let mut checks = answer.into_inner().checks.into_iter();
+        checks.find(|check| check.name == name).unwrap()
     }
 
     pub(crate) async fn node_id(&mut self) -> String {
