@@ -24,6 +24,7 @@ use crate::lookup::check_name;
 use crate::members::{self, role_name};
 use crate::node::{Node, Slot};
 use crate::records::StoreRecord;
+use crate::restored;
 use crate::store::OpenStore;
 
 /// What `--plugin` says for a store without an app component.
@@ -271,6 +272,9 @@ impl Node {
             joining: None,
             since_ms: now_ms,
             plugin: app.map_or(String::new(), |app| app.name),
+            log_mark: restored::mark(directory.path())
+                .map_err(|error| Failure::failed(format!("the new log: {error}")))?,
+            left_chain: None,
         };
         let home = self.home.store(&id);
         let kept = self
@@ -283,7 +287,7 @@ impl Node {
             return Err(failure);
         }
         let open =
-            OpenStore::start(store, self.opener(home), self.listener()).map_err(Failure::failed)?;
+            OpenStore::start(store, self.opener(id), self.listener()).map_err(Failure::failed)?;
         open.set_warm(Lane::System);
         if record.plugin.is_empty() {
             open.set_warm(Lane::App);

@@ -24,6 +24,7 @@ use crate::limits::{PLUGINS_MAX, STORES_MAX};
 use crate::lookup::check_name;
 use crate::node::{Node, Slot};
 use crate::records::{JoinRecord, PluginRecord, StoreRecord};
+use crate::restored;
 use crate::store::OpenStore;
 
 /// Where a join is, for those who watch it.
@@ -434,7 +435,9 @@ impl Node {
             self.clock.now_ms(),
         )
         .map_err(|error| error.to_string())?;
+        let log_mark = restored::mark(directory.path()).map_err(|error| error.to_string())?;
         self.update_slot(slot, |record| {
+            record.log_mark = log_mark;
             record.parent = genesis
                 .parent
                 .map_or(Vec::new(), |parent| parent.0.to_vec());
@@ -444,7 +447,7 @@ impl Node {
         directory
             .keep(&home)
             .map_err(|failure| failure.to_string())?;
-        let open = OpenStore::start(store, self.opener(home), self.listener())?;
+        let open = OpenStore::start(store, self.opener(slot.id), self.listener())?;
         slot.set_open(Arc::new(open));
         Ok(())
     }

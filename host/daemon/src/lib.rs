@@ -37,6 +37,7 @@ mod outcome;
 mod page;
 mod plugins;
 mod records;
+mod restored;
 mod server;
 mod service;
 mod status;

@@ -10,6 +10,8 @@ pub const GROUP_CALLS_MAX: usize = 512;
 pub const SETTLE_RUNS_BUSY: u64 = 32;
 /// Late entries that are run again at once while no call waits.
 pub const SETTLE_RUNS_IDLE: u64 = 256;
+/// How far apart the times of a file's last writing and last change lie when something set them.
+pub const TIMES_APART: Duration = Duration::from_secs(2);
 /// How often the writer of a store does what time asks of it, while something is going on.
 pub const TICK: Duration = Duration::from_secs(1);
 /// Ticks without any work after which a writer sleeps until it is asked for something.

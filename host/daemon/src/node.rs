@@ -21,6 +21,7 @@ use crate::home::{Home, OpenError};
 use crate::join::{JoinState, Looked};
 use crate::limits::{FLUSH_WAIT, GOODBYE_WAIT, QUERIES_LONG_MAX, WATCHES_MAX};
 use crate::records::{PluginRecord, Records, StoreRecord};
+use crate::restored;
 use crate::store::OpenStore;
 use crate::writer::{Listener, Opener};
 
@@ -269,6 +270,7 @@ impl Node {
             let record = StoreRecord {
                 name: format!("found-{}", &name[..8]),
                 since_ms: self.clock.now_ms(),
+                log_mark: restored::UNKNOWN.to_vec(),
                 ..Default::default()
             };
             tracing::warn!(store = %id, name = record.name, "found a store that the node did not know of");
@@ -431,7 +433,7 @@ impl Node {
         if !directory.join("log.redb").exists() {
             return Err(slot.join.failure(&slot.name()));
         }
-        match OpenStore::open(self.opener(directory), self.listener()) {
+        match OpenStore::open(self.opener(slot.id), self.listener()) {
             Ok(store) => {
                 *slot.broken.lock().expect("no holder panics") = None;
                 let store = Arc::new(store);
@@ -455,15 +457,23 @@ impl Node {
         }
     }
 
-    /// How the store in a directory is opened.
-    pub(crate) fn opener(&self, directory: PathBuf) -> Opener {
+    /// How a store is opened.
+    pub(crate) fn opener(&self, id: StoreId) -> Opener {
+        let directory = self.home.store(&id);
         let engine = self.components.engine();
         let key = self.key.clone();
-        let clock = self.clock;
+        let (clock, own) = (self.clock, self.own.clone());
         Box::new(move || {
             let files = Files::in_dir(&directory).map_err(|error| error.to_string())?;
-            Store::open(files, engine.clone(), key.clone(), clock.now_ms())
-                .map_err(|error| format!("{}: {error}", directory.display()))
+            let failed =
+                |error: &dyn std::fmt::Display| format!("{}: {error}", directory.display());
+            let found = restored::look(&directory).map_err(|error| failed(&error))?;
+            let mut store = Store::open(files, engine.clone(), key.clone(), clock.now_ms())
+                .map_err(|error| failed(&error))?;
+            if let Some(node) = own.upgrade() {
+                node.leave_restored_chain(&id, &found, &mut store)?;
+            }
+            Ok(store)
         })
     }
 

@@ -49,6 +49,12 @@ pub(crate) struct StoreRecord {
     /// What its component is called in its genesis; empty for a pure root store.
     #[prost(string, tag = "5")]
     pub(crate) plugin: String,
+    /// What its log is known by as a file; see `restored`.
+    #[prost(bytes = "vec", tag = "6")]
+    pub(crate) log_mark: Vec<u8>,
+    /// The chain that this device does not go on with.
+    #[prost(uint64, optional, tag = "7")]
+    pub(crate) left_chain: Option<u64>,
 }
 
 /// A join that is not done.

@@ -415,3 +415,83 @@ async fn a_slow_clock_is_corrected_by_the_peers_and_a_fast_one_signs_nothing() {
     drop(on_a);
     a.stop().await;
 }
+
+/// Copies a directory, with the times of its files or without.
+fn copy(from: &std::path::Path, to: &std::path::Path, times: bool) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target, times);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+            if times {
+                let modified = entry.metadata().unwrap().modified().unwrap();
+                let file = std::fs::File::options().write(true).open(&target).unwrap();
+                file.set_modified(modified).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_home_forks_no_chain() {
+    let (home_a, home_b, backup) = (home(), home(), home());
+    let a = Daemon::start(home_a.path()).await;
+    let b = Daemon::start(home_b.path()).await;
+    let (mut on_a, mut on_b) = (a.client().await, b.client().await);
+    on_a.create("clicks", "counter").await;
+    let token = on_a.invite("clicks", 1, 0).await;
+    on_b.join(&token).await.unwrap();
+    on_b.call_ok("clicks", "add", &["1"]).await;
+    drop(on_b);
+    b.stop().await;
+    copy(home_b.path(), backup.path(), true);
+
+    let mut total = 1;
+    for in_place in [false, true] {
+        // What the backup does not have, and a peer does.
+        let b = Daemon::start(home_b.path()).await;
+        let mut on_b = b.client().await;
+        on_b.call_ok("clicks", "add", &["10"]).await;
+        total += 10;
+        on_a.until("clicks", "value", &[], &total.to_string()).await;
+        drop(on_b);
+        b.stop().await;
+        // Restored while nobody can be asked, and written to at once.
+        if in_place {
+            // Long enough for the times of a file to tell.
+            tokio::time::sleep(Duration::from_millis(2_100)).await;
+        } else {
+            std::fs::remove_dir_all(home_b.path()).unwrap();
+        }
+        copy(backup.path(), home_b.path(), in_place);
+        let mut alone = Client::embedded(home_b.path()).await;
+        alone.call_ok("clicks", "add", &["100"]).await;
+        total += 100;
+        alone.close().await;
+        let b = Daemon::start(home_b.path()).await;
+        let mut on_b = b.client().await;
+        on_b.until("clicks", "value", &[], &total.to_string()).await;
+        on_a.until("clicks", "value", &[], &total.to_string()).await;
+        drop(on_b);
+        b.stop().await;
+    }
+    let mut places: Vec<_> = on_a
+        .history("clicks")
+        .await
+        .into_iter()
+        .map(|entry| (entry.author, entry.chain, entry.seq))
+        .collect();
+    let entries = places.len();
+    places.sort();
+    places.dedup();
+    assert_eq!(
+        places.len(),
+        entries,
+        "two entries have one place: {places:?}"
+    );
+    drop(on_a);
+    a.stop().await;
+}

@@ -293,7 +293,7 @@ impl Store {
 
     /// The tip of the chain that this device goes on with.
     fn own_tip(&self) -> Result<Option<(LocalSeq, dag::Meta)>, StorageError> {
-        let Some(chain) = self.chain else {
+        let Some(chain) = self.chain.filter(|chain| self.left_chain != Some(*chain)) else {
             return Ok(None);
         };
         // A fork of the own chain is continued by nobody: a new chain starts.

@@ -90,6 +90,8 @@ pub struct Store {
     pub(crate) open: Option<Open>,
     /// The chain that this device writes; `None` until it has started one here.
     pub(crate) chain: Option<ChainId>,
+    /// One that it does not go on with.
+    pub(crate) left_chain: Option<ChainId>,
     pub(crate) last_time: Time,
     /// No replay is pending.
     pub(crate) settled: bool,
@@ -462,6 +464,7 @@ impl Store {
             author,
             open: None,
             chain,
+            left_chain: None,
             last_time,
             settled: true,
             next,
@@ -524,6 +527,18 @@ impl Store {
         let count = self.core.log.acknowledge(numbers)?;
         self.notice_count = self.notice_count.saturating_sub(count);
         Ok(count)
+    }
+
+    /// The chain that this device writes; `None` until it has started one here.
+    pub fn own_chain(&self) -> Option<ChainId> {
+        self.chain
+    }
+
+    /// Does not go on with that chain: if it is the one that this device writes, its next intention starts
+    /// another. For a store that was put back to an earlier day, and may lack the end of its own chain.
+    /// Lasts as long as this value.
+    pub fn leave_chain(&mut self, chain: ChainId) {
+        self.left_chain = Some(chain);
     }
 
     /// The last signed link of the witness chain.
