@@ -495,3 +495,64 @@ async fn a_restored_home_forks_no_chain() {
     drop(on_a);
     a.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
+    let (home_a, home_b) = (home(), home());
+    let a = Daemon::start(home_a.path()).await;
+    let b = Daemon::start(home_b.path()).await;
+    let (mut on_a, mut on_b) = (a.client().await, b.client().await);
+    let plugin = on_a.install("bank", bank()).await;
+    on_a.create("money", "bank").await;
+    on_a.call_ok("money", "open", &["ann"]).await;
+    let token = on_a.invite("money", 1, 0).await;
+    on_b.join(&token).await.unwrap();
+    let address = a.address();
+    drop(on_a);
+    a.stop().await;
+    drop(on_b);
+    b.stop().await;
+    // The component is lost, and nobody is there who has it.
+    let component = hex::encode(&plugin.hash);
+    let mut lost = 0;
+    for entry in std::fs::read_dir(home_b.path().join("components")).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with(&component)
+        {
+            std::fs::remove_file(path).unwrap();
+            lost += 1;
+        }
+    }
+    assert_eq!(lost, 2, "its bytes and its code");
+    let b = Daemon::start(home_b.path()).await;
+    let mut on_b = b.client().await;
+    let status = on_b.try_call("money", "open", &["bob"]).await.unwrap_err();
+    let (class, said) = exit_class(&status);
+    assert_eq!(class, api::ExitClass::NotReady, "{said}");
+    // History needs no program.
+    assert!(!on_b.history("money").await.is_empty());
+    // One that has it comes back, and what it wrote alone arrives and runs.
+    let a = Daemon::start_at(home_a.path(), address).await;
+    let mut on_a = a.client().await;
+    on_a.call_ok("money", "deposit", &["ann", "7"]).await;
+    assert_eq!(on_b.fetch(&plugin.hash).await.hash, plugin.hash);
+    let mut balance = String::new();
+    for _ in 0..400 {
+        balance = on_b
+            .try_query("money", "balance", &["ann"])
+            .await
+            .unwrap_or_default();
+        if balance == "some(7)" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert_eq!(balance, "some(7)");
+    drop((on_a, on_b));
+    a.stop().await;
+    b.stop().await;
+}

@@ -165,3 +165,34 @@ fn a_second_node_joins_by_token() {
     };
     assert_eq!(roots(&a, "notes"), roots(&b, "shared"));
 }
+
+#[test]
+fn a_join_that_a_crash_interrupts_goes_on_after_the_restart() {
+    let (a, b) = (Home::new(), Home::new());
+    let _first = a.daemon();
+    a.ok(&["store", "create", "notes", "--plugin", "kv"]);
+    a.ok(&["call", "notes", "put", "from", "a"]);
+    let token = a.ok(&["store", "invite", "notes"]);
+    let second = b.daemon();
+    let mut joining = b
+        .command()
+        .args(["store", "join", token.trim(), "--yes"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    // As soon as the node has written down that it joins.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !b.ok(&["store", "list"]).contains("notes") {
+        assert!(Instant::now() < deadline, "no join began");
+    }
+    // SIGKILL.
+    drop(second);
+    joining.wait().expect("it ends");
+    let _second = b.daemon();
+    while b.run(&["query", "notes", "get", "from"]).stdout != "some(\"a\")\n" {
+        assert!(Instant::now() < deadline, "the join did not go on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    b.ok(&["call", "notes", "put", "from", "b"]);
+}

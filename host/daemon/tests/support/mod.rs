@@ -1,5 +1,6 @@
 //! Nodes and clients for tests.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,6 +78,7 @@ fn function(name: &str, arguments: &[&str]) -> api::FunctionCall {
 
 /// A daemon on loopback, without relays and discovery, in this process.
 pub(crate) struct Daemon {
+    address: SocketAddr,
     socket: PathBuf,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -87,10 +89,24 @@ impl Daemon {
         Self::with_clock(home, ClockOptions::default()).await
     }
 
+    /// Where peers reach it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts one where others remember it.
+    pub(crate) async fn start_at(home: &Path, address: SocketAddr) -> Self {
+        Self::start_with(home, address, ClockOptions::default()).await
+    }
+
     pub(crate) async fn with_clock(home: &Path, clock: ClockOptions) -> Self {
+        Self::start_with(home, "127.0.0.1:0".parse().unwrap(), clock).await
+    }
+
+    async fn start_with(home: &Path, bind: SocketAddr, clock: ClockOptions) -> Self {
         let options = DaemonOptions {
             home: home.to_owned(),
-            bind: Some("127.0.0.1:0".parse().unwrap()),
+            bind: Some(bind),
             relay: false,
             discovery: false,
             clock,
@@ -106,8 +122,8 @@ impl Daemon {
             lattice_daemon::run(options, ready, shutdown).await.unwrap();
         });
         let ready = is_ready.await.expect("the daemon starts");
-        assert!(!ready.addresses.is_empty());
         Self {
+            address: ready.addresses[0],
             socket: ready.socket,
             stop,
             task,
@@ -250,20 +266,36 @@ impl Client {
     }
 
     pub(crate) async fn query(&mut self, store: &str, name: &str, arguments: &[&str]) -> String {
+        self.try_query(store, name, arguments).await.unwrap()
+    }
+
+    pub(crate) async fn try_query(
+        &mut self,
+        store: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<String, Status> {
         let request = api::QueryRequest {
             store: store.into(),
             call: Some(function(name, arguments)),
             forms: Vec::new(),
         };
-        text(
-            self.calls
-                .query(request)
-                .await
-                .unwrap()
-                .into_inner()
-                .outcome
-                .unwrap(),
-        )
+        let response = self.calls.query(request).await?.into_inner();
+        Ok(text(response.outcome.unwrap()))
+    }
+
+    /// Installs a component by its hash, from peers.
+    pub(crate) async fn fetch(&mut self, hash: &[u8]) -> api::Plugin {
+        let request = api::FetchPluginRequest {
+            hash: hash.to_vec(),
+            name: String::new(),
+        };
+        let mut steps = self.plugins.fetch(request).await.unwrap().into_inner();
+        let mut plugin = None;
+        while let Some(step) = steps.next().await {
+            plugin = step.unwrap().plugin.or(plugin);
+        }
+        plugin.expect("the last message has it")
     }
 
     pub(crate) async fn until(
