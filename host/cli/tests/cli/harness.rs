@@ -98,7 +98,7 @@ pub(crate) fn command(home: &Path) -> Command {
 }
 
 /// How a command ended.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
     pub(crate) stdout: String,
@@ -162,6 +162,34 @@ impl Daemon {
         send(signal, &self.child);
         let status = self.child.wait().expect("it ends");
         (status.code().expect("it ended by itself"), asked.elapsed())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Daemon {
+    /// Memory that is resident now, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most memory that was resident since the start or [`Daemon::forget_peak`], in bytes.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Sets the peak to what is resident now.
+    pub(crate) fn forget_peak(&self) {
+        let file = format!("/proc/{}/clear_refs", self.child.id());
+        std::fs::write(file, "5").expect("the child is ours");
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
+        let file = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(file).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|rest| rest.split_whitespace().next());
+        let kib: u64 = kib.expect("a figure").parse().expect("a number");
+        kib * 1024
     }
 }
 

@@ -4,3 +4,6 @@ mod bad_input;
 mod commands;
 mod daemon;
 mod harness;
+// What a process holds of memory is read from /proc.
+#[cfg(target_os = "linux")]
+mod hostile;

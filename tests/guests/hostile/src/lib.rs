@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 
+use bindings::exports::example::hostile::commands::Abuse;
 use bindings::exports::example::hostile::{commands, queries};
 use lattice_sdk::{blobs, context, state};
 
@@ -112,6 +113,22 @@ impl commands::Guest for Hostile {
     fn put_and_trap(key: String) {
         state::put(key.as_bytes(), b"left behind");
         panic!("on purpose");
+    }
+
+    fn ambush(key: String, abuse: Abuse) {
+        if state::get(key.as_bytes()).is_none() {
+            return;
+        }
+        match abuse {
+            Abuse::Spin => spin(),
+            Abuse::MemoryBomb => memory_bomb(),
+            Abuse::Trap => panic!("on purpose"),
+            Abuse::Emit => {
+                black_box(emit(1_000_000_000));
+            }
+            Abuse::WriteFlood => <Self as commands::Guest>::write_flood(1_000_000, 262_144),
+            Abuse::ReadFlood => <Self as commands::Guest>::read_flood(100_000_000),
+        }
     }
 }
 
