@@ -70,7 +70,7 @@ impl Node {
         let published = store.published();
         if let Some(reason) = published.broken {
             return Err(Failure::failed(format!("the store is stopped: {reason}"))
-                .hint("check the disk, and start the node again"));
+                .hint("check the disk; it is tried again every second"));
         }
         if published.rebuilding {
             return Err(

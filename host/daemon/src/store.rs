@@ -166,7 +166,7 @@ impl OpenStore {
     fn gone(&self) -> Failure {
         match &self.published.borrow().broken {
             Some(reason) => Failure::failed(format!("the store is stopped: {reason}"))
-                .hint("check the disk, and start the node again"),
+                .hint("check the disk; it is tried again every second"),
             None => Failure::unreachable("the store is closed")
                 .hint("the node is shutting down, or its output says what went wrong"),
         }

@@ -21,7 +21,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use lattice_format::{Digest, IntentionId, Signature, SignedHeader, VerifiedBody, VerifiedHeader};
 use redb::{
@@ -78,29 +78,44 @@ pub(crate) struct Append {
     pub(crate) told: Vec<Outcome>,
 }
 
-/// The log of one store. Cheap to clone; all clones read, one writes.
+/// The log of one store. Cheap to clone; all clones read, one writes. None does when the store is gone.
 #[derive(Clone)]
 pub(crate) struct Log {
     db: Arc<Held>,
 }
 
-/// A database that is closed without a panic, whatever redb finds in its file then.
-struct Held(Option<Database>);
+/// A database, until its store is done with it.
+struct Held(RwLock<Option<Arc<Database>>>);
 
-impl std::ops::Deref for Held {
-    type Target = Database;
+impl Held {
+    fn get(&self) -> Result<Arc<Database>, StorageError> {
+        let held = self.0.read().expect("no holder panics");
+        let closed = || StorageError("log.redb is closed: its store is".into());
+        held.clone().ok_or_else(closed)
+    }
 
-    fn deref(&self) -> &Database {
-        self.0.as_ref().expect("taken only when it is dropped")
+    /// Closes the file, as soon as nobody is reading, without a panic, whatever redb finds in it then.
+    fn close(&self) {
+        let db = self.0.write().expect("no holder panics").take();
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("log.redb is damaged: it could not be closed");
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let db = self.0.take();
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::error!("log.redb is damaged: it could not be closed");
-        }
+        self.close();
+    }
+}
+
+/// The log's file belongs to its store: with the store it is closed, however many views are left, so that it
+/// can be opened anew.
+pub(crate) struct Closes(pub(crate) Log);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        self.0.db.close();
     }
 }
 
@@ -168,11 +183,11 @@ impl Log {
     /// Takes over the database of a log, new or existing.
     pub(crate) fn open(db: Database) -> Result<Self, StorageError> {
         let log = Self {
-            db: Arc::new(Held(Some(db))),
+            db: Arc::new(Held(RwLock::new(Some(Arc::new(db))))),
         };
         guarded(|| {
             let exists = {
-                let read = log.db.begin_read()?;
+                let read = log.db.get()?.begin_read()?;
                 match read.open_table(ENTRIES) {
                     Ok(_) => true,
                     Err(redb::TableError::TableDoesNotExist(_)) => false,
@@ -180,7 +195,7 @@ impl Log {
                 }
             };
             if !exists {
-                let write = log.db.begin_write()?;
+                let write = log.db.get()?.begin_write()?;
                 write.open_table(ENTRIES)?;
                 write.open_table(NOTICES)?;
                 write.open_table(NOTICED)?;
@@ -195,7 +210,7 @@ impl Log {
     /// How many entries there are: the number of the next one.
     pub(crate) fn len(&self) -> Result<u64, StorageError> {
         guarded(|| {
-            let table = self.db.begin_read()?.open_table(ENTRIES)?;
+            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let last = table.last()?.map_or(0, |(key, _)| key.value() + 1);
             let count = table.len()?;
             if count != last {
@@ -218,7 +233,7 @@ impl Log {
         witness: Option<&WitnessRecord>,
     ) -> Result<(), StorageError> {
         guarded(|| {
-            let mut write = self.db.begin_write()?;
+            let mut write = self.db.get()?.begin_write()?;
             write.set_durability(Durability::Immediate)?;
             write.set_quick_repair(false);
             {
@@ -264,7 +279,7 @@ impl Log {
     /// The entry at `local`.
     pub(crate) fn entry(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
         guarded(|| {
-            let table = self.db.begin_read()?.open_table(ENTRIES)?;
+            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let Some(row) = table.get(local.0)? else {
                 return Ok(None);
             };
@@ -279,7 +294,7 @@ impl Log {
         limit: usize,
     ) -> Result<Vec<Stored>, StorageError> {
         guarded(|| {
-            let table = self.db.begin_read()?.open_table(ENTRIES)?;
+            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let mut out = Vec::new();
             for row in table.range(from.0..)?.take(limit) {
                 let (local, row) = row?;
@@ -292,7 +307,7 @@ impl Log {
     /// What callers here were told of the entry at `local`; `None` for entries of others.
     pub(crate) fn told(&self, local: LocalSeq) -> Result<Option<Vec<Outcome>>, StorageError> {
         guarded(|| {
-            let table = self.db.begin_read()?.open_table(ENTRIES)?;
+            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let Some(row) = table.get(local.0)? else {
                 return Ok(None);
             };
@@ -313,7 +328,7 @@ impl Log {
         transaction: u32,
     ) -> Result<Option<Digest>, StorageError> {
         guarded(|| {
-            let table = self.db.begin_read()?.open_table(NOTICED)?;
+            let table = self.db.get()?.begin_read()?.open_table(NOTICED)?;
             let Some(row) = table.get((local.0, transaction))? else {
                 return Ok(None);
             };
@@ -327,7 +342,7 @@ impl Log {
     /// Unacknowledged notices by number.
     pub(crate) fn notices(&self) -> Result<Vec<(u64, Notice)>, StorageError> {
         guarded(|| {
-            let table = self.db.begin_read()?.open_table(NOTICES)?;
+            let table = self.db.get()?.begin_read()?.open_table(NOTICES)?;
             let mut out = Vec::new();
             for row in table.iter()? {
                 let (number, row) = row?;
@@ -348,7 +363,7 @@ impl Log {
     /// Removes notices. Durable when this returns. Tells how many there were.
     pub(crate) fn acknowledge(&self, numbers: &[u64]) -> Result<usize, StorageError> {
         guarded(|| {
-            let write = self.db.begin_write()?;
+            let write = self.db.get()?.begin_write()?;
             let mut count = 0;
             {
                 let mut table = write.open_table(NOTICES)?;
@@ -364,7 +379,7 @@ impl Log {
     /// The last signed link of the witness chain, with the entry that it covers.
     pub(crate) fn last_witness(&self) -> Result<Option<(LocalSeq, WitnessRecord)>, StorageError> {
         guarded(|| {
-            let table = self.db.begin_read()?.open_table(WITNESS)?;
+            let table = self.db.get()?.begin_read()?.open_table(WITNESS)?;
             let Some((local, row)) = table.last()? else {
                 return Ok(None);
             };

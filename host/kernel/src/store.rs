@@ -17,7 +17,7 @@ use crate::governance::Answers;
 use crate::grow::PastCache;
 use crate::limits::OVERLAY_ROWS_MAX;
 use crate::local::{CallError, Open};
-use crate::log::{Append, Files, Log, Noticed, Stored, WitnessRecord};
+use crate::log::{Append, Closes, Files, Log, Noticed, Stored, WitnessRecord};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::record::{self, Due};
@@ -111,6 +111,8 @@ pub struct Store {
     pub(crate) unsigned: Option<CallError>,
     /// What failed after a batch was durable.
     pub(crate) broken: Option<StorageError>,
+    /// The state's file is closed with its only writer; this is for the log's.
+    _closes: Closes,
 }
 
 impl std::fmt::Debug for Store {
@@ -441,6 +443,7 @@ impl Store {
             record::last_run(&rows, Lane::System)?,
             record::last_run(&rows, Lane::App)?,
         ];
+        let closes = Closes(log.clone());
         let core = Core {
             rows,
             log,
@@ -481,6 +484,7 @@ impl Store {
             undo: None,
             unsigned: None,
             broken: None,
+            _closes: closes,
         })
     }
 

@@ -485,6 +485,25 @@ fn a_lost_or_damaged_state_is_made_again_with_the_same_roots() {
     }
 }
 
+#[test]
+fn a_store_that_is_gone_lets_its_files_go_whatever_views_are_left() {
+    let (log, state, ids) = grown(3);
+    let dir = in_dir(&log.live(), Some(&state.live()));
+    let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_000).unwrap();
+    settle(&mut store);
+    let view = store.snapshot();
+    assert_eq!(all(&view).len(), ids.len());
+    drop(store);
+    let read = view.entries_from(LocalSeq(0), 1).map(|read| read.len());
+    let error = read.unwrap_err().to_string();
+    assert!(error.contains("log.redb is closed"), "{error}");
+    // As after a full disk: the node goes on in the same process, whoever still looks at the old view.
+    let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_001).unwrap();
+    settle(&mut store);
+    assert_eq!(all(&store.snapshot()).len(), ids.len());
+    drop(view);
+}
+
 /// Opens and reads everything; what a node would do within its first minute.
 fn read_all(dir: &std::path::Path) -> Result<(Vec<Stored>, lattice_kernel::Summary), String> {
     let files = Files::in_dir(dir).map_err(|e| e.to_string())?;
