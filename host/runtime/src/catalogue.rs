@@ -56,7 +56,7 @@ impl Catalogue {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let stale = name.ends_with(".code") && !name.ends_with(&current);
-            if stale || name.ends_with(".new") || name.ends_with(".err") {
+            if stale || name.ends_with(".new") {
                 // Another process may be about to rename it; then it is not stale, and made again.
                 let _ = std::fs::remove_file(&path);
             }
@@ -200,6 +200,7 @@ impl LoadError {
             LoadError::Compile(CompileError::Io { what, path, error }) => {
                 HostFault::Storage(format!("{what} {}: {error}", path.display()))
             }
+            LoadError::Compile(CompileError::Files(said)) => HostFault::Storage(said),
             LoadError::Compile(error @ (CompileError::Died(_) | CompileError::Time(_))) => {
                 HostFault::Exhausted(format!("what compiling may use: {error}"))
             }

@@ -6,6 +6,7 @@
 //! hash, written with it, still fits, and its name says which component, engine and profile it is
 //! for. Anything else is compiled again.
 
+use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -51,6 +52,9 @@ pub enum CompileError {
         cpu = COMPILE_CPU_MAX.as_secs()
     )]
     Died(String),
+    /// The compiling process could not read the component or write the code, as it says itself.
+    #[error("{0}")]
+    Files(String),
     /// The files around it failed.
     #[error("{what} {}: {error}", path.display())]
     Io {
@@ -146,9 +150,6 @@ fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileEr
         let path = path.to_owned();
         move |error| CompileError::Io { what, path, error }
     };
-    // Complaints go to a file: a pipe that nobody reads while the child runs could fill up.
-    let complaints = aside.with_extension("err");
-    let stderr = std::fs::File::create(&complaints).map_err(io("creating", &complaints))?;
     let mut child = Command::new(program)
         .arg(COMPILE_ARGUMENT)
         .arg(source)
@@ -156,9 +157,18 @@ fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileEr
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(stderr)
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(io("starting the compiler", program))?;
+    // Read while it runs, to the end, or a full pipe would hold it up; and not through a file, which a full
+    // disk would not take.
+    let mut complaints = child.stderr.take().expect("it is piped");
+    let complaints = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        let _ = complaints.by_ref().take(SAID_MAX).read_to_end(&mut said);
+        let _ = std::io::copy(&mut complaints, &mut std::io::sink());
+        said
+    });
     let began = Instant::now();
     let status = loop {
         match child.try_wait().map_err(io("waiting for", program))? {
@@ -175,14 +185,12 @@ fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileEr
             ),
         }
     };
-    let said = std::fs::read(&complaints).unwrap_or_default();
-    let _ = std::fs::remove_file(&complaints);
-    let said = String::from_utf8_lossy(&said[..said.len().min(4096)])
-        .trim()
-        .to_owned();
+    let said = complaints.join().unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
     match status? {
         status if status.success() => Ok(()),
-        status if status.code() == Some(REFUSED) => Err(CompileError::Refused(said)),
+        status if status.code() == Some(REFUSED.into()) => Err(CompileError::Refused(said)),
+        status if status.code() == Some(FILES_FAILED.into()) => Err(CompileError::Files(said)),
         status => {
             tracing::warn!(%status, %said, "a compiler died");
             Err(CompileError::Died(status.to_string()))
@@ -190,7 +198,12 @@ fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileEr
     }
 }
 
-const REFUSED: i32 = 3;
+/// How the child ends when the component does not compile.
+const REFUSED: u8 = 3;
+/// How it ends when it cannot read the component or write the code.
+const FILES_FAILED: u8 = 4;
+/// The most bytes of its complaints that are kept.
+const SAID_MAX: u64 = 4096;
 
 /// The `main` of a compiling child process: to be called first, when the first argument is
 /// [`COMPILE_ARGUMENT`]. `arguments` are those after it: the component's file, and where to write.
@@ -222,11 +235,11 @@ pub fn compile_child_main(arguments: impl IntoIterator<Item = std::ffi::OsString
         Ok(()) => ExitCode::SUCCESS,
         Err(CompileError::Refused(reason)) => {
             eprintln!("{reason}");
-            ExitCode::from(REFUSED as u8)
+            ExitCode::from(REFUSED)
         }
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            ExitCode::from(FILES_FAILED)
         }
     }
 }
