@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{Home, command, finish};
@@ -262,76 +261,4 @@ fn a_home_that_another_process_has_open_names_it() {
 fn a_home_that_cannot_be_made_is_named() {
     let ended = finish(command(Path::new("/dev/null/home")).args(["store", "list"]));
     ended.failed(3, &["/dev/null/home"]);
-}
-
-/// A small file system for a home; none where it cannot be mounted.
-struct SmallDisk {
-    at: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<SmallDisk> {
-        let at = tempfile::tempdir().expect("a directory");
-        mount(at.path(), &format!("size={size},mode=0700")).then_some(SmallDisk { at })
-    }
-
-    fn grow(&self, size: &str) {
-        assert!(mount(self.at.path(), &format!("remount,size={size}")));
-    }
-}
-
-fn mount(at: &Path, options: &str) -> bool {
-    Command::new("mount")
-        .args(["-t", "tmpfs", "-o", options, "lattice-test"])
-        .arg(at)
-        .stderr(std::process::Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.at.path()).status();
-    }
-}
-
-#[test]
-fn a_full_disk_loses_nothing_that_was_acknowledged() {
-    let Some(disk) = SmallDisk::mount("12m") else {
-        eprintln!("not run: only root can mount a small disk");
-        return;
-    };
-    let home = disk.at.path();
-    let run = |words: &[&str]| finish(command(home).args(words));
-    let created = run(&["store", "create", "notes", "--plugin", "kv"]);
-    assert_eq!(created.code, 0, "{created:?}");
-    let value = "x".repeat(100_000);
-    let mut acknowledged = 0;
-    let failed = loop {
-        let ended = run(&[
-            "call",
-            "notes",
-            "put",
-            &format!("key-{acknowledged:04}"),
-            &value,
-        ]);
-        if ended.code != 0 {
-            break ended;
-        }
-        acknowledged += 1;
-        assert!(acknowledged < 1000, "the disk never fills");
-    };
-    // Where the home still opens the call failed (4); where it does not, the node cannot be opened (3).
-    assert!(matches!(failed.code, 3 | 4), "{failed:?}");
-    failed.failed(failed.code, &[]);
-    assert!(failed.stderr.contains("space"), "{failed:?}");
-
-    disk.grow("64m");
-    for index in 0..acknowledged {
-        let ended = run(&["query", "notes", "get", &format!("key-{index:04}")]);
-        assert_eq!(ended.code, 0, "{ended:?}");
-        assert!(ended.stdout.contains(&value), "key-{index:04} is lost");
-    }
-    let next = run(&["call", "notes", "put", "after", "all"]);
-    assert_eq!(next.code, 0, "{next:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -67,21 +67,25 @@ impl Home {
 
     /// Starts a daemon on loopback and waits until it is ready.
     pub(crate) fn daemon(&self) -> Daemon {
-        let mut child = self
-            .command()
-            .args(["daemon", "--json", "--bind", "127.0.0.1:0"])
-            .args(["--no-relay", "--no-discovery"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the binary starts");
-        let mut line = String::new();
-        let mut printed = BufReader::new(child.stdout.take().expect("piped"));
-        printed.read_line(&mut line).expect("a line");
-        let ready = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("not ready: {error}: {line:?}"));
-        Daemon { child, ready }
+        start_daemon(self.path())
     }
+}
+
+/// Starts a daemon on loopback and waits until it is ready.
+pub(crate) fn start_daemon(home: &Path) -> Daemon {
+    let mut child = command(home)
+        .args(["daemon", "--json", "--bind", "127.0.0.1:0"])
+        .args(["--no-relay", "--no-discovery"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("the binary starts");
+    let mut line = String::new();
+    let mut printed = BufReader::new(child.stdout.take().expect("piped"));
+    printed.read_line(&mut line).expect("a line");
+    let ready =
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("not ready: {error}: {line:?}"));
+    Daemon { child, ready }
 }
 
 /// The binary on a home.
@@ -221,4 +225,29 @@ pub(crate) fn read_rest(mut from: impl Read) -> String {
     let mut rest = String::new();
     from.read_to_string(&mut rest).expect("UTF-8");
     rest
+}
+
+/// A component that `cargo xtask plugins` has built.
+pub(crate) fn built(name: &str) -> PathBuf {
+    // The binary lies in a directory of its profile, below the target directory.
+    let target = Path::new(env!("CARGO_BIN_EXE_lattice")).ancestors().nth(2);
+    let path = target
+        .expect("a target directory")
+        .join(format!("plugins/{name}.wasm"));
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo xtask plugins` first",
+        path.display()
+    );
+    path
+}
+
+/// A component assembled from its text, as a file in this directory.
+pub(crate) fn assembled(name: &str, directory: &Path) -> PathBuf {
+    let text =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/guests/raw/{name}.wat"));
+    let bytes = wat::parse_file(&text).expect("it can be assembled");
+    let path = directory.join(format!("{name}.wasm"));
+    std::fs::write(&path, bytes).expect("written");
+    path
 }

@@ -1,12 +1,12 @@
 //! Hostile guests through two real daemons: each abuse ends alike on both nodes and costs its caller alone.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Daemon, Ended, Home};
+use crate::harness::{Daemon, Ended, Home, assembled, built};
 
 const MIB: u64 = 1024 * 1024;
 /// What the guests' stores give an instance: the default of a genesis.
@@ -61,35 +61,6 @@ const ABUSES: [Abuse; 20] = [
     ("call", &["tables", "grow-or-trap"], 1, "(guest)"),
     ("query", &["start", "value"], 1, "(fuel)"),
 ];
-
-fn root() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
-    root.expect("the crate lies two levels down").to_owned()
-}
-
-/// A component that `cargo xtask plugins` has built.
-fn built(name: &str) -> PathBuf {
-    // The binary lies in a directory of its profile, below the target directory.
-    let target = Path::new(env!("CARGO_BIN_EXE_lattice")).ancestors().nth(2);
-    let path = target
-        .expect("a target directory")
-        .join(format!("plugins/{name}.wasm"));
-    assert!(
-        path.is_file(),
-        "{} is missing: run `cargo xtask plugins` first",
-        path.display()
-    );
-    path
-}
-
-/// A component assembled from its text, as a file in this directory.
-fn assembled(name: &str, directory: &Path) -> PathBuf {
-    let text = root().join(format!("tests/guests/raw/{name}.wat"));
-    let bytes = wat::parse_file(&text).expect("it can be assembled");
-    let path = directory.join(format!("{name}.wasm"));
-    std::fs::write(&path, bytes).expect("written");
-    path
-}
 
 fn utf8(path: &Path) -> &str {
     path.to_str().expect("UTF-8")

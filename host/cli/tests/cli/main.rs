@@ -3,7 +3,10 @@
 mod bad_input;
 mod commands;
 mod daemon;
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod harness;
-// What a process holds of memory is read from /proc.
 #[cfg(target_os = "linux")]
 mod hostile;
+#[cfg(target_os = "linux")]
+mod small_disk;

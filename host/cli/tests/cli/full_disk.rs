@@ -1,0 +1,245 @@
+//! A full disk: what was acknowledged stays, what failed has left nothing, and with space again all goes on.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Ended, built, command, finish, start_daemon};
+use crate::small_disk::{SmallDisk, names};
+
+/// Space that is left, in bytes: each of these ends what is tried at another step, the last at none.
+const LEFT: [u64; 9] = [
+    0,
+    4 << 10,
+    16 << 10,
+    64 << 10,
+    256 << 10,
+    512 << 10,
+    1 << 20,
+    2 << 20,
+    16 << 20,
+];
+
+fn small_disk() -> Option<SmallDisk> {
+    let disk = SmallDisk::mount("32m");
+    if disk.is_none() {
+        eprintln!("not run: neither root nor a user namespace can mount a small disk here");
+    }
+    disk
+}
+
+/// Asserts that a command failed for want of space. Where the home is open the command failed (4); where it
+/// has to be opened and cannot be, that is what is said (3).
+fn failed_for_space(ended: &Ended, codes: &[i32]) {
+    assert!(codes.contains(&ended.code), "{ended:?}");
+    ended.failed(ended.code, &["space"]);
+}
+
+/// The names of what `--json NOUN list` lists.
+fn listed(home: &Path, noun: &str) -> Vec<String> {
+    let ended = finish(command(home).args(["--json", noun, "list"]));
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let document: Value = serde_json::from_str(&ended.stdout).expect("a document");
+    let list = document[format!("{noun}s")].as_array().expect("a list");
+    let name = |item: &Value| item["name"].as_str().expect("a name").to_owned();
+    list.iter().map(name).collect()
+}
+
+fn ok(home: &Path, words: &[&str]) -> String {
+    let ended = finish(command(home).args(words));
+    assert_eq!(ended.code, 0, "lattice {words:?}: {ended:?}");
+    ended.stdout
+}
+
+/// Tries until a daemon has noticed that there is space again, which it looks for every second.
+fn until_ok(home: &Path, words: &[&str]) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let ended = finish(command(home).args(words));
+        if ended.code == 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "lattice {words:?}: {ended:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Puts key after key until one fails; returns how many went well, and how that one ended.
+fn put_until_full(home: &Path, store: &str, value: &str) -> (usize, Ended) {
+    for count in 0..1000 {
+        let key = format!("key-{count:04}");
+        let ended = finish(command(home).args(["call", store, "put", &key, value]));
+        if ended.code != 0 {
+            return (count, ended);
+        }
+    }
+    panic!("the disk never fills");
+}
+
+/// Asserts that these keys and no further one are there.
+fn has_exactly(home: &Path, store: &str, count: usize, value: &str) {
+    for index in 0..=count {
+        let got = ok(home, &["query", store, "get", &format!("key-{index:04}")]);
+        match index < count {
+            true => assert!(got.contains(value), "key-{index:04} is lost"),
+            false => assert_eq!(got, "none\n", "key-{index:04} was not acknowledged"),
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_loses_no_call_that_was_acknowledged() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    ok(&home, &["store", "create", "notes", "--plugin", "kv"]);
+    let value = "x".repeat(100_000);
+    disk.fill(2 << 20);
+    let (count, failed) = put_until_full(&home, "notes", &value);
+    failed_for_space(&failed, &[3, 4]);
+    assert!(count > 0, "{failed:?}");
+    disk.empty();
+    has_exactly(&home, "notes", count, &value);
+    ok(&home, &["call", "notes", "put", "after", "all"]);
+}
+
+#[test]
+fn a_daemon_whose_disk_is_full_goes_on_when_there_is_space_again() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    let daemon = start_daemon(&home);
+    ok(&home, &["store", "create", "notes", "--plugin", "kv"]);
+    ok(&home, &["store", "create", "clicks", "--plugin", "counter"]);
+    ok(&home, &["call", "clicks", "add", "1"]);
+    let value = "x".repeat(100_000);
+    disk.fill(2 << 20);
+    let (count, failed) = put_until_full(&home, "notes", &value);
+    failed_for_space(&failed, &[4]);
+    assert!(count > 0, "{failed:?}");
+    // A store that wrote nothing meanwhile fails as well when it is asked to.
+    disk.fill(0);
+    let ended = finish(command(&home).args(["call", "clicks", "add", "1"]));
+    failed_for_space(&ended, &[4]);
+    println!(
+        "{:?}",
+        finish(command(&home).args(["query", "clicks", "value"]))
+    );
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    println!(
+        "{:?}",
+        finish(command(&home).args(["query", "clicks", "value"]))
+    );
+    disk.empty();
+    until_ok(&home, &["call", "clicks", "add", "1"]);
+    assert_eq!(ok(&home, &["query", "clicks", "value"]), "2\n");
+    until_ok(&home, &["call", "notes", "put", "space", "again"]);
+    has_exactly(&home, "notes", count, &value);
+    ok(&home, &["call", "notes", "put", "after", "all"]);
+    // The machine loses what was in memory alone.
+    drop(daemon);
+    has_exactly(&home, "notes", count, &value);
+    assert_eq!(ok(&home, &["query", "clicks", "value"]), "2\n");
+}
+
+/// Makes stores on a disk that is fuller and fuller. Each is there, or it failed and nothing is there of it.
+fn stores_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
+    let mut made = Vec::new();
+    for left in LEFT {
+        let name = format!("with-{left}");
+        disk.fill(left);
+        let ended = finish(command(home).args(["store", "create", &name, "--plugin", "kv"]));
+        disk.empty();
+        match ended.code {
+            0 => made.push(name),
+            _ => failed_for_space(&ended, codes),
+        }
+        let mut there = listed(home, "store");
+        there.sort();
+        let mut expected = made.clone();
+        expected.sort();
+        assert_eq!(there, expected, "with {left} bytes");
+        let stores = home.join("stores");
+        let directories = if stores.exists() {
+            names(&stores)
+        } else {
+            Vec::new()
+        };
+        assert_eq!(
+            directories.len(),
+            made.len(),
+            "with {left} bytes: {directories:?}"
+        );
+    }
+    assert!(made.len() < LEFT.len(), "the disk was never full");
+    assert!(!made.is_empty(), "no store was made");
+    for name in LEFT.map(|left| format!("with-{left}")) {
+        if !made.contains(&name) {
+            ok(home, &["store", "create", &name, "--plugin", "kv"]);
+        }
+        ok(home, &["call", &name, "put", "a", "b"]);
+        assert_eq!(ok(home, &["query", &name, "get", "a"]), "some(\"b\")\n");
+    }
+}
+
+#[test]
+fn a_full_disk_makes_a_store_whole_or_not_at_all() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    stores_are_whole_or_absent(&home, &disk, &[3, 4]);
+}
+
+#[test]
+fn a_daemon_with_a_full_disk_makes_a_store_whole_or_not_at_all() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    let _daemon = start_daemon(&home);
+    stores_are_whole_or_absent(&home, &disk, &[4]);
+}
+
+/// Installs a plugin on a disk that is fuller and fuller. It is there, or it failed and nothing is there of it.
+fn plugins_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
+    let bank = built("bank");
+    let bank = bank.to_str().expect("UTF-8");
+    ok(home, &["plugin", "list"]);
+    let before = (listed(home, "plugin"), names(&home.join("components")));
+    let now = || (listed(home, "plugin"), names(&home.join("components")));
+    let mut installed = 0;
+    for left in LEFT {
+        disk.fill(left);
+        let ended = finish(command(home).args(["plugin", "install", bank]));
+        disk.empty();
+        match ended.code {
+            0 => {
+                installed += 1;
+                ok(home, &["store", "create", "money", "--plugin", "bank"]);
+                ok(home, &["call", "money", "open", "ann"]);
+                // The next try starts anew, on a home of which this is left.
+                break;
+            }
+            _ => failed_for_space(&ended, codes),
+        }
+        assert_eq!(now(), before, "with {left} bytes");
+    }
+    assert_eq!(installed, 1, "it was never installed");
+    let mut expected = before.0.clone();
+    expected.push("bank".into());
+    expected.sort();
+    let mut there = listed(home, "plugin");
+    there.sort();
+    assert_eq!(there, expected);
+}
+
+#[test]
+fn a_full_disk_installs_a_plugin_whole_or_not_at_all() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    plugins_are_whole_or_absent(&home, &disk, &[3, 4]);
+}
+
+#[test]
+fn a_daemon_with_a_full_disk_installs_a_plugin_whole_or_not_at_all() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    let _daemon = start_daemon(&home);
+    plugins_are_whole_or_absent(&home, &disk, &[4]);
+}
