@@ -185,6 +185,9 @@ pub(crate) async fn run_query(
     )?;
     match outcome::failure(&outcome, &[&function]) {
         None => Ok(()),
+        Some(failure) if outcome.kind() == api::OutcomeKind::Trapped => Err(failure
+            .hint_if_none("ask for less, or tell the plugin's author")
+            .with_document_printed()),
         Some(failure) => Err(failure.with_document_printed()),
     }
 }

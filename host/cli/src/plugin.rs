@@ -153,7 +153,8 @@ fn read_component(path: &Path) -> Result<Vec<u8>> {
     if component.len() as u64 > COMPONENT_BYTES_MAX {
         return Err(Failure::failed(format!(
             "{shown} is larger than a component may be, {COMPONENT_BYTES_MAX} bytes"
-        )));
+        ))
+        .hint("strip it of debug information"));
     }
     Ok(component)
 }

@@ -347,6 +347,9 @@ pub(crate) fn find_member(members: &[Member], text: &str) -> Result<DeviceKey> {
 
 #[cfg(test)]
 mod tests {
+    use lattice_kernel::engine::{MemberStatus, Role};
+    use prost::Message as _;
+
     use super::*;
 
     fn store(byte: u8, name: &str, path: &str) -> StoreName {
@@ -376,6 +379,51 @@ mod tests {
         for unknown in ["acacaca", "x", ""] {
             assert!(find(&all, unknown).is_err(), "{unknown}");
         }
+    }
+
+    #[test]
+    fn an_ambiguous_prefix_names_every_candidate() {
+        let id = |last: u8| {
+            let mut id = [0xab; 32];
+            id[31] = last;
+            id
+        };
+        let all = [1, 2, 3].map(|last| StoreName {
+            id: StoreId(id(last)),
+            name: format!("notes-{last}"),
+            path: format!("team/notes-{last}"),
+        });
+        let members = [1, 2, 3].map(|last| Member {
+            device: DeviceKey(id(last)),
+            name: format!("ann-{last}"),
+            role: Role::Writer,
+            rank: last.into(),
+            status: MemberStatus::Active,
+        });
+        let whole = hex::encode(id(2));
+        for digits in [DIGITS_MIN, 16, 63] {
+            let stores = find(&all, &whole[..digits]).unwrap_err();
+            let members = find_member(&members, &whole[..digits]).unwrap_err();
+            for (failure, name) in [(stores, "team/notes"), (members, "ann")] {
+                let status = tonic::Status::from(failure);
+                let detail = crate::api::ErrorDetail::decode(status.details()).unwrap();
+                assert_eq!(detail.exit_class(), crate::api::ExitClass::Usage);
+                assert!(detail.text.contains("several"), "{detail:?}");
+                assert!(detail.hint.contains("more digits"), "{detail:?}");
+                assert_eq!(detail.candidates.len(), 3);
+                for (last, candidate) in (1..).zip(&detail.candidates) {
+                    let named = candidate.starts_with(&format!("{name}-{last}"));
+                    assert!(named, "{detail:?}");
+                }
+            }
+        }
+        assert_eq!(find(&all, &whole).unwrap().0, id(2));
+        assert_eq!(find_member(&members, &whole).unwrap().0, id(2));
+        // One digit less than has to be given is no prefix of anything.
+        let short = find(&all, &whole[..DIGITS_MIN - 1]).unwrap_err();
+        assert!(short.to_string().contains("no store"), "{short}");
+        let short = find_member(&members, &whole[..DIGITS_MIN - 1]).unwrap_err();
+        assert!(short.to_string().contains("no member"), "{short}");
     }
 
     #[test]

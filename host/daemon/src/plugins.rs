@@ -346,7 +346,9 @@ impl Node {
         };
         if last_name && !users.is_empty() {
             return Err(
-                Failure::usage(format!("{name} is used by stores of this node")).candidates(users),
+                Failure::usage(format!("{name} is used by stores of this node"))
+                    .hint("it stays as long as they are here")
+                    .candidates(users),
             );
         }
         self.records.remove_plugin(&name)?;

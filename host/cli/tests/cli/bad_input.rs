@@ -1,11 +1,13 @@
 //! Bad input: one line that says what and what to do, the documented exit code, nothing half done.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::harness::{Home, command, finish};
+use crate::harness::{Home, command, finish, raw};
 
 #[test]
 fn a_wrong_argument_type_changes_nothing() {
@@ -52,12 +54,7 @@ fn an_unknown_store_is_named() {
         2,
         &["no"],
     );
-    assert_eq!(
-        home.json(&["store", "list"])["stores"]
-            .as_array()
-            .map(Vec::len),
-        Some(1)
-    );
+    assert_eq!(count(&home, "store"), 1);
 }
 
 #[test]
@@ -70,12 +67,7 @@ fn an_unknown_plugin_makes_no_store() {
     );
     home.fails(&["plugin", "inspect", "nothing"], 2, &["nothing"]);
     home.fails(&["plugin", "remove", "nothing"], 2, &["nothing"]);
-    assert_eq!(
-        home.json(&["store", "list"])["stores"]
-            .as_array()
-            .map(Vec::len),
-        Some(0)
-    );
+    assert_eq!(count(&home, "store"), 0);
 }
 
 #[test]
@@ -99,6 +91,65 @@ fn an_ambiguous_name_prints_the_candidates() {
     home.fails(&["store", "status", &id[..7]], 2, &[&id[..7]]);
 }
 
+/// Two components whose hashes begin with the same eight digits, which are what a person has to give at least:
+/// one of them with one or another section that nobody reads.
+fn alike() -> [Vec<u8>; 2] {
+    let component = wat::parse_file(raw("table-bomb")).expect("it can be assembled");
+    let with = |number: u32| {
+        // A custom section: its kind, its length, the length of its name, the name, and what is in it.
+        let section = [&[0, 6, 1, b'n'][..], &number.to_le_bytes()].concat();
+        [&component[..], &section].concat()
+    };
+    // By the birthday paradox some ten thousands are enough of the 2^32 that there are.
+    let mut seen = HashMap::new();
+    let pair = (0..10_000_000).find_map(|number| {
+        let hash = blake3::hash(&with(number));
+        let digits: [u8; 4] = *hash.as_bytes().first_chunk().expect("a hash is longer");
+        Some([seen.insert(digits, number)?, number])
+    });
+    pair.expect("two of so many are alike").map(with)
+}
+
+#[test]
+fn an_ambiguous_prefix_prints_the_candidates() {
+    let home = Home::new();
+    let files = tempfile::tempdir().expect("a directory");
+    let hashes = ["one", "two"].map(|name| files.path().join(name));
+    let hashes = hashes.each_ref().map(PathBuf::as_path);
+    let hashes: Vec<String> = alike()
+        .iter()
+        .zip(hashes)
+        .map(|(bytes, path)| {
+            std::fs::write(path, bytes).expect("written");
+            let file = path.to_str().expect("UTF-8");
+            let name = path.file_name().and_then(OsStr::to_str).expect("UTF-8");
+            let installed = home.json(&["plugin", "install", file, "--name", name]);
+            installed["hash"].as_str().expect("a hash").to_owned()
+        })
+        .collect();
+    let prefix = &hashes[0][..8];
+    assert_eq!(prefix, &hashes[1][..8]);
+    let says = [prefix, "several", "one", "two", "more digits"];
+    for words in [
+        &["plugin", "inspect", prefix][..],
+        &["plugin", "remove", prefix],
+        &["store", "create", "tables", "--plugin", prefix],
+    ] {
+        home.fails(words, 2, &says);
+    }
+    assert_eq!(count(&home, "store"), 0);
+    let longer = hashes[0]
+        .bytes()
+        .zip(hashes[1].bytes())
+        .take_while(|(one, other)| one == other)
+        .count()
+        + 1;
+    let prefix = &hashes[0][..longer];
+    home.ok(&["store", "create", "tables", "--plugin", prefix]);
+    home.fails(&["plugin", "remove", prefix], 2, &["one", "tables"]);
+    home.ok(&["plugin", "remove", &hashes[1][..longer]]);
+}
+
 #[test]
 fn a_name_that_is_taken_is_refused() {
     let home = Home::new();
@@ -110,12 +161,7 @@ fn a_name_that_is_taken_is_refused() {
     );
     home.fails(&["store", "create", "a/b", "--plugin", "kv"], 2, &["a/b"]);
     home.fails(&["store", "create", "", "--plugin", "kv"], 2, &["name"]);
-    assert_eq!(
-        home.json(&["store", "list"])["stores"]
-            .as_array()
-            .map(Vec::len),
-        Some(1)
-    );
+    assert_eq!(count(&home, "store"), 1);
 }
 
 #[test]
@@ -161,12 +207,14 @@ fn a_bad_token_is_refused() {
         let ended = home.run(&["store", "join", token, "--yes"]);
         ended.failed(4, &["token"]);
     }
-    assert_eq!(
-        home.json(&["store", "list"])["stores"]
-            .as_array()
-            .map(Vec::len),
-        Some(0)
-    );
+    assert_eq!(count(&home, "store"), 0);
+}
+
+/// How many a home has of what `NOUN list` lists.
+fn count(home: &Home, noun: &str) -> usize {
+    let document = home.json(&[noun, "list"]);
+    let list = document[format!("{noun}s")].as_array();
+    list.expect("a list").len()
 }
 
 /// Two homes with daemons, and a store in the first.
@@ -192,12 +240,7 @@ fn an_expired_invite_admits_nobody() {
     let token = invite(&a, &["--expires", "1s"]);
     std::thread::sleep(Duration::from_millis(1500));
     b.fails(&["store", "join", &token, "--yes"], 4, &["expired"]);
-    assert_eq!(
-        b.json(&["store", "list"])["stores"]
-            .as_array()
-            .map(Vec::len),
-        Some(0)
-    );
+    assert_eq!(count(&b, "store"), 0);
     let members = a.json(&["store", "members", "notes"]);
     assert_eq!(members["members"].as_array().map(Vec::len), Some(1));
 }

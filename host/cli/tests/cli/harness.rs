@@ -110,7 +110,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Asserts that it failed in this way: with one line that has each of these in it.
+    /// Asserts that it failed in this way: with one line that has each of these in it, and what to do.
     pub(crate) fn failed(&self, code: i32, says: &[&str]) {
         assert_eq!(self.code, code, "{self:?}");
         let lines: Vec<&str> = self.stderr.lines().collect();
@@ -118,6 +118,8 @@ impl Ended {
             panic!("not one line: {self:?}");
         };
         assert!(line.starts_with("error: "), "{self:?}");
+        // What is wrong stands before it, what to do about it after it.
+        assert!(line.contains("; "), "nothing to do about it: {self:?}");
         for said in says {
             assert!(line.contains(said), "{said:?} is missing: {self:?}");
         }
@@ -242,11 +244,14 @@ pub(crate) fn built(name: &str) -> PathBuf {
     path
 }
 
+/// The text of a component that no compiler would make.
+pub(crate) fn raw(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/guests/raw/{name}.wat"))
+}
+
 /// A component assembled from its text, as a file in this directory.
 pub(crate) fn assembled(name: &str, directory: &Path) -> PathBuf {
-    let text =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/guests/raw/{name}.wat"));
-    let bytes = wat::parse_file(&text).expect("it can be assembled");
+    let bytes = wat::parse_file(raw(name)).expect("it can be assembled");
     let path = directory.join(format!("{name}.wasm"));
     std::fs::write(&path, bytes).expect("written");
     path
