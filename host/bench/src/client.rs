@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lattice_daemon::api;
 use lattice_daemon::api::calls_client::CallsClient;
 use lattice_daemon::api::node_client::NodeClient;
+use lattice_daemon::api::plugins_client::PluginsClient;
 use lattice_daemon::api::stores_client::StoresClient;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -18,7 +19,23 @@ use crate::workload::{VALUE_BYTES, key, value};
 pub(crate) struct Client {
     node: NodeClient<Channel>,
     calls: CallsClient<Channel>,
+    plugins: PluginsClient<Channel>,
     stores: StoresClient<Channel>,
+}
+
+/// Something that a hostile component does when it is asked to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Abuse {
+    /// What it does, for people.
+    pub(crate) name: &'static str,
+    /// Its function.
+    pub(crate) function: &'static str,
+    /// The arguments.
+    pub(crate) arguments: &'static [&'static str],
+    /// Whether it is a query.
+    pub(crate) is_query: bool,
+    /// How many clients ask for it at the same time.
+    pub(crate) clients: usize,
 }
 
 /// When a join reached its phases, from its beginning.
@@ -39,6 +56,7 @@ impl Client {
         Ok(Client {
             node: NodeClient::new(channel.clone()),
             calls: CallsClient::new(channel.clone()),
+            plugins: PluginsClient::new(channel.clone()),
             stores: StoresClient::new(channel),
         })
     }
@@ -105,6 +123,61 @@ impl Client {
             "the key number {i} is there before it was put"
         );
         Ok(watch)
+    }
+
+    /// Lets a store do something that does not end well, as a command or a query. Returns whether the guest
+    /// trapped; otherwise this node ran out of something, and said so.
+    ///
+    /// # Errors
+    /// When the daemon does not answer, or it ended well.
+    pub(crate) async fn abuse(&mut self, store: &str, abuse: &Abuse) -> Result<bool> {
+        let arguments = abuse.arguments.iter().map(|a| text((*a).to_owned()));
+        let call = function(abuse.function, arguments.collect());
+        let outcome = match abuse.is_query {
+            false => {
+                let request = api::CallRequest {
+                    store: store.to_owned(),
+                    calls: vec![call],
+                    ..Default::default()
+                };
+                let answer = self.calls.call(request).await;
+                answer.map(|answer| answer.into_inner().outcome)
+            }
+            true => {
+                let request = api::QueryRequest {
+                    store: store.to_owned(),
+                    call: Some(call),
+                    ..Default::default()
+                };
+                let answer = self.calls.query(request).await;
+                answer.map(|answer| answer.into_inner().outcome)
+            }
+        };
+        match outcome {
+            Ok(outcome) => {
+                let kind = outcome.context("no outcome")?.kind();
+                ensure!(
+                    kind == api::OutcomeKind::Trapped,
+                    "{} ended with {kind:?}",
+                    abuse.function
+                );
+                Ok(true)
+            }
+            Err(status) if status.code() == tonic::Code::Internal => Ok(false),
+            Err(status) => Err(status).context(abuse.function),
+        }
+    }
+
+    /// Installs a component from a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the component is refused.
+    pub(crate) async fn install(&mut self, name: &str, file: &Path) -> Result<()> {
+        let chunk = std::fs::read(file).with_context(|| format!("{}", file.display()))?;
+        let name = name.to_owned();
+        let request = api::InstallPluginRequest { name, chunk };
+        self.plugins.install(tokio_stream::iter([request])).await?;
+        Ok(())
     }
 
     /// Creates a store.

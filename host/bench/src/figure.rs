@@ -41,6 +41,8 @@ impl Unit {
 pub(crate) enum Target {
     /// At most so many times the raw limit.
     RatioAtMost(f64),
+    /// At most so many times what it is undisturbed, which it may well be below.
+    SlowdownAtMost(f64),
     /// At most this number.
     AtMost(f64),
     /// At least this number.
@@ -97,7 +99,7 @@ impl Figure {
     pub(crate) fn is_met(&self) -> Option<bool> {
         match self.target {
             Target::RatioAtMost(_) if self.ratio() < 1.0 => None,
-            Target::RatioAtMost(max) => Some(self.ratio() <= max),
+            Target::RatioAtMost(max) | Target::SlowdownAtMost(max) => Some(self.ratio() <= max),
             Target::AtMost(max) => Some(self.ours() <= max),
             Target::AtLeast(min) => Some(self.ours() >= min),
             Target::None => None,
@@ -107,7 +109,7 @@ impl Figure {
     /// The target, for people.
     pub(crate) fn target_text(&self) -> String {
         match self.target {
-            Target::RatioAtMost(max) => format!("ratio <= {max}"),
+            Target::RatioAtMost(max) | Target::SlowdownAtMost(max) => format!("ratio <= {max}"),
             Target::AtMost(max) => format!("<= {}", self.unit.show(max)),
             Target::AtLeast(min) => format!(">= {}", self.unit.show(min)),
             Target::None => String::new(),
@@ -118,6 +120,7 @@ impl Figure {
     pub(crate) fn to_json(&self) -> Value {
         let target = match self.target {
             Target::RatioAtMost(max) => json!({"ratio_at_most": max}),
+            Target::SlowdownAtMost(max) => json!({"slowdown_at_most": max}),
             Target::AtMost(max) => json!({"at_most": max}),
             Target::AtLeast(min) => json!({"at_least": min}),
             Target::None => Value::Null,
@@ -231,6 +234,9 @@ mod tests {
         assert_eq!(figure(Target::None, &runs).is_met(), None);
         let busy = [(1.0, 4.0)];
         assert_eq!(figure(Target::RatioAtMost(2.0), &busy).is_met(), None);
+        let slowdown = |runs| figure(Target::SlowdownAtMost(3.0), runs).is_met();
+        assert_eq!(slowdown(&busy), Some(true));
+        assert_eq!(slowdown(&[(3.1, 1.0)]), Some(false));
     }
 
     #[test]

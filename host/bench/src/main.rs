@@ -4,6 +4,7 @@
 //! in turns: on a machine that does other things as well, only the two together mean something.
 //! `cargo xtask bench` builds what this needs and runs it.
 
+mod attack;
 mod calls;
 mod client;
 mod entries;
@@ -79,6 +80,8 @@ enum Group {
     Signatures,
     /// Calls and received entries without daemon and socket
     InProcess,
+    /// Calls of one store while another one runs hostile guests
+    Attack,
 }
 
 fn main() -> ExitCode {
@@ -157,6 +160,7 @@ async fn measure(cli: &Cli, settings: &Settings) -> Result<Vec<Figure>> {
             Group::Restart => restart::measure(settings).await,
             Group::Signatures => signatures::measure(settings),
             Group::InProcess => in_process::measure(settings),
+            Group::Attack => attack::measure(settings).await,
         };
         figures.extend(measured.with_context(|| format!("measuring {group:?}"))?);
     }
