@@ -7,6 +7,8 @@
 
 pub mod admit;
 pub mod blob;
+#[cfg(test)]
+mod bounds;
 pub mod cell;
 mod commit;
 mod dag;

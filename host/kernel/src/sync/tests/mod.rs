@@ -1,6 +1,7 @@
 //! Two sessions back to back, around real stores.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bounds;
 mod exchange;
 mod golden;
 mod hostile;
