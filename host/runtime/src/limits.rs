@@ -20,19 +20,19 @@ pub const TYPE_DEPTH_MAX: usize = 32;
 pub const FUNCTIONS_MAX: usize = 1024;
 
 /// Instances that exist at the same time, of all components together.
-pub(crate) const POOL_INSTANCES: u32 = 64;
+pub const POOL_INSTANCES: u32 = 64;
 /// Core instances of one component: language runtimes are linked from dozens.
-pub(crate) const POOL_CORE_INSTANCES_EACH: u32 = 64;
+pub const POOL_CORE_INSTANCES_EACH: u32 = 64;
 /// Core instances of all components together.
 pub(crate) const POOL_CORE_INSTANCES: u32 = 1024;
 /// Linear memories of all instances together; most components have one.
 pub(crate) const POOL_MEMORIES: u32 = 80;
 /// Linear memories of one component.
-pub(crate) const POOL_MEMORIES_EACH: u32 = 8;
+pub const POOL_MEMORIES_EACH: u32 = 8;
 /// Tables of all instances together.
 pub(crate) const POOL_TABLES: u32 = 512;
 /// Tables of one component.
-pub(crate) const POOL_TABLES_EACH: u32 = 64;
+pub const POOL_TABLES_EACH: u32 = 64;
 /// The bookkeeping of one component instance, in bytes.
 pub(crate) const POOL_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
 /// How much of a memory that an instance leaves behind is zeroed rather than unmapped, in bytes.

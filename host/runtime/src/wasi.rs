@@ -478,3 +478,27 @@ impl cli::terminal_stderr::Host for Data {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_ends_at_its_bytes_and_a_line_at_its_own() {
+        let mut wasi = Wasi::default();
+        wasi.print(&[b'x'; OUTPUT_LINE_BYTES_MAX]);
+        assert_eq!(wasi.line.len(), OUTPUT_LINE_BYTES_MAX);
+        wasi.print(b"y");
+        assert_eq!(
+            wasi.line, b"y",
+            "the full line is gone, and this begins another"
+        );
+        let left = OUTPUT_BYTES_MAX - OUTPUT_LINE_BYTES_MAX - 1;
+        assert_eq!(wasi.output_left, left);
+        wasi.print(&vec![b'\n'; left - 1]);
+        wasi.print(b"ab");
+        assert_eq!((wasi.output_left, &wasi.line[..]), (0, &b"a"[..]));
+        wasi.print(b"c");
+        assert_eq!(wasi.line, b"a", "nothing more is kept");
+    }
+}
