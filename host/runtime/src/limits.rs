@@ -21,7 +21,8 @@ pub const FUNCTIONS_MAX: usize = 1024;
 
 /// Instances that exist at the same time, of all components together.
 pub const POOL_INSTANCES: u32 = 64;
-/// Core instances of one component: language runtimes are linked from dozens.
+/// Core instances of one component, the one that counts the depth of its calls included: language runtimes are
+/// linked from dozens.
 pub const POOL_CORE_INSTANCES_EACH: u32 = 64;
 /// Core instances of all components together.
 pub(crate) const POOL_CORE_INSTANCES: u32 = 1024;

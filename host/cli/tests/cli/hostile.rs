@@ -52,12 +52,11 @@ const ABUSES: [Abuse; 20] = [
     ),
     ("call", &["hostile", "bad-hash", "31"], 1, "(misuse)"),
     ("call", &["hostile", "put-and-trap", "gone"], 1, "(guest)"),
-    // Until calls have a bound on depth, this is an error of the host, to this caller alone.
-    ("call", &["hostile", "recurse"], 4, "native stack"),
+    ("call", &["hostile", "recurse"], 1, "(depth)"),
     ("query", &["hostile", "spin-query"], 1, "(fuel)"),
     ("query", &["hostile", "memory-query"], 1, "(guest)"),
     ("query", &["hostile", "write-in-query"], 1, "(misuse)"),
-    ("query", &["hostile", "recurse-query"], 4, "native stack"),
+    ("query", &["hostile", "recurse-query"], 1, "(depth)"),
     ("call", &["tables", "grow-or-trap"], 1, "(guest)"),
     ("query", &["start", "value"], 1, "(fuel)"),
 ];
@@ -269,8 +268,9 @@ fn components_that_cannot_serve_are_refused_alike_on_both_nodes() {
 
 #[test]
 fn a_logged_abuse_has_the_same_outcome_on_both_nodes() {
-    const AMBUSHES: [(&str, &str); 6] = [
+    const AMBUSHES: [(&str, &str); 7] = [
         ("spin", "fuel"),
+        ("recurse", "depth"),
         ("memory-bomb", "guest"),
         ("trap", "guest"),
         ("emit", "guest"),

@@ -121,6 +121,9 @@ impl commands::Guest for Hostile {
         }
         match abuse {
             Abuse::Spin => spin(),
+            Abuse::Recurse => {
+                black_box(recurse(1));
+            }
             Abuse::MemoryBomb => memory_bomb(),
             Abuse::Trap => panic!("on purpose"),
             Abuse::Emit => {
