@@ -143,15 +143,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_carries_class_hint_and_at_most_sixteen_candidates() {
+    fn a_status_carries_class_hint_and_a_bounded_number_of_candidates() {
         let failure = Failure::usage("\"ab\" means several stores")
             .hint("give more digits")
-            .candidates((0..20).map(|i| i.to_string()));
+            .candidates((0..=CANDIDATES_MAX).map(|i| i.to_string()));
         let status = Status::from(failure);
         assert_eq!(status.code(), Code::InvalidArgument);
         let detail = ErrorDetail::decode(status.details()).unwrap();
         assert_eq!(detail.exit_class(), ExitClass::Usage);
         assert_eq!(detail.hint, "give more digits");
-        assert_eq!(detail.candidates.len(), 16);
+        assert_eq!(detail.candidates.len(), CANDIDATES_MAX);
     }
 }

@@ -215,9 +215,10 @@ impl Node {
         }
         let uses = request.uses.max(1);
         if uses > INVITE_USES_MAX {
-            return Err(Failure::usage(format!(
-                "{uses} uses are more than {INVITE_USES_MAX}"
-            )));
+            return Err(
+                Failure::usage(format!("{uses} uses are more than {INVITE_USES_MAX}"))
+                    .hint("make several invites"),
+            );
         }
         let expires_ms = self.clock.now_ms() + life_ms;
         let invite = InviteKey::from_seed(clock::seed());

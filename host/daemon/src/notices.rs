@@ -173,7 +173,8 @@ impl Node {
             return Err(Failure::usage(format!(
                 "{} notices at once are more than {ACKNOWLEDGE_MAX}",
                 request.ids.len()
-            )));
+            ))
+            .hint("acknowledge some after the others, or all"));
         }
         let ids = match request.all {
             false => request.ids,

@@ -106,6 +106,14 @@ mod tests {
     }
 
     #[test]
+    fn a_page_has_a_usual_and_a_largest_size() {
+        let size = |asked| Page::new(asked, "", &[]).unwrap().size();
+        assert_eq!(size(0), PAGE_DEFAULT as usize);
+        assert_eq!(size(PAGE_MAX), PAGE_MAX as usize);
+        assert_eq!(size(PAGE_MAX + 1), PAGE_MAX as usize);
+    }
+
+    #[test]
     fn a_token_of_another_request_is_refused() {
         let token = Page::new(2, "", &[b"x"]).unwrap().token(b"k");
         assert!(Page::new(2, &token, &[b"x"]).is_ok());

@@ -404,3 +404,21 @@ impl Node {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_ends_at_its_bytes_however_it_comes() {
+        let mut bytes = Vec::new();
+        for _ in 0..32 {
+            collect(&mut bytes, &vec![0; COMPONENT_BYTES_MAX / 32]).unwrap();
+        }
+        assert_eq!(bytes.len(), COMPONENT_BYTES_MAX);
+        collect(&mut bytes, &[]).unwrap();
+        let failure = collect(&mut bytes, &[0]).unwrap_err();
+        assert!(failure.to_string().contains("nothing was installed"));
+        assert_eq!(bytes.len(), COMPONENT_BYTES_MAX);
+    }
+}

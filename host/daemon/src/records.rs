@@ -465,4 +465,24 @@ mod tests {
         assert_eq!(records.acknowledge(&[1], 5).unwrap(), Some(1));
         assert_eq!(records.acknowledge(&[1], 6).unwrap(), Some(0));
     }
+
+    #[test]
+    fn acknowledged_notices_are_bounded_and_the_oldest_go() {
+        let (_dir, records) = open();
+        let notices = (0..=NOTICES_ACKNOWLEDGED_MAX as u64).map(|n| NoticeRecord {
+            origin: n.to_be_bytes().to_vec(),
+            ..Default::default()
+        });
+        records.add_notices(notices.collect()).unwrap();
+        let ids: Vec<u64> = records.notices().unwrap().iter().map(|n| n.0).collect();
+        let all = NOTICES_ACKNOWLEDGED_MAX + 1;
+        assert_eq!(ids.len(), all);
+        let last = all - 1;
+        records.acknowledge(&ids[..last], 5).unwrap();
+        assert_eq!(records.notices().unwrap().len(), all);
+        records.acknowledge(&ids[last..], 6).unwrap();
+        let left = records.notices().unwrap();
+        assert_eq!(left.len(), NOTICES_ACKNOWLEDGED_MAX);
+        assert_eq!(left[0].0, ids[1]);
+    }
 }

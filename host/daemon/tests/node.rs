@@ -1,6 +1,7 @@
 //! Whole nodes, through the API that commands use: real components, real files, real sockets.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bounds;
 mod support;
 
 use std::time::Duration;

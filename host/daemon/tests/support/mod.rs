@@ -167,7 +167,8 @@ impl Client {
         Self {
             node: NodeClient::new(channel.clone()),
             plugins: PluginsClient::new(channel.clone()),
-            stores: StoresClient::new(channel.clone()),
+            // A page of history has more than the 4 MiB that clients take unless told otherwise.
+            stores: StoresClient::new(channel.clone()).max_decoding_message_size(16 << 20),
             calls: CallsClient::new(channel),
             embedded,
         }
@@ -224,6 +225,14 @@ impl Client {
         store: &str,
         calls: &[(&str, &[&str])],
     ) -> api::Outcome {
+        self.try_transact(store, calls).await.unwrap()
+    }
+
+    pub(crate) async fn try_transact(
+        &mut self,
+        store: &str,
+        calls: &[(&str, &[&str])],
+    ) -> Result<api::Outcome, Status> {
         let request = api::CallRequest {
             store: store.into(),
             calls: calls
@@ -232,13 +241,8 @@ impl Client {
                 .collect(),
             forms: Vec::new(),
         };
-        self.calls
-            .call(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .outcome
-            .unwrap()
+        let response = self.calls.call(request).await?.into_inner();
+        Ok(response.outcome.unwrap())
     }
 
     pub(crate) async fn try_call(
@@ -322,12 +326,21 @@ impl Client {
         name: &str,
         arguments: &[&str],
     ) -> Streaming<api::WatchEvent> {
+        self.try_watch(store, name, arguments).await.unwrap()
+    }
+
+    pub(crate) async fn try_watch(
+        &mut self,
+        store: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<Streaming<api::WatchEvent>, Status> {
         let request = api::WatchRequest {
             store: store.into(),
             call: Some(function(name, arguments)),
             forms: Vec::new(),
         };
-        self.calls.watch(request).await.unwrap().into_inner()
+        Ok(self.calls.watch(request).await?.into_inner())
     }
 
     pub(crate) async fn history(&mut self, store: &str) -> Vec<api::HistoryEntry> {

@@ -1,0 +1,205 @@
+//! The bounds of requests: served at the last allowed value, refused one beyond, and the node goes on.
+
+use lattice_daemon::api;
+use lattice_daemon::limits::*;
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::support::{Client, Daemon, exit_class, home};
+
+fn is_usage<T: std::fmt::Debug>(result: Result<T, Status>, said: &str) {
+    let (class, text) = exit_class(&result.unwrap_err());
+    assert_eq!(class, api::ExitClass::Usage, "{text}");
+    assert!(text.contains(said), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_ends_at_its_calls() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("clicks", "counter").await;
+    let calls = vec![("add", &["1"][..]); CALLS_MAX + 1];
+    let outcome = client.transact("clicks", &calls[1..]).await;
+    assert_eq!(outcome.kind(), api::OutcomeKind::Ok);
+    let all = CALLS_MAX.to_string();
+    is_usage(client.try_transact("clicks", &calls).await, &all);
+    assert_eq!(client.query("clicks", "value", &[]).await, all);
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invite_ends_at_its_life_and_its_uses() {
+    let home = home();
+    let daemon = Daemon::start(home.path()).await;
+    let mut client = daemon.client().await;
+    client.create("clicks", "counter").await;
+    let mut invite = async |uses, expires_in_ms| {
+        let request = api::InviteRequest {
+            store: "clicks".into(),
+            uses,
+            expires_in_ms,
+            ..Default::default()
+        };
+        client.stores.invite(request).await
+    };
+    assert!(invite(INVITE_USES_MAX, INVITE_MS_MAX).await.is_ok());
+    is_usage(invite(1, INVITE_MS_MAX + 1).await, "366 days");
+    is_usage(invite(INVITE_USES_MAX + 1, 1_000).await, "uses");
+    // Saying nothing gives a day, which is allowed.
+    const { assert!(INVITE_MS_DEFAULT <= INVITE_MS_MAX) };
+    assert!(invite(0, 0).await.is_ok());
+    drop(client);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_end_at_their_bytes() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    let value = "x".repeat(PARAMETER_BYTES_MAX);
+    let name = "n";
+    // What fits is for the plugin to judge, which takes none.
+    let fits = [(name, &value[name.len()..])];
+    if let Err(status) = client.try_create("clicks", "counter", &fits).await {
+        let (_, text) = exit_class(&status);
+        assert!(!text.contains("parameters have"), "{text}");
+    }
+    let more = [(name, &value[..])];
+    let result = client.try_create("more", "counter", &more).await;
+    is_usage(result, "parameters have");
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_ends_at_its_notices() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    let mut acknowledge = async |count: usize| {
+        let ids = (1..=count as u64).collect();
+        let request = api::AcknowledgeNoticesRequest { ids, all: false };
+        client.node.acknowledge_notices(request).await
+    };
+    // There is none of them, which is found only when there are not too many.
+    is_usage(acknowledge(ACKNOWLEDGE_MAX).await, "notice");
+    is_usage(acknowledge(ACKNOWLEDGE_MAX + 1).await, "at once");
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_ends_at_its_bytes() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("notes", "kv").await;
+    let value = "x".repeat(REQUEST_BYTES_MAX);
+    let status = client.try_call("notes", "put", &["a", &value]).await;
+    assert_eq!(status.unwrap_err().code(), Code::OutOfRange);
+    // A little less is read, and is too much for an entry.
+    let value = &value[1024..];
+    let status = client.try_call("notes", "put", &["a", value]).await;
+    let (class, text) = exit_class(&status.unwrap_err());
+    assert_eq!(class, api::ExitClass::Failed, "{text}");
+    client.call_ok("notes", "put", &["a", "b"]).await;
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_end_at_their_number() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("clicks", "counter").await;
+    let mut watches = Vec::with_capacity(WATCHES_MAX);
+    for _ in 0..WATCHES_MAX {
+        watches.push(client.watch("clicks", "value", &[]).await);
+    }
+    let status = client.try_watch("clicks", "value", &[]).await.unwrap_err();
+    let (class, text) = exit_class(&status);
+    assert_eq!(class, api::ExitClass::Failed, "{text}");
+    assert!(text.contains("too many watches"), "{text}");
+    // What is not watched is served; and one that ends makes room.
+    assert_eq!(client.query("clicks", "value", &[]).await, "0");
+    watches.pop();
+    for _ in 0..400 {
+        if client.try_watch("clicks", "value", &[]).await.is_ok() {
+            watches.clear();
+            return client.close().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    panic!("there is no room for another watch");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_ends_at_its_depth() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    let mut parent = String::new();
+    let mut last = api::Store::default();
+    for depth in 1..=PATH_DEPTH_MAX + 1 {
+        let name = format!("s{depth}");
+        let request = api::CreateStoreRequest {
+            name: name.clone(),
+            plugin: "none".into(),
+            parent,
+            ..Default::default()
+        };
+        last = client.stores.create(request).await.unwrap().into_inner();
+        assert_eq!(
+            last.path.split('/').count(),
+            depth.min(PATH_DEPTH_MAX),
+            "{}",
+            last.path
+        );
+        parent = name;
+    }
+    assert!(last.path.starts_with("s2/s3/"), "{}", last.path);
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_history_ends_at_its_bytes_and_a_summary_at_its_characters() {
+    const ENTRIES: usize = 20;
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("notes", "kv").await;
+    let value = "x".repeat(250 * 1024);
+    for n in 0..ENTRIES {
+        let key = n.to_string();
+        client.call_ok("notes", "put", &[&key, &value]).await;
+    }
+    let mut pages: Vec<Vec<usize>> = Vec::new();
+    let mut token = String::new();
+    loop {
+        let request = api::HistoryRequest {
+            store: "notes".into(),
+            page_size: PAGE_MAX,
+            page_token: token,
+            ..Default::default()
+        };
+        let page = client.stores.history(request).await.unwrap().into_inner();
+        pages.push(page.entries.iter().map(Message::encoded_len).collect());
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(pages.iter().map(Vec::len).sum::<usize>(), ENTRIES + 1);
+    assert!(pages.len() > 1, "{pages:?}");
+    // The entry that exceeds the bytes ends its page.
+    for page in &pages[..pages.len() - 1] {
+        let [most @ .., last] = &page[..] else {
+            panic!("an empty page");
+        };
+        let most: usize = most.iter().sum();
+        let about = HISTORY_BYTES_MAX - last..=HISTORY_BYTES_MAX;
+        assert!(about.contains(&most), "{most} and {last}");
+    }
+    let request = api::GraphRequest {
+        store: "notes".into(),
+        page_size: PAGE_MAX,
+        ..Default::default()
+    };
+    let graph = client.stores.graph(request).await.unwrap().into_inner();
+    let longest = graph.nodes.iter().map(|node| node.summary.chars().count());
+    assert_eq!(longest.max(), Some(SUMMARY_CHARS));
+    client.close().await;
+}
