@@ -3,6 +3,7 @@
 //! Each rule is a function from a [`Tree`] or a [`Workspace`] to [`Violation`]s, so that a test can show it a
 //! sample that breaks it. `cargo xtask tidy` and an ordinary test run them all over the real tree.
 
+mod bounds;
 mod crates;
 mod lex;
 mod source;
@@ -54,6 +55,7 @@ pub fn check(root: &Path) -> Result<Vec<Violation>> {
     let mut violations = Vec::new();
     crates::check(&workspace, &tree, &mut violations);
     source::check(&tree, &mut violations);
+    bounds::check(&tree, &mut violations);
     text::check(&tree, &mut violations);
     violations.sort();
     Ok(violations)

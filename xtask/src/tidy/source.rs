@@ -77,9 +77,18 @@ const UNSAFE_PLACE: &str = "host/runtime/src/trusted.rs";
 /// How many lines above unsafe code its `SAFETY:` comment may start.
 const SAFETY_DISTANCE_MAX: usize = 6;
 
-/// Checks every Rust file of the tree.
-pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
-    let plugins = plugin_names(tree);
+/// A file of Rust source, taken apart.
+pub(super) struct Examined<'a> {
+    /// The file.
+    pub(super) file: &'a File,
+    /// Its contents.
+    pub(super) source: Source,
+    /// Whether all of it is compiled for tests alone.
+    pub(super) is_test: bool,
+}
+
+/// Takes every Rust file of the tree apart.
+pub(super) fn examine(tree: &Tree) -> Vec<Examined<'_>> {
     let sources: Vec<(&File, Source)> = tree
         .files
         .iter()
@@ -90,13 +99,32 @@ pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
         .iter()
         .flat_map(|(file, source)| test_module_paths(file, source))
         .collect();
-    for (file, source) in &sources {
-        let is_test = is_test_path(&file.path)
-            || test_modules.iter().any(|module| {
-                file.path
-                    .strip_prefix(module.as_str())
-                    .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
-            });
+    let is_in_test_module = |path: &str| {
+        test_modules.iter().any(|module| {
+            path.strip_prefix(module.as_str())
+                .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        })
+    };
+    sources
+        .into_iter()
+        .map(|(file, source)| Examined {
+            is_test: is_test_path(&file.path) || is_in_test_module(&file.path),
+            file,
+            source,
+        })
+        .collect()
+}
+
+/// Checks every Rust file of the tree.
+pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
+    let plugins = plugin_names(tree);
+    for Examined {
+        file,
+        source,
+        is_test,
+    } in &examine(tree)
+    {
+        let is_test = *is_test;
         let mut found = Found {
             path: &file.path,
             source,

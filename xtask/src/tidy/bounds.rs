@@ -1,0 +1,290 @@
+//! The rule that every bound of the host has a test at it, with the list of those that have none yet.
+//!
+//! What counts is that a test of the same crate names the bound: then its value can change, and the test still
+//! stands at it. Whether the test is any good is for people to judge. The list only shrinks: who bounds
+//! something new writes its test as well, and a bound that has got one is taken off.
+
+use std::collections::BTreeSet;
+
+use super::Violation;
+use super::source::{Examined, examine};
+use super::tree::Tree;
+
+/// Bounds without a test, by the file that holds them.
+const UNTESTED: &[(&str, &[&str])] = &[
+    (
+        "host/daemon/src/limits.rs",
+        &[
+            "WRITER_QUEUE",
+            "GROUP_CALLS_MAX",
+            "SETTLE_RUNS_BUSY",
+            "SETTLE_RUNS_IDLE",
+            "TICKS_IDLE",
+            "WRITER_STACK_BYTES",
+            "CHANGES_QUEUE",
+            "CHANGED_CELLS_MAX",
+            "REQUESTS_PER_CONNECTION",
+            "QUERY_FUEL_INLINE",
+            "QUERIES_LONG_MAX",
+            "HISTORY_ROWS_MAX",
+            "HEADS_SHOWN",
+            "USED_BY_MAX",
+            "NAMES_SHOWN",
+            "STORES_MAX",
+            "PLUGINS_MAX",
+            "PEER_ADDRESSES_MAX",
+            "PEERS_MAX",
+            "PEER_EVENTS_QUEUE",
+            "DISK_LOW_BYTES",
+            "DUPLEX_BYTES",
+            "RECORDS_CACHE_BYTES",
+        ],
+    ),
+    ("host/format/src/limits.rs", &["BODY_BYTES_DEFAULT"]),
+    (
+        "host/kernel/src/blob/limits.rs",
+        &[
+            "GROUP_CHUNKS_LOG",
+            "BLOB_BYTES_MAX",
+            "REQUESTS_MAX",
+            "PEERS_MAX",
+        ],
+    ),
+    (
+        "host/kernel/src/limits.rs",
+        &[
+            "BATCH_ENTRIES_MAX",
+            "BATCH_BYTES_MAX",
+            "NOTICES_MAX",
+            "CUT_ROUNDS_EXTRA",
+            "CUT_RUNS",
+            "DRIFT_MS_DEFAULT",
+        ],
+    ),
+    (
+        "host/kernel/src/sync/limits.rs",
+        &[
+            "TIPS_MAX",
+            "ENTRIES_FRAME_BYTES",
+            "WINDOW_BYTES_MAX",
+            "PUSH_BODY_BYTES_MAX",
+            "WANTED_MAX",
+            "HINTED_MAX",
+            "HINT_PATIENCE_MS",
+            "KNOWN_MAX",
+            "VOID_ANCESTORS_MAX",
+            "PLAN_BUFFER",
+            "PLAN_PAGE_MAX",
+            "FRONTIER_MAX",
+            "BLOCKS_MAX",
+            "SCANS_MAX",
+            "JOBS_MAX",
+            "VOID_WALK_MAX",
+            "LIMITED_BYTES_PER_S",
+            "MISSES_MAX",
+            "STEP_FRAMES",
+            "SCAN_ROWS",
+        ],
+    ),
+    (
+        "host/net/src/limits.rs",
+        &[
+            "CONNECTIONS_MAX",
+            "DIALS_MAX",
+            "ADDRESS_ROWS_MAX",
+            "ADDRESS_BYTES_MAX",
+            "STREAMS_PER_CONNECTION",
+            "STREAM_WINDOW_BYTES",
+            "CONNECTION_WINDOW_BYTES",
+            "SEND_WINDOW_BYTES",
+            "READ_STEP_BYTES",
+            "SESSIONS_PER_STORE",
+            "INCOMING_MAX",
+            "BYTES_PER_SECOND",
+            "PAST_MEMBER_BYTES_PER_SECOND",
+            "ANNOUNCE_MAX",
+            "JOIN_REQUEST_BYTES_MAX",
+            "JOIN_ANSWER_BYTES_MAX",
+            "JOIN_REQUESTS_MAX",
+            "JOINS_SERVED_MAX",
+            "TOKEN_CHARS_MAX",
+            "TOKEN_ADDRESSES_MAX",
+            "NAME_BYTES_MAX",
+            "COMPONENT_BYTES_MAX",
+            "BLOBS_SERVED_MAX",
+            "BLOB_SOURCES_MAX",
+        ],
+    ),
+    (
+        "host/runtime/src/limits.rs",
+        &[
+            "COMPILED_BYTES_MAX",
+            "POOL_CORE_INSTANCES",
+            "POOL_MEMORIES",
+            "POOL_TABLES",
+            "POOL_INSTANCE_BYTES",
+            "POOL_MEMORY_KEPT_BYTES",
+            "POOL_TABLE_KEPT_BYTES",
+            "SPARES_READY_MAX",
+            "SPARES_LEFT_MAX",
+            "SPARE_START_FUEL",
+            "SPARE_MEMORY_BYTES_MAX",
+            "LOADED_COMPONENTS_MAX",
+            "COMPILE_MEMORY_BYTES_MAX",
+        ],
+    ),
+];
+
+/// A bound: its name, and the line where it stands.
+struct Bound<'a> {
+    name: &'a str,
+    line: usize,
+}
+
+/// Checks the bounds of every `limits.rs` below `host/`.
+pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
+    check_against(tree, UNTESTED, violations);
+}
+
+fn check_against(tree: &Tree, untested: &[(&str, &[&str])], violations: &mut Vec<Violation>) {
+    let examined = examine(tree);
+    for file in &examined {
+        let path = file.file.path.as_str();
+        let Some(home) = crate_of(path).filter(|_| path.ends_with("/limits.rs")) else {
+            continue;
+        };
+        let named = names_in_tests(&examined, home);
+        let listed = untested.iter().filter(|(file, _)| *file == path);
+        let listed: BTreeSet<&str> = listed.flat_map(|(_, names)| *names).copied().collect();
+        let bounds = bounds(file);
+        let mut add = |line, message| {
+            violations.push(Violation {
+                path: path.to_owned(),
+                line,
+                rule: "bounds",
+                message,
+            });
+        };
+        for Bound { name, line } in &bounds {
+            match (named.contains(name), listed.contains(name)) {
+                (false, false) => add(
+                    *line,
+                    format!("no test of this crate names `{name}`: write one at the bound"),
+                ),
+                (true, true) => add(
+                    *line,
+                    format!(
+                        "`{name}` has a test now: take it off the list in {}",
+                        file!()
+                    ),
+                ),
+                _ => {}
+            }
+        }
+        for name in listed {
+            if !bounds.iter().any(|bound| bound.name == name) {
+                add(0, format!("`{name}` is listed in {} and no bound", file!()));
+            }
+        }
+    }
+}
+
+/// The directory of the crate of the host that a file is in.
+fn crate_of(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("host/")?.split('/').next()?;
+    path.get(..="host".len() + name.len())
+}
+
+/// The public constants of a file. How long something takes at most is not among them: nobody can make this
+/// host hold more by it.
+fn bounds<'a>(file: &'a Examined<'_>) -> Vec<Bound<'a>> {
+    let tokens = &file.source.tokens;
+    let declared = tokens.windows(4).filter_map(|tokens| {
+        let [before, keyword, name, after] = tokens else {
+            return None;
+        };
+        let is_public = matches!(before.text.as_str(), "pub" | ")");
+        (is_public && keyword.text == "const" && after.text == ":").then_some(name)
+    });
+    let is_time = |name: &str| !file.source.find(&[name, ":", "Duration"]).is_empty();
+    declared
+        .filter(|name| !is_time(&name.text))
+        .map(|name| Bound {
+            name: &name.text,
+            line: name.line,
+        })
+        .collect()
+}
+
+/// What the tests of a crate name.
+fn names_in_tests<'a>(examined: &'a [Examined<'_>], home: &str) -> BTreeSet<&'a str> {
+    let files = examined
+        .iter()
+        .filter(|file| crate_of(&file.file.path) == Some(home));
+    files
+        .flat_map(|file| {
+            let tokens = file.source.tokens.iter();
+            tokens.filter(|token| file.is_test || file.source.is_test(token.line))
+        })
+        .map(|token| token.text.as_str())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: &str = "//! Bounds.\n\
+        use std::time::Duration;\n\
+        /// The most.\n\
+        pub const MOST: usize = 1;\n\
+        /// More.\n\
+        pub(crate) const MORE: u64 = 2;\n\
+        pub const WAIT: Duration = Duration::from_secs(1);\n\
+        const HELPER: u8 = 3;\n\
+        const _: () = assert!(MOST < 2);\n";
+
+    fn found(tests: &[(&str, &str)], untested: &[&str]) -> Vec<String> {
+        let mut files = vec![("host/a/src/limits.rs", LIMITS)];
+        files.extend(tests);
+        let mut violations = Vec::new();
+        let untested = [("host/a/src/limits.rs", untested)];
+        check_against(&Tree::of(&files), &untested, &mut violations);
+        violations.iter().map(|v| v.message.clone()).collect()
+    }
+
+    #[test]
+    fn a_bound_without_a_test_is_found() {
+        // Production code, another crate's test, and a comment are no test of it.
+        let none = [
+            ("host/a/src/lib.rs", "//! a\nfn f() -> u64 { MORE }\n"),
+            ("host/b/tests/b.rs", "//! b\nfn f() -> u64 { MORE }\n"),
+            ("host/a/tests/a.rs", "//! MORE\nfn f() -> usize { MOST }\n"),
+        ];
+        let all = found(&none, &[]);
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert!(all[0].contains("`MORE`"), "{all:?}");
+    }
+
+    #[test]
+    fn tests_beside_the_code_count() {
+        let beside = "//! a\n#[cfg(test)]\nmod tests {\nfn f() { MOST; }\n}\n";
+        let module = "//! a\n#[cfg(test)]\nmod bounds;\n";
+        let files = [
+            ("host/a/src/lib.rs", module),
+            ("host/a/src/bounds.rs", "//! a\nfn f() { MORE; }\n"),
+            ("host/a/src/b.rs", beside),
+        ];
+        assert_eq!(found(&files, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn the_list_only_shrinks() {
+        let tested = [("host/a/tests/a.rs", "//! a\nfn f() { MOST; }\n")];
+        assert_eq!(found(&tested, &["MORE"]), [""; 0]);
+        let all = found(&tested, &["MORE", "MOST", "GONE"]);
+        assert_eq!(all.len(), 2, "{all:?}");
+        assert!(all[0].contains("take it off"), "{all:?}");
+        assert!(all[1].contains("`GONE`"), "{all:?}");
+    }
+}
