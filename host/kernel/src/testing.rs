@@ -4,6 +4,8 @@
 //! transactions, refuse and trap, so that histories made of them depend on order in every way that
 //! components can. FOLD.md's models do the same in Python.
 
+pub mod disk;
+
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use lattice_format::{DeviceKey, Signature, SignedHeader, StoreId};
 use lattice_kernel::blob::BlobStore;
-use lattice_kernel::engine::{Answer, AskError, Member, MemberStatus, Question};
+use lattice_kernel::engine::{Answer, AskError, Member, Question};
 pub use lattice_kernel::sync::Access;
 use lattice_kernel::{Received, Snapshot};
 
@@ -98,11 +98,7 @@ impl Governance {
 
     /// What a peer may have of the store.
     pub fn access(&self, peer: &DeviceKey) -> Access {
-        match self.members.iter().find(|m| m.device == *peer) {
-            Some(member) if member.status == MemberStatus::Active => Access::All,
-            Some(_) => Access::SystemLane,
-            None => Access::None,
-        }
+        Access::of(&self.members, peer)
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use iroh::endpoint::{RecvStream, SendStream};
 use lattice_kernel::Received;
 use lattice_kernel::sync::{
-    Access, CloseReason, Config, Effect, ErrorCode, Input, Role, Session, Wants,
+    Access, CloseReason, Config, Due, Effect, ErrorCode, Input, Pace, Role, Session, Wants,
 };
 
 use crate::endpoint::code;
@@ -151,7 +151,7 @@ impl Driver {
             Role::Listener => self.shared.timings.reconcile * 2,
         };
         let mut compare_at = Instant::now() + jitter(interval);
-        let mut moved = (0, 0);
+        let mut pace = Pace::default();
         while self.close.is_none() {
             let now = Instant::now();
             if !self.out.is_empty() && now - self.write_progress > self.shared.timings.stall {
@@ -212,15 +212,12 @@ impl Driver {
                     }
                     if Instant::now() >= compare_at {
                         compare_at = Instant::now() + jitter(interval);
-                        let status = self.session.status();
-                        let now_moved = (status.entries_sent, status.entries_received);
-                        if !status.settled && now_moved == moved && self.delivery.is_none() {
-                            // A round that stands still for a whole interval does not recover.
+                        let due = pace.due(&self.session.status(), self.delivery.is_some());
+                        if due == Due::Stalled {
                             return Err(SessionEnd::soon("no progress"));
                         }
-                        moved = now_moved;
                         self.look_at_access()?;
-                        if status.settled {
+                        if due == Due::Compare {
                             self.handle(Input::Reconcile)?;
                         }
                     }

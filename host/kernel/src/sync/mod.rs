@@ -20,6 +20,7 @@ pub(crate) mod frame;
 mod inbound;
 mod message;
 mod outbound;
+mod pace;
 mod peer;
 mod plan;
 mod ranges;
@@ -36,6 +37,7 @@ pub use bootstrap::{Bootstrap, BootstrapStep};
 pub use effect::{CloseReason, Config, Effect, Input, Lack, Role, Status};
 pub use frame::FrameError;
 pub use message::{ErrorCode, MessageError, PeerError, Wants};
+pub use pace::{Due, Pace};
 pub use peer::Access;
 pub use session::Session;
 

@@ -1,11 +1,12 @@
 //! What a peer may get, and how often it may be wrong.
 
-use lattice_format::{Header, Lane};
+use lattice_format::{DeviceKey, Header, Lane};
 
 use super::frame::FrameError;
 use super::limits::{FAULTS_MAX, SLOW_MS};
 use super::message::Wants;
 use super::ranges::RangeFault;
+use crate::engine::{Member, MemberStatus};
 
 /// What governance lets a peer have. The shell asks governance and tells the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,15 @@ pub enum Access {
 }
 
 impl Access {
+    /// What a device may have where these are and were the members.
+    pub fn of(members: &[Member], device: &DeviceKey) -> Self {
+        match members.iter().find(|m| m.device == *device) {
+            Some(member) if member.status == MemberStatus::Active => Self::All,
+            Some(_) => Self::SystemLane,
+            None => Self::None,
+        }
+    }
+
     /// How much the peer is given, as it is told.
     pub(super) fn gives(self) -> Wants {
         match self {

@@ -5,38 +5,22 @@ use std::sync::Arc;
 
 use lattice_format::{Body, ChainId, IntentionId, Lane};
 use lattice_kernel::engine::Role;
+use lattice_kernel::testing::disk::{Dice, Disk, Power, SURVIVALS, Survives, files, repaired};
 use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
 use lattice_kernel::{Files, LocalSeq, Notice, OpenError, Outcome, StorageError, Store, Stored};
 use redb::Database;
 
-use crate::disk::{Dice, Disk, Power, SURVIVALS, Survives};
 use crate::world::{START_MS, adopt, all, judge, settle, wire};
-
-const CACHE_BYTES: usize = 64 * 1024;
-
-fn database(disk: &Disk) -> Result<Database, StorageError> {
-    Ok(Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_with_backend(disk.clone())?)
-}
-
-fn files(log: &Disk, state: &Disk) -> Result<Files, StorageError> {
-    Ok(Files::from_databases(database(log)?, database(state)?))
-}
 
 /// What [`Files::in_dir`] does: derived state that is damaged is made anew. `None` when the log
 /// was never completed, which somebody who was told of a store must not see.
 fn found(log: Vec<u8>, state: Vec<u8>, power: &Power) -> Option<(Files, Disk, Disk)> {
     let log = Disk::with_image(log, power);
-    let mut state = Disk::with_image(state, power);
-    let log_db = database(&log)
+    let state = Disk::with_image(state, power);
+    let (files, state) = repaired(&log, &state, power)
         .map_err(|error| assert!(error.0.contains("magic number"), "the log: {error}"))
         .ok()?;
-    let state_db = database(&state).or_else(|_| {
-        state = Disk::new(power);
-        database(&state)
-    });
-    Some((Files::from_databases(log_db, state_db.unwrap()), log, state))
+    Some((files, log, state))
 }
 
 fn open(files: Files, now_ms: u64) -> Result<Store, OpenError> {

@@ -3,7 +3,6 @@
 #![allow(unreachable_pub, reason = "one binary of modules")]
 
 mod crash;
-mod disk;
 mod fold;
 mod hostile;
 mod profile;

@@ -7,8 +7,8 @@ use lattice_kernel::engine::Role;
 use lattice_kernel::testing::{self, Step, device};
 use lattice_kernel::{Notice, Outcome, Store, Stored};
 
-use crate::disk::Dice;
 use crate::world::{START_MS, adopt, all, deliver, judge};
+use lattice_kernel::testing::disk::Dice;
 
 const FOUNDER: u8 = 0;
 const MEMBER: u8 = 1;

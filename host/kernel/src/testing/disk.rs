@@ -1,4 +1,4 @@
-//! A disk that loses what was not synced: the storage behind redb in the tests of crashes.
+//! A disk that loses what was not synced: the storage behind redb in tests of crashes and in the simulator.
 //!
 //! It keeps the image of the last sync and a journal of what was written since. When its power
 //! fails, nothing works any more; what is found afterwards is the synced image with none, some or
@@ -8,14 +8,24 @@ use std::io::{Error, ErrorKind};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use redb::StorageBackend;
+use redb::{Database, StorageBackend};
+
+use crate::log::Files;
+use crate::rows::StorageError;
+
+/// Memory that redb may use for pages of one database, in bytes.
+const CACHE_BYTES: usize = 64 * 1024;
 
 /// Numbers that a seed determines (SplitMix64: Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(pub(crate) u64);
+pub struct Dice(
+    /// The seed, and afterwards how far it has come.
+    pub u64,
+);
 
 impl Dice {
-    pub(crate) fn roll(&mut self) -> u64 {
+    /// The next number.
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,27 +34,38 @@ impl Dice {
     }
 
     /// A number below `n`.
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.roll() % n.max(1)
+    }
+
+    /// Whether something of that many in a thousand happens.
+    pub fn per_mille(&mut self, chance: u64) -> bool {
+        self.below(1000) < chance
+    }
+
+    /// A generator of its own, which this one seeds.
+    pub fn split(&mut self) -> Self {
+        Self(self.roll())
     }
 }
 
 /// How many more writes and syncs succeed; shared by disks that fail together.
 #[derive(Clone, Debug)]
-pub(crate) struct Power(Arc<AtomicI64>);
+pub struct Power(Arc<AtomicI64>);
 
 impl Power {
     /// Power that never fails.
-    pub(crate) fn steady() -> Self {
+    pub fn steady() -> Self {
         Self(Arc::new(AtomicI64::new(i64::MAX)))
     }
 
     /// Fails at the write or sync after that many.
-    pub(crate) fn fail_after(&self, operations: u64) {
+    pub fn fail_after(&self, operations: u64) {
         self.0.store(operations as i64, Ordering::SeqCst);
     }
 
-    pub(crate) fn failed(&self) -> bool {
+    /// Whether it has failed.
+    pub fn failed(&self) -> bool {
         self.0.load(Ordering::SeqCst) < 0
     }
 
@@ -55,6 +76,31 @@ impl Power {
                 self.0.store(-1, Ordering::SeqCst);
                 Err(Error::other("the power failed"))
             }
+        }
+    }
+}
+
+/// The files of a store on two disks.
+///
+/// # Errors
+/// When a disk fails, or what it holds is no database.
+pub fn files(log: &Disk, state: &Disk) -> Result<Files, StorageError> {
+    Ok(Files::from_databases(log.database()?, state.database()?))
+}
+
+/// What [`Files::in_dir`] does on two disks: derived state that is damaged is made anew, on the empty disk
+/// that comes back in its place.
+///
+/// # Errors
+/// When the log does not open.
+pub fn repaired(log: &Disk, state: &Disk, power: &Power) -> Result<(Files, Disk), StorageError> {
+    let log = log.database()?;
+    match state.database() {
+        Ok(db) => Ok((Files::from_databases(log, db), state.clone())),
+        Err(_) => {
+            let fresh = Disk::new(power);
+            let db = fresh.database()?;
+            Ok((Files::from_databases(log, db), fresh))
         }
     }
 }
@@ -89,16 +135,21 @@ struct Medium {
 
 /// What of the journal is found after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Survives {
+pub enum Survives {
+    /// Nothing of it.
     Nothing,
+    /// What was written first.
     Prefix,
+    /// Any of it: the drive writes in an order of its own.
     Subset,
     /// A prefix, and a part of the write after it.
     Torn,
+    /// All of it.
     All,
 }
 
-pub(crate) const SURVIVALS: [Survives; 5] = [
+/// Every way in which a disk comes through a crash.
+pub const SURVIVALS: [Survives; 5] = [
     Survives::Nothing,
     Survives::Prefix,
     Survives::Subset,
@@ -108,19 +159,21 @@ pub(crate) const SURVIVALS: [Survives; 5] = [
 
 /// One disk. Clones are the same disk.
 #[derive(Clone, Debug)]
-pub(crate) struct Disk {
+pub struct Disk {
     medium: Arc<Mutex<Medium>>,
     power: Power,
     /// How many more reads succeed.
-    pub(crate) reads: Power,
+    pub reads: Power,
 }
 
 impl Disk {
-    pub(crate) fn new(power: &Power) -> Self {
+    /// An empty disk.
+    pub fn new(power: &Power) -> Self {
         Self::with_image(Vec::new(), power)
     }
 
-    pub(crate) fn with_image(image: Vec<u8>, power: &Power) -> Self {
+    /// A disk that holds `image`, all of it synced.
+    pub fn with_image(image: Vec<u8>, power: &Power) -> Self {
         Self {
             medium: Arc::new(Mutex::new(Medium {
                 synced: image.clone(),
@@ -132,22 +185,32 @@ impl Disk {
         }
     }
 
+    /// Opens a database on this disk.
+    ///
+    /// # Errors
+    /// When the disk fails, or what it holds is no database.
+    pub fn database(&self) -> Result<Database, StorageError> {
+        Ok(Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(self.clone())?)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Medium> {
-        self.medium.lock().unwrap()
+        self.medium.lock().expect("no panic while it is held")
     }
 
     /// Nothing more than that many bytes fits; `None` for all that comes.
-    pub(crate) fn set_room(&self, room: Option<u64>) {
+    pub fn set_room(&self, room: Option<u64>) {
         self.lock().room = room;
     }
 
     /// What a process sees that is alive.
-    pub(crate) fn live(&self) -> Vec<u8> {
+    pub fn live(&self) -> Vec<u8> {
         self.lock().live.clone()
     }
 
     /// What is found after the power failed now.
-    pub(crate) fn after_crash(&self, survives: Survives, dice: &mut Dice) -> Vec<u8> {
+    pub fn after_crash(&self, survives: Survives, dice: &mut Dice) -> Vec<u8> {
         let medium = self.lock();
         let mut image = medium.synced.clone();
         let journal = &medium.journal;
@@ -210,9 +273,11 @@ impl StorageBackend for Disk {
 
     fn sync_data(&self) -> Result<(), Error> {
         self.power.use_up()?;
-        let mut medium = self.lock();
-        medium.synced = medium.live.clone();
-        medium.journal.clear();
+        let mut guard = self.lock();
+        let medium = &mut *guard;
+        for change in medium.journal.drain(..) {
+            apply(&mut medium.synced, &change);
+        }
         Ok(())
     }
 

@@ -1,0 +1,61 @@
+//! When a session compares although nothing happened, and when it stands still.
+
+use super::effect::Status;
+
+/// What a session's interval brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Give the session [`super::Input::Reconcile`].
+    Compare,
+    /// A round is under way, and gets on.
+    Wait,
+    /// A round has stood still for a whole interval, and does not recover: end the session, and open another.
+    Stalled,
+}
+
+/// Looks at a session once an interval. Sync must not stop silently, whatever was lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    moved: (u64, u64),
+}
+
+impl Pace {
+    /// What to do now that an interval is over. `delivering` says that the store has not answered the last
+    /// [`super::Effect::Deliver`] yet, which is no fault of the peer's.
+    pub fn due(&mut self, status: &Status, delivering: bool) -> Due {
+        let moved = (status.entries_sent, status.entries_received);
+        let still = moved == self.moved;
+        self.moved = moved;
+        match status.settled {
+            true => Due::Compare,
+            false if still && !delivering => Due::Stalled,
+            false => Due::Wait,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_that_stands_still_is_ended_and_one_that_gets_on_is_not() {
+        let mut status = Status {
+            round: 1,
+            settled: false,
+            in_sync: false,
+            entries_sent: 3,
+            entries_received: 0,
+            faults: 0,
+            peer_count: 0,
+        };
+        let mut pace = Pace::default();
+        assert_eq!(pace.due(&status, false), Due::Wait, "it has sent entries");
+        assert_eq!(pace.due(&status, true), Due::Wait, "the store is busy");
+        assert_eq!(pace.due(&status, false), Due::Stalled);
+        status.entries_received = 1;
+        assert_eq!(pace.due(&status, false), Due::Wait);
+        status.settled = true;
+        assert_eq!(pace.due(&status, false), Due::Compare);
+    }
+}
