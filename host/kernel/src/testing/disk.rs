@@ -204,6 +204,11 @@ impl Disk {
         self.lock().room = room;
     }
 
+    /// How many bytes fit, if there is a bound.
+    pub fn room(&self) -> Option<u64> {
+        self.lock().room
+    }
+
     /// What a process sees that is alive.
     pub fn live(&self) -> Vec<u8> {
         self.lock().live.clone()

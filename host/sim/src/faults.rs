@@ -1,0 +1,327 @@
+//! What the steps of a plan do to a world.
+
+use lattice_format::{
+    Body, BodyRef, Header, IntentionId, Lane, Seq, SignedHeader, Transaction, VerifiedHeader,
+};
+use lattice_kernel::engine::{Answer, MemberStatus, Question};
+use lattice_kernel::testing::disk::Dice;
+use lattice_kernel::{LocalSeq, Stored};
+
+use crate::limits::OUT_BYTES_HIGH;
+use crate::node::{Entries, Job, NodeId};
+use crate::plan::Act;
+use crate::queue::Event;
+use crate::world::{Block, Mend, World};
+
+impl World {
+    /// Does the step of the plan with that number.
+    pub(crate) fn step(&mut self, number: usize) {
+        let act = self.plan[number].act.clone();
+        self.note(NodeId(0), format_args!("step {number}: {act:?}"));
+        self.act(act);
+    }
+
+    /// Does one thing to the world, now.
+    pub fn act(&mut self, act: Act) {
+        match act {
+            Act::Call { by, calls } => self.job(
+                by,
+                Job::Call {
+                    lane: Lane::App,
+                    calls,
+                },
+            ),
+            Act::Admit { by, whom, role } => self.admit(by, whom, role),
+            Act::Revoke { by, whom, keep } => {
+                let kept = self.kept(by, whom, keep);
+                let call = self.code.revoke(self.nodes[whom.index()].device, &kept);
+                self.govern(by, vec![call]);
+            }
+            Act::Resign { by } => {
+                let call = self.code.resign();
+                self.govern(by, vec![call]);
+            }
+            Act::Crash { node, after } => self.nodes[node.index()].fuse = Some(after),
+            Act::CutPower { node, after } => {
+                let node = &mut self.nodes[node.index()];
+                node.dies_with_disk = true;
+                node.disks.power.fail_after(after);
+            }
+            Act::BreakDisk { node, after } => {
+                let node = &mut self.nodes[node.index()];
+                node.dies_with_disk = false;
+                node.disks.power.fail_after(after);
+            }
+            Act::Fill { node, ms } => {
+                let disk = &self.nodes[node.index()].disks.log;
+                disk.set_room(Some(disk.live().len() as u64));
+                self.mend_after(ms, Mend::Room(node));
+            }
+            Act::Slow { node, disk_ms, ms } => {
+                self.nodes[node.index()].disk_ms = disk_ms;
+                self.mend_after(ms, Mend::Slow(node));
+            }
+            Act::Sleep { node, ms } => self.sleep(node, ms),
+            Act::Skew { node, ms } => self.nodes[node.index()].skew_ms = ms,
+            Act::Move { node } => self.nodes[node.index()].address += 1,
+            Act::Partition { group, one_way, ms } => {
+                let number = self.mends.len();
+                self.blocks.insert(number, Block { group, one_way });
+                self.mend_after(ms, Mend::Block(number));
+            }
+            Act::Storm { weather, ms } => {
+                let before = self.weather;
+                self.weather = weather;
+                self.mend_after(ms, Mend::Weather(before));
+            }
+            Act::Backup { node } => {
+                let node = &mut self.nodes[node.index()];
+                if node.store.is_some() && !node.disks.power.failed() {
+                    node.backup = Some((node.disks.log.live(), node.disks.state.live()));
+                }
+            }
+            Act::Restore { node } => self.restore(node),
+            Act::Lie { node } => self.nodes[node.index()].liar = true,
+            Act::Forge { to, by, kind } => self.forge(to, by, kind),
+            Act::Rebuild { node } => self.rebuild(node),
+            Act::Judge { node } => self.judge(node),
+        }
+    }
+
+    fn mend_after(&mut self, ms: u64, mend: Mend) {
+        let number = self.mends.len();
+        self.mends.push(mend);
+        self.queue.at(self.now_ms + ms, Event::Mend(number));
+    }
+
+    /// Ends a fault. Those that all ended together before are ended already.
+    pub(crate) fn mend(&mut self, number: usize) {
+        match self.mends.get(number).cloned() {
+            Some(Mend::Block(number)) => {
+                self.blocks.remove(&number);
+            }
+            Some(Mend::Weather(before)) => self.weather = before,
+            Some(Mend::Room(node)) => self.nodes[node.index()].disks.log.set_room(None),
+            Some(Mend::Slow(node)) => self.nodes[node.index()].disk_ms = 1,
+            None => {}
+        }
+    }
+
+    fn govern(&mut self, by: NodeId, calls: Vec<lattice_format::Call>) {
+        self.job(
+            by,
+            Job::Call {
+                lane: Lane::System,
+                calls,
+            },
+        );
+    }
+
+    fn admit(&mut self, by: NodeId, whom: NodeId, role: lattice_kernel::engine::Role) {
+        let device = self.nodes[whom.index()].device;
+        let (Some(store), Some(id)) = (&self.nodes[by.index()].store, self.store_id) else {
+            return;
+        };
+        let members = match store.snapshot().ask(&Question::Members) {
+            Ok(Answer::Members(members)) => members,
+            _ => return,
+        };
+        let calls = match members.iter().find(|m| m.device == device) {
+            None => {
+                self.invites += 1;
+                self.code.admit(&id, device, role, self.invites)
+            }
+            Some(member) => {
+                let readmit = member.status != MemberStatus::Active;
+                vec![self.code.change(device, role, readmit)]
+            }
+        };
+        self.govern(by, calls);
+    }
+
+    fn kept(&self, by: NodeId, whom: NodeId, keep: bool) -> Vec<IntentionId> {
+        let device = self.nodes[whom.index()].device;
+        let tips = self.snapshot(by).and_then(|s| s.tips().ok());
+        let tips = tips.unwrap_or_default().into_iter();
+        tips.filter(|tip| keep && tip.author == device)
+            .map(|tip| tip.id)
+            .collect()
+    }
+
+    fn rebuild(&mut self, id: NodeId) {
+        let now_ms = self.clock(id);
+        let node = &mut self.nodes[id.index()];
+        if !node.is_on() {
+            return;
+        }
+        let Some(store) = &mut node.store else { return };
+        match store.rebuild(now_ms) {
+            Ok(()) => {
+                node.pending = 1;
+                self.work_soon(id);
+            }
+            Err(error) => self.fail(id, &error.0),
+        }
+    }
+
+    // --- lies ------------------------------------------------------------------------------------
+
+    /// What a liar sends in place of its session's bytes.
+    pub(crate) fn lie(&mut self, me: NodeId, bytes: bytes::Bytes) -> bytes::Bytes {
+        let repeat = self.nodes[me.index()].sent.replace(bytes.clone());
+        let mut wrong = bytes.to_vec();
+        match self.dice.below(12) {
+            0 if !wrong.is_empty() => {
+                let at = self.dice.below(wrong.len() as u64) as usize;
+                wrong[at] ^= 1 << self.dice.below(8);
+            }
+            1 => wrong.extend(repeat.unwrap_or_default()),
+            2 => wrong = repeat.map(Vec::from).unwrap_or_default(),
+            3 => wrong.truncate(wrong.len() / 2),
+            4 => {
+                let count = 1 + self.dice.below(40);
+                for _ in 0..count {
+                    if wrong.len() + bytes.len() < OUT_BYTES_HIGH {
+                        wrong.extend_from_slice(&bytes);
+                    }
+                }
+            }
+            _ => {}
+        }
+        wrong.into()
+    }
+
+    /// Gives a node entries that nobody honest would send, in the name of `by`.
+    fn forge(&mut self, to: NodeId, by: NodeId, kind: u64) {
+        let Some(snapshot) = self.snapshot(to) else {
+            return;
+        };
+        let Ok(entries) = snapshot.entries_from(LocalSeq(0), usize::MAX) else {
+            return;
+        };
+        let mut dice = self.dice.split();
+        let call = self.code.random(&mut dice);
+        let node = &self.nodes[by.index()];
+        let device = node.device;
+        let Some(entry) = forged(&entries, &node.key, kind, call, &mut dice) else {
+            return;
+        };
+        self.note(to, format_args!("is given a lie of kind {kind} by {by}"));
+        // Whoever is told a lie has no session that it could be told in.
+        self.job(
+            to,
+            Job::Receive {
+                from: device,
+                entries: entry,
+                via: None,
+            },
+        );
+    }
+}
+
+/// An entry of the kind: 0 a wrong signature, 1 another one's name, 2 bytes that differ, 3 a time below that of
+/// what it names, 4 another grant, 5 a fork, 6 a body that is none, 7 a header without its body.
+fn forged(
+    entries: &[Stored],
+    key: &ed25519_dalek::SigningKey,
+    kind: u64,
+    call: lattice_format::Call,
+    dice: &mut Dice,
+) -> Option<Entries> {
+    let author = lattice_format::DeviceKey(key.verifying_key().to_bytes());
+    let genesis = entries.first()?;
+    let own = |e: &&Stored| e.header.author == author && !e.header.is_genesis();
+    let own: Vec<&Stored> = entries.iter().filter(own).collect();
+    let grant = entries
+        .iter()
+        .rev()
+        .find(|e| e.header.admits.contains(&author));
+    let any = &entries[dice.below(entries.len() as u64) as usize];
+    let body = match kind {
+        6 => b"nonsense".to_vec(),
+        _ => {
+            let transactions = vec![Transaction {
+                calls: vec![call],
+                told: None,
+            }];
+            Body {
+                transactions,
+                genesis: None,
+                claim: None,
+            }
+            .encode()
+        }
+    };
+    // A fork goes on where the chain did already.
+    let prev = match own.len() {
+        0 => None,
+        len if kind == 5 => own.get(dice.below(len as u64) as usize).copied(),
+        len => own.get(len - 1).copied(),
+    };
+    let len = u32::try_from(body.len()).ok()?;
+    let (chain, seq, before) = match prev {
+        Some(prev) => {
+            let header = &prev.header;
+            (header.chain, Seq(header.seq.0 + 1), header.chain_bytes)
+        }
+        None => (lattice_format::ChainId(dice.roll()), Seq(0), 0),
+    };
+    let prev = prev.unwrap_or(genesis);
+    let granted = match kind {
+        4 => any,
+        _ => grant.unwrap_or(genesis),
+    };
+    let mut time = prev.header.time.max(granted.header.time);
+    time.wall_ms = match kind {
+        3 => time.wall_ms.saturating_sub(1),
+        _ => time.wall_ms + 1 + dice.below(50),
+    };
+    let header = Header {
+        store: genesis.header.store.or(Some(genesis.header.id().into())),
+        author: match kind {
+            1 => any.header.author,
+            _ => author,
+        },
+        chain,
+        seq,
+        prev: Some(prev.header.id()),
+        deps: Vec::new(),
+        time,
+        grant: Some(granted.header.id()),
+        admits: Vec::new(),
+        lane: Lane::App,
+        body: BodyRef {
+            hash: Body::hash_of(&body),
+            len,
+            key: 0,
+        },
+        chain_bytes: before + u64::from(len),
+        parent_view: None,
+        hints: Vec::new(),
+        critical: 0,
+    };
+    let mut signed: SignedHeader = match kind {
+        1 => {
+            // Signed by another key than the header says.
+            let mut own = header.clone();
+            own.author = author;
+            let signature = VerifiedHeader::sign(own, key).ok()?.signed().signature;
+            SignedHeader {
+                bytes: header.encode().into(),
+                signature,
+            }
+        }
+        _ => VerifiedHeader::sign(header, key).ok()?.signed().clone(),
+    };
+    match kind {
+        0 => signed.signature.0[7] ^= 1,
+        2 => {
+            let mut bytes = signed.bytes.to_vec();
+            let at = dice.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 4;
+            signed.bytes = bytes.into();
+        }
+        _ => {}
+    }
+    Some(vec![(signed, (kind != 7).then_some(body))])
+}

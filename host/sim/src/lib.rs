@@ -1,0 +1,30 @@
+//! The simulator: a whole network of nodes in one thread, from one seed.
+//!
+//! Virtual time, network and disks stand around the same kernel, the same sync protocol values and the same
+//! components as the daemon's. A [`World`] does what a [`Plan`] says and checks what must hold; one seed and one
+//! build give the same bytes, so a failure is a number that anyone can replay.
+//!
+//! This crate opens no socket, reads no clock and draws no randomness but what a seed determines.
+
+mod case;
+mod check;
+mod code;
+mod faults;
+pub mod limits;
+mod node;
+mod opinion;
+mod plan;
+mod queue;
+mod swarm;
+mod trace;
+mod wire;
+mod world;
+mod writer;
+
+pub use case::{Case, Finished};
+pub use code::{Code, CodeError};
+pub use node::NodeId;
+pub use plan::{Act, Plan, Shape, Step};
+pub use swarm::{Swarm, swarm};
+pub use trace::Trace;
+pub use world::{LinkStats, Sample, Settings, Stats, Topology, Violation, Weather, World};

@@ -1,0 +1,40 @@
+//! Times and bounds of the simulator. Times of the network are the daemon's defaults.
+
+/// The wall clock at the beginning of every run, in milliseconds since the Unix epoch.
+pub const START_MS: u64 = 1_800_000_000_000;
+/// How often each session compares both sides, in milliseconds.
+pub const RECONCILE_MS: u64 = 30_000;
+/// The first pause after a failed dial, in milliseconds; it doubles.
+pub const RETRY_MIN_MS: u64 = 250;
+/// The longest pause between dials, in milliseconds.
+pub const RETRY_MAX_MS: u64 = 60_000;
+/// After which a dial that nobody answers is given up, in milliseconds.
+pub const DIAL_MS: u64 = 6_000;
+/// Silence after which a path is taken for broken, in milliseconds.
+pub const IDLE_MS: u64 = 10_000;
+/// Pause before bytes that did not get through are sent again, in milliseconds.
+pub const RESEND_MS: u64 = 200;
+/// How often a node looks at its clock, its peers and what it holds parked, in milliseconds.
+pub const TICK_MS: u64 = 1_000;
+/// Bytes waiting to be written beyond which a node reads nothing more from that peer.
+pub const OUT_BYTES_HIGH: usize = 1024 * 1024;
+/// The most bytes that may wait for one peer: one step of a session on top of the mark above.
+pub const OUT_BYTES_MAX: usize = OUT_BYTES_HIGH + 16 * 1024 * 1024;
+/// Runs of late entries between two jobs of a writer.
+pub const SETTLE_RUNS: u64 = 64;
+/// Calls that share a commit, at most.
+pub const GROUP_CALLS_MAX: usize = 64;
+/// Virtual time after the last fault within which all members are equal, in milliseconds: one longest pause
+/// between dials, two comparisons, and room for bytes on slow links.
+pub const CONVERGE_MS: u64 = RETRY_MAX_MS + 2 * RECONCILE_MS + 60_000;
+/// How often a node may be sent an entry that it has, over all entries that it was sent. Two peers may send the
+/// same one at the same time; the rest is waste.
+pub const RESENT_FACTOR: u64 = 4;
+/// The most nodes of one world.
+pub const NODES_MAX: usize = 1_000;
+/// The most operations of one scenario file.
+pub const SCRIPT_OPERATIONS_MAX: u64 = 10_000_000;
+/// Runs that shrinking a failure may take.
+pub const SHRINK_RUNS_MAX: usize = 300;
+
+const _: () = assert!(IDLE_MS < RECONCILE_MS && DIAL_MS < IDLE_MS);

@@ -1,0 +1,175 @@
+//! One machine: its key, its clock, its disks, and the node that runs on it or does not.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use ed25519_dalek::SigningKey;
+use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
+use lattice_kernel::Store;
+use lattice_kernel::testing::disk::{Disk, Power};
+
+use crate::queue::Event;
+use crate::wire::{Side, StreamId};
+
+/// A node's place in its world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u16);
+
+impl NodeId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}", self.0)
+    }
+}
+
+/// Entries as they travel.
+pub(crate) type Entries = Vec<(SignedHeader, Option<Vec<u8>>)>;
+
+/// What waits for the writer.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// A call by somebody on this node.
+    Call { lane: Lane, calls: Vec<Call> },
+    /// Entries of a peer; the session that they came through gets the answer.
+    Receive {
+        from: DeviceKey,
+        entries: Entries,
+        via: Option<(StreamId, Side)>,
+    },
+}
+
+/// Whether the machine runs.
+#[derive(Clone, Debug)]
+pub(crate) enum Machine {
+    /// It runs.
+    On,
+    /// It sleeps; what happens to it meanwhile happens when it wakes.
+    Asleep(Vec<Event>),
+    /// It is off.
+    Off,
+}
+
+/// The disks of a machine and the power that they share.
+#[derive(Clone, Debug)]
+pub(crate) struct Disks {
+    pub(crate) log: Disk,
+    pub(crate) state: Disk,
+    pub(crate) power: Power,
+}
+
+impl Disks {
+    /// Disks with what was found on them.
+    pub(crate) fn with_images(log: Vec<u8>, state: Vec<u8>) -> Self {
+        let power = Power::steady();
+        Self {
+            log: Disk::with_image(log, &power),
+            state: Disk::with_image(state, &power),
+            power,
+        }
+    }
+}
+
+/// When a peer is dialled again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Retry {
+    pub(crate) failures: u32,
+    pub(crate) at_ms: u64,
+    pub(crate) under_way: bool,
+}
+
+/// One machine with its node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) key: SigningKey,
+    pub(crate) device: DeviceKey,
+    pub(crate) disks: Disks,
+    /// `None` while it is off, has not joined, or its disk has failed.
+    pub(crate) store: Option<Store>,
+    /// It holds the genesis on disk.
+    pub(crate) founded: bool,
+    pub(crate) power: Machine,
+    pub(crate) life: u64,
+    /// Its clock less the true time, in milliseconds.
+    pub(crate) skew_ms: i64,
+    /// Counts changes of its address: a stream lives as long as neither end moves.
+    pub(crate) address: u64,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) working: bool,
+    /// Runs that are due, as far as known.
+    pub(crate) pending: u64,
+    /// Added to each job's time, in milliseconds.
+    pub(crate) disk_ms: u64,
+    /// Effects that are still carried out before the machine fails.
+    pub(crate) fuse: Option<u64>,
+    /// The next failure of its disk is one of its power.
+    pub(crate) dies_with_disk: bool,
+    pub(crate) streams: BTreeMap<NodeId, (StreamId, Side)>,
+    pub(crate) retries: BTreeMap<NodeId, Retry>,
+    /// Whom it dials.
+    pub(crate) neighbours: Vec<NodeId>,
+    /// Peers that served the join, until governance is known here.
+    pub(crate) trusted: BTreeSet<NodeId>,
+    /// Entries whose callers were answered.
+    pub(crate) acknowledged: Vec<IntentionId>,
+    pub(crate) chains: u64,
+    /// A copy of the disks, to be put back.
+    pub(crate) backup: Option<(Vec<u8>, Vec<u8>)>,
+    /// Sends other bytes than its sessions say.
+    pub(crate) liar: bool,
+    /// What it sent, for a liar to repeat.
+    pub(crate) sent: Option<bytes::Bytes>,
+    /// What callers were told, newest last, for scenarios.
+    pub(crate) last_told: Option<lattice_kernel::Outcome>,
+}
+
+impl Node {
+    pub(crate) fn new(number: u16, neighbours: Vec<NodeId>) -> Self {
+        let mut seed = [7; 32];
+        seed[..2].copy_from_slice(&number.to_be_bytes());
+        let key = SigningKey::from_bytes(&seed);
+        Self {
+            device: DeviceKey(key.verifying_key().to_bytes()),
+            key,
+            disks: Disks::with_images(Vec::new(), Vec::new()),
+            store: None,
+            founded: false,
+            power: Machine::On,
+            life: 0,
+            skew_ms: 0,
+            address: 0,
+            jobs: VecDeque::new(),
+            working: false,
+            pending: 0,
+            disk_ms: 1,
+            fuse: None,
+            dies_with_disk: false,
+            streams: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            neighbours,
+            trusted: BTreeSet::new(),
+            acknowledged: Vec::new(),
+            chains: 0,
+            backup: None,
+            liar: false,
+            sent: None,
+            last_told: None,
+        }
+    }
+
+    /// Whether the machine runs and is awake.
+    pub(crate) fn is_on(&self) -> bool {
+        matches!(self.power, Machine::On)
+    }
+
+    /// A fresh chain: unlike any that this device had, also before a restart.
+    pub(crate) fn fresh_chain(&mut self, number: NodeId) -> ChainId {
+        self.chains += 1;
+        ChainId((u64::from(number.0) + 1) << 32 | self.chains)
+    }
+}

@@ -1,0 +1,226 @@
+//! A second opinion on the order: sort the entries, run each from scratch, compare what came of it.
+//!
+//! It shares nothing with the kernel but the bytes of entries and outcomes: its state is a map, its programs a
+//! few lines, its governance a list of roles. It knows the model programs; real components are judged by the
+//! fold from nothing alone.
+
+use std::collections::BTreeMap;
+
+use lattice_format::{Body, Call, CallId, DeviceKey, Lane, Time};
+use lattice_kernel::testing::{APP_COMMANDS, GOVERNANCE_COMMANDS, KEYS};
+use lattice_kernel::{HistoryRow, Outcome, TrapKind};
+
+use crate::trace::short;
+
+/// A member: role, status (0 is active), and what its rank is compared by.
+type Row = (u8, u8, Option<(Time, CallId)>);
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    members: BTreeMap<DeviceKey, Row>,
+    values: BTreeMap<u8, u8>,
+    numbers: BTreeMap<u8, i64>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Ok(u64),
+    Refused(u64),
+    Trapped,
+    NoSuchFunction,
+}
+
+/// Says where the outcomes of a history are not what they should be.
+pub(crate) fn differs(app: &str, history: &[HistoryRow]) -> Option<String> {
+    if app != "model" {
+        return None;
+    }
+    let mut entries: Vec<&HistoryRow> = history.iter().filter(|row| !row.void).collect();
+    entries.sort_by_key(|row| (row.stored.header.time, row.stored.header.id()));
+    let mut state = State::default();
+    for row in entries {
+        let header = &row.stored.header;
+        let author = header.author;
+        if header.is_genesis() {
+            state.members.insert(author, (0, 0, None));
+            continue;
+        }
+        let body = row.stored.body.as_deref().map(Body::decode);
+        let Some(Ok(body)) = body else {
+            if row.outcomes.iter().any(Outcome::is_ok) {
+                return Some(format!(
+                    "{} has no body and an effect",
+                    short(&header.id().0)
+                ));
+            }
+            continue;
+        };
+        let (mut global, mut index) = (0, 0);
+        for (number, transaction) in body.transactions.iter().enumerate() {
+            let got = row.outcomes.get(number);
+            let before = state.clone();
+            let mut expected = Outcome::Ok(Vec::new());
+            if let Some(place) = transaction
+                .calls
+                .iter()
+                .position(|call| !state.allows(&author, header.lane, call))
+            {
+                expected = Outcome::Unauthorized {
+                    index: place as u32,
+                };
+            }
+            for (place, call) in (0u32..).zip(&transaction.calls) {
+                let Outcome::Ok(values) = &mut expected else {
+                    break;
+                };
+                let id = header.call_id(index + place);
+                let end = match header.lane {
+                    Lane::App => state.program(call, &mut global),
+                    Lane::System => state.govern(call, author, (header.time, id)),
+                };
+                expected = match end {
+                    End::Ok(value) => {
+                        values.push(cbor(value));
+                        continue;
+                    }
+                    End::Refused(value) => Outcome::Refused {
+                        index: place,
+                        error: cbor(value),
+                    },
+                    End::Trapped => {
+                        global = 0;
+                        Outcome::Trapped {
+                            index: place,
+                            kind: TrapKind::Guest,
+                        }
+                    }
+                    End::NoSuchFunction => Outcome::Refused {
+                        index: place,
+                        error: lattice_kernel::HostRefusal::NoSuchFunction.to_cbor(),
+                    },
+                };
+            }
+            index += transaction.calls.len() as u32;
+            if !expected.is_ok() {
+                state = before;
+            }
+            if got != Some(&expected) {
+                let id = short(&header.id().0);
+                return Some(format!(
+                    "{id} came to {got:?}, by a second opinion to {expected:?}"
+                ));
+            }
+        }
+    }
+    None
+}
+
+fn cbor(value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    minicbor::Encoder::new(&mut out)
+        .u64(value)
+        .expect("a Vec grows as far as it is asked to");
+    out
+}
+
+impl State {
+    fn allows(&self, author: &DeviceKey, lane: Lane, call: &Call) -> bool {
+        match self.members.get(author) {
+            Some((0, 0, _)) => true,
+            Some((1, 0, _)) if lane == Lane::App => true,
+            Some((_, 0, _)) => call.function == "resign",
+            _ => false,
+        }
+    }
+
+    fn govern(&mut self, call: &Call, author: DeviceKey, at: (Time, CallId)) -> End {
+        let target = call.args.split_first_chunk::<32>();
+        match (call.interface.as_str(), call.function.as_str(), target) {
+            (interface, _, _) if interface != GOVERNANCE_COMMANDS => End::NoSuchFunction,
+            (_, "resign", _) => {
+                if let Some(row) = self.members.get_mut(&author) {
+                    row.1 = 2;
+                }
+                End::Ok(0)
+            }
+            (_, "admit", Some((device, [role]))) => {
+                let new = (*role, 0, Some(at));
+                let row = self.members.entry(DeviceKey(*device)).or_insert(new);
+                (row.0, row.1) = (*role, 0);
+                End::Ok(0)
+            }
+            (_, "revoke", Some((device, _))) => {
+                let own = self.members.get(&author).map(|row| row.2);
+                match (own, self.members.get_mut(&DeviceKey(*device))) {
+                    (Some(own), Some(row)) if own < row.2 => {
+                        row.1 = 1;
+                        End::Ok(0)
+                    }
+                    (Some(_), Some(_)) => End::Refused(3),
+                    _ => End::Refused(2),
+                }
+            }
+            _ => End::Refused(0),
+        }
+    }
+
+    fn program(&mut self, call: &Call, global: &mut u64) -> End {
+        if call.interface != APP_COMMANDS || call.function != "run" {
+            return End::NoSuchFunction;
+        }
+        let mut reg = 1u64;
+        fn mix(reg: &mut u64, bytes: &[u8]) {
+            for byte in bytes {
+                *reg = (*reg * 31 + u64::from(*byte) + 7) % 10_007;
+            }
+        }
+        for step in call.args.as_chunks::<5>().0 {
+            let [op, a, b, c, d] = *step;
+            let shift = if b == 1 { reg } else { 0 };
+            let key = ((u64::from(a) + shift) % u64::from(KEYS)) as u8;
+            let span = a..b.max(a);
+            match op {
+                0 => match self.values.get(&key) {
+                    Some(value) => mix(&mut reg, &[*value]),
+                    None => mix(&mut reg, b"none"),
+                },
+                1 => {
+                    self.values.insert(key, ((reg + u64::from(c)) % 5) as u8);
+                }
+                2 => {
+                    self.values.remove(&key);
+                }
+                3 => {
+                    let before = self.values.len();
+                    self.values.retain(|key, _| !span.contains(key));
+                    mix(&mut reg, &[(before - self.values.len()) as u8]);
+                }
+                4 => {
+                    let mut rows: Vec<_> = self.values.range(span).collect();
+                    if d == 1 {
+                        rows.reverse();
+                    }
+                    for (key, value) in rows.iter().take(usize::from(c)) {
+                        mix(&mut reg, &[b'k', **key]);
+                        mix(&mut reg, &[**value]);
+                    }
+                    mix(&mut reg, &[u8::from(rows.len() > usize::from(c))]);
+                }
+                5 => {
+                    let number = self.numbers.entry(a).or_default();
+                    *number = number.wrapping_add(i64::from(b.cast_signed()));
+                }
+                6 => {
+                    let number = self.numbers.get(&a).copied().unwrap_or(0);
+                    mix(&mut reg, &number.to_be_bytes());
+                }
+                8 if reg.is_multiple_of(u64::from(a.max(1))) => return End::Refused(reg),
+                9 if reg.is_multiple_of(u64::from(a.max(1))) => return End::Trapped,
+                10 => *global += reg,
+                11 => mix(&mut reg, &global.to_be_bytes()),
+                _ => {}
+            }
+        }
+        End::Ok(reg)
+    }
+}

@@ -1,0 +1,359 @@
+//! What is done to a world: calls, changes of membership and faults, each at its time.
+//!
+//! A plan is a list, so that a failing run is made smaller by leaving steps out. Everything else that chance
+//! decides comes from the seed, not from the steps.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use lattice_format::Call;
+use lattice_kernel::engine::Role;
+use lattice_kernel::testing::disk::Dice;
+
+use crate::code::Code;
+use crate::node::NodeId;
+use crate::world::{Topology, Weather};
+
+/// One thing that is done, at a time in milliseconds since the plan began.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// When.
+    pub at_ms: u64,
+    /// What.
+    pub act: Act,
+}
+
+/// What is done.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Somebody calls the app on a node, some calls as one transaction.
+    Call {
+        /// The node.
+        by: NodeId,
+        /// The calls.
+        calls: Vec<Call>,
+    },
+    /// A node makes another one a member, gives it a role, or admits it again.
+    Admit {
+        /// Who does it.
+        by: NodeId,
+        /// Whom.
+        whom: NodeId,
+        /// As what.
+        role: Role,
+    },
+    /// A node revokes another one.
+    Revoke {
+        /// Who does it.
+        by: NodeId,
+        /// Whom.
+        whom: NodeId,
+        /// Whether what the first knows of the second's entries stays.
+        keep: bool,
+    },
+    /// A node gives up its rights.
+    Resign {
+        /// Who does it.
+        by: NodeId,
+    },
+    /// The machine fails now, or after so many more effects of its sessions.
+    Crash {
+        /// The machine.
+        node: NodeId,
+        /// Effects that it still carries out.
+        after: u64,
+    },
+    /// The power fails at a write or sync.
+    CutPower {
+        /// The machine.
+        node: NodeId,
+        /// Writes and syncs that still succeed.
+        after: u64,
+    },
+    /// The disk returns errors, from some write or sync on; the store is opened again afterwards.
+    BreakDisk {
+        /// The machine.
+        node: NodeId,
+        /// Writes and syncs that still succeed.
+        after: u64,
+    },
+    /// The disk of the log is full for a while.
+    Fill {
+        /// The machine.
+        node: NodeId,
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// The disk is slow for a while.
+    Slow {
+        /// The machine.
+        node: NodeId,
+        /// What each commit takes, in milliseconds.
+        disk_ms: u64,
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// The machine sleeps.
+    Sleep {
+        /// The machine.
+        node: NodeId,
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// The machine's clock is wrong from now on.
+    Skew {
+        /// The machine.
+        node: NodeId,
+        /// Its clock less the true time, in milliseconds.
+        ms: i64,
+    },
+    /// The machine has another address: its streams are silent.
+    Move {
+        /// The machine.
+        node: NodeId,
+    },
+    /// Packets between a group and the others do not pass for a while.
+    Partition {
+        /// The group.
+        group: BTreeSet<NodeId>,
+        /// Only those out of the group are lost.
+        one_way: bool,
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// Packets travel otherwise for a while.
+    Storm {
+        /// How.
+        weather: Weather,
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// The disks are copied.
+    Backup {
+        /// The machine.
+        node: NodeId,
+    },
+    /// The copy is put back: if the node wrote in between, it forks its own chain.
+    Restore {
+        /// The machine.
+        node: NodeId,
+    },
+    /// From now on the node sends other bytes than its sessions say.
+    Lie {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node is given entries that a liar made up.
+    Forge {
+        /// Who gets them.
+        to: NodeId,
+        /// In whose name.
+        by: NodeId,
+        /// Which kind of nonsense.
+        kind: u64,
+    },
+    /// A node throws its derived state away.
+    Rebuild {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node is compared with a fold from nothing, if nothing is due there.
+    Judge {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+impl Act {
+    /// The nodes that it names.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        match self {
+            Self::Call { by, .. } | Self::Resign { by } => vec![*by],
+            Self::Admit { by, whom, .. } | Self::Revoke { by, whom, .. } => vec![*by, *whom],
+            Self::Forge { to, by, .. } => vec![*to, *by],
+            Self::Partition { group, .. } => group.iter().copied().collect(),
+            Self::Storm { .. } => Vec::new(),
+            Self::Crash { node, .. }
+            | Self::CutPower { node, .. }
+            | Self::BreakDisk { node, .. }
+            | Self::Fill { node, .. }
+            | Self::Slow { node, .. }
+            | Self::Sleep { node, .. }
+            | Self::Skew { node, .. }
+            | Self::Move { node }
+            | Self::Backup { node }
+            | Self::Restore { node }
+            | Self::Lie { node }
+            | Self::Rebuild { node }
+            | Self::Judge { node } => vec![*node],
+        }
+    }
+}
+
+/// How large and how rough the runs of a swarm are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Nodes, at most.
+    pub nodes: u16,
+    /// Steps, at most.
+    pub steps: u64,
+    /// Whether nodes lie.
+    pub liars: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            nodes: 5,
+            steps: 60,
+            liars: true,
+        }
+    }
+}
+
+/// A whole run: how many nodes, how they are connected, and what is done to them.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many nodes there are.
+    pub nodes: u16,
+    /// How they are connected.
+    pub topology: Topology,
+    /// What is done, by time.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// The plan that a seed stands for.
+    pub fn random(seed: u64, shape: Shape, code: &Code) -> Self {
+        // Another stream of numbers than that of the world.
+        let mut dice = Dice(seed ^ 0x5851_f42d_4c95_7f2d);
+        let nodes = 2 + dice.below(u64::from(shape.nodes.max(2)) - 1) as u16;
+        let topology = match dice.below(5) {
+            0 => Topology::Star,
+            1 => Topology::Ring,
+            2 => Topology::Random(1),
+            _ => Topology::Full,
+        };
+        let mut steps = Vec::new();
+        // Everybody becomes a member at some time early on.
+        for whom in 1..nodes {
+            let role = [Role::Admin, Role::Writer, Role::Writer][dice.below(3) as usize];
+            steps.push(Step {
+                at_ms: dice.below(2_000),
+                act: Act::Admit {
+                    by: NodeId(0),
+                    whom: NodeId(whom),
+                    role,
+                },
+            });
+        }
+        let count = shape.steps / 2 + dice.below(shape.steps / 2 + 1);
+        // Dense runs make conflicts, long ones timeouts.
+        let span_ms = [5_000, 30_000, 120_000][dice.below(3) as usize];
+        let rough = dice.below(4);
+        let mut at_ms = 2_000 + dice.below(3_000);
+        for _ in 0..count {
+            at_ms += dice.below(2 * span_ms / count.max(1) + 1);
+            let act = act(&mut dice, nodes, rough, shape, code);
+            steps.push(Step { at_ms, act });
+        }
+        steps.sort_by_key(|step| step.at_ms);
+        Self {
+            nodes,
+            topology,
+            steps,
+        }
+    }
+}
+
+fn act(dice: &mut Dice, nodes: u16, rough: u64, shape: Shape, code: &Code) -> Act {
+    let node = NodeId(dice.below(u64::from(nodes)) as u16);
+    let other = NodeId(dice.below(u64::from(nodes)) as u16);
+    // The founder stays, so that there is somebody to compare with.
+    let not_first = NodeId(1 + dice.below(u64::from(nodes) - 1) as u16);
+    let ms = 100 + dice.below(20_000);
+    let calls = |dice: &mut Dice| {
+        let count = if dice.below(4) == 0 { 2 } else { 1 };
+        (0..count).map(|_| code.random(dice)).collect()
+    };
+    match dice.below(100 + rough * 40) {
+        0..70 => Act::Call {
+            by: node,
+            calls: calls(dice),
+        },
+        70..76 => Act::Admit {
+            by: node,
+            whom: not_first,
+            role: [Role::Admin, Role::Writer, Role::Reader][dice.below(3) as usize],
+        },
+        76..80 => Act::Revoke {
+            by: node,
+            whom: not_first,
+            keep: dice.below(2) == 0,
+        },
+        80 => Act::Resign { by: not_first },
+        81..92 => Act::Judge { node },
+        92 => Act::Rebuild { node },
+        93..95 => Act::Backup { node: not_first },
+        95..100 if shape.liars => Act::Forge {
+            to: node,
+            by: not_first,
+            kind: dice.below(8),
+        },
+        value => match value % 13 {
+            0 | 1 => Act::Crash {
+                node,
+                after: dice.below(40),
+            },
+            2 | 3 => Act::CutPower {
+                node,
+                after: dice.below(60),
+            },
+            4 => Act::BreakDisk {
+                node,
+                after: dice.below(60),
+            },
+            5 => Act::Fill { node, ms },
+            6 => Act::Slow {
+                node,
+                disk_ms: 1 + dice.below(400),
+                ms,
+            },
+            7 => Act::Sleep {
+                node,
+                ms: if dice.below(8) == 0 {
+                    8 * 3_600_000
+                } else {
+                    ms
+                },
+            },
+            8 => Act::Skew {
+                node,
+                ms: dice.below(180_001) as i64 - 90_000,
+            },
+            9 => Act::Move { node },
+            10 => Act::Storm {
+                weather: Weather {
+                    latency_ms: dice.below(400),
+                    jitter_ms: dice.below(1_000),
+                    loss_per_mille: dice.below(300),
+                    bytes_per_ms: 1 + dice.below(1_000),
+                },
+                ms,
+            },
+            11 if shape.liars && dice.below(2) == 0 => Act::Lie { node: not_first },
+            11 => Act::Restore { node: not_first },
+            _ => Act::Partition {
+                group: [node, other].into(),
+                one_way: dice.below(3) == 0,
+                ms,
+            },
+        },
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>9} {:?}", self.at_ms, self.act)
+    }
+}

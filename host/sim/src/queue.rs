@@ -1,0 +1,61 @@
+//! What is to happen when: events by virtual time, and among equals in the order in which they were made.
+
+use std::collections::BTreeMap;
+
+use crate::node::NodeId;
+use crate::wire::{Side, StreamId};
+
+/// Something that happens at a point of virtual time. `life` counts a node's starts: what was meant for an
+/// earlier one does not happen.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// The step of the plan with that number.
+    Step(usize),
+    /// Bytes may have come to that side.
+    Chunk { stream: StreamId, to: Side },
+    /// That side learns that the stream is dead.
+    Broken { stream: StreamId, side: Side },
+    /// A session's timer.
+    Timer { stream: StreamId, side: Side },
+    /// A session asked for its next turn.
+    Again { stream: StreamId, side: Side },
+    /// A session's interval is over.
+    Compare { stream: StreamId, side: Side },
+    /// A dial arrives.
+    Connect { from: NodeId, to: NodeId, life: u64 },
+    /// The writer does its next job.
+    Work { node: NodeId, life: u64 },
+    /// A second is over.
+    Tick { node: NodeId, life: u64 },
+    /// A machine that was down is started.
+    Start { node: NodeId, life: u64 },
+    /// A machine that slept wakes.
+    Wake { node: NodeId, life: u64 },
+    /// A fault with that number ends.
+    Mend(usize),
+}
+
+/// The events to come.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    made: u64,
+    events: BTreeMap<(u64, u64), Event>,
+}
+
+impl Queue {
+    /// Adds an event at a time in milliseconds since the run began.
+    pub(crate) fn at(&mut self, at_ms: u64, event: Event) {
+        self.made += 1;
+        self.events.insert((at_ms, self.made), event);
+    }
+
+    /// The next event and its time, if it happens no later than `until_ms`.
+    pub(crate) fn next(&mut self, until_ms: u64) -> Option<(u64, Event)> {
+        let first = self.events.first_entry()?;
+        if first.key().0 > until_ms {
+            return None;
+        }
+        let ((at_ms, _), event) = first.remove_entry();
+        Some((at_ms, event))
+    }
+}

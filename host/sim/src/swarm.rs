@@ -1,0 +1,79 @@
+//! Many seeds in parallel, up to the first that fails.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use crate::case::Case;
+use crate::code::Code;
+use crate::plan::Shape;
+use crate::world::Violation;
+
+/// What a swarm came to.
+#[derive(Clone, Debug, Default)]
+pub struct Swarm {
+    /// Runs that held.
+    pub runs: u64,
+    /// Calls that they answered.
+    pub calls: u64,
+    /// Effects of all of them.
+    pub effects: u64,
+    /// Machines that failed.
+    pub crashes: u64,
+    /// Virtual time of all of them, in milliseconds.
+    pub virtual_ms: u64,
+    /// The longest time that it took to become equal after the last fault, in virtual milliseconds.
+    pub slowest_ms: u64,
+    /// The first failure that was found.
+    pub failure: Option<(Case, Violation)>,
+}
+
+/// Runs seeds on `threads` threads. `told` hears of each run that held, from any of them.
+pub fn swarm(
+    seeds: Range<u64>,
+    threads: usize,
+    shape: Shape,
+    code: &Code,
+    told: impl Fn(u64) + Sync,
+) -> Swarm {
+    let next = AtomicU64::new(seeds.start);
+    let stop = AtomicBool::new(false);
+    let total = Mutex::new(Swarm::default());
+    thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let case = Case::new(seed, shape, code);
+                    let finished = case.run(false);
+                    let mut total = total.lock().expect("no panic while it is held");
+                    match finished.result {
+                        Ok(took_ms) => {
+                            total.runs += 1;
+                            total.slowest_ms = total.slowest_ms.max(took_ms);
+                            if let Some(world) = finished.world {
+                                total.calls += world.stats().calls;
+                                total.crashes += world.stats().crashes;
+                                total.effects += world.trace().count();
+                                total.virtual_ms += world.now_ms();
+                            }
+                            drop(total);
+                            told(seed);
+                        }
+                        Err(violation) => {
+                            stop.store(true, Ordering::Relaxed);
+                            if total.failure.as_ref().is_none_or(|(c, _)| c.seed > seed) {
+                                total.failure = Some((case, violation));
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    total.into_inner().expect("no panic while it was held")
+}

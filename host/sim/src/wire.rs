@@ -1,0 +1,590 @@
+//! Streams between nodes, and the sessions at their ends.
+//!
+//! A stream is what QUIC gives: ordered bytes, or a break. Below it packets are late, lost and sent again, so a
+//! loss shows as delay, and a partition as silence that each end takes for a break after a while, on its own.
+//! Bytes are cut anywhere. The sessions are the kernel's, and this file only does what they say.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use lattice_kernel::Received;
+use lattice_kernel::engine::{Answer, Question};
+use lattice_kernel::sync::{
+    Access, Bootstrap, BootstrapStep, CloseReason, Config, Due, Effect, ErrorCode, Input, Pace,
+    Role, Session, Wants,
+};
+
+use crate::limits::{
+    DIAL_MS, IDLE_MS, OUT_BYTES_HIGH, OUT_BYTES_MAX, RECONCILE_MS, RESEND_MS, RETRY_MAX_MS,
+    RETRY_MIN_MS,
+};
+use crate::node::{Job, NodeId};
+use crate::queue::Event;
+use crate::trace::short;
+use crate::world::World;
+
+/// A stream's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StreamId(pub(crate) u64);
+
+/// One end of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Dialer,
+    Listener,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Dialer => Self::Listener,
+            Self::Listener => Self::Dialer,
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// What one end does.
+#[derive(Debug)]
+enum Talk {
+    Session(Box<Session>),
+    Bootstrap(Bootstrap),
+}
+
+/// One end, with the bytes that are on their way to it.
+#[derive(Debug)]
+struct End {
+    node: NodeId,
+    /// The node's address when the stream was opened.
+    address: u64,
+    /// `None` once this end is closed.
+    talk: Option<Talk>,
+    access: Access,
+    delivering: bool,
+    timer_ms: Option<u64>,
+    read_after_ms: u64,
+    pace: Pace,
+    /// With the time at which each arrives.
+    incoming: VecDeque<(u64, Bytes)>,
+    incoming_bytes: usize,
+    last_arrival_ms: u64,
+    stuck_since_ms: Option<u64>,
+}
+
+/// A stream and its ends.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    ends: [End; 2],
+}
+
+impl Stream {
+    fn end(&mut self, side: Side) -> &mut End {
+        &mut self.ends[side.index()]
+    }
+}
+
+impl World {
+    // --- opening ---------------------------------------------------------------------------------
+
+    /// Dials every neighbour that no stream leads to and whose time has come.
+    pub(crate) fn dial(&mut self, from: NodeId) {
+        let now_ms = self.now_ms;
+        let node = &mut self.nodes[from.index()];
+        if !node.is_on() || (node.founded && node.store.is_none()) {
+            return;
+        }
+        let (life, mut due) = (node.life, Vec::new());
+        for to in &node.neighbours {
+            let retry = node.retries.entry(*to).or_default();
+            if !node.streams.contains_key(to) && !retry.under_way && retry.at_ms <= now_ms {
+                retry.under_way = true;
+                due.push(*to);
+            }
+        }
+        for to in due {
+            // The handshake takes a round and a half.
+            let arrival = (0..3).map(|_| self.delay(from, to, 100)).sum::<u64>();
+            self.queue
+                .at(now_ms + arrival, Event::Connect { from, to, life });
+        }
+    }
+
+    pub(crate) fn connect(&mut self, from: NodeId, to: NodeId) {
+        let now_ms = self.now_ms;
+        let blocked = self.is_blocked(from, to) || self.is_blocked(to, from);
+        let reachable = !blocked && self.nodes[to.index()].is_on();
+        let retry = self.nodes[from.index()].retries.entry(to).or_default();
+        retry.under_way = false;
+        if !reachable {
+            self.try_later(from, to, DIAL_MS);
+            return;
+        }
+        if self.nodes[to.index()].store.is_none() {
+            self.try_later(from, to, 0);
+            return;
+        }
+        if self.nodes[from.index()].streams.contains_key(&to) {
+            return;
+        }
+        if let Some((old, side)) = self.nodes[to.index()].streams.get(&from).copied() {
+            // The peer lost the first stream, or it would not open a second.
+            self.drop_end(old, side, "another stream took its place");
+        }
+        self.stream_count += 1;
+        let id = StreamId(self.stream_count);
+        let end = |node: NodeId, address, access| End {
+            node,
+            address,
+            talk: None,
+            access,
+            delivering: false,
+            timer_ms: None,
+            read_after_ms: 0,
+            pace: Pace::default(),
+            incoming: VecDeque::new(),
+            incoming_bytes: 0,
+            last_arrival_ms: 0,
+            stuck_since_ms: None,
+        };
+        let joins = self.nodes[from.index()].store.is_none();
+        let given = match self.access(to, from) {
+            // The token that a joiner shows is taken for granted here.
+            Access::None if joins => Access::Invited,
+            access => access,
+        };
+        let trusts = self.access(from, to);
+        let addresses = [from, to].map(|n| self.nodes[n.index()].address);
+        let mut stream = Stream {
+            ends: [
+                end(from, addresses[0], trusts),
+                end(to, addresses[1], given),
+            ],
+        };
+        let config = |world: &Self, role, me: NodeId, peer: NodeId, access| Config {
+            role,
+            device: world.nodes[me.index()].device,
+            endpoint: world.nodes[me.index()].device,
+            peer: world.nodes[peer.index()].device,
+            wants: Wants::All,
+            access,
+        };
+        let listener = Session::new(config(self, Role::Listener, to, from, given));
+        stream.end(Side::Listener).talk = Some(Talk::Session(Box::new(listener)));
+        let mut first = None;
+        if joins {
+            let device = self.nodes[from.index()].device;
+            let Some(store) = self.store_id else { return };
+            let (bootstrap, bytes) = Bootstrap::start(store, device, self.clock(from));
+            stream.end(Side::Dialer).talk = Some(Talk::Bootstrap(bootstrap));
+            first = Some(bytes);
+        } else {
+            let dialer = Session::new(config(self, Role::Dialer, from, to, trusts));
+            stream.end(Side::Dialer).talk = Some(Talk::Session(Box::new(dialer)));
+        }
+        self.streams.insert(id, stream);
+        self.nodes[from.index()]
+            .streams
+            .insert(to, (id, Side::Dialer));
+        self.nodes[to.index()]
+            .streams
+            .insert(from, (id, Side::Listener));
+        self.note(from, format_args!("opens {} to {to}", id.0));
+        let interval = RECONCILE_MS + self.dice.below(RECONCILE_MS / 4);
+        for (side, after) in [(Side::Dialer, interval), (Side::Listener, 2 * interval)] {
+            self.queue
+                .at(now_ms + after, Event::Compare { stream: id, side });
+        }
+        match first {
+            Some(bytes) => self.send(id, Side::Dialer, bytes),
+            None => self.handle(id, Side::Dialer, Input::Start),
+        }
+        self.handle(id, Side::Listener, Input::Start);
+    }
+
+    /// What `me` lets `peer` have.
+    fn access(&self, me: NodeId, peer: NodeId) -> Access {
+        let node = &self.nodes[me.index()];
+        let device = self.nodes[peer.index()].device;
+        let Some(store) = &node.store else {
+            return Access::SystemLane;
+        };
+        let known = match store.snapshot().ask(&Question::Members) {
+            Ok(Answer::Members(members)) => Access::of(&members, &device),
+            _ => Access::None,
+        };
+        match known {
+            // A joiner has nothing that these lack, but must not refuse those who serve it.
+            Access::None if node.trusted.contains(&peer) => Access::SystemLane,
+            known => known,
+        }
+    }
+
+    fn try_later(&mut self, from: NodeId, to: NodeId, after_ms: u64) {
+        let now_ms = self.now_ms;
+        let retry = self.nodes[from.index()].retries.entry(to).or_default();
+        let pause = (RETRY_MIN_MS << retry.failures.min(12)).min(RETRY_MAX_MS);
+        retry.failures += 1;
+        retry.at_ms = now_ms + after_ms + pause;
+    }
+
+    // --- bytes -----------------------------------------------------------------------------------
+
+    /// How long `len` bytes take from one node to another, lost packets and their repetition included.
+    fn delay(&mut self, from: NodeId, to: NodeId, len: usize) -> u64 {
+        let weather = self.weather;
+        let mut delay = weather.latency_ms + self.dice.below(weather.jitter_ms + 1);
+        delay += len as u64 / weather.bytes_per_ms.max(1);
+        let mut resend = RESEND_MS;
+        while self.dice.per_mille(weather.loss_per_mille) && resend < IDLE_MS {
+            delay += resend;
+            resend *= 2;
+        }
+        let link = self.stats.links.entry((from, to)).or_default();
+        link.messages += 1;
+        link.bytes += len as u64;
+        delay
+    }
+
+    fn send(&mut self, id: StreamId, from: Side, bytes: Bytes) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let (me, peer) = (stream.end(from).node, stream.end(from.other()).node);
+        let bytes = match self.nodes[me.index()].liar {
+            true => self.lie(me, bytes),
+            false => bytes,
+        };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // Cut anywhere, now and then.
+            let len = match self.dice.below(8) {
+                0 => 1 + self.dice.below(rest.len() as u64) as usize,
+                _ => rest.len(),
+            };
+            let piece = rest.split_to(len);
+            let arrival = self.now_ms + self.delay(me, peer, len);
+            let hash = short(blake3::hash(&piece).as_bytes());
+            self.note(me, format_args!("sends {len} {hash} on {}", id.0));
+            let Some(stream) = self.streams.get_mut(&id) else {
+                return;
+            };
+            let end = stream.end(from.other());
+            end.last_arrival_ms = end.last_arrival_ms.max(arrival);
+            end.incoming.push_back((end.last_arrival_ms, piece));
+            end.incoming_bytes += len;
+            let (at, waiting) = (end.last_arrival_ms, end.incoming_bytes);
+            self.queue.at(
+                at,
+                Event::Chunk {
+                    stream: id,
+                    to: from.other(),
+                },
+            );
+            if waiting > OUT_BYTES_MAX {
+                self.violate(format!("{waiting} bytes wait on {} to {peer}", id.0));
+            }
+        }
+    }
+
+    /// Gives a side what has arrived.
+    pub(crate) fn arrive(&mut self, id: StreamId, to: Side) {
+        loop {
+            let now_ms = self.now_ms;
+            let Some(stream) = self.streams.get_mut(&id) else {
+                return;
+            };
+            let waiting_out = stream.end(to.other()).incoming_bytes;
+            let sender = stream.end(to.other());
+            let (peer, peer_address) = (sender.node, sender.address);
+            let end = stream.end(to);
+            let (me, my_address) = (end.node, end.address);
+            let (read_after_ms, stuck_since_ms) = (end.read_after_ms, end.stuck_since_ms);
+            match end.incoming.front() {
+                Some((at, _)) if *at <= now_ms && end.talk.is_some() => {}
+                _ => return,
+            }
+            let moved = self.nodes[me.index()].address != my_address
+                || self.nodes[peer.index()].address != peer_address;
+            if moved || self.is_blocked(peer, me) || !self.nodes[me.index()].is_on() {
+                let since = stuck_since_ms.unwrap_or(now_ms);
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.end(to).stuck_since_ms = Some(since);
+                }
+                if now_ms - since >= IDLE_MS {
+                    for side in [to, to.other()] {
+                        self.drop_end(id, side, "silence");
+                    }
+                } else {
+                    let again = Event::Chunk { stream: id, to };
+                    self.queue.at(now_ms + RESEND_MS, again);
+                }
+                return;
+            }
+            if read_after_ms > now_ms || waiting_out > OUT_BYTES_HIGH {
+                let at = read_after_ms.max(now_ms + 10);
+                self.queue.at(at, Event::Chunk { stream: id, to });
+                return;
+            }
+            let Some(stream) = self.streams.get_mut(&id) else {
+                return;
+            };
+            let end = stream.end(to);
+            end.stuck_since_ms = None;
+            let Some((_, bytes)) = end.incoming.pop_front() else {
+                return;
+            };
+            end.incoming_bytes -= bytes.len();
+            if let Some(retry) = self.nodes[me.index()].retries.get_mut(&peer) {
+                retry.failures = 0;
+            }
+            let Some(stream) = self.streams.get_mut(&id) else {
+                return;
+            };
+            match &mut stream.end(to).talk {
+                Some(Talk::Session(_)) => self.handle(id, to, Input::Bytes(bytes)),
+                Some(Talk::Bootstrap(bootstrap)) => match bootstrap.handle(&bytes) {
+                    BootstrapStep::More => {}
+                    BootstrapStep::Genesis(signed, body) => {
+                        self.drop_end(id, to, "it has the genesis");
+                        self.nodes[me.index()].trusted.insert(peer);
+                        self.adopt(me, (signed, body));
+                    }
+                    BootstrapStep::Refused(error) => {
+                        self.drop_end(id, to, &error.text);
+                        self.try_later(me, peer, 0);
+                    }
+                    BootstrapStep::Faulty(reason) => {
+                        self.drop_end(id, to, &reason);
+                        self.try_later(me, peer, 0);
+                    }
+                },
+                None => return,
+            }
+        }
+    }
+
+    // --- sessions --------------------------------------------------------------------------------
+
+    /// Tells every session of a node that its log has grown.
+    pub(crate) fn changed(&mut self, node: NodeId) {
+        let streams: Vec<_> = self.nodes[node.index()].streams.values().copied().collect();
+        for (id, side) in streams {
+            self.look_at_access(id, side);
+            self.handle(id, side, Input::Changed);
+        }
+    }
+
+    fn look_at_access(&mut self, id: StreamId, side: Side) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let (me, peer) = (stream.end(side).node, stream.end(side.other()).node);
+        let now = self.access(me, peer);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let end = stream.end(side);
+        if end.access != now && !(end.access == Access::Invited && now == Access::None) {
+            end.access = now;
+            self.handle(id, side, Input::Access(now));
+        }
+    }
+
+    pub(crate) fn received(&mut self, id: StreamId, side: Side, received: Option<Received>) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.end(side).delivering = false;
+        }
+        self.handle(id, side, Input::Received(received));
+    }
+
+    pub(crate) fn timer(&mut self, id: StreamId, side: Side) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let end = stream.end(side);
+        let me = end.node;
+        let Some(at_ms) = end.timer_ms else { return };
+        let clock = self.clock(me);
+        if clock < at_ms {
+            let wait = (at_ms - clock).min(3_600_000);
+            let again = Event::Timer { stream: id, side };
+            self.queue.at(self.now_ms + wait, again);
+            return;
+        }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.end(side).timer_ms = None;
+        }
+        self.handle(id, side, Input::Tick);
+    }
+
+    pub(crate) fn compare(&mut self, id: StreamId, side: Side) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let end = stream.end(side);
+        let (me, delivering) = (end.node, end.delivering);
+        let Some(Talk::Session(session)) = &end.talk else {
+            return;
+        };
+        let status = session.status();
+        let due = end.pace.due(&status, delivering);
+        let interval = RECONCILE_MS * (1 + side.index() as u64);
+        let after = interval + self.dice.below(RECONCILE_MS / 4);
+        let again = Event::Compare { stream: id, side };
+        self.queue.at(self.now_ms + after, again);
+        self.note(me, format_args!("interval of {}: {due:?}", id.0));
+        match due {
+            Due::Stalled => self.drop_end(id, side, "no progress"),
+            Due::Compare => {
+                self.look_at_access(id, side);
+                self.handle(id, side, Input::Reconcile);
+            }
+            Due::Wait => self.look_at_access(id, side),
+        }
+    }
+
+    /// Gives one input to a session and does what it says.
+    pub(crate) fn handle(&mut self, id: StreamId, side: Side, input: Input) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let end = &mut stream.ends[side.index()];
+        let me = end.node;
+        let Some(Talk::Session(session)) = &mut end.talk else {
+            return;
+        };
+        let node = &self.nodes[me.index()];
+        let Some(store) = &node.store else {
+            return self.drop_end(id, side, "this node does not serve the store now");
+        };
+        let clock_ms = crate::world::clock(self.now_ms, node.skew_ms);
+        let (life, snapshot) = (node.life, store.snapshot());
+        let effects = match session.handle(input, clock_ms, &snapshot) {
+            Ok(effects) => effects,
+            Err(error) => {
+                return self.drop_end(id, side, &format!("the log cannot be read: {error}"));
+            }
+        };
+        for effect in effects {
+            if self.burn(me) || self.nodes[me.index()].life != life {
+                return;
+            }
+            self.carry_out(id, side, me, effect);
+        }
+    }
+
+    fn carry_out(&mut self, id: StreamId, side: Side, me: NodeId, effect: Effect) {
+        let now_ms = self.now_ms;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let peer = stream.end(side.other()).node;
+        match effect {
+            Effect::Send(bytes) => self.send(id, side, bytes),
+            Effect::Deliver(entries) => {
+                stream.end(side).delivering = true;
+                let from = self.nodes[peer.index()].device;
+                self.stats.links.entry((peer, me)).or_default().entries += entries.len() as u64;
+                self.note(me, format_args!("gets {} entries of {peer}", entries.len()));
+                let via = Some((id, side));
+                self.job(me, Job::Receive { from, entries, via });
+            }
+            Effect::InSync { count, .. } => {
+                self.stats.rounds += 1;
+                self.note(me, format_args!("in sync with {peer}: {count}"));
+            }
+            Effect::PeerLacks(lack) => {
+                self.stats.rounds += 1;
+                self.note(me, format_args!("{peer} lacks {lack:?}"));
+            }
+            Effect::WeLack(lack) => {
+                self.stats.rounds += 1;
+                self.note(me, format_args!("lacks of {peer} {lack:?}"));
+            }
+            Effect::PeerHello { clock_ms, count } => {
+                self.note(me, format_args!("hello of {peer}: {clock_ms} {count}"));
+            }
+            Effect::Slow { ms, reason } => {
+                stream.end(side).read_after_ms = now_ms + ms;
+                self.fault_of(me, peer, &reason);
+            }
+            Effect::Again => self.queue.at(now_ms, Event::Again { stream: id, side }),
+            Effect::WakeAt { ms } => {
+                let end = stream.end(side);
+                end.timer_ms = Some(end.timer_ms.map_or(ms, |at| at.min(ms)));
+                let wait = ms.saturating_sub(self.clock(me)).min(3_600_000);
+                self.queue
+                    .at(now_ms + wait, Event::Timer { stream: id, side });
+            }
+            Effect::Close(reason) => {
+                if let CloseReason::Faulty { reason } = &reason {
+                    self.fault_of(me, peer, reason);
+                }
+                let soon = matches!(&reason, CloseReason::Peer(e) if e.code == ErrorCode::Internal);
+                self.drop_end(id, side, &format!("{reason:?}"));
+                if !soon {
+                    self.try_later(me, peer, 0);
+                }
+            }
+        }
+    }
+
+    /// An honest node found another one at fault: nobody but a liar may ever be.
+    fn fault_of(&mut self, me: NodeId, peer: NodeId, reason: &str) {
+        self.note(me, format_args!("finds {peer} at fault: {reason}"));
+        let nodes = &self.nodes;
+        if !nodes[me.index()].liar && !nodes[peer.index()].liar {
+            self.violate(format!("{me} finds the honest {peer} at fault: {reason}"));
+        }
+    }
+
+    /// Closes one end. The other learns of it when the news arrives, or by silence.
+    pub(crate) fn drop_end(&mut self, id: StreamId, side: Side, reason: &str) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let end = stream.end(side);
+        if end.talk.take().is_none() {
+            return;
+        }
+        let me = end.node;
+        end.incoming.clear();
+        end.incoming_bytes = 0;
+        let other = stream.end(side.other());
+        let (peer, other_open) = (other.node, other.talk.is_some());
+        // What was written before arrives before.
+        let last_words_ms = other.last_arrival_ms;
+        if !other_open {
+            self.streams.remove(&id);
+        }
+        self.note(me, format_args!("closes {}: {reason}", id.0));
+        let now_ms = self.now_ms;
+        let node = &mut self.nodes[me.index()];
+        if node.streams.get(&peer) == Some(&(id, side)) {
+            node.streams.remove(&peer);
+        }
+        let retry = node.retries.entry(peer).or_default();
+        retry.at_ms = retry.at_ms.max(now_ms + RETRY_MIN_MS);
+        if other_open {
+            let lost = self.is_blocked(me, peer) || !self.nodes[me.index()].is_on();
+            let after = match lost {
+                true => IDLE_MS,
+                false => self.weather.latency_ms,
+            };
+            let side = side.other();
+            let at = (now_ms + after).max(last_words_ms + 1);
+            self.queue.at(at, Event::Broken { stream: id, side });
+        }
+    }
+
+    /// The machine lost everything in memory: its ends are gone, without a word to the others.
+    pub(crate) fn drop_ends(&mut self, node: NodeId) {
+        let streams: Vec<_> = self.nodes[node.index()].streams.values().copied().collect();
+        for (id, side) in streams {
+            self.drop_end(id, side, "the machine stopped");
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! A network of nodes in one thread: virtual time, and everything that happens in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use lattice_format::{Digest, StoreId};
+use lattice_kernel::Snapshot;
+use lattice_kernel::engine::Engine;
+use lattice_kernel::testing::disk::Dice;
+
+use crate::check::{Seen, View};
+use crate::code::Code;
+use crate::limits::{CONVERGE_MS, NODES_MAX, START_MS};
+use crate::node::{Machine, Node, NodeId};
+use crate::plan::Step;
+use crate::queue::{Event, Queue};
+use crate::trace::Trace;
+use crate::wire::{Stream, StreamId};
+
+/// How packets travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weather {
+    /// The shortest way from node to node, in milliseconds.
+    pub latency_ms: u64,
+    /// What is added at random, at most, in milliseconds.
+    pub jitter_ms: u64,
+    /// Packets of a thousand that are lost and sent again.
+    pub loss_per_mille: u64,
+    /// Bytes that pass in a millisecond.
+    pub bytes_per_ms: u64,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self {
+            latency_ms: 20,
+            jitter_ms: 5,
+            loss_per_mille: 1,
+            bytes_per_ms: 1_000,
+        }
+    }
+}
+
+/// Who is connected with whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// Everybody with everybody.
+    Full,
+    /// Everybody with the first.
+    Star,
+    /// Each with the next.
+    Ring,
+    /// Each with the next and so many others.
+    Random(u16),
+}
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Everything that is left to chance.
+    pub seed: u64,
+    /// How many nodes there are; the first founds the store.
+    pub nodes: u16,
+    /// What the store runs.
+    pub code: Code,
+    /// Who is connected with whom.
+    pub topology: Topology,
+    /// Whether every line of the trace is kept.
+    pub keep_trace: bool,
+}
+
+/// What was found wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Virtual time, in milliseconds since the run began.
+    pub at_ms: u64,
+    /// What it is.
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {} ms: {}", self.at_ms, self.text)
+    }
+}
+
+/// One direction between two nodes, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Writes to it.
+    pub messages: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Entries that came out of it.
+    pub entries: u64,
+}
+
+/// How equal the nodes were at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Virtual time, in milliseconds since the run began.
+    pub at_ms: u64,
+    /// How many different states there were.
+    pub states: usize,
+    /// Entries of the node with the fewest, among those that run.
+    pub least: u64,
+    /// Entries of the node with the most.
+    pub most: u64,
+}
+
+/// A run in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Calls answered.
+    pub calls: u64,
+    /// Of these, those that were refused, trapped or were not allowed.
+    pub refused: u64,
+    /// Entries that came from peers.
+    pub received: u64,
+    /// Of these, those that were there already.
+    pub known: u64,
+    /// Runs of entries that came late.
+    pub runs: u64,
+    /// Rounds of comparison that ended.
+    pub rounds: u64,
+    /// Machines that failed.
+    pub crashes: u64,
+    /// Each direction between two nodes.
+    pub links: BTreeMap<(NodeId, NodeId), LinkStats>,
+    /// How equal the nodes were, by the second.
+    pub samples: Vec<Sample>,
+}
+
+/// Something that ends by itself.
+#[derive(Clone, Debug)]
+pub(crate) enum Mend {
+    Block(usize),
+    Weather(Weather),
+    Room(NodeId),
+    Slow(NodeId),
+}
+
+/// Packets that do not pass: between two groups, or only out of the first.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) group: BTreeSet<NodeId>,
+    pub(crate) one_way: bool,
+}
+
+/// The network and its nodes.
+pub struct World {
+    pub(crate) now_ms: u64,
+    pub(crate) code: Code,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) dice: Dice,
+    pub(crate) queue: Queue,
+    pub(crate) trace: Trace,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) streams: BTreeMap<StreamId, Stream>,
+    pub(crate) stream_count: u64,
+    pub(crate) weather: Weather,
+    pub(crate) blocks: BTreeMap<usize, Block>,
+    pub(crate) mends: Vec<Mend>,
+    pub(crate) plan: Vec<Step>,
+    pub(crate) store_id: Option<StoreId>,
+    pub(crate) stats: Stats,
+    pub(crate) seen: BTreeMap<Digest, Seen>,
+    pub(crate) judged: BTreeSet<Digest>,
+    pub(crate) invites: u64,
+    violation: Option<Violation>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "World({} nodes, {} ms)", self.nodes.len(), self.now_ms)
+    }
+}
+
+/// A node's clock: the true time, wrong by its skew.
+pub(crate) fn clock(now_ms: u64, skew_ms: i64) -> u64 {
+    (START_MS + now_ms).saturating_add_signed(skew_ms)
+}
+
+impl World {
+    /// A network whose first node has founded a store; the others run and have nothing.
+    pub fn new(settings: &Settings) -> Self {
+        let count = settings.nodes.clamp(1, NODES_MAX as u16);
+        let mut dice = Dice(settings.seed);
+        let neighbours = neighbours(count, settings.topology, &mut dice);
+        let nodes = (0..count).zip(neighbours);
+        let mut world = Self {
+            now_ms: 0,
+            code: settings.code.clone(),
+            engine: settings.code.engine(),
+            dice,
+            queue: Queue::default(),
+            trace: Trace::new(settings.keep_trace),
+            nodes: nodes.map(|(n, peers)| Node::new(n, peers)).collect(),
+            streams: BTreeMap::new(),
+            stream_count: 0,
+            weather: Weather::default(),
+            blocks: BTreeMap::new(),
+            mends: Vec::new(),
+            plan: Vec::new(),
+            store_id: None,
+            stats: Stats::default(),
+            seen: BTreeMap::new(),
+            judged: BTreeSet::new(),
+            invites: 0,
+            violation: None,
+        };
+        world.found(NodeId(0));
+        for number in 0..count {
+            let at = world.dice.below(1_000);
+            let node = NodeId(number);
+            world.queue.at(at, Event::Tick { node, life: 0 });
+        }
+        world
+    }
+
+    /// Adds steps, at their times from now on.
+    pub fn add_plan(&mut self, plan: Vec<Step>) {
+        for step in plan {
+            let at = self.now_ms + step.at_ms;
+            self.queue.at(at, Event::Step(self.plan.len()));
+            self.plan.push(step);
+        }
+    }
+
+    /// Lets everything happen that happens in so many milliseconds, or until something is found wrong.
+    pub fn run_for(&mut self, ms: u64) {
+        let until_ms = self.now_ms + ms;
+        self.run_until(until_ms, |_| false);
+    }
+
+    /// Runs until `done`, asked each second, or until that time. Whether it was done.
+    fn run_until(&mut self, until_ms: u64, done: impl Fn(&Self) -> bool) -> bool {
+        let mut ask_ms = self.now_ms;
+        loop {
+            if self.violation.is_some() {
+                return false;
+            }
+            if self.now_ms >= ask_ms {
+                self.sample();
+                if done(self) {
+                    return true;
+                }
+                ask_ms = self.now_ms + 1_000;
+            }
+            match self.queue.next(until_ms) {
+                Some((at_ms, event)) => {
+                    self.now_ms = self.now_ms.max(at_ms);
+                    self.happen(event);
+                }
+                None => {
+                    self.now_ms = until_ms;
+                    return self.violation.is_none() && done(self);
+                }
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let (node, life) = match &event {
+            Event::Work { node, life }
+            | Event::Tick { node, life }
+            | Event::Start { node, life }
+            | Event::Wake { node, life } => (*node, *life),
+            Event::Connect { from, life, .. } => (*from, *life),
+            Event::Step(number) => return self.step(*number),
+            Event::Mend(number) => return self.mend(*number),
+            Event::Chunk { stream, to } => return self.arrive(*stream, *to),
+            Event::Broken { stream, side } => {
+                return self.drop_end(*stream, *side, "the peer is gone");
+            }
+            Event::Timer { stream, side } => return self.timer(*stream, *side),
+            Event::Again { stream, side } => {
+                return self.handle(*stream, *side, lattice_kernel::sync::Input::Tick);
+            }
+            Event::Compare { stream, side } => return self.compare(*stream, *side),
+        };
+        let here = &mut self.nodes[node.index()];
+        if here.life != life {
+            return;
+        }
+        if let Machine::Asleep(held) = &mut here.power
+            && !matches!(event, Event::Wake { .. })
+        {
+            held.push(event);
+            return;
+        }
+        match event {
+            Event::Work { .. } => self.work(node),
+            Event::Tick { .. } => self.tick(node),
+            Event::Start { .. } => self.start(node),
+            Event::Wake { .. } => self.wake(node),
+            Event::Connect { to, .. } => self.connect(node, to),
+            _ => {}
+        }
+    }
+
+    /// Ends every fault, wakes and starts every machine, and runs until all members are equal. What is found
+    /// then is judged against folds from nothing.
+    ///
+    /// Returns the virtual time that it took, in milliseconds.
+    ///
+    /// # Errors
+    /// What was found wrong, now or before.
+    pub fn finish(&mut self) -> Result<u64, Violation> {
+        self.heal();
+        let began_ms = self.now_ms;
+        let skews = self.nodes.iter().map(|n| n.skew_ms.unsigned_abs());
+        // What a clock that was wrong has parked comes when its time does.
+        let bound_ms = CONVERGE_MS + 2 * skews.max().unwrap_or(0);
+        let equal = self.run_until(began_ms + bound_ms, Self::is_converged);
+        if self.violation.is_none() && !equal {
+            let states = self.describe();
+            self.violate(format!(
+                "not equal {bound_ms} ms after the last fault: {states}"
+            ));
+        }
+        if self.violation.is_none() {
+            self.check_finally();
+        }
+        match &self.violation {
+            Some(violation) => Err(violation.clone()),
+            None => Ok(self.now_ms - began_ms),
+        }
+    }
+
+    /// Ends every fault: packets pass, disks are whole, machines run.
+    pub fn heal(&mut self) {
+        self.note(NodeId(0), format_args!("all faults end"));
+        self.blocks.clear();
+        self.mends.clear();
+        self.weather = Weather::default();
+        for number in 0..self.nodes.len() as u16 {
+            let id = NodeId(number);
+            let node = &mut self.nodes[id.index()];
+            node.disks.log.set_room(None);
+            node.fuse = None;
+            node.dies_with_disk = false;
+            node.disk_ms = 1;
+            if node.disks.power.failed() {
+                // Its store finds out at its next write.
+                self.fail(id, "the disk was replaced");
+            } else {
+                node.disks.power.fail_after(i64::MAX as u64);
+            }
+            self.wake(id);
+            self.start(id);
+            for retry in self.nodes[id.index()].retries.values_mut() {
+                retry.failures = 0;
+            }
+        }
+    }
+
+    pub(crate) fn is_blocked(&self, from: NodeId, to: NodeId) -> bool {
+        self.blocks.values().any(|block| {
+            let (from, to) = (block.group.contains(&from), block.group.contains(&to));
+            if block.one_way {
+                from && !to
+            } else {
+                from != to
+            }
+        })
+    }
+
+    pub(crate) fn clock(&self, node: NodeId) -> u64 {
+        clock(self.now_ms, self.nodes[node.index()].skew_ms)
+    }
+
+    pub(crate) fn note(&mut self, node: NodeId, what: fmt::Arguments<'_>) {
+        self.trace.note(self.now_ms, format_args!("{node} {what}"));
+    }
+
+    /// Records the first thing that is wrong; the run ends there.
+    pub(crate) fn violate(&mut self, text: String) {
+        self.trace.note(self.now_ms, format_args!("WRONG: {text}"));
+        let at_ms = self.now_ms;
+        self.violation.get_or_insert(Violation { at_ms, text });
+    }
+
+    fn sample(&mut self) {
+        let views: Vec<View> = self.views().collect();
+        let states: BTreeSet<_> = views.iter().map(|v| v.roots).collect();
+        let counts = || views.iter().map(|v| v.count);
+        self.stats.samples.push(Sample {
+            at_ms: self.now_ms,
+            states: states.len(),
+            least: counts().min().unwrap_or(0),
+            most: counts().max().unwrap_or(0),
+        });
+    }
+
+    // --- for whoever looks -----------------------------------------------------------------------
+
+    /// What was found wrong, if anything.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// Everything that happened.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// The run in numbers.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Virtual time, in milliseconds since the run began.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// What a node's store holds durably; `None` while it has none.
+    pub fn snapshot(&self, node: NodeId) -> Option<Snapshot> {
+        let node = self.nodes.get(node.index())?;
+        Some(node.store.as_ref()?.snapshot())
+    }
+
+    /// How many nodes there are.
+    pub fn node_count(&self) -> u16 {
+        self.nodes.len() as u16
+    }
+}
+
+fn neighbours(count: u16, topology: Topology, dice: &mut Dice) -> Vec<Vec<NodeId>> {
+    let mut links = vec![BTreeSet::new(); usize::from(count)];
+    let mut link = |a: u16, b: u16| {
+        if a != b {
+            links[usize::from(a)].insert(NodeId(b));
+            links[usize::from(b)].insert(NodeId(a));
+        }
+    };
+    for a in 0..count {
+        match topology {
+            Topology::Full => (0..a).for_each(|b| link(a, b)),
+            Topology::Star => link(a, 0),
+            Topology::Ring => link(a, (a + 1) % count),
+            Topology::Random(others) => {
+                link(a, (a + 1) % count);
+                for _ in 0..others {
+                    link(a, dice.below(u64::from(count)) as u16);
+                }
+            }
+        }
+    }
+    links.into_iter().map(|l| l.into_iter().collect()).collect()
+}

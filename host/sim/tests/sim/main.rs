@@ -1,0 +1,5 @@
+//! Tests of the simulator, and of Lattice by it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod determinism;
+mod seeds;
