@@ -431,7 +431,13 @@ fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), Stop> {
                 return Err(Stop::Refuse(1));
             };
             let key = member_key(&DeviceKey(*device));
+            let own = run.get(&member_key(&author))?;
             let row = match run.get(&key)? {
+                // As a revocation, it points only downwards in rank: else somebody could revoke whom it owes the
+                // right to revoke, and no reading would stand.
+                Some(row) if own.is_none_or(|own| own[2..] >= row[2..]) => {
+                    return Err(Stop::Refuse(3));
+                }
                 Some(row) => [&[*role, 0], &row[2..]].concat(),
                 None => [&[*role, 0][..], &rank(run)?].concat(),
             };

@@ -30,6 +30,8 @@ pub const CONVERGE_MS: u64 = RETRY_MAX_MS + 2 * RECONCILE_MS + 60_000;
 /// How often a node may be sent an entry that it has, over all entries that it was sent. Two peers may send the
 /// same one at the same time; the rest is waste.
 pub const RESENT_FACTOR: u64 = 4;
+/// Up to so many nodes, all are connected with each other once faults have ended.
+pub const MESH_NODES: usize = 16;
 /// The most nodes of one world.
 pub const NODES_MAX: usize = 1_000;
 /// The most operations of one scenario file.

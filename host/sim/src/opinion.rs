@@ -144,9 +144,15 @@ impl State {
                 End::Ok(0)
             }
             (_, "admit", Some((device, [role]))) => {
+                let own = self.members.get(&author).map(|row| row.2);
                 let new = (*role, 0, Some(at));
-                let row = self.members.entry(DeviceKey(*device)).or_insert(new);
-                (row.0, row.1) = (*role, 0);
+                match self.members.get_mut(&DeviceKey(*device)) {
+                    Some(row) if own.is_none_or(|own| own >= row.2) => return End::Refused(3),
+                    Some(row) => (row.0, row.1) = (*role, 0),
+                    None => {
+                        self.members.insert(DeviceKey(*device), new);
+                    }
+                }
                 End::Ok(0)
             }
             (_, "revoke", Some((device, _))) => {

@@ -11,7 +11,7 @@ use lattice_kernel::testing::disk::Dice;
 
 use crate::check::{Seen, View};
 use crate::code::Code;
-use crate::limits::{CONVERGE_MS, NODES_MAX, START_MS};
+use crate::limits::{CONVERGE_MS, MESH_NODES, NODES_MAX, START_MS};
 use crate::node::{Machine, Node, NodeId};
 use crate::plan::Step;
 use crate::queue::{Event, Queue};
@@ -350,6 +350,11 @@ impl World {
             }
             self.wake(id);
             self.start(id);
+            if self.nodes.len() <= MESH_NODES {
+                // Every node dials every member in the end. Who stood between two of them may be revoked.
+                let all = (0..self.nodes.len() as u16).filter(|n| *n != number);
+                self.nodes[id.index()].neighbours = all.map(NodeId).collect();
+            }
             for retry in self.nodes[id.index()].retries.values_mut() {
                 retry.failures = 0;
             }
