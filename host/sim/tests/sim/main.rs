@@ -1,5 +1,6 @@
 //! Tests of the simulator, and of Lattice by it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod components;
 mod determinism;
 mod seeds;
