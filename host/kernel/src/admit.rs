@@ -8,6 +8,7 @@ use lattice_format::{IntentionId, StoreId, Time, VerifiedHeader};
 
 use crate::dag::{self, LocalSeq};
 use crate::fold::Info;
+use crate::mutant::{self, Mutant};
 use crate::rows::{RowsView, StorageError};
 
 /// Why an intention can never belong to the store. What floats on it never can either, and its
@@ -99,6 +100,8 @@ pub(crate) fn admit(
     for name in header.names() {
         match dag::local_of(rows, &name)? {
             Some(local) => locals.push((name, local)),
+            None if mutant::active(Mutant::DependencyNotAwaited) && header.deps.contains(&name) => {
+            }
             None => missing.push(name),
         }
     }

@@ -4,6 +4,7 @@ use lattice_format::{Call, Lane, Position};
 
 use crate::engine::{Answer, AskError, CallEnd, CallKind, Instance, Question};
 use crate::fold::{Core, Stopped};
+use crate::mutant::{self, Mutant};
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
 use crate::run::Run;
 
@@ -65,6 +66,7 @@ impl Execution {
             self.run_mut().host_reads(&asked.reads);
             match asked.answer {
                 Ok(Answer::Authorize(true)) => {}
+                Ok(Answer::Authorize(false)) if mutant::active(Mutant::DeniedCallRuns) => {}
                 // Governance that traps allows nothing.
                 Ok(_) | Err(AskError::Trapped(_)) => return Ok(Outcome::Unauthorized { index }),
                 Err(AskError::Host(fault)) => return Err(fault.into()),

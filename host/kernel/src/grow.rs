@@ -9,6 +9,7 @@ use crate::dag::{
     Branch, BranchId, LocalSeq, Meta, branch, branches_of, damaged, key, local_key, local_of, meta,
     seen, seen_key,
 };
+use crate::mutant::{self, Mutant};
 use crate::rows::{Rows, RowsView, StorageError};
 
 type Vector = Arc<Vec<(BranchId, Seq)>>;
@@ -112,6 +113,7 @@ pub(crate) fn add(
         .deps
         .iter()
         .map(|d| named(*d))
+        .filter(|d| d.is_ok() || !mutant::active(Mutant::DependencyNotAwaited))
         .collect::<Result<Vec<_>, _>>()?;
 
     let (branch_id, previous_vector, new_branch, fork) =

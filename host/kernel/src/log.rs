@@ -29,6 +29,7 @@ use redb::{
 };
 
 use crate::dag::LocalSeq;
+use crate::mutant::{self, Mutant};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::rows::StorageError;
@@ -234,7 +235,10 @@ impl Log {
     ) -> Result<(), StorageError> {
         guarded(|| {
             let mut write = self.db.get()?.begin_write()?;
-            write.set_durability(Durability::Immediate)?;
+            write.set_durability(match mutant::active(Mutant::CommitNotDurable) {
+                true => Durability::None,
+                false => Durability::Immediate,
+            })?;
             write.set_quick_repair(false);
             {
                 let mut entries = write.open_table(ENTRIES)?;

@@ -16,6 +16,18 @@ pub enum Mutant {
     CachedAuthorizationReadsLost,
     /// A refused local call does not end the intention being filled.
     RefusalKeepsIntentionOpen,
+    /// A version below the newest one of its cell is not inserted.
+    OldVersionLost,
+    /// Among versions of the same time the last to arrive counts, not the one with the greater id.
+    TieBrokenByArrival,
+    /// A commit says that it is durable before it is.
+    CommitNotDurable,
+    /// A signature that does not hold is taken for one that does.
+    SignatureUnchecked,
+    /// An entry does not wait for the heads that it names.
+    DependencyNotAwaited,
+    /// What governance denies is run all the same.
+    DeniedCallRuns,
 }
 
 #[cfg(feature = "mutants")]

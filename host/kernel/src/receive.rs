@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 
-use lattice_format::{DeviceKey, Header, IntentionId, SignedHeader, VerifyError, verify_batch};
+use lattice_format::{
+    DeviceKey, Header, IntentionId, SignedHeader, VerifiedHeader, VerifyError, verify_batch,
+};
 
 use crate::admit::{self, Admission};
 use crate::dag;
 use crate::floating::{Arrival, FloatReason};
+use crate::mutant::{self, Mutant};
 use crate::rows::StorageError;
 use crate::store::Store;
 
@@ -95,6 +98,14 @@ impl Store {
         for ((result, signed), body) in results.into_iter().zip(unknown).zip(bodies) {
             let header = match result {
                 Ok(header) => header,
+                Err(VerifyError::Signature { .. })
+                    if mutant::active(Mutant::SignatureUnchecked) =>
+                {
+                    match VerifiedHeader::from_trusted_storage(signed) {
+                        Ok(header) => header,
+                        Err(_) => continue,
+                    }
+                }
                 Err(error @ VerifyError::UnknownFormat { .. }) => {
                     if self
                         .waiting

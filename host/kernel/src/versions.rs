@@ -14,6 +14,7 @@ use crate::cell::{
     Cell, Op, Space, ValueMark, common_prefix, newest_key, older_key, range_key, reader_key,
 };
 use crate::lthash::{Element, LtHash};
+use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
 use crate::rows::{Rows, RowsView, StorageError};
 use crate::run::{Range, Reads};
@@ -141,7 +142,9 @@ pub(crate) fn set(
     }
     let newest = state::newest(rows, cell)?;
     if let Some(op) = op
-        && newest.as_ref().is_none_or(|n| n.position < position)
+        && newest
+            .as_ref()
+            .is_none_or(|n| is_below(n.position, position))
     {
         return Ok(set_last(rows, roots, cell, position, newest, op));
     }
@@ -172,12 +175,23 @@ pub(crate) fn set(
                 }
             }
         }
-        (Some(_), Some(op)) => put_older(rows, cell, position, op),
+        (Some(_), Some(op)) if !mutant::active(Mutant::OldVersionLost) => {
+            put_older(rows, cell, position, op);
+        }
+        (Some(_), Some(_)) => {}
         (Some(_), None) => rows.remove(older_key(cell, position)),
     }
     let newest_after = state::bytes_at(rows, cell, Position::MAX)?;
     roots.value(cell, newest_before.as_deref(), newest_after.as_deref());
     Ok(state::bytes_at(rows, cell, above)? != before)
+}
+
+/// Whether a version comes before another one.
+fn is_below(one: Position, other: Position) -> bool {
+    match mutant::active(Mutant::TieBrokenByArrival) {
+        true => one.time <= other.time,
+        false => one < other,
+    }
 }
 
 /// Most versions are the last of their cell: one look-up was enough.

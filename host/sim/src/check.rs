@@ -170,6 +170,11 @@ impl World {
     fn difference(&self, snapshot: &Snapshot) -> Result<Option<String>, StorageError> {
         let entries = snapshot.entries_from(LocalSeq(0), usize::MAX)?;
         let history = snapshot.history(None, usize::MAX, false)?;
+        for entry in &entries {
+            if let Err(error) = lattice_format::verify(entry.header.signed().clone()) {
+                return Ok(Some(format!("{}: {error}", short(&entry.header.id().0))));
+            }
+        }
         let expected = match scratch(&*self.engine, &entries) {
             Ok(expected) => expected,
             Err(fault) => return Ok(Some(format!("no fold from nothing: {fault}"))),

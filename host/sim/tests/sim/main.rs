@@ -3,4 +3,5 @@
 
 mod components;
 mod determinism;
+mod mutants;
 mod seeds;

@@ -1,0 +1,78 @@
+//! The kernel broken on purpose: each fault is found, and soon.
+//!
+//! What a run does not find here, no run would find in the kernel.
+
+use lattice_kernel::mutant::{self, Mutant};
+use lattice_sim::{Case, Code, Shape};
+
+/// Seeds within which each must be found.
+const SEEDS: u64 = 200;
+
+fn is_caught(mutant: Mutant) {
+    // Panics are caught and counted; their text would only fill the log.
+    mutant::select(Some(mutant));
+    let found = (0..SEEDS).find_map(|seed| {
+        let finished = Case::new(seed, Shape::default(), &Code::model()).run(false);
+        Some((seed, finished.result.err()?))
+    });
+    mutant::select(None);
+    let (seed, violation) = found.unwrap_or_else(|| panic!("{mutant:?} was not found"));
+    eprintln!("{mutant:?}: seed {seed}, {violation}");
+    let sound = Case::new(seed, Shape::default(), &Code::model()).run(false);
+    assert_eq!(sound.result.err(), None, "it was not the mutant");
+}
+
+#[test]
+fn an_old_version_that_is_lost_is_caught() {
+    is_caught(Mutant::OldVersionLost);
+}
+
+#[test]
+fn a_tie_broken_by_arrival_is_caught() {
+    is_caught(Mutant::TieBrokenByArrival);
+}
+
+#[test]
+fn a_commit_that_is_not_durable_is_caught() {
+    is_caught(Mutant::CommitNotDurable);
+}
+
+#[test]
+fn a_signature_that_is_not_checked_is_caught() {
+    is_caught(Mutant::SignatureUnchecked);
+}
+
+#[test]
+fn a_dependency_that_is_not_awaited_is_caught() {
+    is_caught(Mutant::DependencyNotAwaited);
+}
+
+#[test]
+fn a_denied_call_that_runs_is_caught() {
+    is_caught(Mutant::DeniedCallRuns);
+}
+
+#[test]
+fn absent_keys_that_are_not_tracked_are_caught() {
+    is_caught(Mutant::AbsentKeysUntracked);
+}
+
+#[test]
+fn gaps_of_a_scan_that_are_not_tracked_are_caught() {
+    is_caught(Mutant::ScanGapsUntracked);
+}
+
+#[test]
+fn reads_of_refused_runs_that_are_not_tracked_are_caught() {
+    is_caught(Mutant::RefusedReadsUntracked);
+}
+
+#[test]
+fn an_authorization_without_its_reads_is_caught() {
+    is_caught(Mutant::CachedAuthorizationReadsLost);
+}
+
+#[test]
+fn an_intention_that_a_refusal_leaves_open_is_caught() {
+    is_caught(Mutant::RefusalKeepsIntentionOpen);
+}
