@@ -264,7 +264,7 @@ impl World {
     /// What a node told its callers either holds, or there is a notice that says what does.
     fn check_told(&self, id: NodeId) -> Result<(), String> {
         let node = &self.nodes[id.index()];
-        let Some(store) = &node.store else {
+        let Some(store) = node.store.as_ref().filter(|_| !node.restored) else {
             return Ok(());
         };
         let unreadable = |error: StorageError| error.0;

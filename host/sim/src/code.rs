@@ -349,7 +349,7 @@ fn typed(ty: &Type, text: &str) -> Result<Value, String> {
 fn step(dice: &mut Dice) -> Step {
     let k = dice.below(u64::from(KEYS)) as u8;
     let dynamic = dice.below(2) == 0;
-    match dice.below(16) {
+    match dice.below(18) {
         0..3 => Step::Get { k, dynamic },
         3..6 => Step::Put {
             k,
@@ -372,7 +372,7 @@ fn step(dice: &mut Dice) -> Step {
             by: if dynamic { 1 } else { -2 },
         },
         11 => Step::Number { k },
-        12 => Step::RefuseIf {
+        12 | 16 => Step::RefuseIf {
             modulus: 1 + dice.below(4) as u8,
         },
         13 => Step::TrapIf {

@@ -120,6 +120,8 @@ pub(crate) struct Node {
     pub(crate) chains: u64,
     /// A copy of the disks, to be put back.
     pub(crate) backup: Option<(Vec<u8>, Vec<u8>)>,
+    /// Its disks were put back to an earlier day, so what it told since is forgotten.
+    pub(crate) restored: bool,
     /// Sends other bytes than its sessions say.
     pub(crate) liar: bool,
     /// What it sent, for a liar to repeat.
@@ -156,6 +158,7 @@ impl Node {
             acknowledged: Vec::new(),
             chains: 0,
             backup: None,
+            restored: false,
             liar: false,
             sent: None,
             last_told: None,

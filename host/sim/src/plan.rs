@@ -254,6 +254,9 @@ impl Plan {
         let mut at_ms = 2_000 + dice.below(3_000);
         for _ in 0..count {
             at_ms += dice.below(2 * span_ms / count.max(1) + 1);
+            if dice.below(3) == 0 {
+                burst(&mut dice, nodes, code, at_ms, &mut steps);
+            }
             let act = act(&mut dice, nodes, rough, shape, code);
             steps.push(Step { at_ms, act });
         }
@@ -262,6 +265,19 @@ impl Plan {
             nodes,
             topology,
             steps,
+        }
+    }
+}
+
+/// Many call at the same time: calls that wait share an intention, and entries have the same time.
+fn burst(dice: &mut Dice, nodes: u16, code: &Code, at_ms: u64, steps: &mut Vec<Step>) {
+    for by in 0..nodes {
+        let count = dice.below(5);
+        for _ in 0..count {
+            let by = NodeId(by);
+            let calls = vec![code.random(dice)];
+            let act = Act::Call { by, calls };
+            steps.push(Step { at_ms, act });
         }
     }
 }

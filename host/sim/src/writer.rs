@@ -459,6 +459,7 @@ impl World {
         node.disks = Disks::with_images(log, state);
         // Whoever restores a backup gives up what is younger, at this node.
         node.acknowledged.clear();
+        node.restored = true;
         self.note(id, format_args!("is put back to its backup"));
     }
 }
