@@ -6,6 +6,7 @@
 mod bounds;
 mod crates;
 mod lex;
+mod named;
 mod source;
 mod text;
 mod tree;
@@ -56,6 +57,7 @@ pub fn check(root: &Path) -> Result<Vec<Violation>> {
     crates::check(&workspace, &tree, &mut violations);
     source::check(&tree, &mut violations);
     bounds::check(&tree, &mut violations);
+    named::check(&tree, &mut violations);
     text::check(&tree, &mut violations);
     violations.sort();
     Ok(violations)
