@@ -444,8 +444,9 @@ fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Coun
         .filter(|pair| (pair[0].author, pair[0].chain) == (pair[1].author, pair[1].chain))
         .count() as u64;
     let mut void = 0;
-    // Nobody is cut off in most stores, and then nothing is void.
-    if !cut_off.is_empty() {
+    // Most stores cut nobody off and bound nobody, and then nothing is void.
+    let bounded = snapshot.ever_had_quota()?;
+    if bounded || !cut_off.is_empty() {
         const BATCH: usize = 256;
         let mut at = 0;
         loop {
@@ -455,7 +456,9 @@ fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Coun
             }
             at += entries.len();
             for entry in entries {
-                if cut_off.contains(&entry.header.author) && snapshot.is_void(&entry.header.id())? {
+                if (bounded || cut_off.contains(&entry.header.author))
+                    && snapshot.is_void(&entry.header.id())?
+                {
                     void += 1;
                 }
             }

@@ -201,6 +201,8 @@ fn call_failure(error: CallError) -> Failure {
         CallError::TooLarge { .. } => {
             Failure::failed(error.to_string()).hint("put large content into several calls")
         }
+        CallError::OverQuota { .. } => Failure::failed(error.to_string())
+            .hint("an admin raises it with `lattice call STORE system/commands.set-quota BYTES`"),
         CallError::Malformed(_) | CallError::Time(_) => Failure::failed(error.to_string()),
     }
 }

@@ -27,6 +27,10 @@ pub enum Space {
     Pins = 2,
     /// Rows of the host's own, such as the code in effect.
     Host = 3,
+    /// The host's own row of the quota in effect; not in the root, since governance's rows say it.
+    Quota = 4,
+    /// Numbers of the host's own: bytes that authors have written; not in the root either.
+    Written = 5,
 }
 
 impl Space {
@@ -36,8 +40,20 @@ impl Space {
             1 => Some(Self::Numbers),
             2 => Some(Self::Pins),
             3 => Some(Self::Host),
+            4 => Some(Self::Quota),
+            5 => Some(Self::Written),
             _ => None,
         }
+    }
+
+    /// Whether its cells are numbers, changed by adding.
+    pub(crate) fn is_number(self) -> bool {
+        matches!(self, Self::Numbers | Self::Written)
+    }
+
+    /// Whether its cells are part of the state root.
+    pub(crate) fn in_root(self) -> bool {
+        !matches!(self, Self::Quota | Self::Written)
     }
 }
 

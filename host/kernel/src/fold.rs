@@ -24,6 +24,7 @@ use crate::log::{Log, Noticed, Stored};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notice;
 use crate::outcome::{HostRefusal, Outcome};
+use crate::quota;
 use crate::record::{self, Due, Record};
 use crate::rows::{Rows, StorageError};
 use crate::run::{Place, Reads, Run};
@@ -210,7 +211,7 @@ impl Core {
         position: Position,
         local: LocalSeq,
     ) -> Result<Effects, Stopped> {
-        if record::is_void(&self.rows, &position.id)? {
+        if record::is_cut_off(&self.rows, &position.id)? {
             return Ok(Effects {
                 void: true,
                 ..Effects::default()
@@ -220,6 +221,30 @@ impl Core {
             .log
             .entry(local)?
             .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
+        let (within, judged) = match (lane, local.0) {
+            (Lane::System, _) | (_, 0) => (true, Reads::default()),
+            (Lane::App, _) => quota::judge(&self.rows, &stored.header, position)?,
+        };
+        if !within {
+            return Ok(Effects {
+                void: true,
+                reads: judged,
+                ..Effects::default()
+            });
+        }
+        let mut effects = self.run_body(lane, position, local, &stored)?;
+        effects.reads.merge(&judged);
+        self.account(lane, position, &stored.header, local, &mut effects)?;
+        Ok(effects)
+    }
+
+    fn run_body(
+        &mut self,
+        lane: Lane,
+        position: Position,
+        local: LocalSeq,
+        stored: &Stored,
+    ) -> Result<Effects, Stopped> {
         let Some(bytes) = &stored.body else {
             // Witnessed without its body: this node does not fold the lane.
             return Ok(Effects::default());
@@ -231,9 +256,9 @@ impl Core {
             });
         };
         match (&body.genesis, local.0) {
-            (Some(_), 0) => self.run_genesis(lane, position, &stored),
+            (Some(_), 0) => self.run_genesis(lane, position, stored),
             (None, 1..) => {
-                self.compare_claim(lane, &stored, &body)?;
+                self.compare_claim(lane, stored, &body)?;
                 let place = place_of(&stored.header);
                 let run = Run::command(self.rows.view(), Some(self.info.id), lane, position, place);
                 self.run_transactions(lane, position, run, &body.transactions)
@@ -402,7 +427,9 @@ impl Core {
         if cell.lane() == Lane::System {
             self.cuts_are_due();
         }
-        if self.changes.cells.len() < CHANGED_CELLS_MAX {
+        if cell.space() == Space::Written {
+            // No query can have read it.
+        } else if self.changes.cells.len() < CHANGED_CELLS_MAX {
             self.changes.cells.push(cell.clone());
         } else {
             self.changes.cells.clear();

@@ -308,8 +308,8 @@ impl Core {
                 void |= !self.spares(cut, meta)?;
             }
         }
-        if record::is_void(&self.rows, &meta.id)? != void {
-            record::set_void(&mut self.rows, &meta.id, void);
+        if record::is_cut_off(&self.rows, &meta.id)? != void {
+            record::set_cut_off(&mut self.rows, &meta.id, void);
             self.due
                 .set(&mut self.rows, meta.lane, meta.position(), local);
         }

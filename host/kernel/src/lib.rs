@@ -25,6 +25,7 @@ pub mod lthash;
 pub mod mutant;
 mod notice;
 pub mod outcome;
+mod quota;
 mod reads;
 mod receive;
 mod record;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use lattice_format::limits::{CALLS_MAX, DEPS_MAX, NAME_BYTES_MAX};
 use lattice_format::{
-    Body, BodyRef, Call, CallId, ChainId, DeviceKey, Header, IntentionId, Lane, Position, Seq,
-    Time, Transaction, VerifiedHeader,
+    Body, BodyRef, Call, CallId, ChainId, DeviceKey, Digest, Header, IntentionId, Lane, Position,
+    Seq, Time, Transaction, VerifiedHeader,
 };
 
 use crate::dag::{self, LocalSeq};
@@ -20,6 +20,7 @@ use crate::governance::storage;
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
+use crate::quota;
 use crate::record;
 use crate::rows::StorageError;
 use crate::run::{Place, Run};
@@ -51,6 +52,18 @@ pub enum CallError {
         /// The most allowed.
         max: usize,
     },
+    /// With this transaction the device would exceed its quota.
+    #[error(
+        "this call makes an entry of {len} bytes, and with the {written} that this device has written it exceeds {quota}, the quota of one author in this store; an admin can raise it"
+    )]
+    OverQuota {
+        /// Length in bytes of the entry's body with this transaction in it.
+        len: u64,
+        /// Bytes of bodies that this device has written, all its chains together.
+        written: u64,
+        /// The quota in effect, in bytes.
+        quota: u64,
+    },
     /// The transaction has no call, or too many, or a name is too long.
     #[error("{0}")]
     Malformed(String),
@@ -68,6 +81,15 @@ impl From<StorageError> for CallError {
     }
 }
 
+impl From<Stopped> for CallError {
+    fn from(stopped: Stopped) -> Self {
+        Self::Host(match stopped {
+            Stopped::Fault(fault) => fault,
+            Stopped::Storage(error) => storage(error),
+        })
+    }
+}
+
 /// An intention that is being filled.
 pub(crate) struct Open {
     header: Arc<Header>,
@@ -77,6 +99,9 @@ pub(crate) struct Open {
     bytes: usize,
     members_before: Option<Vec<Member>>,
 }
+
+/// Bytes that the claim of roots takes in a body, at most.
+const CLAIM_BYTES: usize = 256;
 
 /// Bytes that a transaction takes in a body, at most.
 fn transaction_bytes(calls: &[Call]) -> usize {
@@ -125,7 +150,7 @@ impl Store {
         check(&calls)?;
         let bytes = transaction_bytes(&calls);
         // Room for the claim of roots beside the transactions.
-        let max = self.core.info.genesis.limits.body_bytes as usize - 256;
+        let max = self.core.info.genesis.limits.body_bytes as usize - CLAIM_BYTES;
         if bytes > max {
             return Err(CallError::TooLarge { len: bytes, max });
         }
@@ -142,6 +167,12 @@ impl Store {
             Some(open) => open,
             None => self.open_intention(lane, now_ms, chain)?,
         };
+        if lane == Lane::App
+            && let Err(error) = self.check_quota(&open, &calls, bytes)
+        {
+            self.open = Some(open);
+            return Err(error);
+        }
         let index = open.execution.next_index();
         let call = open.header.call_id(index);
         match open.execution.transaction(&mut self.core, &calls) {
@@ -172,12 +203,40 @@ impl Store {
                 open.execution.rewind_index(index);
                 self.open = Some(open);
                 self.close_before_commit(now_ms)?;
-                Err(CallError::Host(match stopped {
-                    Stopped::Fault(fault) => fault,
-                    Stopped::Storage(error) => storage(error),
-                }))
+                Err(stopped.into())
             }
         }
+    }
+
+    /// Refuses what this device's quota would make void, before anything runs.
+    fn check_quota(&self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
+        let allowance = quota::allowance(&self.core.rows, &self.author, Position::MAX)?;
+        let Some(quota) = allowance.quota else {
+            return Ok(());
+        };
+        if allowance.fits((open.bytes + bytes + CLAIM_BYTES) as u64) {
+            return Ok(());
+        }
+        // Near the bound the length is taken exactly; only its claim may still be shorter.
+        let mut transactions = open.transactions.clone();
+        transactions.push(Transaction {
+            calls: calls.to_vec(),
+            told: Some(Digest([0; 32])),
+        });
+        let body = Body {
+            transactions,
+            genesis: None,
+            claim: self.settled.then(|| self.core.claim()),
+        };
+        let len = body.encode().len() as u64;
+        if allowance.fits(len) {
+            return Ok(());
+        }
+        Err(CallError::OverQuota {
+            len,
+            written: allowance.written,
+            quota,
+        })
     }
 
     fn open_intention(
@@ -282,7 +341,7 @@ impl Store {
     fn own_grant(&self) -> Result<IntentionId, CallError> {
         for local in dag::grants(&self.core.rows, &self.author)? {
             let id = dag::meta(&self.core.rows, local)?.id;
-            if !record::is_void(&self.core.rows, &id)? {
+            if !record::is_cut_off(&self.core.rows, &id)? {
                 return Ok(id);
             }
         }
@@ -313,7 +372,7 @@ impl Store {
         let mut live: Vec<(LocalSeq, IntentionId)> = Vec::new();
         while let Some(local) = queue.pop() {
             let meta = dag::meta(rows, local)?;
-            if record::is_void(rows, &meta.id)? {
+            if record::is_cut_off(rows, &meta.id)? {
                 expanded = true;
                 queue.extend(meta.names());
             } else if !live.iter().any(|(l, _)| *l == local) {
@@ -380,12 +439,20 @@ impl Store {
             .check_body(bytes)
             .expect("its hash was taken from these bytes");
         let (reads, writes) = open.execution.finish().into_effects();
-        let effects = Effects {
+        let mut effects = Effects {
             void: false,
             outcomes: open.outcomes.clone(),
             reads,
             writes,
         };
+        if header.lane == Lane::App {
+            let (within, judged) = quota::judge(&self.core.rows, &header, Position::MAX)?;
+            assert!(within, "calls were let through above the quota");
+            effects.reads.merge(&judged);
+        }
+        self.core
+            .account(header.lane, Position::MAX, &header, self.next, &mut effects)
+            .map_err(CallError::from)?;
         let local = self.index(&header, Some(&body), now_ms, open.outcomes)?;
         self.core
             .install(header.lane, header.position(), local, effects)?;

@@ -28,6 +28,8 @@ pub enum Mutant {
     DependencyNotAwaited,
     /// What governance denies is run all the same.
     DeniedCallRuns,
+    /// How many bytes an author has written is not tracked as a read of what its quota judges.
+    WrittenBytesUntracked,
 }
 
 #[cfg(feature = "mutants")]

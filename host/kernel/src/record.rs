@@ -1,7 +1,7 @@
 //! What the fold keeps of each run: what became of it, and where its marks and writes are.
 //!
 //! ```text
-//! 'E' lane (1) position (44) → local (8) flags (1: void)
+//! 'E' lane (1) position (44) → local (8) flags (1: void, by a cut or by its author's quota)
 //!                              outcomes: count (4), each len (4) bytes
 //!                              cells read: count (4), each len (2) bytes
 //!                              ranges: count (4), each start len (2) start end len (2) end
@@ -229,12 +229,12 @@ fn void_key(id: &IntentionId) -> Vec<u8> {
 }
 
 /// Whether governance has cut the entry off.
-pub(crate) fn is_void(rows: &RowsView, id: &IntentionId) -> Result<bool, StorageError> {
+pub(crate) fn is_cut_off(rows: &RowsView, id: &IntentionId) -> Result<bool, StorageError> {
     Ok(rows.get(&void_key(id))?.is_some())
 }
 
 /// Sets whether governance has cut the entry off.
-pub(crate) fn set_void(rows: &mut Rows, id: &IntentionId, void: bool) {
+pub(crate) fn set_cut_off(rows: &mut Rows, id: &IntentionId, void: bool) {
     if void {
         rows.put(void_key(id), []);
     } else {

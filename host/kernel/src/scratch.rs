@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use lattice_format::{
-    Body, Call, CallId, Genesis, IntentionId, Lane, Param, Position, StoreId, Time,
+    Body, Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, Position, StoreId, Time,
 };
 use redb::Database;
 use redb::backends::InMemoryBackend;
@@ -36,8 +36,10 @@ pub struct Scratch {
     pub roots: RootDigests,
     /// Outcomes by position and lane; void entries have none.
     pub outcomes: BTreeMap<(Position, Lane), Vec<Outcome>>,
-    /// What governance has cut off.
+    /// What has no effect: cut off by governance, or above its author's quota.
     pub void: BTreeSet<IntentionId>,
+    /// Of those, what is above a quota.
+    pub over_quota: BTreeSet<IntentionId>,
 }
 
 type Outcomes = BTreeMap<(Position, Lane), Vec<Outcome>>;
@@ -114,19 +116,23 @@ impl Judge<'_> {
     fn fold(&self) -> Result<Scratch, HostFault> {
         let mut void = BTreeSet::new();
         for _ in 0..self.entries.len() + 2 {
-            let (rows, outcomes) = self.fold_lane(Lane::System, self.fresh()?, &void)?;
+            let mut over_quota = BTreeSet::new();
+            let (rows, outcomes) =
+                self.fold_lane(Lane::System, self.fresh()?, &void, &mut over_quota)?;
             let next = self.cut(&rows)?;
             if next != void {
                 void = next;
                 continue;
             }
-            let (rows, app) = self.fold_lane(Lane::App, rows, &void)?;
+            let (rows, app) = self.fold_lane(Lane::App, rows, &void, &mut over_quota)?;
+            void.extend(&over_quota);
             let mut all: BTreeMap<_, _> = outcomes;
             all.extend(app);
             return Ok(Scratch {
                 roots: self.roots(&rows, &all)?,
                 outcomes: all,
                 void,
+                over_quota,
             });
         }
         Err(HostFault::Storage("the cuts do not settle".into()))
@@ -163,6 +169,7 @@ impl Judge<'_> {
         lane: Lane,
         mut rows: Rows,
         void: &BTreeSet<IntentionId>,
+        over_quota: &mut BTreeSet<IntentionId>,
     ) -> Result<(Rows, Outcomes), HostFault> {
         let mut outcomes = BTreeMap::new();
         // For the app lane: governance as it stood at each position.
@@ -170,19 +177,35 @@ impl Judge<'_> {
             Lane::App => Some(self.fresh()?),
             Lane::System => None,
         };
+        let mut written: HashMap<DeviceKey, u64> = HashMap::new();
         for entry in &self.entries {
             let id = entry.header.id();
             let genesis = entry.header.is_genesis();
+            if void.contains(&id) {
+                continue;
+            }
+            if let Some(governance) = &system {
+                let len = u64::from(entry.header.body.len);
+                let sum = written.entry(entry.header.author).or_default();
+                if entry.header.lane == Lane::App
+                    && self
+                        .quota(governance)?
+                        .is_some_and(|quota| *sum + len > quota)
+                {
+                    over_quota.insert(id);
+                    continue;
+                }
+                *sum += len;
+            }
             if let Some(system) = &mut system
                 && (genesis || entry.header.lane == Lane::System)
-                && !void.contains(&id)
             {
                 let (_, writes) = self.run(Lane::System, system, system, entry)?;
                 write(system, entry.header.position(), writes).map_err(storage)?;
             }
             let mine = genesis && (lane == Lane::System || self.genesis.app.is_some())
                 || !genesis && entry.header.lane == lane;
-            if !mine || void.contains(&id) {
+            if !mine {
                 continue;
             }
             let governance = system.as_ref().unwrap_or(&rows);
@@ -191,6 +214,14 @@ impl Judge<'_> {
             outcomes.insert((entry.header.position(), lane), outcome);
         }
         Ok((rows, outcomes))
+    }
+
+    /// The quota in effect where governance stands so.
+    fn quota(&self, governance: &Rows) -> Result<Option<u64>, HostFault> {
+        match self.ask(governance, &Question::InEffect)? {
+            Some(Answer::InEffect(effect)) => Ok(effect.quota_bytes),
+            _ => Ok(None),
+        }
     }
 
     fn run(

@@ -14,6 +14,7 @@ use crate::fold::{Info, code_cell};
 use crate::governance;
 use crate::log::{Log, Stored};
 use crate::outcome::{HostRefusal, Outcome};
+use crate::quota;
 use crate::record::{self, Record};
 use crate::rows::{RowsView, StorageError};
 use crate::run::{Reads, Run};
@@ -66,13 +67,23 @@ pub struct HistoryRow {
     pub position: Position,
     /// The entry.
     pub stored: Stored,
-    /// Governance has cut it off.
+    /// It has no effect: governance has cut it off, or it exceeds its author's quota.
     pub void: bool,
+    /// It is void because governance has cut it off.
+    pub cut_off: bool,
     /// What became of its transactions; empty while it is pending or void. A genesis has one
     /// for each lane.
     pub outcomes: Vec<Outcome>,
     /// It has not run yet, or must run again.
     pub pending: bool,
+}
+
+/// Where an entry stands in the fold.
+struct Standing {
+    outcomes: Vec<Outcome>,
+    void: bool,
+    cut_off: bool,
+    pending: bool,
 }
 
 /// The result of a query.
@@ -263,12 +274,32 @@ impl Snapshot {
         }
     }
 
-    /// Whether governance has cut the entry off.
+    /// Whether the entry has no effect: governance has cut it off, or it exceeds its author's quota.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn is_void(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        record::is_void(&self.rows, id)
+        let Some(local) = dag::local_of(&self.rows, id)? else {
+            return Ok(false);
+        };
+        let meta = dag::meta(&self.rows, local)?;
+        Ok(self.standing(local, meta.lane, meta.position())?.void)
+    }
+
+    /// Whether governance has cut the entry off: a node that sees it so neither offers nor counts it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn is_cut_off(&self, id: &IntentionId) -> Result<bool, StorageError> {
+        record::is_cut_off(&self.rows, id)
+    }
+
+    /// Whether a quota has ever been in effect: without one, and without cuts, nothing is void.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn ever_had_quota(&self) -> Result<bool, StorageError> {
+        quota::ever(&self.rows)
     }
 
     /// What became of each transaction; `None` while the entry is unknown, pending or void.
@@ -280,8 +311,8 @@ impl Snapshot {
             return Ok(None);
         };
         let meta = dag::meta(&self.rows, local)?;
-        let (outcomes, void, pending) = self.standing(local, meta.lane, meta.position())?;
-        Ok((!void && !pending).then_some(outcomes))
+        let standing = self.standing(local, meta.lane, meta.position())?;
+        Ok((!standing.void && !standing.pending).then_some(standing.outcomes))
     }
 
     fn standing(
@@ -289,24 +320,30 @@ impl Snapshot {
         local: LocalSeq,
         lane: Lane,
         position: Position,
-    ) -> Result<(Vec<Outcome>, bool, bool), StorageError> {
+    ) -> Result<Standing, StorageError> {
         let lanes: &[Lane] = match (local.0, &self.info.genesis.app) {
             (0, Some(_)) => &[Lane::System, Lane::App],
             _ => std::slice::from_ref(&lane),
         };
+        let cut_off = record::is_cut_off(&self.rows, &position.id)?;
+        let mut void = cut_off;
         let mut outcomes = Vec::new();
         let mut pending = false;
         for lane in lanes {
             pending |= record::is_due(&self.rows, *lane, position)?;
             if let Some(record) = Record::load(&self.rows, *lane, position)? {
+                void |= record.void;
                 outcomes.extend(record.outcomes);
             }
         }
-        Ok((
+        // What a void record says of a run that is due may be over: only a cut says it at once.
+        void = if pending { cut_off } else { void };
+        Ok(Standing {
             outcomes,
-            record::is_void(&self.rows, &position.id)?,
+            void,
+            cut_off,
             pending,
-        ))
+        })
     }
 
     /// Entries in canonical order, from `from` on (exclusive), at most `limit`.
@@ -354,13 +391,14 @@ impl Snapshot {
                 .log
                 .entry(local)?
                 .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
-            let (outcomes, void, pending) = self.standing(local, stored.header.lane, position)?;
+            let standing = self.standing(local, stored.header.lane, position)?;
             out.push(HistoryRow {
                 position,
                 stored,
-                void,
-                outcomes,
-                pending,
+                void: standing.void,
+                cut_off: standing.cut_off,
+                outcomes: standing.outcomes,
+                pending: standing.pending,
             });
         }
         Ok(out)

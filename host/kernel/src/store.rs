@@ -12,7 +12,7 @@ use crate::commit::Undo;
 use crate::dag::LocalSeq;
 use crate::engine::{Engine, HostFault, Unserved};
 use crate::floating::{FloatingRow, ParkedRow, Waiting};
-use crate::fold::{Changes, Core, Info};
+use crate::fold::{Changes, Core, Info, Stopped};
 use crate::governance::Answers;
 use crate::grow::PastCache;
 use crate::limits::OVERLAY_ROWS_MAX;
@@ -258,9 +258,10 @@ impl Store {
     }
 
     fn run_genesis_now(&mut self) -> Result<(), CreateError> {
+        let header = self.pending[0].header.clone();
         let stored = Stored {
             local: LocalSeq(0),
-            header: self.pending[0].header.clone(),
+            header: header.clone(),
             body: None,
             received_ms: 0,
         };
@@ -270,19 +271,23 @@ impl Store {
             None => &[(Lane::System, "governance")],
         };
         for (lane, name) in lanes {
-            let effects = self
+            let failed = |stopped| match stopped {
+                Stopped::Fault(fault) => CreateError::Host(fault),
+                Stopped::Storage(error) => CreateError::Storage(error),
+            };
+            let mut effects = self
                 .core
                 .run_genesis(*lane, position, &stored)
-                .map_err(|stopped| match stopped {
-                    crate::fold::Stopped::Fault(fault) => CreateError::Host(fault),
-                    crate::fold::Stopped::Storage(error) => CreateError::Storage(error),
-                })?;
+                .map_err(failed)?;
             if let Some(outcome) = effects.outcomes.iter().find(|o| !o.is_ok()) {
                 return Err(CreateError::Init {
                     lane: name,
                     outcome: outcome.clone(),
                 });
             }
+            self.core
+                .account(*lane, position, &header, LocalSeq(0), &mut effects)
+                .map_err(failed)?;
             self.core.install(*lane, position, LocalSeq(0), effects)?;
         }
         Ok(())

@@ -166,6 +166,12 @@ pub fn resign() -> Call {
     governance_call("resign", Vec::new())
 }
 
+/// A call that sets the quota of one author in bytes, or with `None` takes it away.
+pub fn set_quota(bytes: Option<u64>) -> Call {
+    let args = bytes.map_or(Vec::new(), |bytes| bytes.to_be_bytes().to_vec());
+    governance_call("quota", args)
+}
+
 /// A device key made from a number.
 pub fn key(number: u8) -> SigningKey {
     SigningKey::from_bytes(&[number.wrapping_add(1); 32])
@@ -392,7 +398,7 @@ fn run_program(run: &mut Run, global: &mut u64, args: &[u8]) -> Result<u64, Stop
     Ok(reg)
 }
 
-// --- governance: rows "m" device → role, status, rank (44 bytes); "x" device call → kept ids --------
+// --- governance: rows "m" device → role, status, rank (44 bytes); "x" device call → kept ids; "q" quota -
 
 fn member_key(device: &DeviceKey) -> Vec<u8> {
     let mut key = vec![b'm'];
@@ -426,6 +432,8 @@ fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), Stop> {
             }
             Ok(())
         }
+        "quota" if args.is_empty() => Ok(run.delete(b"q")?),
+        "quota" => Ok(run.put(b"q", args)?),
         "admit" => {
             let Some((device, [role])) = args.split_first_chunk::<32>() else {
                 return Err(Stop::Refuse(1));
@@ -492,7 +500,13 @@ fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault> {
                 _ => false,
             })
         }
-        Question::InEffect => Answer::InEffect(InEffect::default()),
+        Question::InEffect => {
+            let quota = run.get(b"q")?;
+            Answer::InEffect(InEffect {
+                quota_bytes: quota.and_then(|q| Some(u64::from_be_bytes((*q).try_into().ok()?))),
+                ..InEffect::default()
+            })
+        }
         Question::Cuts(author) => {
             let mut start = vec![b'x'];
             start.extend_from_slice(&author.0);

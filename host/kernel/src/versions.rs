@@ -16,6 +16,7 @@ use crate::cell::{
 use crate::lthash::{Element, LtHash};
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
+use crate::quota;
 use crate::rows::{Rows, RowsView, StorageError};
 use crate::run::{Range, Reads};
 use crate::state::{self, Newest, decode_op};
@@ -64,7 +65,7 @@ impl Roots {
     }
 
     fn value(&mut self, cell: &Cell, before: Option<&[u8]>, after: Option<&[u8]>) {
-        if before == after {
+        if before == after || !cell.space().in_root() {
             return;
         }
         if let Some(value) = before {
@@ -117,7 +118,7 @@ pub(crate) fn version_at(
     cell: &Cell,
     position: Position,
 ) -> Result<Option<Op>, StorageError> {
-    if cell.space() != Space::Numbers
+    if !cell.space().is_number()
         && let Some(newest) = state::newest(rows, cell)?
         && newest.position == position
     {
@@ -137,7 +138,7 @@ pub(crate) fn set(
     position: Position,
     op: Option<&Op>,
 ) -> Result<bool, StorageError> {
-    if cell.space() == Space::Numbers {
+    if cell.space().is_number() {
         return set_number(rows, roots, cell, position, op);
     }
     let newest = state::newest(rows, cell)?;
@@ -345,6 +346,9 @@ pub(crate) fn stale_readers(
     cell: &Cell,
     position: Position,
 ) -> Result<Vec<(Lane, Position)>, StorageError> {
+    if cell.space() == Space::Written {
+        return quota::stale_readers(rows, cell, position);
+    }
     let from = just_above(position);
     let until = match next_absolute(rows, cell, position)? {
         // The run that writes next still read what stood below it.
@@ -414,7 +418,7 @@ pub(crate) fn mark_at(
     position: Position,
 ) -> Result<ValueMark, StorageError> {
     Ok(match cell.space() {
-        Space::Numbers => ValueMark::of_number(state::number_at(rows, cell, position)?),
+        space if space.is_number() => ValueMark::of_number(state::number_at(rows, cell, position)?),
         _ => ValueMark::of_bytes(state::bytes_at(rows, cell, position)?.as_deref()),
     })
 }
@@ -426,7 +430,7 @@ fn next_absolute(
     cell: &Cell,
     position: Position,
 ) -> Result<Option<Position>, StorageError> {
-    if cell.space() == Space::Numbers {
+    if cell.space().is_number() {
         return Ok(None);
     }
     let older = rows.first(

@@ -308,7 +308,7 @@ impl Outbound {
                 Asked::Local(local) => (snapshot.entry_at(local)?, None),
             };
             match (stored, id) {
-                (Some(stored), Some(id)) if snapshot.is_void(&id)? => {
+                (Some(stored), Some(id)) if snapshot.is_cut_off(&id)? => {
                     let before =
                         source::void_ancestors(snapshot, &stored.header, VOID_ANCESTORS_MAX)?;
                     self.asked.push_front(Asked::Local(stored.local));
@@ -364,7 +364,7 @@ impl Outbound {
             *rows -= 1;
             self.live = Some(LocalSeq(local.0 + 1));
             let id = stored.header.id();
-            if self.known.take(&id) || snapshot.is_void(&id)? {
+            if self.known.take(&id) || snapshot.is_cut_off(&id)? {
                 continue;
             }
             let small = stored.header.body.len <= PUSH_BODY_BYTES_MAX;

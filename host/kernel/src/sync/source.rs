@@ -15,7 +15,8 @@ pub(super) fn end(snapshot: &Snapshot) -> LocalSeq {
     LocalSeq(snapshot.summary().count)
 }
 
-/// This node's tips, as the peer is told. A void entry is not offered and not counted: instead of
+/// This node's tips, as the peer is told. A void entry (one that is cut off; what exceeds a
+/// quota is void and goes on as any other) is not offered and not counted: instead of
 /// a void tip stands the last entry of its branch that counts.
 pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
     let mut out = BTreeSet::new();
@@ -29,7 +30,7 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
             seq: tip.seq,
             id: tip.id,
         };
-        if !snapshot.is_void(&tip.id)? {
+        if !snapshot.is_cut_off(&tip.id)? {
             out.insert(own);
         } else if let Some(counting) = last_counting(snapshot, own)? {
             fallbacks.push(counting);
@@ -67,7 +68,7 @@ fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, S
         if (header.author, header.chain) != (tip.author, tip.chain) {
             return Ok(None);
         }
-        if !snapshot.is_void(&at)? {
+        if !snapshot.is_cut_off(&at)? {
             return Ok(Some(PeerTip {
                 seq: header.seq,
                 id: at,
@@ -105,7 +106,7 @@ pub(super) fn rows(
     let page = snapshot.history(Some(from), limit, false)?;
     Ok(page
         .into_iter()
-        .map(|row| (row.position, row.stored.local, !row.void))
+        .map(|row| (row.position, row.stored.local, !row.cut_off))
         .collect())
 }
 
@@ -120,7 +121,7 @@ pub(super) fn void_ancestors(
     let mut at: Option<IntentionId> = header.prev;
     while let Some(id) = at
         && out.len() < max
-        && snapshot.is_void(&id)?
+        && snapshot.is_cut_off(&id)?
         && let Some(stored) = snapshot.entry(&id)?
     {
         out.push(stored.local);

@@ -1,12 +1,15 @@
 //! Any order, same state: the incremental fold against the plain one.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use lattice_kernel::Stored;
 use lattice_kernel::mutant::{self, Mutant};
 
-use crate::world::{Event, World, adopt, all, deliver, event, judge};
+use crate::world::{Event, World, adopt, all, deliver, event, event_with_quotas, judge};
 
 /// Batches of the given sizes out of entries in the given order.
 fn batches<'a>(entries: &'a [Stored], sizes: &'a [usize]) -> impl Iterator<Item = &'a [Stored]> {
@@ -31,9 +34,26 @@ fn case() -> impl Strategy<Value = (Vec<Event>, Vec<u16>, Vec<usize>)> {
     )
 }
 
-/// Runs events in a world, then delivers all entries to a fresh replica in a shuffled order.
+fn case_with_quotas() -> impl Strategy<Value = (Vec<Event>, Vec<u16>, Vec<usize>)> {
+    (
+        prop::collection::vec(event_with_quotas(), 10..40),
+        prop::collection::vec(any::<u16>(), 1..60),
+        prop::collection::vec(1..9usize, 1..6),
+    )
+}
+
 fn check(events: &[Event], keys: &[u16], sizes: &[usize]) -> Result<(), TestCaseError> {
-    let mut world = World::new();
+    check_in(World::new(), events, keys, sizes).map(|_| ())
+}
+
+/// Runs events in a world, then delivers all entries to a fresh replica in a shuffled order. Tells
+/// how many entries are void by a quota in the end, and how many of them once were not.
+fn check_in(
+    mut world: World,
+    events: &[Event],
+    keys: &[u16],
+    sizes: &[usize],
+) -> Result<(usize, usize), TestCaseError> {
     world.run(events);
     for store in &world.stores {
         judge(store)?;
@@ -47,9 +67,17 @@ fn check(events: &[Event], keys: &[u16], sizes: &[usize]) -> Result<(), TestCase
     shuffled.sort_by_key(|(key, _)| *key);
     let shuffled: Vec<Stored> = shuffled.into_iter().map(|(_, entry)| entry).collect();
     let mut late = adopt(8, &entries[0]);
+    let mut changed = BTreeSet::new();
+    let mut over_quota = BTreeSet::new();
     for batch in batches(&shuffled, sizes) {
+        let known: BTreeSet<_> = all(&late.snapshot())
+            .iter()
+            .map(|entry| entry.header.id())
+            .collect();
         deliver(&mut late, batch);
-        judge(&late)?;
+        let before = std::mem::replace(&mut over_quota, judge(&late)?.over_quota);
+        let differ = before.symmetric_difference(&over_quota);
+        changed.extend(differ.filter(|id| known.contains(id)).copied());
     }
     let count = late.snapshot().summary().count;
     prop_assert_eq!(
@@ -65,13 +93,14 @@ fn check(events: &[Event], keys: &[u16], sizes: &[usize]) -> Result<(), TestCase
         prop_assert_eq!(ours.summary().outcome_root, theirs.summary().outcome_root);
         prop_assert_eq!(ours.tips_digest().unwrap(), theirs.tips_digest().unwrap());
     }
-    Ok(())
+    Ok((over_quota.len(), changed.len()))
 }
 
 /// The same histories in every run; `PROPTEST_CASES=n` takes more of them, from other seeds.
-fn runner(cases: u32) -> TestRunner {
+fn runner(cases: u32, max_shrink_iters: u32) -> TestRunner {
     let config = |cases| Config {
         cases,
+        max_shrink_iters,
         failure_persistence: None,
         ..Config::default()
     };
@@ -86,11 +115,29 @@ fn runner(cases: u32) -> TestRunner {
 
 #[test]
 fn any_order_of_delivery_gives_the_state_of_the_plain_fold() {
-    runner(256)
+    runner(256, u32::MAX)
         .run(&case(), |(events, keys, sizes)| {
             check(&events, &keys, &sizes)
         })
         .unwrap();
+}
+
+#[test]
+fn quotas_bite_the_same_entries_in_any_order() {
+    let counted = Cell::new((0, 0));
+    runner(256, u32::MAX)
+        .run(&case_with_quotas(), |(events, keys, sizes)| {
+            let (over, changed) = check_in(World::with_twin(), &events, &keys, &sizes)?;
+            let (all_over, all_changed) = counted.get();
+            counted.set((all_over + over, all_changed + changed));
+            Ok(())
+        })
+        .unwrap();
+    let (over, changed) = counted.get();
+    assert!(
+        over > 200 && changed > 100,
+        "the histories hardly meet a quota: {over} entries void, {changed} judged anew"
+    );
 }
 
 #[test]
@@ -112,11 +159,19 @@ fn the_same_entries_have_the_same_history() {
 
 /// Each fault switched on must be found by the very property that the kernel otherwise has.
 fn is_caught(mutant: Mutant) {
+    is_caught_in(mutant, &case(), World::new);
+}
+
+fn is_caught_in(
+    mutant: Mutant,
+    cases: &impl Strategy<Value = (Vec<Event>, Vec<u16>, Vec<usize>)>,
+    world: fn() -> World,
+) {
     mutant::select(Some(mutant));
-    let found = runner(2_000)
-        .run(&case(), |(events, keys, sizes)| {
+    let found = runner(2_000, 0)
+        .run(cases, |(events, keys, sizes)| {
             // A mutant may also run into an assertion of the kernel.
-            std::panic::catch_unwind(|| check(&events, &keys, &sizes))
+            std::panic::catch_unwind(|| check_in(world(), &events, &keys, &sizes).map(|_| ()))
                 .unwrap_or_else(|_| Err(TestCaseError::fail("the kernel noticed")))
         })
         .is_err();
@@ -142,6 +197,15 @@ fn reads_of_refused_runs_not_tracked_is_caught() {
 #[test]
 fn a_cached_authorization_without_its_reads_is_caught() {
     is_caught(Mutant::CachedAuthorizationReadsLost);
+}
+
+#[test]
+fn bytes_of_an_author_not_tracked_is_caught() {
+    is_caught_in(
+        Mutant::WrittenBytesUntracked,
+        &case_with_quotas(),
+        World::with_twin,
+    );
 }
 
 #[test]
@@ -227,7 +291,7 @@ fn a_refused_call_leaves_no_memory_behind() {
     let judged = || {
         let mut world = World::new();
         world.run(std::slice::from_ref(&call));
-        judge(&world.stores[0])
+        judge(&world.stores[0]).map(|_| ())
     };
     judged().unwrap();
     mutant::select(Some(Mutant::RefusalKeepsIntentionOpen));

@@ -6,5 +6,6 @@ mod crash;
 mod fold;
 mod hostile;
 mod profile;
+mod quota;
 mod revocation;
 mod world;

@@ -2,7 +2,7 @@
 
 use lattice_format::{Call, ChainId, DeviceKey, Lane, SignedHeader};
 use lattice_kernel::engine::Role;
-use lattice_kernel::scratch::scratch;
+use lattice_kernel::scratch::{Scratch, scratch};
 use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
 use lattice_kernel::{LocalSeq, Snapshot, Store, Stored};
 use proptest::prelude::*;
@@ -29,6 +29,11 @@ pub enum Event {
     Resign {
         by: u8,
     },
+    /// A device bounds what each author may write, or takes the bound away.
+    Quota {
+        by: u8,
+        bytes: Option<u16>,
+    },
     /// One device gives another everything that it lacks.
     Sync {
         from: u8,
@@ -46,6 +51,8 @@ pub enum Event {
 }
 
 pub const DEVICES: u8 = 4;
+/// Number of the store that shares its device with the one before it, as a copied home does.
+pub const TWIN: u8 = DEVICES;
 
 pub fn step() -> impl Strategy<Value = Step> {
     let k = 0..KEYS;
@@ -73,13 +80,29 @@ pub fn step() -> impl Strategy<Value = Step> {
 }
 
 pub fn event(governance: u32) -> impl Strategy<Value = Event> {
-    let d = 0..DEVICES;
+    event_by(DEVICES, governance)
+}
+
+/// Events of a world with a twin in which quotas come and go.
+pub fn event_with_quotas() -> impl Strategy<Value = Event> {
+    let quota = (0..2u8, prop::option::weighted(0.8, 300..2_500u16));
+    let programs = prop::collection::vec(prop::collection::vec(step(), 1..5), 1..3);
+    prop_oneof![
+        6 => event_by(TWIN + 1, 1),
+        6 => (TWIN - 1..=TWIN, programs).prop_map(|(by, programs)| Event::Call { by, programs }),
+        1 => quota.prop_map(|(by, bytes)| Event::Quota { by, bytes }),
+    ]
+}
+
+fn event_by(devices: u8, governance: u32) -> impl Strategy<Value = Event> {
+    let whom = 0..DEVICES;
+    let d = 0..devices;
     let programs = prop::collection::vec(prop::collection::vec(step(), 1..5), 1..4);
     prop_oneof![
         10 => (d.clone(), programs).prop_map(|(by, programs)| Event::Call { by, programs }),
-        governance => (d.clone(), d.clone(), 0..3u8)
+        governance => (d.clone(), whom.clone(), 0..3u8)
             .prop_map(|(by, whom, role)| Event::Admit { by, whom, role }),
-        governance => (d.clone(), d.clone(), any::<bool>())
+        governance => (d.clone(), whom, any::<bool>())
             .prop_map(|(by, whom, keep)| Event::Revoke { by, whom, keep }),
         1 => d.clone().prop_map(|by| Event::Resign { by }),
         6 => (d.clone(), d.clone()).prop_map(|(from, to)| Event::Sync { from, to }),
@@ -158,6 +181,22 @@ impl World {
         }
     }
 
+    /// The same, and the last device a second time: it writes in several chains, which fork. A
+    /// quota that lets each twin write a few entries is in effect.
+    pub fn with_twin() -> Self {
+        let mut world = Self::new();
+        world.step(&Event::Quota {
+            by: 0,
+            bytes: Some(1_200),
+        });
+        let entries = all(&world.stores[0].snapshot());
+        let mut twin = adopt(DEVICES - 1, &entries[0]);
+        deliver(&mut twin, &entries);
+        world.stores.push(twin);
+        world.clocks.push(START_MS + 1);
+        world
+    }
+
     pub fn run(&mut self, events: &[Event]) {
         for event in events {
             self.step(event);
@@ -207,6 +246,11 @@ impl World {
                 self.call(*by, Lane::System, testing::resign());
                 self.commit(*by);
             }
+            Event::Quota { by, bytes } => {
+                let quota = bytes.map(u64::from);
+                self.call(*by, Lane::System, testing::set_quota(quota));
+                self.commit(*by);
+            }
             Event::Sync { from, to } if from != to => {
                 let entries = all(&self.stores[usize::from(*from)].snapshot());
                 deliver(&mut self.stores[usize::from(*to)], &entries);
@@ -247,7 +291,7 @@ pub fn deliver_from(store: &mut Store, from: DeviceKey, entries: &[Stored]) {
 }
 
 /// The incremental fold and the plain one agree on everything.
-pub fn judge(store: &Store) -> Result<(), TestCaseError> {
+pub fn judge(store: &Store) -> Result<Scratch, TestCaseError> {
     let snapshot = store.snapshot();
     let expected = scratch(&ModelEngine, &all(&snapshot)).unwrap();
     let summary = snapshot.summary();
@@ -268,5 +312,5 @@ pub fn judge(store: &Store) -> Result<(), TestCaseError> {
     prop_assert_eq!(summary.outcome_root, expected.roots.outcomes);
     prop_assert_eq!(summary.state_root, expected.roots.state);
     prop_assert_eq!(summary.set, expected.roots.applied);
-    Ok(())
+    Ok(expected)
 }
