@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lattice_format::{
-    Body, Call, Claim, ComponentId, DeviceKey, Digest, Genesis, Header, IntentionId, Lane, Param,
-    Position, StoreId, Transaction,
+    Body, Call, ComponentId, DeviceKey, Genesis, Header, IntentionId, Lane, Param, Position,
+    StoreId, Transaction,
 };
 use minicbor::Encoder;
 
 use crate::cell::{Cell, Op, Space};
-use crate::dag::{self, LocalSeq};
+use crate::dag::LocalSeq;
 use crate::engine::{CallKind, Engine, HostFault};
 use crate::execution::{Execution, outcome_of};
 use crate::governance::Answers;
@@ -81,9 +81,6 @@ impl std::fmt::Debug for Core {
         write!(f, "Core({})", self.info.id)
     }
 }
-
-/// Stands for the outcome of a void transaction where outcomes are compared.
-const VOID: Digest = Digest([0; 32]);
 
 /// What one run did.
 #[derive(Debug, Default)]
@@ -448,92 +445,6 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    /// Raises a notice for each outcome that differs from what a caller here was told, or from
-    /// what the last notice told.
-    fn notice_changed_outcomes(
-        &mut self,
-        id: &IntentionId,
-        local: LocalSeq,
-        effects: &Effects,
-    ) -> Result<(), StorageError> {
-        let branch = dag::meta(&self.rows, local)?.branch;
-        if dag::branch(&self.rows, branch)?.author != self.me {
-            return Ok(());
-        }
-        let Some(told) = self.log.told(local)? else {
-            return Ok(());
-        };
-        for (index, told) in (0u32..).zip(told) {
-            let now = effects.outcomes.get(index as usize);
-            let digest = now.map_or(VOID, Outcome::digest);
-            let last = match self.noticed.get(&(local, index)) {
-                Some(last) => Some(*last),
-                None => self.log.noticed(local, index)?,
-            };
-            if last.unwrap_or_else(|| told.digest()) != digest {
-                self.noticed.insert((local, index), digest);
-                self.notices.push(Notice::OutcomeChanged {
-                    entry: *id,
-                    transaction: index,
-                    told,
-                    now: now.cloned(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares roots with what the author held, where this replica holds the same entries.
-    fn compare_claim(
-        &mut self,
-        lane: Lane,
-        stored: &Stored,
-        body: &Body,
-    ) -> Result<(), StorageError> {
-        let Some(claim) = &body.claim else {
-            return Ok(());
-        };
-        let position = stored.header.position();
-        if claim.count != self.roots.applied_count
-            || Record::load(&self.rows, lane, position)?.is_some()
-            || !self.nothing_else_due(lane, position)?
-        {
-            return Ok(());
-        }
-        let ours = self.claim();
-        if ours.set == claim.set && ours != *claim {
-            self.notices.push(Notice::Divergence {
-                author: stored.header.author,
-                entry: stored.header.id(),
-            });
-        }
-        Ok(())
-    }
-
-    /// What this replica holds now, as a body claims it.
-    pub(crate) fn claim(&self) -> Claim {
-        let digests = self.roots.digests();
-        Claim {
-            count: self.roots.applied_count,
-            set: digests.applied,
-            state_root: digests.state,
-            outcome_root: digests.outcomes,
-        }
-    }
-
-    /// Whether everything applied is up to date: only the run at `position` is due.
-    fn nothing_else_due(&self, lane: Lane, position: Position) -> Result<bool, StorageError> {
-        let other = match lane {
-            Lane::System => Lane::App,
-            Lane::App => Lane::System,
-        };
-        let alone = match self.due.first(lane) {
-            None => true,
-            Some((first, _)) => first == position && self.due.count(lane) == 1,
-        };
-        Ok(alone && self.due.first(other).is_none())
     }
 
     /// The component of a lane at a position, with the read that says so.

@@ -11,13 +11,14 @@ use lattice_format::{
 use crate::commit::Undo;
 use crate::dag::LocalSeq;
 use crate::engine::{Engine, HostFault, Unserved};
+use crate::files::Files;
 use crate::floating::{FloatingRow, ParkedRow, Waiting};
 use crate::fold::{Changes, Core, Info, Stopped};
 use crate::governance::Answers;
 use crate::grow::PastCache;
 use crate::limits::OVERLAY_ROWS_MAX;
 use crate::local::{CallError, Open};
-use crate::log::{Append, Closes, Files, Log, Noticed, Stored, WitnessRecord};
+use crate::log::{Append, Closes, Log, Noticed, Stored, WitnessRecord};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::record::{self, Due};

@@ -19,7 +19,7 @@ use crate::engine::{
     Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, InEffect, Instance, Member,
     MemberStatus, Question, Role,
 };
-use crate::log::Files;
+use crate::files::Files;
 use crate::outcome::{HostRefusal, TrapKind};
 use crate::run::{Run, RunFault};
 use crate::store::{NewStore, Store};

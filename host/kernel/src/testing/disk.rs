@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use redb::{Database, StorageBackend};
 
-use crate::log::Files;
+use crate::Files;
 use crate::rows::StorageError;
 
 /// Memory that redb may use for pages of one database, in bytes.
