@@ -21,6 +21,9 @@ const PREFIX: &str = "lattice";
 const VERSION: char = '1';
 const CHECKSUM_CONTEXT: &str = "lattice 2026-11 invite token checksum 1";
 const CHECKSUM_BYTES: usize = 4;
+/// What fits into the longest text, with its length and checksum: five bytes in eight characters.
+const MESSAGE_BYTES_MAX: usize =
+    (TOKEN_CHARS_MAX - PREFIX.len() - 1) * 5 / 8 - size_of::<u16>() - CHECKSUM_BYTES;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const CLAIM_DOMAIN: &[u8; 16] = b"lattice claim 1\0";
 const PROOF_DOMAIN: &[u8; 15] = b"lattice join 1\0";
@@ -199,7 +202,8 @@ struct WireToken {
 }
 
 impl Token {
-    /// The text form, with the secret. Names beyond 256 bytes and addresses beyond 32 are left out.
+    /// The text form, with the secret. What of names exceeds 256 bytes and addresses beyond 32 are left out, and
+    /// of the last peers those with which no text would be read any more.
     pub fn to_text(&self) -> String {
         let mut room = TOKEN_ADDRESSES_MAX;
         let peers = self
@@ -221,17 +225,20 @@ impl Token {
                 }
             })
             .collect();
-        let message = WireToken {
+        let mut wire = WireToken {
             store: self.store.0.to_vec(),
             invite: self.invite.0.to_vec(),
             peers,
             store_name: shortened(&self.store_name),
             role: shortened(&self.role),
             expires_ms: self.expires_ms,
+        };
+        while wire.encoded_len() > MESSAGE_BYTES_MAX && wire.peers.len() > 1 {
+            wire.peers.pop();
         }
-        .encode_to_vec();
+        let message = wire.encode_to_vec();
         let len = u16::try_from(message.len())
-            .expect("32 addresses, two names and four keys stay below 64 KiB");
+            .expect("32 addresses, two names and three keys stay below 64 KiB");
         let mut bytes = len.to_be_bytes().to_vec();
         bytes.extend_from_slice(&message);
         bytes.extend_from_slice(&checksum(&message));
@@ -515,5 +522,42 @@ mod tests {
     fn names_are_cut_between_characters() {
         assert_eq!(shortened(&"é".repeat(200)).len(), 256);
         assert_eq!(shortened("short"), "short");
+    }
+
+    #[test]
+    fn the_fullest_token_reads_back_and_a_longer_text_is_none() {
+        let address = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
+        let peer = |number| PeerAddr {
+            device: DeviceKey([number; 32]),
+            addresses: vec![address.parse().unwrap(); 4],
+            relay: Some(format!("https://relay-{number}.example.org./")),
+        };
+        let name = "n".repeat(NAME_BYTES_MAX);
+        let full = Token {
+            peers: (0..=TOKEN_ADDRESSES_MAX as u8).map(peer).collect(),
+            store_name: format!("{name}n"),
+            role: format!("{name}n"),
+            ..token()
+        };
+        let text = full.to_text();
+        assert!(text.len() <= TOKEN_CHARS_MAX, "{} characters", text.len());
+        let read = Token::parse(&text).unwrap();
+        assert_eq!((&read.store_name, &read.role), (&name, &name));
+        // Who invites comes first, and is kept; of the others as many as fit.
+        let count = read.peers.len();
+        assert_eq!(read.peers[0], full.peers[0]);
+        assert!((4..TOKEN_ADDRESSES_MAX).contains(&count), "{count}");
+        let short = TOKEN_CHARS_MAX - text.len();
+        assert!(
+            short < 500,
+            "another would have fitted in {short} characters"
+        );
+
+        let padded = |len: usize| format!("{text}{}", "a".repeat(len - text.len()));
+        let have = TOKEN_CHARS_MAX + 1;
+        let longer = Token::parse(&padded(have));
+        assert_eq!(longer, Err(TokenError::TooLong { have }));
+        let longest = Token::parse(&padded(TOKEN_CHARS_MAX));
+        assert!(!matches!(longest, Err(TokenError::TooLong { .. })));
     }
 }
