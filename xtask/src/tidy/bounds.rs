@@ -43,12 +43,7 @@ const UNTESTED: &[(&str, &[&str])] = &[
     ("host/format/src/limits.rs", &["BODY_BYTES_DEFAULT"]),
     (
         "host/kernel/src/blob/limits.rs",
-        &[
-            "GROUP_CHUNKS_LOG",
-            "BLOB_BYTES_MAX",
-            "REQUESTS_MAX",
-            "PEERS_MAX",
-        ],
+        &["GROUP_CHUNKS_LOG", "BLOB_BYTES_MAX"],
     ),
     (
         "host/kernel/src/limits.rs",

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use lattice_format::{BlobId, DeviceKey, StoreId};
 use proptest::prelude::*;
 
-use super::limits::{BLOB_FRAME_BYTES_MAX, PIECE_BYTES, REQUESTS_TAKEN_MAX};
+use super::limits::{
+    BLOB_FRAME_BYTES_MAX, PEERS_MAX, PIECE_BYTES, REQUESTS_MAX, REQUESTS_TAKEN_MAX,
+};
 use super::message::{Message, Request};
 use super::*;
 use crate::sync::frame::Frames;
@@ -370,6 +372,42 @@ fn a_server_bounds_its_queue() {
             .is_err()
     );
     assert!(Server::default().take(&[0, 0, 0, 1, 1, 0xff]).is_err());
+}
+
+#[test]
+fn a_fetch_bounds_its_peers_and_what_it_asks_of_each() {
+    let (a, b) = (Dir::new(), Dir::new());
+    let (from, to) = (a.blobs(), b.blobs());
+    let content = bytes((PEERS_MAX + REQUESTS_MAX + 2) * PIECE_BYTES as usize);
+    let blob = from.insert(HERE, &content).unwrap();
+    let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
+    let mut up = |n| {
+        let up = FetchInput::PeerUp(peer(n as u8));
+        fetch.handle(up, &to).unwrap()
+    };
+    // Of each one piece, from which the size is learnt; of one peer too many nothing.
+    let first = up(0);
+    for n in 1..PEERS_MAX {
+        assert_eq!(up(n).len(), 1);
+    }
+    assert_eq!(up(PEERS_MAX), []);
+    let [FetchEffect::Send(_, request)] = &first[..] else {
+        panic!("{first:?}");
+    };
+    let mut server = Server::default();
+    server.take(request.as_ref()).unwrap();
+    let Served::Frame(frame) = server.next(&from, |_, _| true).unwrap() else {
+        panic!("no frame");
+    };
+    let input = FetchInput::Bytes(peer(0), Bytes::from(frame));
+    let asked = fetch.handle(input, &to).unwrap();
+    for n in 0..PEERS_MAX {
+        let to_peer = |effect: &&FetchEffect| matches!(effect, FetchEffect::Send(to, _) if *to == peer(n as u8));
+        // The other peers have not answered the first request yet.
+        let open = asked.iter().filter(to_peer).count() + usize::from(n > 0);
+        assert!(open <= REQUESTS_MAX, "{open} requests to {n}");
+        assert!(n > 0 || open == REQUESTS_MAX, "{open} requests to {n}");
+    }
 }
 
 #[test]
