@@ -4,7 +4,7 @@
 //! for whatever a restart forgot. Each sending peer has its own bound; at the bound its newest
 //! floating (or latest-timed parked) entry is dropped, without blame.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lattice_format::{DeviceKey, IntentionId, Time, VerifiedBody, VerifiedHeader};
 
@@ -77,13 +77,13 @@ struct Floater {
 /// All entries of one store that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    floating: HashMap<IntentionId, Floater>,
+    floating: BTreeMap<IntentionId, Floater>,
     /// By what is missing: who waits for it.
-    waiting_for: HashMap<IntentionId, BTreeSet<IntentionId>>,
-    per_peer: HashMap<DeviceKey, (usize, usize)>,
+    waiting_for: BTreeMap<IntentionId, BTreeSet<IntentionId>>,
+    per_peer: BTreeMap<DeviceKey, (usize, usize)>,
     parked: BTreeMap<(u64, Time, IntentionId), Arrival>,
-    parked_ids: HashSet<IntentionId>,
-    dropped: HashSet<IntentionId>,
+    parked_ids: BTreeSet<IntentionId>,
+    dropped: BTreeSet<IntentionId>,
     dropped_order: VecDeque<IntentionId>,
     arrivals: u64,
 }
