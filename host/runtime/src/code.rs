@@ -34,6 +34,20 @@ pub enum Compiler {
     Child(PathBuf),
     /// In this process, without limits: for components of one's own, in tests and simulations.
     InProcess,
+    /// The same for the engine's portable interpreter, Pulley: slower, on any processor, and with the same
+    /// outcomes.
+    Interpreted,
+}
+
+impl Compiler {
+    /// Settings of an engine that runs what this compiles.
+    pub(crate) fn config(&self) -> Result<Config, wasmtime::Error> {
+        let mut config = config();
+        if matches!(self, Self::Interpreted) {
+            config.target("pulley64")?;
+        }
+        Ok(config)
+    }
 }
 
 /// Why a component was not compiled.
@@ -69,7 +83,7 @@ pub enum CompileError {
 
 /// Settings of the serving and the compiling engine alike; a difference would make compiled code
 /// unusable.
-pub(crate) fn config() -> Config {
+fn config() -> Config {
     let mut config = Config::new();
     profile::apply(&mut config);
     config
@@ -122,7 +136,7 @@ pub(crate) fn compile(
     let aside = aside(target);
     let compiled = match compiler {
         Compiler::Child(program) => in_child(program, source, &aside),
-        Compiler::InProcess => to_file(source, &aside),
+        Compiler::InProcess | Compiler::Interpreted => to_file(compiler, source, &aside),
     };
     let renamed = compiled.and_then(|()| {
         std::fs::rename(&aside, target).map_err(|error| CompileError::Io {
@@ -231,7 +245,7 @@ pub fn compile_child_main(arguments: impl IntoIterator<Item = std::ffi::OsString
             return ExitCode::FAILURE;
         }
     }
-    match to_file(&source, &aside) {
+    match to_file(&Compiler::InProcess, &source, &aside) {
         Ok(()) => ExitCode::SUCCESS,
         Err(CompileError::Refused(reason)) => {
             eprintln!("{reason}");
@@ -244,7 +258,7 @@ pub fn compile_child_main(arguments: impl IntoIterator<Item = std::ffi::OsString
     }
 }
 
-fn to_file(source: &Path, aside: &Path) -> Result<(), CompileError> {
+fn to_file(compiler: &Compiler, source: &Path, aside: &Path) -> Result<(), CompileError> {
     let io = |what, path: &Path| {
         let path = path.to_owned();
         move |error| CompileError::Io { what, path, error }
@@ -253,7 +267,8 @@ fn to_file(source: &Path, aside: &Path) -> Result<(), CompileError> {
     let component = std::fs::read(source).map_err(io("reading", source))?;
     let component =
         depth::bound(&component).map_err(|error| CompileError::Refused(error.to_string()))?;
-    let engine = Engine::new(&config()).map_err(refused)?;
+    let config = compiler.config().map_err(refused)?;
+    let engine = Engine::new(&config).map_err(refused)?;
     let code = engine.precompile_component(&component).map_err(refused)?;
     let mut file = Vec::with_capacity(HASH_BYTES + code.len());
     file.extend(blake3::hash(&code).as_bytes());

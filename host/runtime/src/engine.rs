@@ -13,7 +13,7 @@ use wasmtime::{
 };
 
 use crate::catalogue::Catalogue;
-use crate::code::{self, Compiler};
+use crate::code::Compiler;
 use crate::component::Prepared;
 use crate::host::Data;
 use crate::inspect::{self, InspectError};
@@ -94,7 +94,7 @@ impl Wasm {
     /// When the directory cannot be used or the engine does not start.
     pub fn open(dir: &Path, compiler: Compiler) -> Result<Self, OpenError> {
         let engine_error = |error: wasmtime::Error| OpenError::Engine(format!("{error:#}"));
-        let mut config = code::config();
+        let mut config = compiler.config().map_err(engine_error)?;
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
         let engine = wasmtime::Engine::new(&config).map_err(engine_error)?;
         let mut linker = Linker::new(&engine);

@@ -213,9 +213,11 @@ mod tests {
 
     #[test]
     fn this_engine_gives_the_golden_outcomes_of_the_profile() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let wasm = Wasm::open(dir.path(), Compiler::InProcess).expect("an engine");
-        assert_eq!(check(&wasm), Ok(()));
+        for compiler in [Compiler::InProcess, Compiler::Interpreted] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let wasm = Wasm::open(dir.path(), compiler.clone()).expect("an engine");
+            assert_eq!(check(&wasm), Ok(()), "{compiler:?}");
+        }
     }
 
     #[test]

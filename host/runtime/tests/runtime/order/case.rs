@@ -1,9 +1,11 @@
 //! A history, how it is shuffled, and what must hold of it.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use lattice_kernel::engine::{Answer, Question};
 use lattice_kernel::{Outcome, Snapshot, Stored};
+use lattice_runtime::Wasm;
 use proptest::prelude::*;
 
 use crate::order::apps::{App, Spec};
@@ -178,6 +180,29 @@ fn batches<'a>(entries: &'a [Stored], sizes: &'a [usize]) -> impl Iterator<Item 
 }
 
 impl Case {
+    /// Lets the history happen, then delivers it to a replica on another engine.
+    pub(crate) fn check_on(&self, wasm: &Arc<Wasm>, app: App) -> Result<(), TestCaseError> {
+        let mut world = World::new(app, self.slice);
+        for event in &self.events {
+            world.step(event);
+        }
+        let (native, entries) = world.union();
+        let mut other = world.adopt_on(wasm, DEVICES + 1);
+        for batch in batches(&entries[1..], &self.batches) {
+            world.deliver(&mut other, batch);
+        }
+        let (ours, theirs) = (native.snapshot(), other.snapshot());
+        let outcomes = |snapshot: &Snapshot| -> Vec<_> {
+            let rows = snapshot.history(None, usize::MAX, false).unwrap();
+            rows.into_iter().map(|row| row.outcomes).collect()
+        };
+        prop_assert_eq!(outcomes(&ours), outcomes(&theirs));
+        prop_assert_eq!(ours.summary().applied, theirs.summary().applied);
+        prop_assert_eq!(ours.summary().state_root, theirs.summary().state_root);
+        prop_assert_eq!(ours.summary().outcome_root, theirs.summary().outcome_root);
+        Ok(())
+    }
+
     /// Lets the history happen, then delivers it; adds what it came to.
     pub(crate) fn check(&self, app: App, tally: &RefCell<Tally>) -> Result<(), TestCaseError> {
         let mut world = World::new(app, self.slice);

@@ -13,10 +13,14 @@ pub(crate) mod world;
 use std::cell::RefCell;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
 use lattice_kernel::mutant::{self, Mutant};
-use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
+use lattice_runtime::{Compiler, Wasm};
+
+use crate::node::built;
 use apps::App;
 use case::{Case, Tally};
 
@@ -52,6 +56,15 @@ fn kept_seeds(app: App) -> impl Iterator<Item = u64> {
 
 /// Runs the one case that a seed stands for, and makes it smaller if it fails.
 fn run(app: App, seed: u64, shrinks: u32, tally: &RefCell<Tally>) -> Result<(), TestError<Case>> {
+    run_with(app, seed, shrinks, |case| case.check(app, tally))
+}
+
+fn run_with(
+    app: App,
+    seed: u64,
+    shrinks: u32,
+    check: impl Fn(Case) -> Result<(), TestCaseError>,
+) -> Result<(), TestError<Case>> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config {
@@ -61,7 +74,7 @@ fn run(app: App, seed: u64, shrinks: u32, tally: &RefCell<Tally>) -> Result<(), 
         ..Config::default()
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    TestRunner::new_with_rng(config, rng).run(&case::case(app), |case| case.check(app, tally))
+    TestRunner::new_with_rng(config, rng).run(&case::case(app), check)
 }
 
 fn holds(app: App) {
@@ -129,6 +142,23 @@ fn a_counter_comes_out_the_same_in_any_order() {
 #[test]
 fn what_a_hostile_component_does_comes_out_the_same_in_any_order() {
     holds(App::Hostile);
+}
+
+#[test]
+fn an_interpreter_gives_the_outcomes_of_native_code() {
+    const SEEDS: u64 = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let interpreter = Arc::new(Wasm::open(dir.path(), Compiler::Interpreted).unwrap());
+    interpreter.install(&built("system")).unwrap();
+    for app in App::ALL {
+        interpreter.install(&built(app.name())).unwrap();
+        for seed in 0..SEEDS {
+            let compared = run_with(app, seed, 50, |case| case.check_on(&interpreter, app));
+            if let Err(error) = compared {
+                panic!("{} {seed}: {error}", app.name());
+            }
+        }
+    }
 }
 
 /// A fault switched on must be found by the very property that holds without it. The seeds are

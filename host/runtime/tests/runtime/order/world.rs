@@ -13,8 +13,8 @@ use lattice_kernel::engine::CallKind;
 use lattice_kernel::scratch::{Scratch, scratch};
 use lattice_kernel::testing::{device, key, memory_files};
 use lattice_kernel::{CallError, LocalSeq, NewStore, Notice, Outcome, Snapshot, Store, Stored};
-use lattice_runtime::Schema;
 use lattice_runtime::values::{Type, Value, cbor, wave};
+use lattice_runtime::{Schema, Wasm};
 use proptest::prelude::*;
 
 use crate::node::{WASM, built, install};
@@ -210,10 +210,15 @@ impl World {
 
     /// A replica that has nothing but the genesis.
     pub(crate) fn adopt(&self, number: u8) -> Store {
+        self.adopt_on(&WASM, number)
+    }
+
+    /// The same on another engine.
+    pub(crate) fn adopt_on(&self, wasm: &Arc<Wasm>, number: u8) -> Store {
         let snapshot = self.stores[0].snapshot();
         let genesis = snapshot.entry_at(LocalSeq(0)).unwrap().unwrap();
         let (signed, body) = wire(&genesis);
-        let engine = Arc::clone(&*WASM);
+        let engine = Arc::clone(wasm);
         let genesis = (signed, body.unwrap());
         Store::adopt(memory_files(), engine, key(number), genesis, START_MS).unwrap()
     }
