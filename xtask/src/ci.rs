@@ -6,7 +6,7 @@
 use anyhow::{Result, bail};
 
 use crate::plugins::{self, Which};
-use crate::{setup, shell, tidy, tour};
+use crate::{fuzz, setup, shell, tidy, tour};
 
 /// Installs what a fresh machine lacks.
 ///
@@ -95,6 +95,8 @@ pub fn all() -> Result<()> {
         )
     })?;
     shell::step("licences", licences)?;
+    build()?;
+    fuzz::run(&[])?;
     test(&[])
 }
 

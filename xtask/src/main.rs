@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use xtask::{bench, ci, demo, shell, tidy, tour};
+use xtask::{bench, ci, demo, fuzz, shell, tidy, tour};
 
 const HELP: &str = "\
 cargo xtask <command>
@@ -14,11 +14,16 @@ cargo xtask <command>
   demo             sets up, builds, and shows two nodes that stay equal through crashes
   tour             runs README's tour alone
   bench [ARG…]     builds for release, and measures beside the machine's raw limits (`bench --help`)
+  fuzz [ARG…]      searches for inputs that break a decoder (`fuzz --help`)
   tidy             checks the rules of the source tree
-  ci               formatting, lints, tidy, the embedded build, licences, test
+  ci               formatting, lints, tidy, the embedded build, licences, a minute of fuzzing, test
 ";
 
 fn main() -> ExitCode {
+    if let Some(error) = fuzz::wrapped() {
+        eprintln!("xtask: the compiler does not start: {error}");
+        return ExitCode::FAILURE;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some((command, rest)) = arguments.split_first() else {
         eprint!("{HELP}");
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "test" => ci::test(rest),
         "bench" => bench::run(rest),
+        "fuzz" => fuzz::run(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

@@ -46,17 +46,21 @@ const GLOBAL: &str = "left";
 
 /// Why a component cannot be given the bound.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DepthError {
+pub enum DepthError {
+    /// It is not valid.
     #[error(transparent)]
     Invalid(#[from] wasmparser::Error),
+    /// Too many components with core modules of their own are nested in each other.
     #[error(
         "it is made of {0} components with core modules of their own; {BUDGETS_MAX} are allowed"
     )]
     Budgets(usize),
+    /// A component that is nested in it imports a core module.
     #[error(
         "a component that is nested in it imports a core module, which this host does not support"
     )]
     ImportsModule,
+    /// It cannot be written again.
     #[error("it cannot be given the bound on the depth of calls: {0}")]
     Encoding(String),
 }
@@ -75,7 +79,7 @@ impl From<reencode::Error<DepthError>> for DepthError {
 ///
 /// # Errors
 /// When it is not valid, or of a shape that the bound cannot be put into.
-pub(crate) fn bound(component: &[u8]) -> Result<Vec<u8>, DepthError> {
+pub fn bound(component: &[u8]) -> Result<Vec<u8>, DepthError> {
     let shape = Shape::of(component)?;
     let budgets = shape.components.values().filter(|has| **has).count();
     if budgets > BUDGETS_MAX {
@@ -91,6 +95,15 @@ pub(crate) fn bound(component: &[u8]) -> Result<Vec<u8>, DepthError> {
     let mut bounded = Component::new();
     bounder.parse_component(&mut bounded, Parser::new(0), component)?;
     Ok(bounded.finish())
+}
+
+/// Whether a component is one that the profile allows. What [`bound`] makes of a valid one is.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn validate(component: &[u8]) -> Result<(), DepthError> {
+    Validator::new_with_features(profile::features()).validate_all(component)?;
+    Ok(())
 }
 
 /// What one function's frame counts for, and what is needed to count it.

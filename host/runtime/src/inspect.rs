@@ -111,7 +111,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Schema, InspectError> {
     Validator::new_with_features(profile::features())
         .validate_all(bytes)
         .map_err(|error| InspectError::Invalid(error.to_string()))?;
-    let decoded = decode(bytes).map_err(|error| InspectError::Invalid(format!("{error:#}")))?;
+    let decoded = guarded_decode(bytes).map_err(InspectError::Invalid)?;
     let DecodedWasm::Component(resolve, world) = decoded else {
         return Err(InspectError::Wit);
     };
@@ -134,6 +134,15 @@ pub fn inspect(bytes: &[u8]) -> Result<Schema, InspectError> {
     };
     exports(&mut schema, &resolve, world, &docs)?;
     Ok(schema)
+}
+
+/// Reads types. What the library does not expect of a valid component is a panic there, and the component's
+/// fault here.
+fn guarded_decode(bytes: &[u8]) -> Result<DecodedWasm, String> {
+    match std::panic::catch_unwind(|| decode(bytes)) {
+        Ok(decoded) => decoded.map_err(|error| format!("{error:#}")),
+        Err(_) => Err("its types are of a shape that cannot be read".into()),
+    }
 }
 
 fn exports(
@@ -500,7 +509,8 @@ impl Docs {
                 Payload::Version { .. } => depth += 1,
                 Payload::End(_) => depth -= 1,
                 Payload::CustomSection(section) if depth == 1 && section.name() == WIT_SECTION => {
-                    if let Ok(DecodedWasm::WitPackage(resolve, _)) = decode(section.data()) {
+                    if let Ok(DecodedWasm::WitPackage(resolve, _)) = guarded_decode(section.data())
+                    {
                         let named = resolve.interfaces.iter().filter_map(|(id, _)| {
                             let name = resolve.id_of(id)?;
                             Some((names::without_version(&name).to_owned(), id))

@@ -11,7 +11,7 @@
 mod catalogue;
 mod code;
 mod component;
-mod depth;
+pub mod depth;
 mod engine;
 mod fast;
 pub mod golden;

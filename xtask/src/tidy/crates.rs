@@ -11,7 +11,7 @@ use crate::{lockfile, shell};
 
 /// The arrows of the workspace: a crate, and the crates of the tree that it may import. Whatever is not here is
 /// forbidden, a crate without a row included. A new arrow is an argument about the layout: ARCHITECTURE.md.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("host/format", &[]),
     ("host/kernel", &["host/format"]),
     ("host/runtime", &["host/kernel", "host/format"]),
@@ -25,6 +25,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
     (
         "host/bench",
         &["host/daemon", "host/runtime", "host/kernel", "host/format"],
+    ),
+    (
+        "host/fuzz",
+        &["host/runtime", "host/net", "host/kernel", "host/format"],
     ),
     ("sdk/rust", &[]),
     ("plugins/*", &["sdk/rust"]),

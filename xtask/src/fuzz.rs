@@ -1,0 +1,214 @@
+//! Fuzzing with libFuzzer, on the stable compiler: the workspace's own crates are compiled with counters of
+//! coverage, what they depend on is taken as it is.
+//!
+//! Cargo lets a wrapper around the compiler see the workspace's crates alone; this program is that wrapper as
+//! well, and adds the flags.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::shell;
+
+/// Set for the compiler's wrapper.
+const WRAPPED: &str = "LATTICE_FUZZ_WRAPPER";
+
+/// What makes LLVM count edges and look at comparisons, as libFuzzer wants it.
+const COVERAGE: [&str; 5] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+];
+
+/// How long all targets together are fuzzed unless the command says otherwise, in seconds.
+const SECONDS: u64 = 60;
+/// What the name of a corpus ends with.
+const CORPUS_SUFFIX: &str = ".hex";
+/// The most inputs that a corpus keeps.
+const INPUTS_MAX: usize = 100;
+/// The largest input that is tried, in bytes.
+const INPUT_BYTES_MAX: u64 = 4096;
+/// The most that a target may have of memory, in MiB, and how long one input may take, in seconds.
+const MEMORY_MIB_MAX: u64 = 2048;
+const INPUT_SECONDS_MAX: u64 = 10;
+
+const USAGE: &str = "\
+cargo xtask fuzz [--seconds N] [--minimize] [TARGET…]
+
+Runs the corpus of each target and then searches on, N seconds for all of them together (60). An input that
+fails is left in target/fuzz/TARGET. With --minimize what was found goes into the corpus, without what adds nothing.
+";
+
+/// Compiles as the wrapper of the compiler, if this process is that.
+pub fn wrapped() -> Option<std::io::Error> {
+    std::env::var_os(WRAPPED)?;
+    let mut arguments = std::env::args_os().skip(1);
+    let compiler = arguments.next()?;
+    let arguments: Vec<OsString> = arguments.collect();
+    let mut command = Command::new(compiler);
+    command.args(&arguments);
+    // A program that runs at compile time has nothing to report to.
+    let at_compile_time = arguments
+        .iter()
+        .any(|argument| argument == "proc-macro" || argument == "build_script_build");
+    if !at_compile_time && arguments.iter().any(|argument| argument == "--crate-name") {
+        command.args(COVERAGE);
+    }
+    Some(command.exec())
+}
+
+/// Builds the fuzzer and runs it.
+///
+/// # Errors
+/// When it does not build, or an input fails.
+pub fn run(arguments: &[String]) -> Result<()> {
+    let mut seconds = SECONDS;
+    let mut minimize = false;
+    let mut wanted = Vec::new();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--seconds" => {
+                let number = arguments.next().and_then(|number| number.parse().ok());
+                seconds = number.context("--seconds takes a number")?;
+            }
+            "--minimize" => minimize = true,
+            "--help" => {
+                print!("{USAGE}");
+                return Ok(());
+            }
+            option if option.starts_with('-') => bail!("there is no option {option}\n{USAGE}"),
+            target => wanted.push(target.to_owned()),
+        }
+    }
+    let corpus = shell::root().join("host/fuzz/corpus");
+    let mut targets = targets(&corpus)?;
+    for name in &wanted {
+        ensure!(
+            targets.contains(name),
+            "there is no target {name}: {}",
+            targets.join(", ")
+        );
+    }
+    if !wanted.is_empty() {
+        targets = wanted;
+    }
+    let fuzzer = build()?;
+    for target in &targets {
+        let each = (seconds / targets.len() as u64).max(1);
+        shell::step(&format!("fuzz {target}"), || {
+            fuzz(&fuzzer, &corpus, target, each, minimize)
+        })?;
+    }
+    Ok(())
+}
+
+/// The targets, which are those that have a corpus.
+fn targets(corpus: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(corpus).context("the corpus")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(CORPUS_SUFFIX).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Writes the inputs of a corpus, which are lines of hexadecimal digits, to files of their own.
+fn unpack(corpus: &Path, directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let text = std::fs::read_to_string(corpus).with_context(|| corpus.display().to_string())?;
+    for (number, line) in text.lines().enumerate() {
+        let input = unhex(line)
+            .with_context(|| format!("{}:{} is no input", corpus.display(), number + 1))?;
+        std::fs::write(directory.join(format!("kept-{number}")), input)?;
+    }
+    Ok(())
+}
+
+/// Makes a corpus of the files of a directory, the shortest of them.
+fn pack(directory: &Path, corpus: &Path) -> Result<()> {
+    let mut inputs = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        inputs.push(std::fs::read(entry?.path())?);
+    }
+    inputs.sort_by_key(|input| (input.len(), input.clone()));
+    inputs.dedup();
+    inputs.truncate(INPUTS_MAX);
+    let line = |input: &Vec<u8>| -> String {
+        let digits = input.iter().map(|byte| format!("{byte:02x}"));
+        digits.chain(["\n".to_owned()]).collect()
+    };
+    std::fs::write(corpus, inputs.iter().map(line).collect::<String>())?;
+    Ok(())
+}
+
+fn unhex(line: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| u8::from_str_radix(line.get(at..at + 2)?, 16).ok();
+    (0..line.len()).step_by(2).map(byte).collect()
+}
+
+fn build() -> Result<PathBuf> {
+    let directory = shell::target_dir().join("fuzz");
+    shell::step("build the fuzzer", || {
+        let wrapper = std::env::current_exe().context("this program")?;
+        let mut cargo = shell::cargo();
+        cargo
+            .current_dir(shell::root())
+            .env("RUSTC_WORKSPACE_WRAPPER", wrapper)
+            .env(WRAPPED, "1")
+            .args(["build", "--workspace", "--bin", "lattice-fuzz"]);
+        shell::run(&mut cargo)?;
+        // The next ordinary build puts another program in its place.
+        std::fs::create_dir_all(&directory)?;
+        let built = shell::target_dir().join("debug/lattice-fuzz");
+        std::fs::copy(&built, directory.join("lattice-fuzz")).context("the fuzzer")?;
+        Ok(())
+    })?;
+    Ok(directory.join("lattice-fuzz"))
+}
+
+fn fuzz(fuzzer: &Path, corpus: &Path, target: &str, seconds: u64, minimize: bool) -> Result<()> {
+    let corpus = corpus.join(format!("{target}{CORPUS_SUFFIX}"));
+    let directory = shell::target_dir().join("fuzz").join(target);
+    let (kept, found) = (directory.join("kept"), directory.join("found"));
+    if kept.exists() {
+        std::fs::remove_dir_all(&kept)?;
+    }
+    unpack(&corpus, &kept)?;
+    std::fs::create_dir_all(&found)?;
+    let command = |options: &[String]| {
+        let mut command = Command::new(fuzzer);
+        command
+            .env("LATTICE_FUZZ_TARGET", target)
+            .args(options)
+            .arg(format!("-artifact_prefix={}/failed-", directory.display()))
+            .arg(format!("-rss_limit_mb={MEMORY_MIB_MAX}"))
+            .arg(format!("-timeout={INPUT_SECONDS_MAX}"));
+        command
+    };
+    let search = [
+        format!("-max_total_time={seconds}"),
+        format!("-max_len={INPUT_BYTES_MAX}"),
+        "-verbosity=0".to_owned(),
+        "-print_final_stats=1".to_owned(),
+    ];
+    let ended = shell::run(command(&search).arg(&found).arg(&kept));
+    ended.with_context(|| {
+        format!(
+            "{target}: the input lies in {}; `LATTICE_FUZZ_TARGET={target} {} FILE` runs it again",
+            directory.display(),
+            fuzzer.display()
+        )
+    })?;
+    if minimize {
+        shell::run(command(&["-merge=1".to_owned()]).arg(&kept).arg(&found))?;
+        pack(&kept, &corpus)?;
+    }
+    Ok(())
+}
