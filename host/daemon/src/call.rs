@@ -6,16 +6,21 @@ use std::time::Instant;
 use lattice_format::{Call, Lane};
 use lattice_kernel::engine::{CallEnd, CallKind};
 use lattice_kernel::{Outcome, Queried, Snapshot, TrapKind};
+use tokio::sync::oneshot;
 
 use crate::api;
 use crate::arguments;
 use crate::failure::{Failure, Result};
-use crate::limits::{CALLS_MAX, QUERY_FUEL_INLINE, QUERY_INLINE_MAX};
+use crate::limits::{CALLS_MAX, QUERY_FUEL_INLINE, QUERY_INLINE_MAX, WRITER_STACK_BYTES};
 use crate::lookup::{Code, Found};
 use crate::node::{Node, Slot};
 use crate::outcome::{self, Forms};
 use crate::store::OpenStore;
 use crate::writer::Done;
+
+/// How much a long query gives way, as `nice` counts: a tenth of what others get where the processor is short.
+#[cfg(target_os = "linux")]
+const LONG_QUERY_NICE: i32 = 10;
 
 /// A query that was understood: what to run, and how to show what comes out.
 pub(crate) struct Asked {
@@ -58,6 +63,31 @@ impl Asked {
             applied_count,
         }
     }
+}
+
+/// Runs what may take long on a thread of its own, which gives way to all others: queries that loop must not
+/// keep another store's writer from the processor.
+///
+/// # Errors
+/// When the system has no thread to give, or the work panicked.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (reply, answer) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("query".into())
+        .stack_size(WRITER_STACK_BYTES)
+        .spawn(move || {
+            // Elsewhere a priority is that of the whole process.
+            #[cfg(target_os = "linux")]
+            if let Err(error) = rustix::process::setpriority_process(None, LONG_QUERY_NICE) {
+                tracing::debug!("a query keeps its priority: {error}");
+            }
+            // Whoever asked may have left.
+            let _ = reply.send(work());
+        })
+        .map_err(|error| Failure::failed(format!("no thread for the query: {error}")))?;
+    answer
+        .await
+        .map_err(|_| Failure::failed("the query ended early"))
 }
 
 impl Node {
@@ -256,19 +286,20 @@ impl Node {
                 return Ok(queried);
             }
         }
-        let _turn = self
+        let turn = self
             .long_queries
-            .acquire()
+            .clone()
+            .acquire_owned()
             .await
             .map_err(|_| Failure::unreachable("the node is shutting down"))?;
         let (view, call) = (snapshot.clone(), call.clone());
         let run = move || {
+            // Until it ends, also when whoever asked has left: it is the thread that costs something.
+            let _turn = turn;
             let started = Instant::now();
             (view.query(&call, lane, fuel), started.elapsed())
         };
-        let (queried, took) = tokio::task::spawn_blocking(run)
-            .await
-            .map_err(|error| Failure::failed(format!("the query ended early: {error}")))?;
+        let (queried, took) = aside(run).await?;
         // Fuel does not bound what a component does at its start, which comes with each query.
         if took <= QUERY_INLINE_MAX {
             store.set_warm(lane);

@@ -16,7 +16,7 @@ pub const TIMES_APART: Duration = Duration::from_secs(2);
 pub const TICK: Duration = Duration::from_secs(1);
 /// Ticks without any work after which a writer sleeps until it is asked for something.
 pub const TICKS_IDLE: u32 = 3;
-/// Stack of a store's writer, in bytes: guests run on it.
+/// Stack of a store's writer or of a long query, in bytes: guests run on it.
 pub const WRITER_STACK_BYTES: usize = lattice_runtime::profile::THREAD_STACK_BYTES;
 /// Sets of changes that a watch may lag behind before it runs its query for that alone.
 pub const CHANGES_QUEUE: usize = 256;

@@ -160,7 +160,7 @@ pub(crate) struct Node {
     /// When it was opened.
     pub(crate) started_ms: u64,
     /// Queries that run on threads of their own.
-    pub(crate) long_queries: Semaphore,
+    pub(crate) long_queries: Arc<Semaphore>,
     /// Watches.
     pub(crate) watches: Arc<Semaphore>,
     /// Components that tokens led to.
@@ -205,7 +205,7 @@ impl Node {
             embedding: options.embedding,
             started_ms: options.clock.now_ms(),
             clock: options.clock,
-            long_queries: Semaphore::new(QUERIES_LONG_MAX),
+            long_queries: Arc::new(Semaphore::new(QUERIES_LONG_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             looked: Looked::default(),
             slots: RwLock::default(),

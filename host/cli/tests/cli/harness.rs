@@ -189,6 +189,25 @@ impl Daemon {
         std::fs::write(file, "5").expect("the child is ours");
     }
 
+    /// The nice values of its threads of that name.
+    pub(crate) fn threads(&self, name: &str) -> Vec<i64> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let tasks = std::fs::read_dir(tasks).expect("it runs");
+        // A thread may end while it is looked at.
+        let stats = tasks.filter_map(|task| {
+            let stat = task.ok()?.path().join("stat");
+            std::fs::read_to_string(stat).ok()
+        });
+        let of_that_name = stats.filter_map(|stat| {
+            // Its number, its name in parentheses, and seventeen more before its nice value.
+            let (before, after) = stat.rsplit_once(')')?;
+            let is_it = before.ends_with(&format!("({name}"));
+            let nice = after.split_whitespace().nth(16)?;
+            is_it.then(|| nice.parse().expect("a number"))
+        });
+        of_that_name.collect()
+    }
+
     fn status_bytes(&self, name: &str) -> u64 {
         let file = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(file).expect("it runs");

@@ -1,9 +1,11 @@
 //! Hostile guests through two real daemons: each abuse ends alike on both nodes and costs its caller alone.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use lattice_daemon::limits::QUERIES_LONG_MAX;
 use serde_json::Value;
 
 use crate::harness::{Daemon, Ended, Home, assembled, built};
@@ -332,4 +334,42 @@ fn a_logged_abuse_has_the_same_outcome_on_both_nodes() {
     for daemon in [first, second] {
         assert_eq!(daemon.end("TERM").0, 0, "it ran all the time");
     }
+}
+
+#[test]
+fn queries_that_nobody_waits_for_are_bounded_and_give_way() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    let hostile = built("hostile");
+    home.ok(&["plugin", "install", utf8(&hostile)]);
+    home.ok(&["store", "create", "hostile", "--plugin", "hostile"]);
+    home.ok(&["store", "create", "honest", "--plugin", "counter"]);
+    home.run(&["query", "hostile", "spin-query"])
+        .failed(1, &["fuel"]);
+    let mut asking: Vec<_> = (0..4 * QUERIES_LONG_MAX)
+        .map(|_| {
+            let mut query = home.command();
+            let query = query.args(["query", "hostile", "spin-query"]);
+            query.stderr(Stdio::null()).spawn().expect("it starts")
+        })
+        .collect();
+    let (mut most, mut nice) = (0, None);
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(10));
+        let queries = daemon.threads("query");
+        most = most.max(queries.len());
+        nice = nice.max(queries.into_iter().max());
+        // Some leave, and what they asked for runs on.
+        if let Some(mut asking) = asking.pop() {
+            asking.kill().expect("ours");
+            asking.wait().expect("it ends");
+        }
+    }
+    for mut asking in asking {
+        asking.wait().expect("it ends");
+    }
+    // One that has just ended may still be seen beside the next.
+    assert!((1..=2 * QUERIES_LONG_MAX).contains(&most), "{most} at once");
+    assert_eq!(nice, Some(10), "they give way");
+    home.ok(&["call", "honest", "add", "1"]);
 }
