@@ -1,9 +1,10 @@
 //! The bounds of messages and frames: read at the last allowed length, refused one beyond.
 
 use lattice_format::{
-    ChainId, DeviceKey, Digest, IntentionId, Seq, Signature, SignedHeader, StoreId,
+    ChainId, DeviceKey, Digest, IntentionId, Lane, Seq, Signature, SignedHeader, StoreId,
 };
 
+use super::{Link, NOW, call, three};
 use crate::limits::FRAME_BYTES_MAX;
 use crate::sync::frame::{FrameError, FrameReader};
 use crate::sync::limits::*;
@@ -11,6 +12,7 @@ use crate::sync::message::{
     Done, ErrorCode, Hello, Message, MessageError, PeerError, PeerTip, Range, RangeContent,
     RangeSummary, Wants,
 };
+use crate::testing::{self, Step};
 
 const ID: IntentionId = IntentionId([7; 32]);
 
@@ -155,4 +157,39 @@ fn a_frame_is_read_up_to_its_bound() {
     reader.push(&frame(FRAME_BYTES_MAX + 1));
     let (len, max) = (FRAME_BYTES_MAX + 1, FRAME_BYTES_MAX);
     assert_eq!(reader.next(), Err(FrameError::TooLong { len, max }));
+}
+
+#[test]
+fn a_body_is_pushed_up_to_its_bound_and_announced_beyond() {
+    let [mut a, mut b, _] = three();
+    let mut link = Link::new(&a, 0, &b, 1);
+    link.run(&mut a, &mut b);
+    let add = Step::Add { k: 0, by: 1 };
+    let step_bytes = testing::program(&[add]).args.len();
+    let mut now_ms = NOW + 500;
+    // Writes a body of so many steps; returns its length, and whether it was announced instead of pushed.
+    let mut written = |steps: usize| {
+        now_ms += 1;
+        call(
+            &mut a,
+            Lane::App,
+            testing::program(&vec![add; steps]),
+            now_ms,
+        );
+        let head = a.snapshot().summary().heads[0];
+        let header = a.snapshot().entry(&head).unwrap().unwrap().header;
+        link.changed(0).run(&mut a, &mut b);
+        super::assert_equal(&a, &b);
+        (header.body.len, link.kinds[0].contains(&7))
+    };
+    let most = PUSH_BODY_BYTES_MAX as usize / step_bytes;
+    let (len, announced) = written(most);
+    assert!(len > PUSH_BODY_BYTES_MAX && announced, "{len}");
+    // The envelope around the steps has the same length for a few less of them.
+    let over = (len - PUSH_BODY_BYTES_MAX) as usize;
+    let fits = most - over.div_ceil(step_bytes);
+    let (len, announced) = written(fits);
+    assert!(len <= PUSH_BODY_BYTES_MAX && !announced, "{len}");
+    let (len, announced) = written(fits + 1);
+    assert!(len > PUSH_BODY_BYTES_MAX && announced, "{len}");
 }

@@ -186,7 +186,12 @@ fn every_bound_has_a_peer_that_exceeds_it() {
     // More asked for than is queued, by one who takes nothing.
     let mut stingy = hello(&store);
     stingy.window_bytes = 0;
-    let wants: Vec<_> = (0..6).map(|n| Message::Want(ids(n * IDS_MAX))).collect();
+    let all = (WANTED_MAX + VOID_ANCESTORS_MAX) / IDS_MAX;
+    let mut wants: Vec<_> = (0..all).map(|n| Message::Want(ids(n * IDS_MAX))).collect();
+    let left = (WANTED_MAX + VOID_ANCESTORS_MAX) % IDS_MAX;
+    wants.push(Message::Want(ids(0)[..left].to_vec()));
+    assert!(!slowed(&after(&store, stingy.clone(), &wants).1));
+    wants.push(Message::Want(vec![id(0)]));
     assert!(slowed(&after(&store, stingy, &wants).1));
     // More ids in one message than allowed.
     let many = (0..=IDS_MAX).map(id).collect();
