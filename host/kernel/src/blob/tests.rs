@@ -399,7 +399,7 @@ fn a_fetch_bounds_its_peers_and_what_it_asks_of_each() {
     let Served::Frame(frame) = server.next(&from, |_, _| true).unwrap() else {
         panic!("no frame");
     };
-    let input = FetchInput::Bytes(peer(0), Bytes::from(frame));
+    let input = FetchInput::Bytes(peer(0), frame);
     let asked = fetch.handle(input, &to).unwrap();
     for n in 0..PEERS_MAX {
         let to_peer = |effect: &&FetchEffect| matches!(effect, FetchEffect::Send(to, _) if *to == peer(n as u8));
