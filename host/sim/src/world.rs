@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use lattice_format::{Digest, StoreId};
-use lattice_kernel::Snapshot;
+use lattice_format::{Call, Digest, StoreId};
 use lattice_kernel::engine::Engine;
 use lattice_kernel::testing::disk::Dice;
+use lattice_kernel::{Outcome, Snapshot};
 
 use crate::check::{Seen, View};
 use crate::code::Code;
 use crate::limits::{CONVERGE_MS, MESH_NODES, NODES_MAX, START_MS};
 use crate::node::{Machine, Node, NodeId};
-use crate::plan::Step;
+use crate::plan::{Act, Step};
 use crate::queue::{Event, Queue};
 use crate::trace::Trace;
 use crate::wire::{Stream, StreamId};
@@ -168,6 +168,7 @@ pub struct World {
     pub(crate) seen: BTreeMap<Digest, Seen>,
     pub(crate) judged: BTreeSet<Digest>,
     pub(crate) invites: u64,
+    sample_ms: u64,
     violation: Option<Violation>,
 }
 
@@ -208,6 +209,7 @@ impl World {
             seen: BTreeMap::new(),
             judged: BTreeSet::new(),
             invites: 0,
+            sample_ms: 0,
             violation: None,
         };
         world.found(NodeId(0));
@@ -242,11 +244,14 @@ impl World {
                 return false;
             }
             if self.now_ms >= ask_ms {
-                self.sample();
                 if done(self) {
                     return true;
                 }
                 ask_ms = self.now_ms + 1_000;
+            }
+            if self.now_ms >= self.sample_ms {
+                self.sample_ms = self.now_ms + 1_000;
+                self.sample();
             }
             match self.queue.next(until_ms) {
                 Some((at_ms, event)) => {
@@ -309,16 +314,23 @@ impl World {
     /// What was found wrong, now or before.
     pub fn finish(&mut self) -> Result<u64, Violation> {
         self.heal();
-        let began_ms = self.now_ms;
         let skews = self.nodes.iter().map(|n| n.skew_ms.unsigned_abs());
         // What a clock that was wrong has parked comes when its time does.
-        let bound_ms = CONVERGE_MS + 2 * skews.max().unwrap_or(0);
+        self.converge(CONVERGE_MS + 2 * skews.max().unwrap_or(0))
+    }
+
+    /// Runs until all members are equal, at most so long, as things are, and judges them then.
+    ///
+    /// Returns the virtual time that it took, in milliseconds.
+    ///
+    /// # Errors
+    /// What was found wrong, now or before.
+    pub fn converge(&mut self, bound_ms: u64) -> Result<u64, Violation> {
+        let began_ms = self.now_ms;
         let equal = self.run_until(began_ms + bound_ms, Self::is_converged);
         if self.violation.is_none() && !equal {
             let states = self.describe();
-            self.violate(format!(
-                "not equal {bound_ms} ms after the last fault: {states}"
-            ));
+            self.violate(format!("not equal after {bound_ms} ms: {states}"));
         }
         if self.violation.is_none() {
             self.check_finally();
@@ -327,6 +339,54 @@ impl World {
             Some(violation) => Err(violation.clone()),
             None => Ok(self.now_ms - began_ms),
         }
+    }
+
+    /// Adds a machine that has nothing yet, and knows everybody.
+    pub fn add_node(&mut self) -> NodeId {
+        let number = self.nodes.len() as u16;
+        let id = NodeId(number);
+        self.nodes
+            .push(Node::new(number, (0..number).map(NodeId).collect()));
+        self.queue
+            .at(self.now_ms, Event::Tick { node: id, life: 0 });
+        id
+    }
+
+    /// Cuts a node off from everybody, or lets it back.
+    pub(crate) fn set_offline(&mut self, node: NodeId, offline: bool) {
+        let number = usize::MAX - node.index();
+        if offline {
+            let block = Block {
+                group: [node].into(),
+                one_way: false,
+            };
+            self.blocks.insert(number, block);
+        } else {
+            self.blocks.remove(&number);
+        }
+    }
+
+    /// Keeps packets from passing until all faults end.
+    pub(crate) fn block(&mut self, block: Block) {
+        let number = self.blocks.len() + self.mends.len();
+        self.blocks.insert(usize::MAX / 2 + number, block);
+    }
+
+    /// Calls on a node and waits for the commit. `None` when the node does not answer within a minute.
+    pub fn call_now(&mut self, by: NodeId, call: Call) -> Option<Outcome> {
+        self.nodes[by.index()].last_told = None;
+        let calls = vec![call];
+        self.act(Act::Call { by, calls });
+        for _ in 0..60_000 {
+            self.run_for(1);
+            if self.violation.is_some() || self.nodes[by.index()].last_told.is_some() {
+                break;
+            }
+            if !self.nodes[by.index()].is_on() {
+                return None;
+            }
+        }
+        self.nodes[by.index()].last_told.take()
     }
 
     /// Ends every fault: packets pass, disks are whole, machines run.
