@@ -10,7 +10,7 @@ use lattice_daemon::Idle;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::guard::AtSignal;
-use crate::{call, daemon, history, join, members, node, notices, plugin, store, written};
+use crate::{call, daemon, history, join, members, node, notices, plugin, sim, store, written};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -94,6 +94,9 @@ pub(crate) enum Command {
     Notices(notices::NoticesArgs),
     /// The same commands at a prompt, with completion, history and a current store
     Shell,
+    /// Run networks of nodes in virtual time, from one seed
+    #[command(subcommand)]
+    Sim(sim::SimCommand),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions(written::CompletionsArgs),
@@ -151,6 +154,7 @@ impl Command {
             Command::Watch(args) => call::watch(context, args).await,
             Command::Notices(args) => notices::run(context, args).await,
             Command::Shell => Err(Failure::usage("this is the shell already")),
+            Command::Sim(command) => sim::run(context.output, &command),
             Command::Completions(args) => written::completions(context.output, &args),
             Command::Man(args) => written::man(context.output, &args),
         }
@@ -237,13 +241,7 @@ mod tests {
 
     #[test]
     fn later_commands_are_left_out() {
-        for line in [
-            "plugin new x",
-            "store leave s",
-            "blob list",
-            "fs ls",
-            "sim run",
-        ] {
+        for line in ["plugin new x", "store leave s", "blob list", "fs ls"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

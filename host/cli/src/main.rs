@@ -26,6 +26,7 @@ mod progress;
 mod session;
 mod shell;
 mod signals;
+mod sim;
 mod store;
 mod text;
 mod usage;
@@ -91,6 +92,7 @@ fn run(cli: Cli, output: Output) -> Result<()> {
     match cli.command {
         Command::Completions(args) => return written::completions(output, &args),
         Command::Man(args) => return written::man(output, &args),
+        Command::Sim(command) => return sim::run(output, &command),
         _ => {}
     }
     let home = home::resolve(cli.global.home.as_deref())?;

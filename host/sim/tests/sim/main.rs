@@ -4,4 +4,5 @@
 mod components;
 mod determinism;
 mod mutants;
+mod scenarios;
 mod seeds;

@@ -1,0 +1,95 @@
+//! Scenarios: each in `scenarios/` holds, and what is wrong in one is said.
+
+use std::path::Path;
+
+use lattice_sim::{Code, Played, Scenario, json, play, svg, table};
+
+use crate::components::component;
+
+fn code(name: &str) -> Result<Code, String> {
+    match name {
+        "kv" | "log" | "counter" | "bank" => Ok(component(name)),
+        other => Err(format!("there is no plugin {other} here")),
+    }
+}
+
+fn played(script: &str, seed: u64) -> Played {
+    play(&Scenario {
+        script,
+        seed,
+        nodes: 1,
+        keep_trace: true,
+        code: &code,
+    })
+}
+
+#[test]
+fn every_scenario_keeps_its_promise() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut count = 0;
+    for file in std::fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        let script = std::fs::read_to_string(&path).unwrap();
+        assert!(script.starts_with("// "), "{path:?} says what it promises");
+        for seed in [1, 2] {
+            let played = played(&script, seed);
+            assert_eq!(played.failure, None, "{path:?}, seed {seed}");
+            eprintln!("{path:?}: {:?}, {:?}", played.converged_ms, played.printed);
+        }
+        count += 1;
+    }
+    assert!(count >= 8);
+}
+
+#[test]
+fn two_plays_of_one_seed_are_the_same() {
+    let script = include_str!("../../scenarios/late.rhai");
+    let hash = |seed| played(script, seed).world.unwrap().trace().hash();
+    assert_eq!(hash(3), hash(3));
+    assert_ne!(hash(3), hash(4));
+}
+
+#[test]
+fn what_does_not_hold_is_said_with_its_place() {
+    let cases = [
+        ("assert(false, \"it is so\");", "it is so"),
+        ("call(7, \"add\", 1);", "there is no node 7"),
+        ("call(0, \"add\", 1);", "0 functions are named add"),
+        (
+            "plugin(\"counter\"); call(0, \"add\");",
+            "takes 1 arguments",
+        ),
+        (
+            "plugin(\"counter\"); assert_query(0, \"value\", \"3\");",
+            "is \"0\", not \"3\"",
+        ),
+        ("plugin(\"nothing\");", "there is no plugin nothing"),
+        ("add_node(); plugin(\"kv\");", "before anything else"),
+        ("join(add_node(), \"king\");", "king is no role"),
+        ("run_for(-1);", "no span of time"),
+        ("loop {}", "Too many operations"),
+        (
+            "add_node(); join(1); offline(1); assert_converged(5000);",
+            "not equal after 5000 ms",
+        ),
+    ];
+    for (script, expected) in cases {
+        let failure = played(script, 1).failure.unwrap_or_default();
+        assert!(failure.contains(expected), "{script}: {failure:?}");
+    }
+}
+
+#[test]
+fn a_play_is_shown_in_numbers_and_as_a_picture() {
+    let played = played(include_str!("../../scenarios/late.rhai"), 1);
+    let (text, document) = (table(&played), json(&played));
+    assert!(
+        text.contains("n0 → n1") && text.contains("3 nodes, 42 calls"),
+        "{text}"
+    );
+    assert_eq!(document["ok"], true);
+    assert_eq!(document["nodes"], 3);
+    assert!(document["links"][0]["bytes"].as_u64().unwrap() > 1_000);
+    let picture = svg(played.world.as_ref().unwrap());
+    assert!(picture.starts_with("<svg ") && picture.matches("<polyline").count() == 3);
+}
