@@ -3,6 +3,8 @@
 //! `cargo test` is always the last step and nothing is printed after it, so that a reader of the log, or a
 //! program, finds its verdict in the closing lines.
 
+use std::process::Command;
+
 use anyhow::{Result, bail};
 
 use crate::plugins::{self, Which};
@@ -51,7 +53,7 @@ pub fn build() -> Result<()> {
     })
 }
 
-/// Sets up, builds, runs README's tour and all tests, passing `arguments` on to `cargo test`.
+/// Sets up, builds, runs README's tour, seeds of the simulator and all tests, passing `arguments` on to `cargo test`.
 ///
 /// # Errors
 ///
@@ -59,8 +61,33 @@ pub fn build() -> Result<()> {
 pub fn test(arguments: &[String]) -> Result<()> {
     build()?;
     shell::step("tour", || tour::run_readme(shell::root()))?;
+    swarm()?;
     eprintln!("==> cargo test");
     shell::run(shell::cargo().args(["test", "--workspace"]).args(arguments))
+}
+
+/// Seeds that CI runs in the simulator: two minutes on two processors. More, whenever there is time:
+/// `lattice sim swarm`.
+const SEEDS: &str = "0..400";
+/// Seeds that it runs with a real component whose calls do not commute.
+const COMPONENT_SEEDS: &str = "0..40";
+
+fn swarm() -> Result<()> {
+    let bank = shell::target_dir().join("plugins").join("bank.wasm");
+    let runs = [
+        (SEEDS, "model".into()),
+        (COMPONENT_SEEDS, bank.into_os_string()),
+    ];
+    shell::step("sim", || {
+        for (seeds, plugin) in runs {
+            let mut lattice = Command::new(shell::bin_dir().join("lattice"));
+            lattice
+                .args(["sim", "swarm", "--seeds", seeds, "--plugin"])
+                .arg(plugin);
+            shell::run(&mut lattice)?;
+        }
+        Ok(())
+    })
 }
 
 /// Runs all that a change must pass, the cheap checks first.

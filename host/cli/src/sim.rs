@@ -189,6 +189,12 @@ fn text_of(played: &Played) -> String {
 
 fn run_swarm(output: Output, workshop: &Workshop, args: &SwarmArgs) -> Result<()> {
     let code = workshop.code(&args.plugin).map_err(Failure::usage)?;
+    if !code.has_random_calls() {
+        return Err(Failure::usage(format!(
+            "{}: random calls are made of the model programs, kv, log, counter, bank and queue; play a scenario instead",
+            args.plugin
+        )));
+    }
     let shape = Shape {
         nodes: args.nodes,
         steps: args.steps,

@@ -292,6 +292,16 @@ impl Code {
             .expect("the bundled governance has these commands")
     }
 
+    /// Whether the simulator knows calls of it to make at random.
+    pub fn has_random_calls(&self) -> bool {
+        match &self.0 {
+            Kind::Model => true,
+            Kind::Components { name, .. } => {
+                ["kv", "log", "counter", "bank", "queue"].contains(&stem(name))
+            }
+        }
+    }
+
     /// Any call, over so few keys that calls get in each other's way.
     pub(crate) fn random(&self, dice: &mut Dice) -> Call {
         let Kind::Components { name, .. } = &self.0 else {
@@ -299,7 +309,7 @@ impl Code {
             let steps: Vec<Step> = (0..count).map(|_| step(dice)).collect();
             return testing::program(&steps);
         };
-        let (function, args) = spec(name, dice);
+        let (function, args) = spec(stem(name), dice);
         self.call(function, &args)
             .expect("the calls of this file fit the components of this tree")
     }
@@ -381,6 +391,12 @@ fn step(dice: &mut Dice) -> Step {
         14 => Step::StoreGlobal,
         _ => Step::LoadGlobal,
     }
+}
+
+/// The name of a plugin that may be named by its file.
+fn stem(name: &str) -> &str {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    file.strip_suffix(".wasm").unwrap_or(file)
 }
 
 /// A call of a component of this tree, as it is typed.

@@ -6,6 +6,7 @@ use std::fmt;
 use ed25519_dalek::SigningKey;
 use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
 use lattice_kernel::Store;
+use lattice_kernel::engine::Member;
 use lattice_kernel::testing::disk::{Disk, Power};
 
 use crate::queue::Event;
@@ -113,6 +114,8 @@ pub(crate) struct Node {
     pub(crate) retries: BTreeMap<NodeId, Retry>,
     /// Whom it dials.
     pub(crate) neighbours: Vec<NodeId>,
+    /// Who is and was a member, until the system lane changes.
+    pub(crate) members: Option<std::sync::Arc<Vec<Member>>>,
     /// Peers that served the join, until governance is known here.
     pub(crate) trusted: BTreeSet<NodeId>,
     /// Entries whose callers were answered.
@@ -154,6 +157,7 @@ impl Node {
             streams: BTreeMap::new(),
             retries: BTreeMap::new(),
             neighbours,
+            members: None,
             trusted: BTreeSet::new(),
             acknowledged: Vec::new(),
             chains: 0,

@@ -58,12 +58,9 @@ pub fn table(played: &Played) -> String {
     let spans: Vec<String> = played.converged_ms.iter().map(u64::to_string).collect();
     let _ = writeln!(
         out,
-        "{} ms of virtual time; equal after {} ms; {} effects, hash {}",
+        "{} ms of virtual time; equal after (ms): {}; {} effects, hash {}",
         world.now_ms(),
-        match spans.is_empty() {
-            true => "no asked-for".to_owned(),
-            false => spans.join(", "),
-        },
+        spans.join(", "),
         world.trace().count(),
         hex::encode(world.trace().hash())
     );

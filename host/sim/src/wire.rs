@@ -5,6 +5,7 @@
 //! Bytes are cut anywhere. The sessions are the kernel's, and this file only does what they say.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use lattice_kernel::Received;
@@ -205,16 +206,19 @@ impl World {
     }
 
     /// What `me` lets `peer` have.
-    fn access(&self, me: NodeId, peer: NodeId) -> Access {
-        let node = &self.nodes[me.index()];
+    fn access(&mut self, me: NodeId, peer: NodeId) -> Access {
         let device = self.nodes[peer.index()].device;
+        let node = &mut self.nodes[me.index()];
         let Some(store) = &node.store else {
             return Access::SystemLane;
         };
-        let known = match store.snapshot().ask(&Question::Members) {
-            Ok(Answer::Members(members)) => Access::of(&members, &device),
-            _ => Access::None,
-        };
+        let members = node.members.get_or_insert_with(|| {
+            Arc::new(match store.snapshot().ask(&Question::Members) {
+                Ok(Answer::Members(members)) => members,
+                _ => Vec::new(),
+            })
+        });
+        let known = Access::of(members, &device);
         match known {
             // A joiner has nothing that these lack, but must not refuse those who serve it.
             Access::None if node.trusted.contains(&peer) => Access::SystemLane,

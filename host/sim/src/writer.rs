@@ -193,6 +193,9 @@ impl World {
     fn after_change(&mut self, id: NodeId) {
         if let Some(store) = &mut self.nodes[id.index()].store {
             let changes = store.take_changes();
+            if changes.all || changes.cells.iter().any(|c| c.lane() == Lane::System) {
+                self.nodes[id.index()].members = None;
+            }
             if changes.all || !changes.entries.is_empty() || !changes.cells.is_empty() {
                 self.changed(id);
             }
@@ -409,6 +412,7 @@ impl World {
             .find(|entry| !matches!(snapshot.contains(entry), Ok(true)));
         let lost = lost.map(|entry| short(&entry.0));
         node.pending = 1;
+        node.members = None;
         node.store = Some(store);
         if let Some(lost) = lost {
             self.violate(format!("{id} has lost {lost}, which was acknowledged"));

@@ -9,4 +9,5 @@ mod harness;
 #[cfg(target_os = "linux")]
 mod hostile;
 #[cfg(target_os = "linux")]
+mod sim;
 mod small_disk;

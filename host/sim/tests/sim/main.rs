@@ -3,6 +3,7 @@
 
 mod components;
 mod determinism;
+mod large;
 mod mutants;
 mod scenarios;
 mod seeds;
