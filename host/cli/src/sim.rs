@@ -141,12 +141,17 @@ pub(crate) fn run(output: Output, command: &SimCommand) -> Result<()> {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+    fs::write(path, text).map_err(|error| {
+        Failure::failed(format!("{}: {error}", path.display()))
+            .hint("name a file that can be written")
+    })
 }
 
 fn run_scenario(output: Output, workshop: &Workshop, args: &RunArgs) -> Result<()> {
-    let script = fs::read_to_string(&args.file)
-        .map_err(|error| Failure::failed(format!("{}: {error}", args.file.display())))?;
+    let script = fs::read_to_string(&args.file).map_err(|error| {
+        Failure::failed(format!("{}: {error}", args.file.display()))
+            .hint("name a scenario in Rhai; docs/simulator.md tells how to write one")
+    })?;
     let played = play(&Scenario {
         script: &script,
         seed: args.seed,
@@ -245,7 +250,7 @@ fn run_swarm(output: Output, workshop: &Workshop, args: &SwarmArgs) -> Result<()
 fn run_one(output: Output, args: &SwarmArgs, code: &Code, shape: Shape) -> Result<()> {
     if args.seeds.end.saturating_sub(args.seeds.start) != 1 {
         return Err(Failure::usage(
-            "--only-… and --trace are about one seed: --seeds 39..40",
+            "--only-… and --trace are about one seed; name it alone, as in --seeds 39..40",
         ));
     }
     let mut case = Case::new(args.seeds.start, shape, code);
@@ -272,7 +277,8 @@ fn run_one(output: Output, args: &SwarmArgs, code: &Code, shape: Shape) -> Resul
             if !output.is_json() {
                 output.text(&steps)?;
             }
-            Err(Failure::new(Class::Refused, violation.to_string()))
+            let hint = "with --trace FILE every effect is written";
+            Err(Failure::new(Class::Refused, violation.to_string()).hint(hint))
         }
     }
 }
