@@ -7,3 +7,4 @@ mod large;
 mod mutants;
 mod scenarios;
 mod seeds;
+mod waste;

@@ -1,0 +1,86 @@
+//! What nodes that were apart send each other is little more than what they lack.
+
+use lattice_kernel::engine::Role;
+use lattice_kernel::testing::{Step as Model, program};
+use lattice_kernel::{LocalSeq, Stored};
+use lattice_sim::{Act, Code, NodeId, Settings, Step, Topology, World};
+
+const NODES: u16 = 10;
+const ENTRIES: u64 = 20;
+/// Bytes on the wire over header, signature and body of what is missing, at most.
+const FACTOR: u64 = 3;
+
+fn bytes(world: &World) -> u64 {
+    world.stats().links.values().map(|link| link.bytes).sum()
+}
+
+fn size(entry: &Stored) -> u64 {
+    let body = entry.body.as_ref().map_or(0, |body| body.len());
+    (entry.header.signed().bytes.len() + 64 + body) as u64
+}
+
+/// Everybody writes while everybody is alone. Then all meet: what it takes, and what was missing, in bytes.
+fn meet(topology: Topology) -> (u64, u64) {
+    let mut world = World::new(&Settings {
+        seed: 1,
+        nodes: NODES,
+        code: Code::model(),
+        topology,
+        keep_trace: false,
+    });
+    for whom in 1..NODES {
+        let (by, whom, role) = (NodeId(0), NodeId(whom), Role::Writer);
+        world.act(Act::Admit { by, whom, role });
+    }
+    world.converge(60_000).unwrap();
+    for node in 0..NODES {
+        world.act(Act::Partition {
+            group: [NodeId(node)].into(),
+            one_way: false,
+            ms: 60_000,
+        });
+    }
+    let own = world.snapshot(NodeId(0)).unwrap().summary().count;
+    let run = [Model::Get {
+        k: 1,
+        dynamic: false,
+    }; 50];
+    let steps = (0..ENTRIES).flat_map(|n| {
+        (0..NODES).map(move |by| Step {
+            at_ms: 1_000 + n * 1_000 + u64::from(by),
+            act: Act::Call {
+                by: NodeId(by),
+                calls: vec![program(&run)],
+            },
+        })
+    });
+    world.add_plan(steps.collect());
+    world.run_for(59_000);
+    let before = bytes(&world);
+    world.run_for(2_000);
+    world.converge(180_000).unwrap();
+    let sent = bytes(&world) - before;
+    let snapshot = world.snapshot(NodeId(0)).unwrap();
+    let new = snapshot.entries_from(LocalSeq(own), usize::MAX).unwrap();
+    assert_eq!(new.len() as u64, ENTRIES * u64::from(NODES));
+    let missing = new.iter().map(size).sum::<u64>() * u64::from(NODES - 1);
+    (sent, missing)
+}
+
+#[test]
+fn nodes_that_meet_send_little_more_than_what_is_missing() {
+    for topology in [
+        Topology::Star,
+        Topology::Ring,
+        Topology::Full,
+        Topology::Random(1),
+    ] {
+        let (sent, missing) = meet(topology);
+        eprintln!("{topology:?}: {sent} bytes for {missing}");
+        assert!(sent > missing, "{topology:?}: it cannot be less");
+        assert!(
+            sent <= FACTOR * missing,
+            "{topology:?}: {sent} > {FACTOR} * {missing}"
+        );
+    }
+}
