@@ -62,6 +62,8 @@ struct Stage {
 /// What `call` is inside.
 const CALL: &str = "call_component";
 
+/// What a node undergoes.
+type Undergone = fn(&mut World, NodeId);
 type Shared = Rc<RefCell<Stage>>;
 type Said<T> = Result<T, Box<EvalAltResult>>;
 
@@ -215,7 +217,7 @@ fn register_network(engine: &mut Engine, stage: &Shared) {
         })
     });
     // Everything that one node undergoes, and a number with it.
-    let plain: [(&str, fn(&mut World, NodeId)); 8] = [
+    let plain: [(&str, Undergone); 8] = [
         ("offline", |w, n| w.set_offline(n, true)),
         ("online", |w, n| w.set_offline(n, false)),
         ("crash", |w, n| w.crash_with(n, Survives::Torn, None)),

@@ -275,16 +275,21 @@ fn voids_point_only_downwards() {
     // The rogue ranks below the founder and the first member.
     for whom in [FOUNDER, MEMBER] {
         let now = team.now + 1;
-        let call = testing::revoke(device(whom), &[]);
-        let told = team.stores[2]
-            .call(Lane::System, vec![call], now, ChainId(12))
-            .unwrap();
-        assert!(
-            matches!(told.outcome, Outcome::Refused { .. }),
-            "{:?}",
-            told.outcome
-        );
-        assert_eq!(team.stores[2].commit(now).unwrap(), vec![]);
+        // Nor does it give them a role: whom it promoted might revoke it, and be right only as long as it is not.
+        for call in [
+            testing::revoke(device(whom), &[]),
+            testing::admit(device(whom), Role::Admin),
+        ] {
+            let told = team.stores[2]
+                .call(Lane::System, vec![call], now, ChainId(12))
+                .unwrap();
+            assert!(
+                matches!(told.outcome, Outcome::Refused { .. }),
+                "{:?}",
+                told.outcome
+            );
+            assert_eq!(team.stores[2].commit(now).unwrap(), vec![]);
+        }
     }
     let (own, _) = team.app(MEMBER, &put(1));
     team.agree(&[], &[own]);
