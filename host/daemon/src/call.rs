@@ -171,14 +171,7 @@ impl Node {
         lane: Lane,
         calls: Vec<Call>,
     ) -> Result<Done> {
-        if let Some(lead_ms) = self.clock_leads_by(store.snapshot().genesis().drift_ms) {
-            return Err(Failure::not_ready(format!(
-                "this node's clock is {lead_ms} ms ahead of its peers', so nothing is signed"
-            ))
-            .hint(
-                "set the clock; if it is the peers' that are wrong, run the daemon with --trust-clock",
-            ));
-        }
+        self.check_lead(store.snapshot().genesis().drift_ms)?;
         store
             .call(lane, calls)
             .await
@@ -186,6 +179,22 @@ impl Node {
                 "" => failure,
                 remedy => failure.hint(remedy),
             })
+    }
+
+    /// Whether the clock lets this node sign in a store with that drift.
+    ///
+    /// # Errors
+    /// When it leads those of the peers by too much, and nobody said that it is to be trusted.
+    pub(crate) fn check_lead(&self, drift_ms: u64) -> Result<()> {
+        match self.clock_leads_by(drift_ms) {
+            None => Ok(()),
+            Some(lead_ms) => Err(Failure::not_ready(format!(
+                "this node's clock is {lead_ms} ms ahead of its peers', so nothing is signed"
+            ))
+            .hint(
+                "set the clock; if it is the peers' that are wrong, run the daemon with --trust-clock",
+            )),
+        }
     }
 
     /// How far the clock leads that of the peers, if that is more than half of a store's drift.

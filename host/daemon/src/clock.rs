@@ -37,8 +37,9 @@ pub(crate) fn now_ms() -> u64 {
 /// the store allows. Then it is the median of theirs, of which `peers_lead_ms` tells how far it is ahead.
 ///
 /// A peer announces its clock itself. One that lies moves the median only as far as those of the others
-/// reach, but a node that knows only one peer believes it: what it then signs lies in the future, and
-/// others park it until their clocks have come there.
+/// reach, and nothing at all where one other agrees with this node; but a node that knows only one peer
+/// believes it. If that one's clock leads, what this node signs lies in the future, and others park it until
+/// their clocks have come there; if it is behind, this node signs nothing until told to.
 pub(crate) fn corrected(
     now_ms: u64,
     peers_lead_ms: Option<i64>,

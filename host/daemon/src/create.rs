@@ -249,6 +249,7 @@ impl Node {
         for id in &components {
             self.components.make_ready(id)?;
         }
+        self.check_lead(genesis.drift_ms)?;
         let directory = NewDirectory::make(&self.home.path().join("stores"))?;
         let files = Files::in_dir(directory.path())?;
         let spec = NewStore {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+use lattice_net::Net;
 use lattice_runtime::golden;
 
 use crate::Embedding;
@@ -118,10 +119,17 @@ impl Node {
                 format!("{text}: nothing is signed"),
                 "set the clock",
             ),
-            false => check(
+            // Only while they are here: see `NodeListener::now_ms`.
+            false if self.net().and_then(Net::live_clock_lead_ms).is_some() => check(
                 "clock",
                 CheckLevel::Warning,
                 format!("{text}: theirs is used"),
+                "set the clock",
+            ),
+            false => check(
+                "clock",
+                CheckLevel::Warning,
+                format!("{text} when they were last met"),
                 "set the clock",
             ),
         }

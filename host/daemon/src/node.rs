@@ -566,7 +566,8 @@ impl Listener for NodeListener {
     fn now_ms(&self, drift_ms: u64, genesis_ms: u64) -> u64 {
         match self.0.upgrade() {
             Some(node) => {
-                let peers_lead_ms = node.clock_lead_ms().map(|lead| lead.saturating_neg());
+                // Who has left counts no more: the clock may have been set since, and would be put too far.
+                let peers_lead_ms = node.net().and_then(Net::live_clock_lead_ms);
                 clock::corrected(node.clock.now_ms(), peers_lead_ms, drift_ms, genesis_ms)
             }
             None => clock::now_ms(),

@@ -404,6 +404,8 @@ async fn a_slow_clock_is_corrected_by_the_peers_and_a_fast_one_signs_nothing() {
         match on_b.try_call("clicks", "add", &["4"]).await {
             Ok(_) => assert!(signs),
             Err(status) => {
+                let genesis = on_b.try_create("other", "counter", &[]).await.unwrap_err();
+                assert_eq!(exit_class(&genesis).0, api::ExitClass::NotReady);
                 assert!(!signs);
                 let (class, said) = exit_class(&status);
                 assert_eq!(class, api::ExitClass::NotReady);

@@ -166,7 +166,15 @@ impl Net {
         peers
     }
 
-    /// The median of the peers' clocks minus this node's, in milliseconds; `None` without peers.
+    /// The median of the connected peers' clocks minus this node's, in milliseconds; `None` without any.
+    ///
+    /// Each peer counts once, with what its last Hello said. With two peers that disagree the one nearer to
+    /// this node's clock counts; one peer alone is believed.
+    pub fn live_clock_lead_ms(&self) -> Option<i64> {
+        self.shared.peers.live_clock_lead_ms()
+    }
+
+    /// The same; while no peer is connected, of all that were met since the network started.
     pub fn clock_lead_ms(&self) -> Option<i64> {
         self.shared.peers.clock_lead_ms()
     }

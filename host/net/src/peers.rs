@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::sync::Lack;
@@ -87,11 +88,44 @@ struct Row {
 
 /// The table of peers. Bounded by [`PEERS_MAX`].
 #[derive(Debug, Default)]
-pub(crate) struct Peers(Mutex<HashMap<DeviceKey, Row>>);
+pub(crate) struct Peers {
+    rows: Mutex<HashMap<DeviceKey, Row>>,
+    clocks: Clocks,
+}
+
+/// Medians of clocks, kept apart from the table: each commit of each store asks for them.
+#[derive(Debug)]
+struct Clocks {
+    /// Of the peers that are connected.
+    live: AtomicI64,
+    /// Of all whose clock was ever told.
+    known: AtomicI64,
+}
+
+/// Stands for no median. No lead has this value: they are clamped when they are told.
+const NO_LEAD: i64 = i64::MIN;
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self {
+            live: AtomicI64::new(NO_LEAD),
+            known: AtomicI64::new(NO_LEAD),
+        }
+    }
+}
+
+/// The median of some leads. Of the two in the middle of an even number the one nearer to 0 counts, or 0
+/// itself when it lies between them: with two peers, one that lies changes nothing.
+fn median(mut leads: Vec<i64>) -> Option<i64> {
+    leads.sort_unstable();
+    let upper = *leads.get(leads.len() / 2)?;
+    let lower = leads[(leads.len() - 1) / 2];
+    Some(0.clamp(lower, upper))
+}
 
 impl Peers {
     fn with<T>(&self, peer: DeviceKey, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
-        let mut rows = self.0.lock().expect("no panic while it is held");
+        let mut rows = self.rows.lock().expect("no panic while it is held");
         if !rows.contains_key(&peer) && rows.len() >= PEERS_MAX {
             let idle = rows
                 .iter()
@@ -133,7 +167,7 @@ impl Peers {
 
     /// The addresses of a peer, the newest first.
     pub(crate) fn addresses(&self, peer: &DeviceKey) -> Vec<SocketAddr> {
-        let rows = self.0.lock().expect("no panic while it is held");
+        let rows = self.rows.lock().expect("no panic while it is held");
         rows.get(peer)
             .map_or_else(Vec::new, |r| r.addresses.clone())
     }
@@ -145,6 +179,7 @@ impl Peers {
             row.last_seen_ms = Some(now_ms);
             row.reason.clear();
         });
+        self.count_clocks();
     }
 
     /// No connection stands, for that reason.
@@ -157,6 +192,7 @@ impl Peers {
                 store.in_sync = false;
             }
         });
+        self.count_clocks();
     }
 
     /// Bytes came.
@@ -166,7 +202,10 @@ impl Peers {
 
     /// The peer told its clock.
     pub(crate) fn clock(&self, peer: DeviceKey, lead_ms: i64) {
-        self.with(peer, |row| row.clock_lead_ms = Some(lead_ms));
+        self.with(peer, |row| {
+            row.clock_lead_ms = Some(lead_ms.max(NO_LEAD + 1))
+        });
+        self.count_clocks();
     }
 
     /// Changes what is known of the peer in one store.
@@ -187,23 +226,38 @@ impl Peers {
 
     /// This node does not have the store any more.
     pub(crate) fn forget_store(&self, store: &StoreId) {
-        let mut rows = self.0.lock().expect("no panic while it is held");
+        let mut rows = self.rows.lock().expect("no panic while it is held");
         for row in rows.values_mut() {
             row.stores.remove(store);
         }
     }
 
-    /// The median of the peers' clocks minus this node's, in milliseconds; `None` without any.
+    fn count_clocks(&self) {
+        let rows = self.rows.lock().expect("no panic while it is held");
+        let told = |row: &Row| row.clock_lead_ms;
+        let live = rows.values().filter(|row| row.connected).filter_map(told);
+        let live = median(live.collect()).unwrap_or(NO_LEAD);
+        let known = median(rows.values().filter_map(told).collect()).unwrap_or(NO_LEAD);
+        self.clocks.live.store(live, Ordering::Relaxed);
+        self.clocks.known.store(known, Ordering::Relaxed);
+    }
+
+    /// The median of the connected peers' clocks minus this node's, in milliseconds; `None` without any.
+    pub(crate) fn live_clock_lead_ms(&self) -> Option<i64> {
+        Some(self.clocks.live.load(Ordering::Relaxed)).filter(|lead| *lead != NO_LEAD)
+    }
+
+    /// The same; while no peer is connected, of all that were met since the node started.
     pub(crate) fn clock_lead_ms(&self) -> Option<i64> {
-        let rows = self.0.lock().expect("no panic while it is held");
-        let mut leads: Vec<i64> = rows.values().filter_map(|r| r.clock_lead_ms).collect();
-        leads.sort_unstable();
-        leads.get(leads.len().checked_sub(1)? / 2).copied()
+        let known = || Some(self.clocks.known.load(Ordering::Relaxed));
+        self.live_clock_lead_ms()
+            .or_else(known)
+            .filter(|lead| *lead != NO_LEAD)
     }
 
     /// Everything, sorted by key; `round_trip_us` is filled by the caller.
     pub(crate) fn list(&self) -> Vec<PeerStatus> {
-        let rows = self.0.lock().expect("no panic while it is held");
+        let rows = self.rows.lock().expect("no panic while it is held");
         let mut list: Vec<PeerStatus> = rows
             .iter()
             .map(|(peer, row)| {
@@ -275,5 +329,42 @@ mod tests {
             peers.clock(key(n), lead);
         }
         assert_eq!(peers.clock_lead_ms(), Some(5));
+    }
+
+    #[test]
+    fn one_lying_clock_moves_nothing_where_another_peer_disagrees() {
+        for lie in [i64::MAX, 3_600_000, -3_600_000, i64::MIN] {
+            let peers = Peers::default();
+            peers.up(key(1), 1);
+            peers.clock(key(1), lie);
+            let alone = peers.live_clock_lead_ms();
+            assert_eq!(alone, Some(lie.max(-i64::MAX)), "alone it is believed");
+            peers.up(key(2), 1);
+            peers.clock(key(2), 3);
+            let lead = peers.live_clock_lead_ms().unwrap();
+            assert!((0..=3).contains(&lead), "{lie}: {lead}");
+            peers.up(key(3), 1);
+            peers.clock(key(3), -2);
+            let lead = peers.live_clock_lead_ms().unwrap();
+            assert!((-2..=3).contains(&lead), "{lie}: {lead}");
+            // Its latest word is the only one that it has.
+            for _ in 0..10 {
+                peers.clock(key(1), lie);
+            }
+            assert_eq!(peers.live_clock_lead_ms(), Some(lead));
+        }
+    }
+
+    #[test]
+    fn who_has_left_moves_no_clock_but_is_remembered() {
+        let peers = Peers::default();
+        peers.up(key(1), 1);
+        peers.clock(key(1), 9);
+        peers.down(key(1), "gone");
+        assert_eq!(peers.live_clock_lead_ms(), None);
+        assert_eq!(peers.clock_lead_ms(), Some(9));
+        peers.up(key(2), 1);
+        peers.clock(key(2), -4);
+        assert_eq!(peers.clock_lead_ms(), Some(-4), "who is here counts alone");
     }
 }
