@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 
 use clap::Args;
 use lattice_daemon::{ClockOptions, DaemonError, DaemonOptions, Idle, OpenError, Ready};
@@ -37,19 +38,25 @@ pub(crate) struct DaemonArgs {
     trust_clock: bool,
 }
 
+impl DaemonArgs {
+    fn options(&self, home: PathBuf, idle: Idle) -> DaemonOptions {
+        DaemonOptions {
+            home,
+            bind: self.bind,
+            relay: !self.no_relay,
+            discovery: !self.no_discovery,
+            clock: ClockOptions {
+                trusted: self.trust_clock,
+                ..ClockOptions::default()
+            },
+            idle,
+        }
+    }
+}
+
 /// Runs `daemon`, on a runtime whose threads rest with `idle`.
 pub(crate) async fn run(context: &Context, args: DaemonArgs, idle: Idle) -> Result<()> {
-    let options = DaemonOptions {
-        home: context.home.clone(),
-        bind: args.bind,
-        relay: !args.no_relay,
-        discovery: !args.no_discovery,
-        clock: ClockOptions {
-            trusted: args.trust_clock,
-            ..ClockOptions::default()
-        },
-        idle,
-    };
+    let options = args.options(context.home.clone(), idle);
     let output = context.output;
     let mut signals = signals::listen()?;
     let shutdown = async move {
@@ -137,6 +144,32 @@ fn send(socket: &[u8], state: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn relays_and_discovery_serve_until_a_flag_turns_each_off_and_no_flag_skews_the_clock() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            daemon: DaemonArgs,
+        }
+        for (flags, relay, discovery, trusted) in [
+            (&[][..], true, true, false),
+            (&["--no-relay"], false, true, false),
+            (&["--no-discovery"], true, false, false),
+            (&["--no-relay", "--no-discovery"], false, false, false),
+            (&["--trust-clock"], true, true, true),
+        ] {
+            let line = ["daemon"].iter().chain(flags);
+            let line = <Line as clap::Parser>::try_parse_from(line).expect("it parses");
+            let options = line.daemon.options("home".into(), Idle::default());
+            assert_eq!(
+                (options.relay, options.discovery, options.clock.trusted),
+                (relay, discovery, trusted),
+                "{flags:?}"
+            );
+            assert_eq!(options.clock.skew_ms, 0, "{flags:?}");
+        }
+    }
 
     #[test]
     fn the_service_manager_hears_it() {
