@@ -33,7 +33,7 @@ struct Kept {
     /// The one used last comes last.
     ready: Vec<Spare>,
     /// Used ones.
-    left: Vec<Box<Store<Data>>>,
+    left: Vec<Store<Data>>,
     /// What has been started lately, and is likely to be started again.
     wanted: Vec<(Loaded, Limits)>,
     /// Components that cannot be started ahead; few, and forgotten when there are many.
@@ -84,7 +84,7 @@ impl Spares {
     pub(crate) fn leave(&self, store: Box<Store<Data>>) {
         let mut kept = self.lock();
         if store.data().is_small() && kept.left.len() < SPARES_LEFT_MAX {
-            kept.left.push(store);
+            kept.left.push(*store);
             self.work.store(true, Ordering::Release);
         } else {
             drop(kept);
