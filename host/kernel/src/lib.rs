@@ -20,7 +20,6 @@ mod floating;
 mod fold;
 mod governance;
 mod grow;
-mod headers;
 pub mod limits;
 mod local;
 mod log;
