@@ -13,6 +13,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 
+/// This program, also after its file was removed.
+const OWN_EXE: &str = "/proc/self/exe";
+
 /// Set for the compiler's wrapper.
 const WRAPPED: &str = "LATTICE_FUZZ_WRAPPER";
 
@@ -156,7 +159,14 @@ fn unhex(line: &str) -> Option<Vec<u8>> {
 fn build() -> Result<PathBuf> {
     let directory = shell::target_dir().join("fuzz");
     shell::step("build the fuzzer", || {
-        let wrapper = std::env::current_exe().context("this program")?;
+        std::fs::create_dir_all(&directory)?;
+        // A build of the workspace puts another program in the place of this one.
+        let wrapper = directory.join("wrapper");
+        let own = match Path::new(OWN_EXE) {
+            own if own.exists() => own.to_owned(),
+            _ => std::env::current_exe().context("this program")?,
+        };
+        std::fs::copy(own, &wrapper).context("this program")?;
         let mut cargo = shell::cargo();
         cargo
             .current_dir(shell::root())
@@ -165,7 +175,6 @@ fn build() -> Result<PathBuf> {
             .args(["build", "--workspace", "--bin", "lattice-fuzz"]);
         shell::run(&mut cargo)?;
         // The next ordinary build puts another program in its place.
-        std::fs::create_dir_all(&directory)?;
         let built = shell::target_dir().join("debug/lattice-fuzz");
         std::fs::copy(&built, directory.join("lattice-fuzz")).context("the fuzzer")?;
         Ok(())
