@@ -12,8 +12,8 @@ use lattice_runtime::Wasm;
 pub struct Idle(Arc<OnceLock<Weak<Wasm>>>);
 
 impl Idle {
-    /// Does what there is to do: some ten microseconds; nothing after the first time if nobody
-    /// called meanwhile.
+    /// Does what there is to do: less than a short call takes for each component that ran; nothing
+    /// after the first time if nobody called meanwhile.
     pub fn rest(&self) {
         if let Some(wasm) = self.0.get().and_then(Weak::upgrade) {
             wasm.rest();

@@ -45,7 +45,8 @@ pub(crate) const POOL_TABLE_KEPT_BYTES: usize = 16 * 1024;
 pub(crate) const SPARES_READY_MAX: usize = 8;
 /// Instances that were used and wait to be dropped.
 pub(crate) const SPARES_LEFT_MAX: usize = 8;
-/// Fuel of a start ahead of a call: about a millisecond. What needs more is started when it is called.
+/// Fuel of a start ahead of a call, a thousandth of what a start may use. What needs more is started when
+/// it is called.
 pub(crate) const SPARE_START_FUEL: u64 = 1_000_000;
 /// The most memory, in bytes, of an instance that waits to be dropped.
 pub(crate) const SPARE_MEMORY_BYTES_MAX: u64 = 2 * 1024 * 1024;
