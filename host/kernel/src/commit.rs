@@ -9,6 +9,7 @@ use crate::dag::{self, LocalSeq};
 use crate::fold::{Settled, call_count};
 use crate::governance::Answers;
 use crate::grow;
+use crate::headers;
 use crate::limits::{CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, NOTICES_MAX, OVERLAY_ROWS_MAX};
 use crate::local::CallError;
 use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
@@ -39,7 +40,7 @@ fn storage_of(error: CallError) -> StorageError {
 }
 
 impl Store {
-    fn begin_undo(&mut self) {
+    pub(crate) fn begin_undo(&mut self) {
         if self.undo.is_none() {
             self.undo = Some(Undo {
                 rows: self.core.rows.view(),
@@ -58,6 +59,7 @@ impl Store {
     pub(crate) fn roll_back(&mut self) {
         self.open = None;
         self.pending.clear();
+        self.pending_bodies.clear();
         self.core.pasts.clear();
         self.core.noticed.clear();
         if let Some(undo) = self.undo.take() {
@@ -102,6 +104,9 @@ impl Store {
     ) -> Result<LocalSeq, StorageError> {
         let local = self.next;
         let calls = call_count(body.map(|b| &**b.bytes()));
+        if body.is_none() {
+            headers::set_alone(&mut self.core.rows, local, true);
+        }
         let added = grow::add(
             &mut self.core.rows,
             &mut self.core.pasts,
@@ -156,11 +161,13 @@ impl Store {
             self.roll_back();
             return Err(error);
         }
-        if self.pending.is_empty() && self.core.notices.is_empty() {
+        if self.pending.is_empty() && self.pending_bodies.is_empty() && self.core.notices.is_empty()
+        {
             self.undo = None;
             return Ok(Vec::new());
         }
         let batch = std::mem::take(&mut self.pending);
+        let bodies = std::mem::take(&mut self.pending_bodies);
         let mut notices = Vec::new();
         for notice in self.core.notices.drain(..) {
             if self.notice_count + notices.len() < NOTICES_MAX {
@@ -173,6 +180,7 @@ impl Store {
         if let Err(error) = self.core.log.append(
             self.durable,
             &batch,
+            &bodies,
             &notices,
             &self.core.noticed,
             record.as_ref(),
@@ -232,13 +240,16 @@ impl Store {
     /// # Errors
     /// When the disk fails: the store must be opened again.
     pub fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
-        if self.open.is_some() || !self.pending.is_empty() {
+        if self.open.is_some() || !self.pending.is_empty() || !self.pending_bodies.is_empty() {
             return Err(StorageError(
                 "settle before commit: a bug in the host".into(),
             ));
         }
         self.sound()?;
-        let settled = self.core.settle(max_runs)?;
+        let mut settled = self.core.settle(max_runs)?;
+        if self.witness_headers()? {
+            settled = self.core.settle(max_runs)?;
+        }
         self.settled = settled.pending == 0;
         if !self.core.notices.is_empty() {
             // A changed outcome is told durably.
@@ -258,6 +269,7 @@ impl Store {
     /// When the disk fails.
     pub fn tick(&mut self, now_ms: u64) -> Result<Received, StorageError> {
         self.commit(now_ms)?;
+        self.clock_ms = now_ms;
         let mut received = Received::default();
         let due = self.waiting.unpark(now_ms);
         if !due.is_empty() {
@@ -282,7 +294,7 @@ impl Store {
             let record = self.witness_record(now_ms);
             self.core
                 .log
-                .append(self.durable, &[], &[], &Noticed::new(), Some(&record))?;
+                .append(self.durable, &[], &[], &[], &Noticed::new(), Some(&record))?;
         }
         self.flush(now_ms)
     }
@@ -341,7 +353,7 @@ impl Store {
 
     pub(crate) fn flush(&mut self, now_ms: u64) -> Result<(), StorageError> {
         assert!(
-            self.durable == self.next && self.pending.is_empty(),
+            self.durable == self.next && self.pending.is_empty() && self.pending_bodies.is_empty(),
             "the state would run ahead of its log: {:?} > {:?}",
             self.next,
             self.durable

@@ -20,6 +20,7 @@ mod floating;
 mod fold;
 mod governance;
 mod grow;
+mod headers;
 pub mod limits;
 mod local;
 mod log;

@@ -1,11 +1,12 @@
 //! One store with its single writer: the one path that local, gossiped and synced intentions take.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use lattice_format::{
-    Body, BodyRef, ChainId, DeviceKey, Genesis, Header, Lane, Seq, SignedHeader, StoreId, Time,
-    VerifiedHeader,
+    Body, BodyRef, ChainId, DeviceKey, Genesis, Header, IntentionId, Lane, Seq, SignedHeader,
+    StoreId, Time, VerifiedBody, VerifiedHeader,
 };
 
 use crate::commit::Undo;
@@ -99,7 +100,15 @@ pub struct Store {
     pub(crate) next: LocalSeq,
     pub(crate) durable: LocalSeq,
     pub(crate) pending: Vec<Append>,
+    /// Bodies of entries that were witnessed without, to be written with the next batch.
+    pub(crate) pending_bodies: Vec<(LocalSeq, VerifiedBody)>,
     pub(crate) waiting: Waiting,
+    /// Of what waits: the headers that may be witnessed without their bodies.
+    pub(crate) alone: BTreeSet<IntentionId>,
+    /// What waited and what governance was like when such headers were last looked for.
+    pub(crate) looked_for: Option<(u64, u64)>,
+    /// The clock, in milliseconds since the Unix epoch, as the shell last told it.
+    pub(crate) clock_ms: u64,
     pub(crate) witness: [u8; 32],
     pub(crate) witnessed_since: u64,
     pub(crate) flushed_at_ms: u64,
@@ -334,6 +343,7 @@ impl Store {
             .into());
         }
         store.replay(count)?;
+        store.take_late_bodies()?;
         store.durable = store.next;
         store.settle(OPEN_RUNS_MAX)?;
         Ok(store)
@@ -465,6 +475,8 @@ impl Store {
             notices: Vec::new(),
             noticed: Noticed::new(),
             me: author,
+            governance_version: 0,
+            staged: BTreeMap::new(),
             paused: [None, None],
         };
         Ok(Self {
@@ -479,7 +491,11 @@ impl Store {
             next,
             durable: next,
             pending: Vec::new(),
+            pending_bodies: Vec::new(),
             waiting: Waiting::default(),
+            alone: BTreeSet::new(),
+            looked_for: None,
+            clock_ms: now_ms,
             witness,
             witnessed_since: 0,
             flushed_at_ms: now_ms,

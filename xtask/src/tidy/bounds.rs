@@ -52,6 +52,7 @@ const UNTESTED: &[(&str, &[&str])] = &[
             "BATCH_BYTES_MAX",
             "NOTICES_MAX",
             "CUT_ROUNDS_EXTRA",
+            "HEADERS_RUNS_MAX",
             "CUT_RUNS",
             "DRIFT_MS_DEFAULT",
         ],

@@ -1,15 +1,16 @@
 //! One round of reconciliation: Hello, tips, the verdict.
 
-use lattice_format::{Digest, IntentionId};
+use lattice_format::{Digest, IntentionId, Lane};
 
 use super::VERSION;
 use super::effect::{Effect, Lack, Role};
 use super::limits::{LISTED_MAX, TIPS_MAX, TIPS_PAGE, WINDOW_BYTES};
-use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip};
+use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip, Wants};
 use super::peer::Fault;
 use super::session::{Session, Stop, send};
 use super::source;
 use crate::Snapshot;
+use crate::limits::BODIES_ASKED_MAX;
 
 /// How long a round may hear nothing before another one may take its place, in milliseconds.
 const STALL_MS: u64 = 30_000;
@@ -33,6 +34,8 @@ pub(super) struct Round {
     pub(super) heard_ms: u64,
     begun_ms: u64,
     our_digest: Option<Digest>,
+    /// Entries whose bodies were lacking when the round began.
+    lacks: Vec<(IntentionId, Lane)>,
     our_tips: Vec<PeerTip>,
     hello_heard: bool,
     their_tip_count: usize,
@@ -75,13 +78,15 @@ impl Session {
         out: &mut Vec<Effect>,
     ) -> Result<(), Stop> {
         let tips = source::tips(snapshot)?;
-        let digest = source::digest(&tips);
+        let lacks = snapshot.lacks(BODIES_ASKED_MAX)?;
+        let digest = source::digest(&tips, &lacks);
         let last = std::mem::take(&mut self.round);
         self.round = Round {
             number,
             heard_ms: now_ms,
             begun_ms: now_ms,
             our_digest: Some(digest),
+            lacks,
             hello_ms: last.hello_ms,
             burst: last.burst,
             ..Round::default()
@@ -145,7 +150,8 @@ impl Session {
             clock_ms: hello.clock_ms,
             count: hello.count,
         });
-        if self.round.our_digest == Some(hello.tips_digest) {
+        let lacks = std::mem::take(&mut self.round.lacks);
+        if self.round.our_digest == Some(hello.tips_digest) && lacks.is_empty() {
             self.round.planned = true;
             self.round.settled = true;
             self.round.in_sync = true;
@@ -155,6 +161,14 @@ impl Session {
                 count: snapshot.summary().count,
             });
             return Ok(());
+        }
+        let given = lacks.into_iter().filter(|(_, lane)| match hello.gives {
+            Wants::All => true,
+            Wants::SystemLane => *lane == Lane::System,
+            Wants::Headers => false,
+        });
+        for message in self.inbound.want(given.map(|(id, _)| id)) {
+            send(out, &message);
         }
         let tips = std::mem::take(&mut self.round.our_tips);
         if hello.tip_count > TIPS_MAX as u64 || tips.is_empty() {
@@ -332,12 +346,15 @@ impl Session {
     }
 
     fn say_done(&mut self, snapshot: &Snapshot, out: &mut Vec<Effect>) -> Result<(), Stop> {
-        let lack = self.inbound.lack(&self.round.unknown, snapshot)?;
+        let mut lack = self.inbound.lack(&self.round.unknown, snapshot)?;
         let tips = source::tips(snapshot)?;
-        self.round.our_digest = Some(source::digest(&tips));
+        let lacks = snapshot.lacks(BODIES_ASKED_MAX)?;
+        lack.floating += lacks.len() as u64;
+        let digest = source::digest(&tips, &lacks);
+        self.round.our_digest = Some(digest);
         let done = Done {
             round: self.round.number,
-            tips_digest: source::digest(&tips),
+            tips_digest: digest,
             count: snapshot.summary().count,
             sent: self.outbound.sent,
             floating: lack.floating,

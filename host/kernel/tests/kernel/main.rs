@@ -4,6 +4,7 @@
 
 mod crash;
 mod fold;
+mod headers;
 mod hostile;
 mod profile;
 mod quota;

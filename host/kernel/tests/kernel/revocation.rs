@@ -10,18 +10,18 @@ use lattice_kernel::{Notice, Outcome, Store, Stored};
 use crate::world::{START_MS, adopt, all, deliver, judge};
 use lattice_kernel::testing::disk::Dice;
 
-const FOUNDER: u8 = 0;
-const MEMBER: u8 = 1;
-const ROGUE: u8 = 2;
+pub const FOUNDER: u8 = 0;
+pub const MEMBER: u8 = 1;
+pub const ROGUE: u8 = 2;
 
 /// Three devices in sync, and a clock that moves with each call.
-struct Team {
-    stores: Vec<Store>,
-    now: u64,
+pub struct Team {
+    pub stores: Vec<Store>,
+    pub now: u64,
 }
 
 impl Team {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut team = Self {
             stores: vec![testing::found(FOUNDER, START_MS)],
             now: START_MS,
@@ -37,7 +37,12 @@ impl Team {
         team
     }
 
-    fn call(&mut self, by: u8, lane: Lane, call: lattice_format::Call) -> (IntentionId, Outcome) {
+    pub fn call(
+        &mut self,
+        by: u8,
+        lane: Lane,
+        call: lattice_format::Call,
+    ) -> (IntentionId, Outcome) {
         self.now += 1;
         let chain = ChainId(u64::from(by) + 10);
         let store = &mut self.stores[usize::from(by)];
@@ -50,21 +55,21 @@ impl Team {
         (id, told.outcome)
     }
 
-    fn app(&mut self, by: u8, steps: &[Step]) -> (IntentionId, Outcome) {
+    pub fn app(&mut self, by: u8, steps: &[Step]) -> (IntentionId, Outcome) {
         self.call(by, Lane::App, testing::program(steps))
     }
 
-    fn govern(&mut self, call: lattice_format::Call) -> IntentionId {
+    pub fn govern(&mut self, call: lattice_format::Call) -> IntentionId {
         self.call(FOUNDER, Lane::System, call).0
     }
 
     /// Gives `to` everything that `from` has.
-    fn send(&mut self, from: u8, to: u8) {
+    pub fn send(&mut self, from: u8, to: u8) {
         let entries = all(&self.stores[usize::from(from)].snapshot());
         deliver(&mut self.stores[usize::from(to)], &entries);
     }
 
-    fn sync(&mut self) {
+    pub fn sync(&mut self) {
         for _ in 0..2 {
             for (from, to) in [(0, 1), (1, 2), (2, 0), (0, 2), (2, 1), (1, 0)] {
                 self.send(from, to);
@@ -102,7 +107,7 @@ impl Team {
         }
     }
 
-    fn keys(&self, of: u8) -> Vec<u8> {
+    pub fn keys(&self, of: u8) -> Vec<u8> {
         self.stores[usize::from(of)]
             .snapshot()
             .rows(Lane::App, Space::Bytes)
@@ -126,7 +131,7 @@ impl Team {
     }
 }
 
-fn shuffled(entries: &[Stored], seed: u64) -> Vec<Stored> {
+pub fn shuffled(entries: &[Stored], seed: u64) -> Vec<Stored> {
     let mut dice = Dice(seed);
     let mut out = entries.to_vec();
     for at in (1..out.len()).rev() {
@@ -135,7 +140,7 @@ fn shuffled(entries: &[Stored], seed: u64) -> Vec<Stored> {
     out
 }
 
-fn put(k: u8) -> Vec<Step> {
+pub fn put(k: u8) -> Vec<Step> {
     vec![Step::Put {
         k,
         dynamic: false,

@@ -351,3 +351,116 @@ fn ids_of_a_log_are_told_in_its_own_order() {
     assert!(rows.is_sorted_by_key(|row| row.0));
     assert_eq!(rows[0].0.id, IntentionId::from(a.id()));
 }
+
+/// `a` has the header of what `b` wrote alone, void by a revocation of `by`'s.
+fn void_header(a: &mut Store, by: &mut Store, b: &mut Store) -> IntentionId {
+    write(b, 1, NOW + 10);
+    Link::new(by, 0, b, 1).run(by, b);
+    super::call(
+        by,
+        Lane::System,
+        testing::revoke(testing::device(1), &[]),
+        NOW + 900,
+    );
+    let mut entries = by.snapshot().entries_from(crate::LocalSeq(0), 100).unwrap();
+    let author = testing::device(1);
+    let void = entries.iter().find(|s| s.header.author == author).unwrap();
+    let void = void.header.id();
+    for entry in &mut entries {
+        if entry.header.id() == void {
+            entry.body = None;
+        }
+    }
+    let entries = entries
+        .into_iter()
+        .map(|s| (s.header.signed().clone(), s.body.map(|body| body.to_vec())))
+        .collect();
+    a.receive(testing::device(9), entries, NOW + 1_000_000, [1; 32])
+        .unwrap();
+    while a.settle(1000).unwrap().pending > 0 {}
+    let stored = a.snapshot().entry(&void).unwrap().unwrap();
+    assert!(stored.body.is_none());
+    void
+}
+
+#[test]
+fn a_header_without_its_body_is_passed_on_while_it_is_void() {
+    let [mut a, mut b, mut c] = three();
+    let void = void_header(&mut c, &mut a, &mut b);
+    let mut fresh = super::join(&a, 5);
+    let mut link = Link::new(&c, 2, &fresh, 5);
+    link.run(&mut c, &mut fresh);
+    assert!(link.in_sync(), "{:?}", link.log);
+    super::assert_equal(&c, &fresh);
+    let stored = fresh.snapshot().entry(&void).unwrap().unwrap();
+    assert!(stored.body.is_none());
+    assert!(fresh.floating().is_empty());
+}
+
+#[test]
+fn who_lacks_the_body_of_what_counts_is_not_in_sync_and_asks_for_it() {
+    let [mut a, mut b, mut c] = three();
+    // An admin revokes; the founder, who had not seen it, revokes the admin.
+    let admit = testing::admit(testing::device(1), crate::engine::Role::Admin);
+    super::call(&mut a, Lane::System, admit, NOW + 2);
+    Link::new(&a, 0, &b, 1).run(&mut a, &mut b);
+    write(&mut c, 1, NOW + 10);
+    Link::new(&c, 2, &b, 1).run(&mut c, &mut b);
+    Link::new(&c, 2, &a, 0).run(&mut c, &mut a);
+    super::call(
+        &mut b,
+        Lane::System,
+        testing::revoke(testing::device(2), &[]),
+        NOW + 900,
+    );
+    let mut entries = b.snapshot().entries_from(crate::LocalSeq(0), 100).unwrap();
+    for entry in &mut entries {
+        if entry.header.author == testing::device(2) {
+            entry.body = None;
+        }
+    }
+    let mut fresh = super::join(&a, 5);
+    let entries = entries
+        .into_iter()
+        .map(|s| (s.header.signed().clone(), s.body.map(|body| body.to_vec())))
+        .collect();
+    fresh
+        .receive(testing::device(9), entries, NOW + 1_000_000, [1; 32])
+        .unwrap();
+    while fresh.settle(1000).unwrap().pending > 0 {}
+    super::call(
+        &mut a,
+        Lane::System,
+        testing::revoke(testing::device(1), &[]),
+        NOW + 950,
+    );
+    // Only the header of the lifting revocation reaches it at first, and the body is withheld.
+    let lifting = a.snapshot().entries_from(crate::LocalSeq(0), 100).unwrap();
+    let lifting = lifting
+        .into_iter()
+        .map(|s| {
+            let body = s.body.filter(|_| s.header.author != testing::device(2));
+            (s.header.signed().clone(), body.map(|body| body.to_vec()))
+        })
+        .collect();
+    fresh
+        .receive(testing::device(9), lifting, NOW + 1_000_000, [1; 32])
+        .unwrap();
+    for _ in 0..4 {
+        fresh.settle(1000).unwrap();
+    }
+    assert_eq!(fresh.snapshot().lacks(9).unwrap().len(), 1);
+    // One with the same tips and the same lack is no reason to claim anything.
+    let tips = source::tips(&fresh.snapshot()).unwrap();
+    let lacks = fresh.snapshot().lacks(9).unwrap();
+    assert_ne!(source::digest(&tips, &lacks), source::digest(&tips, &[]));
+    let mut link = Link::new(&a, 0, &fresh, 5);
+    link.run(&mut a, &mut fresh);
+    link.reconcile(0).run(&mut a, &mut fresh);
+    assert_eq!(fresh.snapshot().lacks(9).unwrap(), vec![]);
+    assert!(link.in_sync(), "{:?}", link.log);
+    assert_eq!(
+        a.snapshot().summary().state_root,
+        fresh.snapshot().summary().state_root
+    );
+}
