@@ -31,6 +31,8 @@ pub enum Space {
     Quota = 4,
     /// Numbers of the host's own: bytes that authors have written; not in the root either.
     Written = 5,
+    /// The host's own rows of the calls of entries that count; not in the root either.
+    Called = 6,
 }
 
 impl Space {
@@ -42,6 +44,7 @@ impl Space {
             3 => Some(Self::Host),
             4 => Some(Self::Quota),
             5 => Some(Self::Written),
+            6 => Some(Self::Called),
             _ => None,
         }
     }
@@ -53,7 +56,7 @@ impl Space {
 
     /// Whether its cells are part of the state root.
     pub(crate) fn in_root(self) -> bool {
-        !matches!(self, Self::Quota | Self::Written)
+        !matches!(self, Self::Quota | Self::Written | Self::Called)
     }
 }
 

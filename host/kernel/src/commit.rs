@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lattice_format::{ChainId, IntentionId, Position, Time, VerifiedBody, VerifiedHeader};
 
 use crate::dag::{self, LocalSeq};
-use crate::fold::{Settled, call_count};
+use crate::fold::Settled;
 use crate::governance::Answers;
 use crate::grow;
 use crate::headers;
@@ -103,17 +103,10 @@ impl Store {
         received_ms: u64,
     ) -> Result<LocalSeq, StorageError> {
         let local = self.next;
-        let calls = call_count(body.map(|b| &**b.bytes()));
         if body.is_none() {
             headers::set_alone(&mut self.core.rows, local, true);
         }
-        let added = grow::add(
-            &mut self.core.rows,
-            &mut self.core.pasts,
-            header,
-            local,
-            calls,
-        )?;
+        let added = grow::add(&mut self.core.rows, &mut self.core.pasts, header, local)?;
         assert_eq!(added.local, local, "entries are numbered densely");
         if added.new_branch {
             self.core.cuts_are_due();

@@ -10,7 +10,6 @@
 //! 'A' author (32) chain (8) branch (4) → nothing
 //! 'C' branch (4) seq (8)               → local (8)
 //! 'S' branch (4) other (4) seq (8)     → seq of `other` (8)
-//! 'K' call id[..16]                    → call id[16..] local (8) index (4)
 //! 'H' id                               → local (8): heads
 //! 'P' key (32) local (8)               → nothing: who admits whom
 //! 'T' position (44)                    → local (8): the canonical order
@@ -23,7 +22,7 @@
 
 use std::ops::ControlFlow;
 
-use lattice_format::{CallId, ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time};
+use lattice_format::{ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time};
 
 use crate::rows::{RowsView, StorageError, prefix_end};
 
@@ -153,13 +152,6 @@ impl Branch {
             tip_local: LocalSeq(u64_of(&bytes[68..76])?),
         })
     }
-}
-
-/// Where a call stands in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CallPlace {
-    pub(crate) local: LocalSeq,
-    pub(crate) index: u32,
 }
 
 fn u64_of(bytes: &[u8]) -> Option<u64> {
@@ -297,23 +289,6 @@ pub(crate) fn heads(rows: &RowsView) -> Result<Vec<(IntentionId, LocalSeq)>, Sto
         ControlFlow::Continue(())
     })?;
     Ok(out)
-}
-
-/// Where the call with that id stands.
-pub(crate) fn call(rows: &RowsView, id: CallId) -> Result<Option<CallPlace>, StorageError> {
-    let Some(row) = rows.get(&key(b'K', &[&id.0[..16]]))? else {
-        return Ok(None);
-    };
-    if row.len() != 28 {
-        return Err(damaged("calls"));
-    }
-    let (Some(local), Ok(index)) = (u64_of(&row[16..24]), row[24..28].try_into()) else {
-        return Err(damaged("calls"));
-    };
-    Ok((row[..16] == id.0[16..]).then_some(CallPlace {
-        local: LocalSeq(local),
-        index: u32::from_be_bytes(index),
-    }))
 }
 
 /// Whether the entry at `admitting` admits `device`.

@@ -14,6 +14,7 @@ use lattice_format::{
 };
 use minicbor::Encoder;
 
+use crate::called;
 use crate::cell::{Cell, Op, Space};
 use crate::dag::LocalSeq;
 use crate::engine::{CallKind, Engine, HostFault};
@@ -246,6 +247,8 @@ impl Core {
         let mut effects = self.run_body(lane, position, local, &stored)?;
         effects.reads.merge(&judged);
         self.account(lane, position, &stored.header, local, &mut effects)?;
+        let calls = call_count(stored.body.as_deref());
+        called::add(&mut effects, lane, &stored.header, local, calls);
         Ok(effects)
     }
 
@@ -452,7 +455,7 @@ impl Core {
         if cell.lane() == Lane::System {
             self.cuts_are_due();
         }
-        if cell.space() == Space::Written {
+        if matches!(cell.space(), Space::Written | Space::Called) {
             // No query can have read it.
         } else if self.changes.cells.len() < CHANGED_CELLS_MAX {
             self.changes.cells.push(cell.clone());

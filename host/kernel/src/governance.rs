@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use lattice_format::{ComponentId, DeviceKey, IntentionId, Lane, Limits, Position, StoreId, Time};
 
+use crate::called;
 use crate::cell::{Cell, Space, ValueMark};
 use crate::dag::{self, LocalSeq, Meta};
 use crate::engine::{Answer, AskError, Cut, Engine, HostFault, Question};
@@ -187,8 +188,16 @@ fn cuts_key(author: &DeviceKey) -> Vec<u8> {
 
 const CUTS_DUE: &[u8] = b"Mcuts-due";
 
+/// A cut, with the places of its revocation.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct PlacedCut {
+    revocations: Vec<LocalSeq>,
+    kept: Vec<IntentionId>,
+}
+
 /// The cuts of one author, resolved: where each revocation stands, and what it keeps.
 struct Resolved {
+    /// An entry that holds the call of the revocation and counts.
     revocation: LocalSeq,
     kept: Vec<Meta>,
 }
@@ -255,7 +264,8 @@ impl Core {
     }
 
     fn apply_cuts(&mut self, author: &DeviceKey, cuts: &[Cut]) -> Result<(), StorageError> {
-        let encoded = encode_cuts(cuts);
+        let cuts = self.place(cuts)?;
+        let encoded = encode_cuts(&cuts);
         let known = self.rows.get(&cuts_key(author))?;
         if known.as_deref().unwrap_or_default() == encoded {
             return Ok(());
@@ -265,7 +275,7 @@ impl Core {
         } else {
             self.rows.put(cuts_key(author), encoded);
         }
-        let resolved = self.resolve(author, cuts)?;
+        let resolved = self.resolve(author, &cuts)?;
         for branch_id in dag::branches_of(&self.rows, author, None)? {
             let branch = dag::branch(&self.rows, branch_id)?;
             for seq in branch.first.0..=branch.tip.0 {
@@ -331,22 +341,49 @@ impl Core {
         Ok(false)
     }
 
-    fn resolve(&self, author: &DeviceKey, cuts: &[Cut]) -> Result<Vec<Resolved>, StorageError> {
+    /// Finds where the revocations stand. A device that forks its chain can have made several with one
+    /// id: each of them cuts.
+    fn place(&self, cuts: &[Cut]) -> Result<Vec<PlacedCut>, StorageError> {
+        let mut out = Vec::with_capacity(cuts.len());
+        for cut in cuts {
+            let mut revocations = Vec::new();
+            called::entries(
+                &self.rows,
+                Lane::System,
+                cut.revocation,
+                Position::MAX,
+                |_, local| {
+                    revocations.push(local);
+                    Ok(ControlFlow::Continue(()))
+                },
+            )?;
+            out.push(PlacedCut {
+                revocations,
+                kept: cut.kept.clone(),
+            });
+        }
+        Ok(out)
+    }
+
+    fn resolve(
+        &self,
+        author: &DeviceKey,
+        cuts: &[PlacedCut],
+    ) -> Result<Vec<Resolved>, StorageError> {
         let mut out = Vec::new();
         for cut in cuts {
-            let Some(revocation) = dag::call(&self.rows, cut.revocation)? else {
-                continue;
-            };
-            let mut kept = Vec::new();
-            for id in &cut.kept {
-                if let Some(meta) = self.kept(author, revocation.local, id)? {
-                    kept.push(meta);
+            for revocation in &cut.revocations {
+                let mut kept = Vec::new();
+                for id in &cut.kept {
+                    if let Some(meta) = self.kept(author, *revocation, id)? {
+                        kept.push(meta);
+                    }
                 }
+                out.push(Resolved {
+                    revocation: *revocation,
+                    kept,
+                });
             }
-            out.push(Resolved {
-                revocation: revocation.local,
-                kept,
-            });
         }
         Ok(out)
     }
@@ -377,10 +414,13 @@ pub(crate) fn storage(error: StorageError) -> HostFault {
     HostFault::Storage(error.0)
 }
 
-fn encode_cuts(cuts: &[Cut]) -> Vec<u8> {
+fn encode_cuts(cuts: &[PlacedCut]) -> Vec<u8> {
     let mut out = Vec::new();
     for cut in cuts {
-        out.extend_from_slice(&cut.revocation.0);
+        out.extend_from_slice(&(cut.revocations.len() as u32).to_be_bytes());
+        for local in &cut.revocations {
+            out.extend_from_slice(&local.0.to_be_bytes());
+        }
         out.extend_from_slice(&(cut.kept.len() as u32).to_be_bytes());
         for id in &cut.kept {
             out.extend_from_slice(&id.0);
@@ -389,21 +429,23 @@ fn encode_cuts(cuts: &[Cut]) -> Vec<u8> {
     out
 }
 
-fn decode_cuts(mut bytes: &[u8]) -> Option<Vec<Cut>> {
+fn decode_cuts(mut bytes: &[u8]) -> Option<Vec<PlacedCut>> {
     let mut out = Vec::new();
     while !bytes.is_empty() {
-        let (revocation, rest) = bytes.split_first_chunk::<32>()?;
-        let (count, mut rest) = rest.split_first_chunk::<4>()?;
-        let mut kept = Vec::new();
+        let mut cut = PlacedCut::default();
+        let (count, mut rest) = bytes.split_first_chunk::<4>()?;
         for _ in 0..u32::from_be_bytes(*count) {
-            let (id, tail) = rest.split_first_chunk::<32>()?;
-            kept.push(IntentionId(*id));
+            let (local, tail) = rest.split_first_chunk::<8>()?;
+            cut.revocations.push(LocalSeq(u64::from_be_bytes(*local)));
             rest = tail;
         }
-        out.push(Cut {
-            revocation: lattice_format::CallId(*revocation),
-            kept,
-        });
+        let (count, mut rest) = rest.split_first_chunk::<4>()?;
+        for _ in 0..u32::from_be_bytes(*count) {
+            let (id, tail) = rest.split_first_chunk::<32>()?;
+            cut.kept.push(IntentionId(*id));
+            rest = tail;
+        }
+        out.push(cut);
         bytes = rest;
     }
     Some(out)

@@ -100,7 +100,6 @@ pub(crate) fn add(
     pasts: &mut PastCache,
     header: &VerifiedHeader,
     local: LocalSeq,
-    call_count: u32,
 ) -> Result<Added, StorageError> {
     let id = header.id();
     let named = |id: IntentionId| -> Result<LocalSeq, StorageError> {
@@ -167,7 +166,6 @@ pub(crate) fn add(
     for device in &header.admits {
         rows.put(key(b'P', &[&device.0, &local_bytes]), []);
     }
-    add_calls(rows, header, local, call_count);
     rows.put(key(b'T', &[&header.position().to_bytes()]), local_bytes);
     rows.put(local_key(local), meta.encode());
     Ok(Added {
@@ -175,18 +173,6 @@ pub(crate) fn add(
         fork,
         new_branch,
     })
-}
-
-/// Makes the calls of an entry known by their ids; how many there are says its body.
-pub(crate) fn add_calls(rows: &mut Rows, header: &VerifiedHeader, local: LocalSeq, count: u32) {
-    for index in 0..count {
-        let call = header.call_id(index);
-        let mut value = Vec::with_capacity(28);
-        value.extend_from_slice(&call.0[16..]);
-        value.extend_from_slice(&local.0.to_be_bytes());
-        value.extend_from_slice(&index.to_be_bytes());
-        rows.put(key(b'K', &[&call.0[..16]]), value);
-    }
 }
 
 fn meta_of(rows: &RowsView, local: LocalSeq) -> Result<Meta, StorageError> {

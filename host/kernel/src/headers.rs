@@ -20,13 +20,13 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use lattice_format::{IntentionId, Lane, VerifiedBody};
+use lattice_format::{IntentionId, Lane};
 
 use crate::admit::{self, Admission};
 use crate::dag::{self, LocalSeq};
 use crate::engine::HostFault;
 use crate::floating::Arrival;
-use crate::fold::{Core, call_count};
+use crate::fold::Core;
 use crate::grow;
 use crate::limits::{HEADERS_ROUNDS_MAX, HEADERS_RUNS_MAX, HEADERS_TRIED_MAX};
 use crate::log::Stored;
@@ -188,8 +188,7 @@ impl Store {
             {
                 continue;
             }
-            let calls = call_count(entry.body.as_ref().map(|body| &**body.bytes()));
-            let added = grow::add(&mut core.rows, &mut core.pasts, header, next, calls)?;
+            let added = grow::add(&mut core.rows, &mut core.pasts, header, next)?;
             if entry.body.is_none() {
                 set_alone(&mut core.rows, next, true);
             }
@@ -239,7 +238,7 @@ impl Store {
         match stored.header.check_body(bytes) {
             Ok(body) => {
                 self.begin_undo();
-                self.put_body(&stored, &body);
+                self.put_body(&stored);
                 self.pending_bodies.push((local, body));
                 received.bodies += 1;
             }
@@ -251,12 +250,10 @@ impl Store {
         Ok(())
     }
 
-    fn put_body(&mut self, stored: &Stored, body: &VerifiedBody) {
+    fn put_body(&mut self, stored: &Stored) {
         let core = &mut self.core;
         let header = &stored.header;
         set_alone(&mut core.rows, stored.local, false);
-        let calls = call_count(Some(body.bytes()));
-        grow::add_calls(&mut core.rows, header, stored.local, calls);
         core.due
             .set(&mut core.rows, header.lane, header.position(), stored.local);
         self.settled = false;
@@ -267,11 +264,11 @@ impl Store {
         for local in all_alone(&self.core.rows)? {
             let stored = self.core.stored(local)?;
             if let Some(bytes) = stored.body.clone() {
-                let body = stored
+                stored
                     .header
                     .check_body(bytes)
                     .map_err(|error| StorageError(format!("log.redb is damaged: {error}")))?;
-                self.put_body(&stored, &body);
+                self.put_body(&stored);
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ pub mod admit;
 pub mod blob;
 #[cfg(test)]
 mod bounds;
+mod called;
 pub mod cell;
 mod commit;
 mod compare;

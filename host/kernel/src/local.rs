@@ -12,6 +12,7 @@ use lattice_format::{
     Seq, Time, Transaction, VerifiedHeader,
 };
 
+use crate::called;
 use crate::dag::{self, LocalSeq};
 use crate::engine::{Answer, HostFault, Member, MemberStatus, Question};
 use crate::execution::Execution;
@@ -420,6 +421,7 @@ impl Store {
             let after = self.members_at_end(Some(query))?;
             header.admits = gained(before, &after);
         }
+        let calls = open.transactions.iter().map(|t| t.calls.len() as u32).sum();
         let body = Body {
             transactions: open.transactions,
             genesis: None,
@@ -453,6 +455,7 @@ impl Store {
         self.core
             .account(header.lane, Position::MAX, &header, self.next, &mut effects)
             .map_err(CallError::from)?;
+        called::add(&mut effects, header.lane, &header, self.next, calls);
         let local = self.index(&header, Some(&body), now_ms, open.outcomes)?;
         self.core
             .install(header.lane, header.position(), local, effects)?;

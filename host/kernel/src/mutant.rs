@@ -30,6 +30,8 @@ pub enum Mutant {
     DeniedCallRuns,
     /// How many bytes an author has written is not tracked as a read of what its quota judges.
     WrittenBytesUntracked,
+    /// Whether a call was observed is not tracked as a read.
+    ObservedCallsUntracked,
 }
 
 #[cfg(feature = "mutants")]

@@ -201,8 +201,8 @@ pub(crate) fn stale_readers(
 }
 
 impl Core {
-    /// Adds to the effects of a run what the host itself keeps of it: the bytes that its author has
-    /// written, and, where governance has changed, the quota in effect behind it.
+    /// Adds to the effects of a run that counts what the host itself keeps of it: the bytes that its
+    /// author has written, and, where governance has changed, the quota in effect behind it.
     pub(crate) fn account(
         &self,
         lane: Lane,

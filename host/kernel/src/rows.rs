@@ -13,7 +13,7 @@ use imbl::OrdMap;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> =
-    TableDefinition::new("derived-2");
+    TableDefinition::new("derived-3");
 
 /// This node's disk failed, or what is on it is damaged. Never an outcome: it pauses the store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,14 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use lattice_format::{
     BlobId, CallId, DeviceKey, Header, IntentionId, Lane, Position, StoreId, Time,
 };
 
+use crate::called;
 use crate::cell::{Cell, Op, Space, ValueMark};
-use crate::dag;
+use crate::dag::{self, LocalSeq};
 use crate::engine::HostFault;
 use crate::limits::{
     KEY_BYTES_MAX, READ_BYTES_MAX, READ_MARK_BYTES, TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX,
@@ -88,6 +90,8 @@ pub struct Run {
     /// What the host read for the run. Kept apart: it does not count for the guest's bound.
     host: Reads,
     read_bytes: usize,
+    /// What was answered about other entries' calls.
+    observed: BTreeMap<CallId, bool>,
     /// Set when a query asks for the time: its result then changes with every entry.
     clock_read: bool,
     call_seed: [u8; 32],
@@ -129,6 +133,7 @@ impl Run {
             reads: Reads::default(),
             host: Reads::default(),
             read_bytes: 0,
+            observed: BTreeMap::new(),
             clock_read: false,
             call_seed: [0; 32],
         }
@@ -281,25 +286,58 @@ impl Run {
         })
     }
 
-    /// `context.observed`: whether the author had seen that call. Depends on the entry alone, so
-    /// it is no read.
+    /// `context.observed`: whether the author had seen that call, of an entry that counts. Calls of void
+    /// entries are seen by nobody, so the answer is a read.
     ///
     /// # Errors
-    /// Traps in a query.
-    pub fn observed(&self, other: CallId) -> Result<bool, RunFault> {
+    /// See [`Run::get`]; traps in a query.
+    pub fn observed(&mut self, other: CallId) -> Result<bool, RunFault> {
         let place = self.command_place()?;
         if (0..place.index).any(|index| place.header.call_id(index) == other) {
             return Ok(true);
         }
-        let Some(call) = dag::call(&self.rows, other)? else {
-            return Ok(false);
-        };
-        for name in &place.names {
-            if dag::in_past_or_same(&self.rows, call.local, *name)? {
-                return Ok(true);
+        if let Some(known) = self.observed.get(&other) {
+            return Ok(*known);
+        }
+        let found = self.find_observed(other)?;
+        let observed = found.is_some();
+        match found {
+            _ if mutant::active(Mutant::ObservedCallsUntracked) => {}
+            Some((cell, local)) => {
+                let mark = ValueMark::of_bytes(Some(&local.0.to_be_bytes()));
+                self.host.cells.insert(cell, mark);
+            }
+            None => {
+                for lane in observable(self.lane) {
+                    self.host.add_range(called::span(*lane, other));
+                }
             }
         }
-        Ok(false)
+        self.observed.insert(other, observed);
+        // The same for every answer: what is marked for it may differ from replica to replica.
+        self.count_read(2 * called::KEY_BYTES)?;
+        Ok(observed)
+    }
+
+    /// The row that says so of an entry in the past of this one.
+    fn find_observed(&self, other: CallId) -> Result<Option<(Cell, LocalSeq)>, RunFault> {
+        let place = self.command_place()?;
+        let mut found = None;
+        for lane in observable(self.lane) {
+            called::entries(&self.rows, *lane, other, self.at, |cell, local| {
+                for name in &place.names {
+                    if dag::in_past_or_same(&self.rows, local, *name)? {
+                        found = Some((cell, local));
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            if found.is_some() {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// `context.store`.
@@ -434,6 +472,14 @@ impl Run {
         let before = self.own.insert(cell.clone(), op);
         self.journal.push((cell, before));
         Ok(())
+    }
+}
+
+/// Whose calls a run can have observed: governance is folded without the app lane.
+fn observable(lane: Lane) -> &'static [Lane] {
+    match lane {
+        Lane::System => &[Lane::System],
+        Lane::App => &[Lane::App, Lane::System],
     }
 }
 

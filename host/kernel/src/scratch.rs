@@ -13,8 +13,9 @@ use lattice_format::{
 use redb::Database;
 use redb::backends::InMemoryBackend;
 
+use crate::called;
 use crate::cell::{Cell, Op, Space, newest_key};
-use crate::dag::LocalSeq;
+use crate::dag::{self, LocalSeq};
 use crate::engine::{
     Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, Instance, Question,
 };
@@ -52,7 +53,8 @@ struct Judge<'a> {
     /// Graph rows, and nothing else: every fold starts from these.
     graph: Rows,
     past: HashMap<IntentionId, HashSet<IntentionId>>,
-    calls: HashMap<CallId, IntentionId>,
+    /// The entries of governance that hold the call of an id.
+    revocations: HashMap<CallId, Vec<IntentionId>>,
 }
 
 /// Folds `entries`, which are complete and in an order that respects causality, as a log is.
@@ -76,7 +78,7 @@ pub fn scratch(engine: &dyn Engine, entries: &[Stored]) -> Result<Scratch, HostF
         entries: entries.iter().collect(),
         graph: memory().map_err(storage)?,
         past: HashMap::new(),
-        calls: HashMap::new(),
+        revocations: HashMap::new(),
     };
     judge.read_graph(entries).map_err(storage)?;
     judge.entries.sort_by_key(|e| e.header.position());
@@ -92,17 +94,13 @@ impl Judge<'_> {
     fn read_graph(&mut self, entries: &[Stored]) -> Result<(), StorageError> {
         let mut pasts = PastCache::default();
         for (local, entry) in (0u64..).zip(entries) {
-            let calls = call_count(entry.body.as_deref());
-            grow::add(
-                &mut self.graph,
-                &mut pasts,
-                &entry.header,
-                LocalSeq(local),
-                calls,
-            )?;
+            grow::add(&mut self.graph, &mut pasts, &entry.header, LocalSeq(local))?;
             let id = entry.header.id();
-            for index in 0..calls {
-                self.calls.insert(entry.header.call_id(index), id);
+            if entry.header.lane == Lane::System {
+                for index in calls_of(entry, Lane::System) {
+                    let call = entry.header.call_id(index);
+                    self.revocations.entry(call).or_default().push(id);
+                }
             }
             let mut past = HashSet::from([id]);
             for name in entry.header.names() {
@@ -119,7 +117,7 @@ impl Judge<'_> {
             let mut over_quota = BTreeSet::new();
             let (rows, outcomes) =
                 self.fold_lane(Lane::System, self.fresh()?, &void, &mut over_quota)?;
-            let next = self.cut(&rows)?;
+            let next = self.cut(&rows, &void)?;
             if next != void {
                 void = next;
                 continue;
@@ -200,7 +198,8 @@ impl Judge<'_> {
             if let Some(system) = &mut system
                 && (genesis || entry.header.lane == Lane::System)
             {
-                let (_, writes) = self.run(Lane::System, system, system, entry)?;
+                let (_, mut writes) = self.run(Lane::System, system, system, entry)?;
+                writes.extend(self.called(Lane::System, entry)?);
                 write(system, entry.header.position(), writes).map_err(storage)?;
             }
             let mine = genesis && (lane == Lane::System || self.genesis.app.is_some())
@@ -209,11 +208,24 @@ impl Judge<'_> {
                 continue;
             }
             let governance = system.as_ref().unwrap_or(&rows);
-            let (outcome, writes) = self.run(lane, governance, &rows, entry)?;
+            let (outcome, mut writes) = self.run(lane, governance, &rows, entry)?;
+            writes.extend(self.called(lane, entry)?);
             write(&mut rows, entry.header.position(), writes).map_err(storage)?;
             outcomes.insert((entry.header.position(), lane), outcome);
         }
         Ok((rows, outcomes))
+    }
+
+    /// The rows of an entry's calls.
+    fn called(&self, lane: Lane, entry: &Stored) -> Result<Vec<(Cell, Op)>, HostFault> {
+        let id = entry.header.id();
+        let local = dag::local_of(&self.graph, &id)
+            .map_err(storage)?
+            .expect("the graph holds every entry");
+        let indices = calls_of(entry, lane);
+        Ok(indices
+            .map(|index| called::row(lane, entry.header.call_id(index), id, local))
+            .collect())
     }
 
     /// The quota in effect where governance stands so.
@@ -395,7 +407,11 @@ impl Judge<'_> {
     }
 
     /// Which entries governance cuts off, asked at the end of the system lane.
-    fn cut(&self, rows: &Rows) -> Result<BTreeSet<IntentionId>, HostFault> {
+    fn cut(
+        &self,
+        rows: &Rows,
+        before: &BTreeSet<IntentionId>,
+    ) -> Result<BTreeSet<IntentionId>, HostFault> {
         let mut void = BTreeSet::new();
         let authors: BTreeSet<_> = self.entries.iter().map(|e| e.header.author).collect();
         for author in authors {
@@ -406,7 +422,7 @@ impl Judge<'_> {
             for entry in &self.entries {
                 if entry.header.author == author
                     && !entry.header.is_genesis()
-                    && cuts.iter().any(|cut| !self.spares(cut, entry))
+                    && cuts.iter().any(|cut| !self.spares(cut, entry, before))
                 {
                     void.insert(entry.header.id());
                 }
@@ -415,18 +431,24 @@ impl Judge<'_> {
         Ok(void)
     }
 
-    fn spares(&self, cut: &Cut, entry: &Stored) -> bool {
-        let Some(revocation) = self.calls.get(&cut.revocation) else {
-            return true;
-        };
+    /// Whether each revocation of that id that counts spares the entry.
+    fn spares(&self, cut: &Cut, entry: &Stored, void: &BTreeSet<IntentionId>) -> bool {
+        let revocations = self.revocations.get(&cut.revocation);
+        revocations
+            .into_iter()
+            .flatten()
+            .filter(|id| !void.contains(*id))
+            .all(|id| self.is_spared_by(id, &cut.kept, entry))
+    }
+
+    fn is_spared_by(&self, revocation: &IntentionId, kept: &[IntentionId], entry: &Stored) -> bool {
         if let Some(grant) = entry.header.grant
             && self.past[&grant].contains(revocation)
         {
             return true;
         }
         let by_id = |id: &IntentionId| self.entries.iter().find(|e| e.header.id() == *id);
-        cut.kept
-            .iter()
+        kept.iter()
             .filter(|kept| self.past[revocation].contains(*kept))
             .filter_map(by_id)
             .filter(|kept| kept.header.author == entry.header.author)
@@ -449,6 +471,9 @@ impl Judge<'_> {
         let mut state_root = LtHash::default();
         rows.scan(b"N", b"O", false, |row, value| {
             let cell = &row[1..];
+            if Cell::from_slice(cell).is_some_and(|cell| !cell.space().in_root()) {
+                return std::ops::ControlFlow::Continue(());
+            }
             match Newest::decode(value).map(|n| n.op) {
                 Ok(Op::Put(bytes)) => state_root.add(&Element::new(&[cell, &bytes])),
                 Ok(Op::Add(n)) if n != 0 => {
@@ -479,6 +504,15 @@ impl Judge<'_> {
             outcomes: outcome_root.digest(),
             applied: applied.digest(),
         })
+    }
+}
+
+/// The indices of the calls that an entry makes in a lane.
+fn calls_of(entry: &Stored, lane: Lane) -> std::ops::Range<u32> {
+    match (entry.header.is_genesis(), lane) {
+        (true, Lane::System) => 0..1,
+        (true, Lane::App) => 1..2,
+        (false, _) => 0..call_count(entry.body.as_deref()),
     }
 }
 

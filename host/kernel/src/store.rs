@@ -9,6 +9,7 @@ use lattice_format::{
     StoreId, Time, VerifiedBody, VerifiedHeader,
 };
 
+use crate::called;
 use crate::commit::Undo;
 use crate::dag::LocalSeq;
 use crate::engine::{Engine, HostFault, Unserved};
@@ -298,6 +299,7 @@ impl Store {
             self.core
                 .account(*lane, position, &header, LocalSeq(0), &mut effects)
                 .map_err(failed)?;
+            called::add(&mut effects, *lane, &header, LocalSeq(0), 2);
             self.core.install(*lane, position, LocalSeq(0), effects)?;
         }
         Ok(())

@@ -147,6 +147,15 @@ fn governance_call(function: &str, args: Vec<u8>) -> Call {
     }
 }
 
+/// A call that tells whether the one of that id was observed.
+pub fn saw(call: CallId) -> Call {
+    Call {
+        interface: APP_COMMANDS.into(),
+        function: "saw".into(),
+        args: call.0.to_vec(),
+    }
+}
+
 /// A call that admits a device, or admits it again.
 pub fn admit(device: DeviceKey, role: Role) -> Call {
     let mut args = device.0.to_vec();
@@ -306,6 +315,7 @@ impl Instance for ModelInstance {
         let result = match (kind, self.component, call.function.as_str()) {
             (CallKind::Init, GOVERNANCE, _) => found_governance(&mut self.run).map(|()| 0),
             (CallKind::Init, _, _) => self.run.put(b"init", b"1").map(|()| 0).map_err(Stop::from),
+            (_, APP, "saw") => ask_observed(&mut self.run, &call.args),
             (_, APP, "run") => run_program(&mut self.run, &mut self.global, &call.args),
             (CallKind::Command, GOVERNANCE, function) => {
                 govern(&mut self.run, function, &call.args).map(|()| 0)
@@ -329,6 +339,14 @@ impl Instance for ModelInstance {
     fn finish(self: Box<Self>) -> Run {
         self.run
     }
+}
+
+/// Writes whether the call of that id was observed, and returns it.
+fn ask_observed(run: &mut Run, args: &[u8]) -> Result<u64, Stop> {
+    let id = CallId::from_slice(args).ok_or(Stop::Refuse(0))?;
+    let observed = u8::from(run.observed(id)?);
+    run.put(b"saw", &[observed])?;
+    Ok(u64::from(observed))
 }
 
 fn run_program(run: &mut Run, global: &mut u64, args: &[u8]) -> Result<u64, Stop> {

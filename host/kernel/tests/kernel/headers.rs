@@ -13,7 +13,7 @@ use crate::revocation::{FOUNDER, MEMBER, ROGUE, Team, put, shuffled};
 use crate::world::{START_MS, adopt, all, deliver, deliver_from, judge, settle, wire};
 
 /// The entries as a node gives them that has not got these bodies.
-fn without(entries: &[Stored], bodies: &[IntentionId]) -> Vec<Stored> {
+pub fn without(entries: &[Stored], bodies: &[IntentionId]) -> Vec<Stored> {
     let mut entries = entries.to_vec();
     for entry in &mut entries {
         if bodies.contains(&entry.header.id()) {
@@ -23,7 +23,7 @@ fn without(entries: &[Stored], bodies: &[IntentionId]) -> Vec<Stored> {
     entries
 }
 
-fn assert_equal(one: &Store, other: &Store) {
+pub fn assert_equal(one: &Store, other: &Store) {
     let (one, other) = (one.snapshot(), other.snapshot());
     assert_eq!(one.summary().count, other.summary().count);
     assert_eq!(one.summary().state_root, other.summary().state_root);

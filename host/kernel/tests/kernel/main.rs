@@ -6,6 +6,7 @@ mod crash;
 mod fold;
 mod headers;
 mod hostile;
+mod observed;
 mod profile;
 mod quota;
 mod revocation;

@@ -73,6 +73,8 @@ pub(crate) enum Event {
         blind: bool,
         ahead_ms: u8,
     },
+    /// A device signs by hand what it has signed already, with other calls: their ids are the same.
+    Twin { by: u8, act: Act, of: u16 },
     /// One device gives another everything that it lacks.
     Sync { from: u8, to: u8 },
     /// A device's clock jumps; what it makes sorts early or late.
@@ -142,9 +144,10 @@ fn event(app: App) -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         8 => (device(), local).prop_map(|(by, act)| Event::Local { by, act }),
-        4 => (device(), forged, any::<u16>(), any::<bool>(), any::<u8>()).prop_map(
+        4 => (device(), forged.clone(), any::<u16>(), any::<bool>(), any::<u8>()).prop_map(
             |(by, act, after, blind, ahead_ms)| Event::Forge { by, act, after, blind, ahead_ms }
         ),
+        1 => (device(), forged, any::<u16>()).prop_map(|(by, act, of)| Event::Twin { by, act, of }),
         5 => (device(), 0..DEVICES).prop_map(|(from, to)| Event::Sync { from, to }),
         2 => (device(), any::<u8>()).prop_map(|(of, to_ms)| Event::Clock { of, to_ms }),
         1 => device().prop_map(|of| Event::Rebuild { of }),

@@ -257,6 +257,12 @@ impl World {
                     receive(store, vec![entry], self.slice);
                 }
             }
+            Event::Twin { by, act, of } => {
+                if let Some(entry) = self.sign_again(*by, act, *of) {
+                    let store = &mut self.stores[usize::from(*by)];
+                    receive(store, vec![entry], self.slice);
+                }
+            }
             Event::Sync { from, to } => {
                 if from != to {
                     let entries = all(&self.store(*from).snapshot());
@@ -367,6 +373,29 @@ impl World {
         header.time.wall_ms = latest_ms + 1 + u64::from(ahead_ms % 64);
         let header = VerifiedHeader::sign(header, &key(by)).unwrap();
         Some((header.signed().clone(), Some(body)))
+    }
+
+    /// Signs another body below the header of one of the device's entries.
+    fn sign_again(&self, by: u8, act: &Act, of: u16) -> Option<Wire> {
+        let author = device(by);
+        let entries = all(&self.store(by).snapshot());
+        let own = |e: &&Stored| e.header.author == author && !e.header.is_genesis();
+        let own: Vec<&Stored> = entries.iter().filter(own).collect();
+        let first = own.get(usize::from(of).checked_rem(own.len())?)?;
+        let (lane, transactions) = self.transactions(by, act)?;
+        let body = body_of(transactions);
+        let mut header = Header::clone(&first.header);
+        header.chain_bytes -= u64::from(header.body.len);
+        header.lane = lane;
+        header.body = BodyRef {
+            hash: Body::hash_of(&body),
+            len: u32::try_from(body.len()).unwrap(),
+            key: 0,
+        };
+        header.chain_bytes += u64::from(header.body.len);
+        let header = VerifiedHeader::sign(header, &key(by)).unwrap();
+        let known = entries.iter().any(|e| e.header.id() == header.id());
+        (!known).then(|| (header.signed().clone(), Some(body)))
     }
 
     /// The calls of an act, as the device makes them now; nothing for bytes that are no body.
