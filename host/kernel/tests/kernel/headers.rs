@@ -1,12 +1,15 @@
 //! Headers that are witnessed without their bodies: those of void entries, by this node's own judgement,
 //! and no others.
 
+use std::sync::Arc;
+
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::engine::{HostFault, Role};
 use lattice_kernel::limits::{
     BODIES_ASKED_MAX, FLOATING_PER_PEER, HEADERS_ROUNDS_MAX, HEADERS_TRIED_MAX,
 };
-use lattice_kernel::testing::{self, device};
+use lattice_kernel::testing::disk::{Dice, Disk, Power, SURVIVALS, files, repaired};
+use lattice_kernel::testing::{self, ModelEngine, device, key};
 use lattice_kernel::{FloatReason, Store, Stored};
 
 use crate::revocation::{FOUNDER, MEMBER, ROGUE, Team, put, shuffled};
@@ -264,4 +267,66 @@ fn a_look_leaves_out_what_counts_so_many_times_and_gives_up() {
     let rounds = HEADERS_ROUNDS_MAX as u8;
     assert!(is_witnessed_beside(rounds - 2));
     assert!(!is_witnessed_beside(rounds - 1));
+}
+
+#[test]
+fn a_late_body_is_there_after_a_crash_once_it_was_taken() {
+    let mut team = Team::new();
+    team.govern(testing::admit(device(MEMBER), Role::Admin));
+    team.sync();
+    let (own, _) = team.app(MEMBER, &put(9));
+    let (entry, _) = team.app(ROGUE, &put(1));
+    team.sync();
+    team.call(MEMBER, Lane::System, testing::revoke(device(ROGUE), &[]));
+    team.sync();
+    team.govern(testing::revoke(device(MEMBER), &[own]));
+    team.sync();
+    let entries = all(&team.stores[0].snapshot());
+    let late = entries.iter().find(|e| e.header.id() == entry).unwrap();
+    let mut acknowledged = 0;
+    for operations in 0.. {
+        let power = Power::steady();
+        let (log, state) = (Disk::new(&power), Disk::new(&power));
+        let (signed, body) = wire(&entries[0]);
+        let genesis = (signed, body.unwrap());
+        let engine = Arc::new(ModelEngine);
+        let on_disks = files(&log, &state).unwrap();
+        let mut store = Store::adopt(on_disks, engine, key(20), genesis, START_MS).unwrap();
+        // The last entry makes the one without a body count.
+        let (last, before) = entries[1..].split_last().unwrap();
+        deliver(&mut store, &without(before, &[entry]));
+        let last = vec![wire(last)];
+        store
+            .receive(device(7), last, START_MS + 1_000, [7; 32])
+            .unwrap();
+        store.settle(1_000).unwrap();
+        store.tick(START_MS + 3_000).unwrap();
+        assert_eq!(store.snapshot().lacks(10).unwrap().len(), 1);
+        power.fail_after(operations);
+        let taken = store.receive(device(7), vec![wire(late)], START_MS + 3_000, [7; 32]);
+        let flushed =
+            taken.is_ok() && store.settle(1_000).is_ok() && store.tick(START_MS + 6_000).is_ok();
+        acknowledged += usize::from(taken.is_ok());
+        drop(store);
+        for (seed, survives) in (0..).zip(SURVIVALS) {
+            let mut dice = Dice(operations * 8 + seed);
+            let images = [&log, &state].map(|disk| disk.after_crash(survives, &mut dice));
+            let power = Power::steady();
+            let [log, state] = images.map(|image| Disk::with_image(image, &power));
+            let (files, _) = repaired(&log, &state, &power).unwrap();
+            let engine = Arc::new(ModelEngine);
+            let mut found = Store::open(files, engine, key(20), START_MS + 7_000).unwrap();
+            if taken.is_err() {
+                deliver(&mut found, std::slice::from_ref(late));
+            }
+            settle(&mut found);
+            assert_eq!(found.snapshot().lacks(10).unwrap(), vec![]);
+            assert_equal(&found, &team.stores[0]);
+            judge(&found).unwrap();
+        }
+        if flushed {
+            assert!(acknowledged > 1, "no crash came between the two commits");
+            return;
+        }
+    }
 }
