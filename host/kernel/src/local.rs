@@ -425,7 +425,8 @@ impl Store {
         let body = Body {
             transactions: open.transactions,
             genesis: None,
-            claim: (self.settled).then(|| self.core.claim()),
+            // What governance cuts off by what was just called is not void yet.
+            claim: (self.settled && !self.core.are_cuts_due()?).then(|| self.core.claim()),
         };
         let bytes = body.encode();
         header.body = BodyRef {

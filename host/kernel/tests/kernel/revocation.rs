@@ -294,3 +294,36 @@ fn voids_point_only_downwards() {
     let (own, _) = team.app(MEMBER, &put(1));
     team.agree(&[], &[own]);
 }
+
+#[test]
+fn nothing_is_claimed_while_it_is_open_what_a_revocation_cuts_off() {
+    let mut team = Team::new();
+    let (void, _) = team.app(ROGUE, &put(1));
+    team.sync();
+    // One commit for a revocation and a call behind it, which still sees what will be void.
+    let now = team.now + 1;
+    let founder = &mut team.stores[0];
+    for (lane, call) in [
+        (Lane::System, testing::revoke(device(ROGUE), &[])),
+        (Lane::App, testing::program(&put(2))),
+    ] {
+        let told = founder.call(lane, vec![call], now, ChainId(10)).unwrap();
+        assert!(told.outcome.is_ok());
+    }
+    let last = founder.commit(now).unwrap().pop().unwrap().id();
+    let entry = founder.snapshot().entry(&last).unwrap().unwrap();
+    let body = lattice_format::Body::decode(entry.body.as_deref().unwrap()).unwrap();
+    assert_eq!(body.claim, None);
+    team.agree(&[void], &[last]);
+    for store in &team.stores {
+        let notices = store.notices().unwrap();
+        let told = |(_, notice): &(u64, Notice)| matches!(notice, Notice::Divergence { .. });
+        assert!(!notices.iter().any(told), "{notices:?}");
+    }
+    // The next one claims again, and rightly.
+    let (next, _) = team.app(FOUNDER, &put(3));
+    let entry = team.stores[0].snapshot().entry(&next).unwrap().unwrap();
+    let body = lattice_format::Body::decode(entry.body.as_deref().unwrap()).unwrap();
+    assert!(body.claim.is_some());
+    team.agree(&[void], &[last, next]);
+}

@@ -8,11 +8,18 @@ use crate::components::component;
 
 /// Seeds that failed once, what they run, and what was wrong. Bursts of calls changed the plan of 39; what it
 /// found has a test in the kernel now, `voids_point_only_downwards`.
-const REGRESSIONS: [(u64, &str, &str); 1] = [(
-    39,
-    "model",
-    "the model governance let an admin promote a member that outranks it, whose revocations then had no reading",
-)];
+const REGRESSIONS: [(u64, &str, &str); 2] = [
+    (
+        39,
+        "model",
+        "the model governance let an admin promote a member that outranks it, whose revocations then had no reading",
+    ),
+    (
+        30386,
+        "model",
+        "a call behind a revocation in one commit claimed roots with what the revocation cut off",
+    ),
+];
 
 /// Seeds from `LATTICE_SIM_SEEDS` (`A..B`), else the first few.
 fn seeds(few: u64) -> Range<u64> {
