@@ -271,6 +271,9 @@ fn status_text(whole: &Whole, now_ms: u64) -> String {
             .iter()
             .map(|remark| ("remark", remark.clone())),
     );
+    if !status.replays.is_empty() {
+        rows.push(("replays", replays_text(&status.replays)));
+    }
     if status.notice_count > 0 {
         let notices = text::count(status.notice_count.into(), "notice");
         rows.push(("notices", format!("{notices}: see `lattice notices`")));
@@ -282,6 +285,13 @@ fn status_text(whole: &Whole, now_ms: u64) -> String {
     shown.push_str(&members::table(&whole.members, now_ms));
     push_waiting(&mut shown, whole);
     shown
+}
+
+/// Whose late entries made others run again, and how often.
+fn replays_text(replays: &[api::Replays]) -> String {
+    let of = |one: &api::Replays| format!("{} by {}", one.runs, text::short(&one.author));
+    let list: Vec<String> = replays.iter().map(of).collect();
+    list.join(", ")
 }
 
 fn heads_table(status: &api::StoreStatus) -> String {
@@ -365,6 +375,10 @@ fn status_json(whole: &Whole) -> Value {
         "peer_connected_count": status.peer_connected_count,
         "notice_count": status.notice_count,
         "remarks": status.remarks,
+        "replays": status.replays.iter().map(|one| json!({
+            "author": text::id_json(&one.author),
+            "runs": one.runs,
+        })).collect::<Vec<_>>(),
         "members": whole.members.iter().map(members::member_json).collect::<Vec<_>>(),
         "floating": whole.floating.iter().map(|entry| json!({
             "id": text::id_json(&entry.id),
@@ -519,6 +533,10 @@ mod tests {
                 heads: vec![api::Head::default()],
                 head_count: 3,
                 remarks: vec!["careful".into()],
+                replays: vec![api::Replays {
+                    author: vec![7; 32],
+                    runs: 40,
+                }],
                 ..Default::default()
             },
             members: Vec::new(),
@@ -533,6 +551,7 @@ mod tests {
         for expected in [
             "state        headless: component 01ab is missing\n",
             "12 in the log, 11 applied, 1 pending, 30 floating\n",
+            "replays      40 by 07070707",
             "and 2 more\n",
             "body missing\nand 29 more\n",
         ] {

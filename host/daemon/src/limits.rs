@@ -50,6 +50,8 @@ pub const PAGE_MAX: u32 = 1000;
 pub const HISTORY_ROWS_MAX: usize = 20_000;
 /// Encoded bytes after which a page of history ends.
 pub const HISTORY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Authors whose late entries a status shows.
+pub const REPLAYS_SHOWN: usize = 16;
 /// Heads that a status shows.
 pub const HEADS_SHOWN: usize = 64;
 /// Characters of an entry's one-line summary.

@@ -1,5 +1,6 @@
 //! How the node, its stores and its peers are.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::Embedding;
 use crate::api;
 use crate::create::NO_PLUGIN;
 use crate::failure::{Failure, Result};
-use crate::limits::{HEADS_SHOWN, HISTORY_ROWS_MAX};
+use crate::limits::{HEADS_SHOWN, HISTORY_ROWS_MAX, REPLAYS_SHOWN};
 use crate::node::{Node, Slot};
 use crate::outcome;
 use crate::page::Page;
@@ -338,6 +339,7 @@ impl Node {
                 .filter(|(_, notice)| notice.acknowledged_ms == 0 && notice.store == slot.id.0)
                 .count() as u32,
             remarks,
+            replays: replays(&summary.replays),
         })
     }
 
@@ -470,4 +472,30 @@ fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Coun
         void,
         forks,
     })
+}
+
+/// Whose late entries cost most.
+fn replays(by_author: &BTreeMap<DeviceKey, u64>) -> Vec<api::Replays> {
+    let mut out: Vec<_> = by_author.iter().collect();
+    out.sort_unstable_by_key(|(author, runs)| (Reverse(**runs), **author));
+    let out = out.into_iter().take(REPLAYS_SHOWN);
+    out.map(|(author, runs)| api::Replays {
+        author: author.0.to_vec(),
+        runs: *runs,
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn the_most_repeated_runs_are_shown_first() {
+        let by_author: BTreeMap<DeviceKey, u64> = (0..=REPLAYS_SHOWN as u8)
+            .map(|n| (DeviceKey([n; 32]), u64::from(n) + 1))
+            .collect();
+        let shown: Vec<u64> = replays(&by_author).iter().map(|r| r.runs).collect();
+        let most: Vec<u64> = (2..=REPLAYS_SHOWN as u64 + 1).rev().collect();
+        assert_eq!(shown, most);
+    }
 }

@@ -411,6 +411,7 @@ impl Store {
                 outcome_root: digests.outcomes,
                 pending,
                 last_time: self.last_time,
+                replays: self.core.replays.clone(),
                 heads,
                 system_paused,
                 app_paused,

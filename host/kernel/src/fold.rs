@@ -16,7 +16,7 @@ use minicbor::Encoder;
 
 use crate::called;
 use crate::cell::{Cell, Op, Space};
-use crate::dag::LocalSeq;
+use crate::dag::{self, LocalSeq};
 use crate::engine::{CallKind, Engine, HostFault};
 use crate::execution::{Execution, outcome_of};
 use crate::governance::Answers;
@@ -71,6 +71,8 @@ pub(crate) struct Core {
     pub(crate) notices: Vec<Notice>,
     /// What the notices of this batch tell of.
     pub(crate) noticed: Noticed,
+    /// Runs that were repeated since the store was opened, by the author of what came late.
+    pub(crate) replays: Arc<BTreeMap<DeviceKey, u64>>,
     /// This device.
     pub(crate) me: DeviceKey,
     /// Grows whenever governance may have changed.
@@ -391,7 +393,7 @@ impl Core {
     ) -> Result<(), StorageError> {
         let id = position.id;
         let old = Record::load(&self.rows, lane, position)?;
-        self.due.clear(&mut self.rows, lane, position);
+        let cause = self.due.clear(&mut self.rows, lane, position);
         if old.is_none() && (local.0 != 0 || lane == Lane::System) {
             self.roots.apply(&id);
         }
@@ -431,8 +433,15 @@ impl Core {
                 changed.push(cell.clone());
             }
         }
+        let author = match cause {
+            Some(author) => author,
+            None => dag::branch(&self.rows, dag::meta(&self.rows, local)?.branch)?.author,
+        };
+        if old.is_some() {
+            *Arc::make_mut(&mut self.replays).entry(author).or_default() += 1;
+        }
         for cell in changed {
-            self.note_change(&cell, position)?;
+            self.note_change(&cell, position, author)?;
         }
         self.notice_changed_outcomes(&id, local, &effects)?;
         let record = Record {
@@ -451,7 +460,13 @@ impl Core {
         u32::from(local.0 == 0 && lane == Lane::App)
     }
 
-    fn note_change(&mut self, cell: &Cell, position: Position) -> Result<(), StorageError> {
+    /// `by` is the author of the entry that changed it, or that made the run due that did.
+    fn note_change(
+        &mut self,
+        cell: &Cell,
+        position: Position,
+        by: DeviceKey,
+    ) -> Result<(), StorageError> {
         if cell.lane() == Lane::System {
             self.cuts_are_due();
         }
@@ -472,7 +487,8 @@ impl Core {
         }
         for (lane, reader) in versions::stale_readers(&self.rows, &self.lengths, cell, position)? {
             if let Some(record) = Record::load(&self.rows, lane, reader)? {
-                self.due.set(&mut self.rows, lane, reader, record.local);
+                self.due
+                    .set_again(&mut self.rows, lane, reader, record.local, by);
             }
         }
         Ok(())

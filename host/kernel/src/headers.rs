@@ -160,6 +160,7 @@ impl Store {
         let notices = std::mem::take(&mut core.notices);
         let noticed = core.noticed.clone();
         let paused = core.paused.clone();
+        let replays = core.replays.clone();
         let looked = self.look_ahead(entries);
         let core = &mut self.core;
         core.rows.restore(rows);
@@ -167,6 +168,7 @@ impl Store {
         (core.due, core.last_run) = (due, last_run);
         (core.changes, core.notices, core.noticed) = (changes, notices, noticed);
         core.paused = paused;
+        core.replays = replays;
         core.staged.clear();
         core.pasts.clear();
         looked

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use lattice_format::{IntentionId, Lane, Position};
+use lattice_format::{DeviceKey, IntentionId, Lane, Position};
 
 use crate::cell::Cell;
 use crate::dag::LocalSeq;
@@ -140,13 +140,17 @@ impl Record {
 /// The runs that are due, by lane. The rows hold them too, so that a restart knows them; reading
 /// the first of many removed rows would take time for each.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Due([BTreeMap<Position, LocalSeq>; 2]);
+pub(crate) struct Due {
+    runs: [BTreeMap<Position, LocalSeq>; 2],
+    /// Whose entry made a run stale, of those that are due again. In memory alone.
+    causes: [BTreeMap<Position, DeviceKey>; 2],
+}
 
 impl Due {
     pub(crate) fn load(rows: &RowsView) -> Result<Self, StorageError> {
         let mut due = Self::default();
         for lane in [Lane::System, Lane::App] {
-            let list = &mut due.0[usize::from(lane.number())];
+            let list = &mut due.runs[usize::from(lane.number())];
             rows.scan(
                 &row(b'Q', lane, Position::MIN),
                 &row(b'Q', lane, Position::MAX),
@@ -166,7 +170,7 @@ impl Due {
 
     /// Marks a run as due.
     pub(crate) fn set(&mut self, rows: &mut Rows, lane: Lane, position: Position, local: LocalSeq) {
-        if self.0[usize::from(lane.number())]
+        if self.runs[usize::from(lane.number())]
             .insert(position, local)
             .is_none()
         {
@@ -174,25 +178,43 @@ impl Due {
         }
     }
 
-    /// Marks a run as done.
-    pub(crate) fn clear(&mut self, rows: &mut Rows, lane: Lane, position: Position) {
-        if self.0[usize::from(lane.number())]
-            .remove(&position)
-            .is_some()
-        {
+    /// Marks a run as due again, since an entry of `by` changed what it read.
+    pub(crate) fn set_again(
+        &mut self,
+        rows: &mut Rows,
+        lane: Lane,
+        position: Position,
+        local: LocalSeq,
+        by: DeviceKey,
+    ) {
+        let causes = &mut self.causes[usize::from(lane.number())];
+        causes.entry(position).or_insert(by);
+        self.set(rows, lane, position, local);
+    }
+
+    /// Marks a run as done; tells whose entry made it due again, if one did.
+    pub(crate) fn clear(
+        &mut self,
+        rows: &mut Rows,
+        lane: Lane,
+        position: Position,
+    ) -> Option<DeviceKey> {
+        let half = usize::from(lane.number());
+        if self.runs[half].remove(&position).is_some() {
             rows.remove(row(b'Q', lane, position));
         }
+        self.causes[half].remove(&position)
     }
 
     /// The first run of a lane that is due.
     pub(crate) fn first(&self, lane: Lane) -> Option<(Position, LocalSeq)> {
-        let (position, local) = self.0[usize::from(lane.number())].first_key_value()?;
+        let (position, local) = self.runs[usize::from(lane.number())].first_key_value()?;
         Some((*position, *local))
     }
 
     /// How many runs of a lane are due.
     pub(crate) fn count(&self, lane: Lane) -> u64 {
-        self.0[usize::from(lane.number())].len() as u64
+        self.runs[usize::from(lane.number())].len() as u64
     }
 
     /// How many runs are due.

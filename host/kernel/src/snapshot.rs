@@ -1,5 +1,6 @@
 //! What readers see: a consistent view of what the log holds durably.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -38,6 +39,9 @@ pub struct Summary {
     pub pending: u64,
     /// The largest time of a witnessed intention.
     pub last_time: Time,
+    /// Runs that were repeated since the store was opened, by the author whose late entry, or whose being
+    /// cut off, made them stale.
+    pub replays: Arc<BTreeMap<DeviceKey, u64>>,
     /// Intentions that no other names.
     pub heads: Vec<IntentionId>,
     /// Why the system lane waits, if it does.

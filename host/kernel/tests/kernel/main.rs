@@ -9,5 +9,6 @@ mod hostile;
 mod observed;
 mod profile;
 mod quota;
+mod replays;
 mod revocation;
 mod world;
