@@ -206,7 +206,10 @@ fn history_text(entries: &[api::HistoryEntry], whole: bool) -> String {
             push(title(entry).to_owned(), "-".to_owned());
         }
         for transaction in &entry.transactions {
-            let calls: Vec<String> = transaction.calls.iter().map(call_text).collect();
+            let calls: Vec<String> = {
+                let calls = transaction.calls.iter();
+                calls.map(|call| call_text(call, entry.shortened)).collect()
+            };
             let calls = if calls.is_empty() {
                 title(entry).to_owned()
             } else {
@@ -235,7 +238,10 @@ fn author(member: &str, key: &[u8]) -> String {
     }
 }
 
-fn call_text(call: &api::HistoryCall) -> String {
+fn call_text(call: &api::HistoryCall, is_shortened: bool) -> String {
+    if is_shortened {
+        return format!("{}(…)", call.function);
+    }
     let arguments: Vec<String> = call
         .arguments
         .iter()
@@ -268,6 +274,7 @@ fn entry_json(entry: &api::HistoryEntry) -> Value {
         "seq": entry.seq,
         "genesis": entry.genesis,
         "transactions": entry.transactions.iter().map(transaction_json).collect::<Vec<_>>(),
+        "shortened": entry.shortened,
     })
 }
 
@@ -439,13 +446,15 @@ mod tests {
             arguments_cbor: vec![0x81, 5],
             ..Default::default()
         };
-        assert_eq!(call_text(&call), "gone(0x8105)");
+        assert_eq!(call_text(&call, false), "gone(0x8105)");
         let none = api::HistoryCall {
             function: "go".into(),
             arguments_cbor: vec![0x80],
             ..Default::default()
         };
-        assert_eq!(call_text(&none), "go()");
+        assert_eq!(call_text(&none, false), "go()");
+        // Where they were too much for a message, there are no bytes to show.
+        assert_eq!(call_text(&call, true), "gone(…)");
     }
 
     #[test]

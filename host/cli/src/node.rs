@@ -76,7 +76,13 @@ fn status_text(
         rows.push(("clock", clock_text(lead, status.signing_paused)));
     }
     if status.notice_count > 0 {
-        let notices = text::count(status.notice_count.into(), "notice");
+        let mut notices = text::count(status.notice_count.into(), "notice");
+        if status.notice_more_count > 0 {
+            notices.push_str(&format!(
+                " and {} that were not kept",
+                status.notice_more_count
+            ));
+        }
         rows.push(("notices", format!("{notices}: see `lattice notices`")));
     }
     let mut shown = fields(rows);
@@ -155,6 +161,7 @@ fn status_json(status: &api::NodeStatus) -> Value {
         "addresses": status.addresses,
         "relay": status.relay_url,
         "notice_count": status.notice_count,
+        "notice_more_count": status.notice_more_count,
         "clock_lead_ms": status.clock_lead_ms,
         "signing_paused": status.signing_paused,
     })
@@ -270,6 +277,15 @@ mod tests {
             notice_count: 1,
             ..Default::default()
         };
+        let more = api::NodeStatus {
+            notice_more_count: 12,
+            ..status.clone()
+        };
+        let shown = status_text(&more, &[], &[], 0);
+        assert!(
+            shown.contains("1 notice and 12 that were not kept: see"),
+            "{shown}"
+        );
         let shown = status_text(&status, &[], &[], 0);
         assert!(shown.contains("daemon     not running\n"), "{shown}");
         assert!(shown.contains(r"/srv/a\u{1b}/lattice"), "{shown}");

@@ -1,5 +1,7 @@
 //! `notices`: what a person should know, until acknowledged.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use clap::{Args, Subcommand};
 use lattice_daemon::api;
 use serde_json::{Value, json};
@@ -52,8 +54,9 @@ pub(crate) async fn run(context: &Context, args: NoticesArgs) -> Result<()> {
 async fn list(context: &Context, include_acknowledged: bool, store: &str) -> Result<()> {
     let store = context.store(store)?;
     let node = context.node().await?;
+    let more = AtomicU64::new(0);
     let (notices, _) = pages(String::new(), None, |page_size, page_token| {
-        let (mut node, store) = (node.clone(), store.clone());
+        let (mut node, store, more) = (node.clone(), store.clone(), &more);
         async move {
             let page = node
                 .list_notices(api::ListNoticesRequest {
@@ -64,13 +67,20 @@ async fn list(context: &Context, include_acknowledged: bool, store: &str) -> Res
                 })
                 .await?
                 .into_inner();
+            more.store(page.more_count, Ordering::Relaxed);
             Ok((page.notices, page.next_page_token))
         }
     })
     .await?;
+    let more = more.into_inner();
     context.output.result(
-        || notices_text(&notices),
-        || json!({ "notices": notices.iter().map(notice_json).collect::<Vec<_>>() }),
+        || notices_text(&notices, more),
+        || {
+            json!({
+                "notices": notices.iter().map(notice_json).collect::<Vec<_>>(),
+                "more_count": more,
+            })
+        },
     )
 }
 
@@ -103,7 +113,7 @@ fn kind_name(kind: api::NoticeKind) -> &'static str {
     }
 }
 
-fn notices_text(notices: &[api::Notice]) -> String {
+fn notices_text(notices: &[api::Notice], more: u64) -> String {
     let mut table = Columns::new(&[">NO", "RAISED", "KIND", "STORE", "ENTRY", "WHAT"]);
     for notice in notices {
         table.row([
@@ -115,7 +125,13 @@ fn notices_text(notices: &[api::Notice]) -> String {
             what(notice),
         ]);
     }
-    table.or("no notices")
+    let mut shown = table.or("no notices");
+    if more > 0 {
+        shown.push_str(&format!(
+            "\nand {more} more that were not kept; the counter ends when all are acknowledged"
+        ));
+    }
+    shown
 }
 
 fn what(notice: &api::Notice) -> String {
@@ -151,6 +167,7 @@ fn notice_json(notice: &api::Notice) -> Value {
         "told": outcome(&notice.told),
         "now": outcome(&notice.now),
         "acknowledged_ms": notice.acknowledged_ms,
+        "shortened": notice.shortened,
     })
 }
 
@@ -173,8 +190,15 @@ mod tests {
             told: Some(ok),
             ..Default::default()
         };
-        let shown = notices_text(&[notice]);
+        let shown = notices_text(&[notice], 0);
         assert!(shown.contains("take 5: told ok, now void"), "{shown}");
-        assert_eq!(notices_text(&[]), "no notices");
+        assert!(!shown.contains("not kept"), "{shown}");
+        assert_eq!(notices_text(&[], 0), "no notices");
+    }
+
+    #[test]
+    fn those_that_were_not_kept_are_counted() {
+        let shown = notices_text(&[api::Notice::default()], 12);
+        assert!(shown.contains("and 12 more that were not kept"), "{shown}");
     }
 }

@@ -14,11 +14,11 @@ use prost::Message as _;
 
 use crate::api;
 use crate::failure::{Failure, Result};
-use crate::limits::{HISTORY_BYTES_MAX, HISTORY_ROWS_MAX};
+use crate::limits::{HISTORY_ROWS_MAX, PAGE_BYTES_MAX};
 use crate::lookup::{Code, find_member};
 use crate::node::{Node, Slot};
 use crate::outcome::{self, Forms};
-use crate::page::Page;
+use crate::page::{Page, item_bytes};
 
 /// The interface of `init`.
 const LIFECYCLE: &str = "lattice:store/lifecycle";
@@ -313,6 +313,7 @@ impl Reader {
             seq: header.seq.0,
             genesis: header.is_genesis(),
             transactions,
+            shortened: false,
         };
         (entry, calls)
     }
@@ -342,6 +343,40 @@ impl Reader {
     }
 }
 
+/// Leaves out of an entry what a message cannot hold, until it fits.
+fn shorten(entry: &mut api::HistoryEntry) {
+    type Step = fn(&mut api::HistoryTransaction);
+    let steps: [Step; 2] = [
+        |transaction| {
+            for call in &mut transaction.calls {
+                call.arguments.clear();
+            }
+        },
+        |transaction| {
+            for call in &mut transaction.calls {
+                call.arguments_cbor.clear();
+            }
+            if let Some(outcome) = &mut transaction.outcome {
+                outcome::leave_out_values(outcome);
+            }
+        },
+    ];
+    for step in steps {
+        if item_bytes(entry) <= PAGE_BYTES_MAX {
+            return;
+        }
+        entry.shortened = true;
+        entry.transactions.iter_mut().for_each(step);
+    }
+    let mut bytes = item_bytes(entry);
+    while bytes > PAGE_BYTES_MAX
+        && let Some(last) = entry.transactions.pop()
+    {
+        // With its tag and the shortest of lengths: a little less than it took.
+        bytes -= last.encoded_len() + 2;
+    }
+}
+
 fn page_of(
     snapshot: &Snapshot,
     page: &Page,
@@ -364,7 +399,6 @@ fn page_of(
             if filter.is_past(&row, oldest_first) {
                 return Ok(response);
             }
-            at = Some(row.position);
             seen += 1;
             if filter.wants_entry(&row) {
                 let (mut entry, calls) = reader.entry(&row);
@@ -376,13 +410,17 @@ fn page_of(
                     .map(|(transaction, _)| transaction)
                     .collect();
                 if !entry.transactions.is_empty() {
-                    bytes += entry.encoded_len();
+                    shorten(&mut entry);
+                    bytes += item_bytes(&entry);
+                    if let Some(before) = at.filter(|_| bytes > PAGE_BYTES_MAX) {
+                        response.next_page_token = page.token(&before.to_bytes());
+                        return Ok(response);
+                    }
                     response.entries.push(entry);
                 }
             }
-            let full = response.entries.len() >= page.size()
-                || bytes >= HISTORY_BYTES_MAX
-                || seen >= HISTORY_ROWS_MAX;
+            at = Some(row.position);
+            let full = response.entries.len() >= page.size() || seen >= HISTORY_ROWS_MAX;
             if full {
                 // The page may turn out to be the last; one that is empty says so then.
                 response.next_page_token = page.token(&row.position.to_bytes());
@@ -463,5 +501,72 @@ mod tests {
         for other in ["pu", "mands.put", "queries.put", "put.put", ""] {
             assert!(!names_function(other, &call), "{other}");
         }
+    }
+
+    /// An entry of transactions whose one call has arguments, and its outcome a value, of so many bytes.
+    fn entry(
+        transactions: usize,
+        argument: usize,
+        cbor: usize,
+        value_len: usize,
+    ) -> api::HistoryEntry {
+        let value = |len: usize| api::Value {
+            text: "x".repeat(len),
+            ..Default::default()
+        };
+        let transaction = api::HistoryTransaction {
+            calls: vec![api::HistoryCall {
+                function: "put".into(),
+                arguments: vec![api::NamedValue {
+                    name: "value".into(),
+                    value: Some(value(argument)),
+                }],
+                arguments_cbor: vec![7; cbor],
+                ..Default::default()
+            }],
+            outcome: Some(api::Outcome {
+                results: vec![api::CallResult {
+                    value: Some(value(value_len)),
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        api::HistoryEntry {
+            transactions: vec![transaction; transactions],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_entry_is_shortened_by_no_more_than_it_must() {
+        const BIG: usize = 1 << 20;
+        let head = item_bytes(&entry(1, BIG, BIG, BIG)) - 3 * BIG;
+        let left = PAGE_BYTES_MAX - head - 2 * BIG;
+        let mut fits = entry(1, left, BIG, BIG);
+        let before = fits.clone();
+        assert_eq!(item_bytes(&fits), PAGE_BYTES_MAX);
+        shorten(&mut fits);
+        assert_eq!(fits, before);
+        let mut more = entry(1, left + 1, BIG, BIG);
+        shorten(&mut more);
+        let call = &more.transactions[0].calls[0];
+        assert!(more.shortened && call.arguments.is_empty() && call.arguments_cbor.len() == BIG);
+        assert_eq!(more.transactions[0].outcome, before.transactions[0].outcome);
+        let mut more = entry(1, 0, BIG, left + 2 * BIG);
+        shorten(&mut more);
+        let transaction = &more.transactions[0];
+        assert!(transaction.calls[0].arguments_cbor.is_empty());
+        assert!(
+            transaction
+                .outcome
+                .as_ref()
+                .is_some_and(|o| o.results.is_empty())
+        );
+        // What is left of very many transactions is still too much.
+        let mut many = entry(PAGE_BYTES_MAX / 8, 0, 0, 0);
+        shorten(&mut many);
+        assert!((1..PAGE_BYTES_MAX / 8).contains(&many.transactions.len()));
+        assert!(item_bytes(&many) <= PAGE_BYTES_MAX);
     }
 }

@@ -46,10 +46,13 @@ pub const WATCH_REST: Duration = Duration::from_millis(1);
 pub const PAGE_DEFAULT: u32 = 100;
 /// The most items of a page.
 pub const PAGE_MAX: u32 = 1000;
+/// The most encoded bytes of the items of a page, so that with what is around them it stays below
+/// [`MESSAGE_BYTES_MAX`].
+pub const PAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+/// What clients of gRPC take as one message unless they are told otherwise, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Rows of history that one request looks at before it ends its page, matching or not.
 pub const HISTORY_ROWS_MAX: usize = 20_000;
-/// Encoded bytes after which a page of history ends.
-pub const HISTORY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Authors whose late entries a status shows.
 pub const REPLAYS_SHOWN: usize = 16;
 /// Heads that a status shows.
@@ -77,6 +80,11 @@ pub const PARAMETER_BYTES_MAX: usize = 256 * 1024;
 pub const PEER_ADDRESSES_MAX: usize = 32;
 /// Peers of which addresses are kept.
 pub const PEERS_MAX: usize = 10_000;
+/// Notices of all stores that are kept until acknowledged; further ones only raise a counter.
+pub const NOTICES_MAX: usize = 10_000;
+/// The most bytes of notices that are kept until acknowledged, and as many of those that were; further ones
+/// only raise the counter.
+pub const NOTICES_BYTES_MAX: usize = 2 * lattice_kernel::limits::NOTICES_BYTES_MAX;
 /// Acknowledged notices that are kept for showing.
 pub const NOTICES_ACKNOWLEDGED_MAX: usize = 1000;
 /// Notices that one acknowledgement names.
@@ -113,5 +121,8 @@ pub const RECORDS_CACHE_BYTES: usize = 256 * 1024;
 const _: () = assert!(GROUP_CALLS_MAX <= WRITER_QUEUE);
 const _: () = assert!(SETTLE_RUNS_BUSY <= SETTLE_RUNS_IDLE);
 const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX);
+// What one store keeps, the node can take over.
+const _: () = assert!(lattice_kernel::limits::NOTICES_MAX <= NOTICES_MAX);
+const _: () = assert!(NOTICES_ACKNOWLEDGED_MAX <= NOTICES_MAX);
 const _: () = assert!(CALLS_MAX <= lattice_format::limits::CALLS_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX > lattice_runtime::limits::COMPONENT_BYTES_MAX);

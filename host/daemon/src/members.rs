@@ -348,7 +348,7 @@ impl Node {
                 (sort, member.clone())
             })
             .collect();
-        let (members, next_page_token) = page.cut::<Member>(rows);
+        let (members, next_page_token) = page.cut_small::<Member>(rows);
         let snapshot = store.snapshot();
         let keys: Vec<DeviceKey> = members.iter().map(|member| member.device).collect();
         let admitted = tokio::task::spawn_blocking(move || admissions(&snapshot, &keys))

@@ -584,17 +584,6 @@ impl Listener for NodeListener {
         let Some(node) = self.0.upgrade() else {
             return false;
         };
-        let now_ms = node.clock.now_ms();
-        let records = notices
-            .iter()
-            .map(|notice| crate::notices::notice_record(store, notice, now_ms))
-            .collect();
-        match node.records.add_notices(records) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!("{error}");
-                false
-            }
-        }
+        node.keep_notices(store, notices)
     }
 }

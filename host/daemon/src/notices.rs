@@ -6,15 +6,15 @@ use lattice_runtime::Function;
 
 use crate::api;
 use crate::failure::{Failure, Result};
-use crate::limits::ACKNOWLEDGE_MAX;
+use crate::limits::{ACKNOWLEDGE_MAX, PAGE_BYTES_MAX};
 use crate::lookup::Code;
 use crate::node::{Node, Slot};
 use crate::outcome::{self, Forms};
-use crate::page::Page;
+use crate::page::{Page, item_bytes};
 use crate::records::NoticeRecord;
 
-/// What the node keeps of something to know.
-pub(crate) fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> NoticeRecord {
+/// What the node keeps of something to know; nothing of what is only counted.
+fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> Option<NoticeRecord> {
     let mut record = NoticeRecord {
         raised_ms: now_ms,
         store: store.0.to_vec(),
@@ -62,9 +62,10 @@ pub(crate) fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> No
             );
             origin.update(b"divergence").update(&entry.0);
         }
+        Notice::More { .. } => return None,
     }
     record.origin = origin.finalize().as_bytes().to_vec();
-    record
+    Some(record)
 }
 
 fn short(key: &DeviceKey) -> String {
@@ -82,6 +83,23 @@ fn word(outcome: Option<&Outcome>) -> &'static str {
 }
 
 impl Node {
+    /// Keeps what a store raised, or counts it. Tells whether that is durable.
+    pub(crate) fn keep_notices(&self, store: &StoreId, notices: &[Notice]) -> bool {
+        let now_ms = self.clock.now_ms();
+        let records = notices
+            .iter()
+            .filter_map(|notice| notice_record(store, notice, now_ms));
+        let more = notices.iter().map(|notice| match notice {
+            Notice::More { count } => *count,
+            _ => 0,
+        });
+        let kept = self.records.add_notices(records.collect(), more.sum());
+        if let Err(error) = &kept {
+            tracing::error!("{error}");
+        }
+        kept.is_ok()
+    }
+
     /// What a person should know.
     pub(crate) fn list_notices(
         &self,
@@ -116,6 +134,7 @@ impl Node {
         Ok(api::ListNoticesResponse {
             notices,
             next_page_token,
+            more_count: self.records.more_notices()?,
         })
     }
 
@@ -127,7 +146,7 @@ impl Node {
         let outcome = |bytes: &[u8]| {
             Outcome::from_cbor(bytes).map(|outcome| outcome::show(&outcome, &functions, forms))
         };
-        api::Notice {
+        let mut shown = api::Notice {
             id: number,
             kind: notice.kind,
             raised_ms: notice.raised_ms,
@@ -139,7 +158,15 @@ impl Node {
             author: notice.author,
             text: notice.text,
             acknowledged_ms: notice.acknowledged_ms,
+            shortened: false,
+        };
+        if item_bytes(&shown) > PAGE_BYTES_MAX {
+            shown.shortened = true;
+            for outcome in [&mut shown.told, &mut shown.now].into_iter().flatten() {
+                outcome::leave_out_values(outcome);
+            }
         }
+        shown
     }
 
     /// The functions of the transaction that a notice is about, where the store is open: their types

@@ -78,6 +78,12 @@ impl Forms {
     }
 }
 
+/// Leaves out what a program said, where it is too much for a message.
+pub(crate) fn leave_out_values(outcome: &mut api::Outcome) {
+    outcome.results.clear();
+    outcome.error = None;
+}
+
 /// Why the host itself refused, if `error` says that it did.
 fn host_refusal(error: &[u8]) -> Option<api::HostRefusal> {
     [

@@ -3,8 +3,10 @@
 //! A token is the sort key of the last item sent, in hexadecimal, with a digest of the request's
 //! filters before it, so that a token of another request is refused instead of giving nonsense.
 
+use prost::Message;
+
 use crate::failure::{Failure, Result};
-use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
+use crate::limits::{PAGE_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX};
 
 /// One page that is being made.
 pub(crate) struct Page {
@@ -64,24 +66,48 @@ impl Page {
     }
 
     /// Cuts the page out of all items; they need no order.
-    pub(crate) fn cut<T>(&self, mut items: Vec<(Vec<u8>, T)>) -> (Vec<T>, String) {
+    pub(crate) fn cut<T: Message>(&self, items: Vec<(Vec<u8>, T)>) -> (Vec<T>, String) {
+        self.cut_by(items, item_bytes)
+    }
+
+    /// Likewise out of items of which so many, [`PAGE_MAX`], never fill a message.
+    pub(crate) fn cut_small<T>(&self, items: Vec<(Vec<u8>, T)>) -> (Vec<T>, String) {
+        self.cut_by(items, |_| 0)
+    }
+
+    fn cut_by<T>(
+        &self,
+        mut items: Vec<(Vec<u8>, T)>,
+        bytes_of: impl Fn(&T) -> usize,
+    ) -> (Vec<T>, String) {
         items.sort_by(|a, b| a.0.cmp(&b.0));
         let from = match &self.after {
             Some(after) => items.partition_point(|(key, _)| key <= after),
             None => 0,
         };
-        let left = items.len() - from;
-        let token = match left > self.size {
-            true => self.token(&items[from + self.size - 1].0),
+        let mut bytes = 0;
+        let fit = items[from..]
+            .iter()
+            .take(self.size)
+            .take_while(|(_, item)| {
+                bytes += bytes_of(item);
+                bytes <= PAGE_BYTES_MAX
+            });
+        // One item is given however large it is: who makes such items shortens them.
+        let count = fit.count().max(1).min(items.len() - from);
+        let token = match items.len() > from + count {
+            true => self.token(&items[from + count - 1].0),
             false => String::new(),
         };
-        let page = items
-            .into_iter()
-            .skip(from)
-            .take(self.size)
-            .map(|(_, item)| item);
-        (page.collect(), token)
+        let page = items.into_iter().skip(from).take(count);
+        (page.map(|(_, item)| item).collect(), token)
     }
+}
+
+/// What an item adds to the message of its page.
+pub(crate) fn item_bytes(item: &impl Message) -> usize {
+    // Its tag and its length come before it.
+    item.encoded_len() + 6
 }
 
 #[cfg(test)]
@@ -90,7 +116,7 @@ mod tests {
 
     #[test]
     fn pages_follow_each_other_and_end() {
-        let items = || (0u8..5).rev().map(|i| (vec![i], i)).collect();
+        let items = || (0u8..5).rev().map(|i| (vec![i], u32::from(i))).collect();
         let mut token = String::new();
         let mut seen = Vec::new();
         loop {
@@ -111,6 +137,23 @@ mod tests {
         assert_eq!(size(0), PAGE_DEFAULT as usize);
         assert_eq!(size(PAGE_MAX), PAGE_MAX as usize);
         assert_eq!(size(PAGE_MAX + 1), PAGE_MAX as usize);
+    }
+
+    #[test]
+    fn a_page_ends_at_its_bytes() {
+        let page = Page::new(0, "", &[]).unwrap();
+        let item = |n: u8, len: usize| (vec![n], "x".repeat(len));
+        let head = item_bytes(&item(0, 1 << 20).1) - (1 << 20);
+        let half = PAGE_BYTES_MAX / 2 - head;
+        let (items, token) = page.cut(vec![item(0, half), item(1, half)]);
+        assert_eq!((items.len(), token), (2, String::new()));
+        let (items, token) = page.cut(vec![item(0, half), item(1, half + 1)]);
+        assert_eq!((items.len(), token), (1, page.token(&[0])));
+        let next = Page::new(0, &page.token(&[0]), &[]).unwrap();
+        let (items, token) = next.cut(vec![item(0, half), item(1, 2 * half + 99)]);
+        assert_eq!((items.len(), token), (1, String::new()), "one is given");
+        let nothing: Vec<(Vec<u8>, String)> = Vec::new();
+        assert_eq!(page.cut(nothing), (Vec::new(), String::new()));
     }
 
     #[test]

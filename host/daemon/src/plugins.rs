@@ -10,10 +10,10 @@ use lattice_runtime::{Interface, Schema, limits::COMPONENT_BYTES_MAX};
 use crate::api;
 use crate::components::inspect_failure;
 use crate::failure::{Failure, Result};
-use crate::limits::{NAMES_SHOWN, PLUGINS_MAX, USED_BY_MAX};
+use crate::limits::{NAMES_SHOWN, PAGE_BYTES_MAX, PLUGINS_MAX, USED_BY_MAX};
 use crate::lookup::{Code, check_name};
 use crate::node::{Node, Slot};
-use crate::page::Page;
+use crate::page::{Page, item_bytes};
 use crate::records::PluginRecord;
 
 fn interface(interface: &Interface) -> api::Interface {
@@ -303,8 +303,9 @@ impl Node {
             .into_iter()
             .map(|(name, record)| (name.clone().into_bytes(), (name, record)))
             .collect();
-        let (rows, next_page_token) = page.cut::<(String, PluginRecord)>(rows);
-        let mut plugins = Vec::with_capacity(rows.len());
+        let (rows, mut next_page_token) = page.cut_small::<(String, PluginRecord)>(rows);
+        let mut plugins: Vec<api::Plugin> = Vec::with_capacity(rows.len());
+        let mut bytes = 0;
         for (name, record) in rows {
             let plugin = match self.components.schema(&record.id()) {
                 Ok(schema) => api::Plugin {
@@ -321,6 +322,11 @@ impl Node {
                     ..Default::default()
                 },
             };
+            bytes += item_bytes(&plugin);
+            if let Some(last) = plugins.last().filter(|_| bytes > PAGE_BYTES_MAX) {
+                next_page_token = page.token(last.name.as_bytes());
+                break;
+            }
             plugins.push(plugin);
         }
         Ok(api::ListPluginsResponse {

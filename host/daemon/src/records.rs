@@ -3,6 +3,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta-1` | `format` | 1 |
+//! | | `notices-more` | how many notices were raised and not kept; absent for none |
 //! | `stores-1` | store id | [`StoreRecord`] |
 //! | `plugins-1` | name | [`PluginRecord`] |
 //! | `peers-1` | device key | [`PeerRecord`] |
@@ -19,7 +20,9 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use crate::home::OpenError;
-use crate::limits::{NOTICES_ACKNOWLEDGED_MAX, PEERS_MAX, RECORDS_CACHE_BYTES};
+use crate::limits::{
+    NOTICES_ACKNOWLEDGED_MAX, NOTICES_BYTES_MAX, NOTICES_MAX, PEERS_MAX, RECORDS_CACHE_BYTES,
+};
 
 const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta-1");
 const STORES: TableDefinition<'static, [u8; 32], &'static [u8]> = TableDefinition::new("stores-1");
@@ -28,6 +31,8 @@ const PLUGINS: TableDefinition<'static, &'static str, &'static [u8]> =
 const PEERS: TableDefinition<'static, [u8; 32], &'static [u8]> = TableDefinition::new("peers-1");
 const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices-1");
 
+/// Where `meta-1` counts the notices that were not kept.
+const MORE: &str = "notices-more";
 /// The format of the tables above.
 const FORMAT: u64 = 1;
 
@@ -346,22 +351,45 @@ impl Records {
             .collect()
     }
 
-    /// Adds notices, except those whose origin is known already.
-    pub(crate) fn add_notices(&self, notices: Vec<NoticeRecord>) -> Result<()> {
-        let known: std::collections::HashSet<Vec<u8>> = self
-            .notices()?
-            .into_iter()
-            .map(|(_, notice)| notice.origin)
-            .collect();
+    /// How many notices were raised and not kept since all were acknowledged. One that its store raises
+    /// again after a crash may count twice.
+    pub(crate) fn more_notices(&self) -> Result<u64> {
+        let table = self.db.begin_read()?.open_table(META)?;
+        Ok(table.get(MORE)?.map_or(0, |count| count.value()))
+    }
+
+    /// Adds notices, except those whose origin is known already, and counts those for which there is no room,
+    /// with `more` that their store did not keep.
+    pub(crate) fn add_notices(&self, notices: Vec<NoticeRecord>, mut more: u64) -> Result<()> {
+        let mut known = std::collections::HashSet::new();
+        let (mut count, mut bytes) = (0, 0);
+        for (_, notice) in self.notices()? {
+            if notice.acknowledged_ms == 0 {
+                count += 1;
+                bytes += notice.encoded_len();
+            }
+            known.insert(notice.origin);
+        }
         let write = self.db.begin_write()?;
         {
             let mut table = write.open_table(NOTICES)?;
             let mut next = table.last()?.map_or(1, |(number, _)| number.value() + 1);
             for notice in notices {
-                if !known.contains(&notice.origin) {
-                    table.insert(next, &*notice.encode_to_vec())?;
-                    next += 1;
+                if known.contains(&notice.origin) {
+                    continue;
                 }
+                let len = notice.encoded_len();
+                if count >= NOTICES_MAX || bytes + len > NOTICES_BYTES_MAX {
+                    more = more.saturating_add(1);
+                    continue;
+                }
+                table.insert(next, &*notice.encode_to_vec())?;
+                (next, count, bytes) = (next + 1, count + 1, bytes + len);
+            }
+            let mut meta = write.open_table(META)?;
+            let before = meta.get(MORE)?.map_or(0, |count| count.value());
+            if more > 0 {
+                meta.insert(MORE, before.saturating_add(more))?;
             }
         }
         Ok(write.commit()?)
@@ -388,17 +416,27 @@ impl Records {
                     table.insert(number, &*record.encode_to_vec())?;
                 }
             }
-            // The oldest of what was read makes room.
-            let mut read = Vec::new();
+            let (mut waiting, mut read, mut bytes) = (0, Vec::new(), 0);
             for row in table.iter()? {
                 let (number, record) = row?;
-                if NoticeRecord::decode(record.value())?.acknowledged_ms != 0 {
-                    read.push(number.value());
+                let len = record.value().len();
+                if NoticeRecord::decode(record.value())?.acknowledged_ms == 0 {
+                    waiting += 1;
+                } else {
+                    read.push((number.value(), len));
+                    bytes += len;
                 }
             }
-            let surplus = read.len().saturating_sub(NOTICES_ACKNOWLEDGED_MAX);
-            for number in &read[..surplus] {
-                table.remove(number)?;
+            // The oldest of what was read makes room.
+            let mut left = read.len();
+            for (number, len) in read {
+                if left > NOTICES_ACKNOWLEDGED_MAX || bytes > NOTICES_BYTES_MAX {
+                    table.remove(number)?;
+                    (left, bytes) = (left - 1, bytes - len);
+                }
+            }
+            if waiting == 0 {
+                write.open_table(META)?.remove(MORE)?;
             }
         }
         write.commit()?;
@@ -458,8 +496,8 @@ mod tests {
             text: "x".into(),
             ..Default::default()
         };
-        records.add_notices(vec![notice.clone()]).unwrap();
-        records.add_notices(vec![notice]).unwrap();
+        records.add_notices(vec![notice.clone()], 0).unwrap();
+        records.add_notices(vec![notice], 0).unwrap();
         assert_eq!(records.notices().unwrap().len(), 1);
         assert_eq!(records.acknowledge(&[1, 9], 5).unwrap(), None);
         assert_eq!(records.acknowledge(&[1], 5).unwrap(), Some(1));
@@ -473,7 +511,7 @@ mod tests {
             origin: n.to_be_bytes().to_vec(),
             ..Default::default()
         });
-        records.add_notices(notices.collect()).unwrap();
+        records.add_notices(notices.collect(), 0).unwrap();
         let ids: Vec<u64> = records.notices().unwrap().iter().map(|n| n.0).collect();
         let all = NOTICES_ACKNOWLEDGED_MAX + 1;
         assert_eq!(ids.len(), all);
@@ -483,6 +521,65 @@ mod tests {
         records.acknowledge(&ids[last..], 6).unwrap();
         let left = records.notices().unwrap();
         assert_eq!(left.len(), NOTICES_ACKNOWLEDGED_MAX);
+        assert_eq!(left[0].0, ids[1]);
+    }
+
+    fn notice(n: usize, bytes: usize) -> NoticeRecord {
+        NoticeRecord {
+            origin: n.to_be_bytes().to_vec(),
+            told: vec![7; bytes],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn notices_are_kept_up_to_their_number_and_then_counted() {
+        let (_dir, records) = open();
+        let all = (0..NOTICES_MAX).map(|n| notice(n, 0)).collect();
+        records.add_notices(all, 0).unwrap();
+        assert_eq!(records.more_notices().unwrap(), 0);
+        // What is known already is neither kept again nor counted.
+        let beyond = vec![notice(0, 0), notice(NOTICES_MAX, 0)];
+        records.add_notices(beyond, 5).unwrap();
+        let kept = records.notices().unwrap();
+        assert_eq!(
+            (kept.len(), records.more_notices().unwrap()),
+            (NOTICES_MAX, 6)
+        );
+        // One that is acknowledged makes room; the counter stands until all are.
+        records.acknowledge(&[kept[0].0], 5).unwrap();
+        records
+            .add_notices(vec![notice(NOTICES_MAX, 0)], 0)
+            .unwrap();
+        let kept = records.notices().unwrap();
+        assert_eq!(
+            (kept.len(), records.more_notices().unwrap()),
+            (NOTICES_MAX + 1, 6)
+        );
+        let numbers: Vec<u64> = kept.iter().map(|(number, _)| *number).collect();
+        records.acknowledge(&numbers, 6).unwrap();
+        assert_eq!(records.more_notices().unwrap(), 0);
+    }
+
+    #[test]
+    fn notices_are_kept_up_to_their_bytes_and_then_counted() {
+        let (_dir, records) = open();
+        let len = notice(0, 1 << 24).encoded_len();
+        let head = len - (1 << 24);
+        let fits = NOTICES_BYTES_MAX - len - head;
+        records.add_notices(vec![notice(0, 1 << 24)], 0).unwrap();
+        records.add_notices(vec![notice(1, fits + 1)], 0).unwrap();
+        assert_eq!(records.more_notices().unwrap(), 1);
+        records.add_notices(vec![notice(1, fits)], 0).unwrap();
+        records.add_notices(vec![notice(2, 0)], 0).unwrap();
+        assert_eq!(records.more_notices().unwrap(), 2);
+        // Of those that were read as many bytes stay, and the oldest go.
+        let ids: Vec<u64> = records.notices().unwrap().iter().map(|n| n.0).collect();
+        assert_eq!(ids.len(), 2);
+        records.acknowledge(&ids, 5).unwrap();
+        records.add_notices(vec![notice(3, 0)], 0).unwrap();
+        records.acknowledge(&[ids[1] + 1], 5).unwrap();
+        let left = records.notices().unwrap();
         assert_eq!(left[0].0, ids[1]);
     }
 }

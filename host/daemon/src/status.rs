@@ -59,6 +59,7 @@ impl Node {
                 .iter()
                 .filter(|(_, n)| n.acknowledged_ms == 0)
                 .count() as u32,
+            notice_more_count: self.records.more_notices()?,
             clock_lead_ms: lead_ms,
             signing_paused: self.clock_leads_by(drift_ms).is_some(),
         })
@@ -249,7 +250,7 @@ impl Node {
                 (sort, slot)
             })
             .collect();
-        let (slots, next_page_token) = page.cut(rows);
+        let (slots, next_page_token) = page.cut_small(rows);
         let mut stores = Vec::with_capacity(slots.len());
         for slot in slots {
             stores.push(self.store_summary(&slot).await);

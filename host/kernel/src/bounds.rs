@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 
-use lattice_format::{ChainId, Lane, Position};
+use lattice_format::{
+    CallId, ChainId, ComponentId, Header, IntentionId, Lane, Limits, Position, SignedHeader,
+};
 
-use crate::Store;
 use crate::cell::{Cell, Space};
 use crate::dag::LocalSeq;
-use crate::engine::Question;
+use crate::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Question, Role};
 use crate::governance::Answers;
 use crate::limits::*;
 use crate::outcome::TrapKind;
 use crate::run::{Place, Run, RunFault};
-use crate::testing::{self, Step};
+use crate::testing::{self, ModelEngine, Step};
+use crate::{Notice, Received, Store};
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -211,4 +213,204 @@ fn answers_of_governance_are_forgotten_at_their_bound() {
     let all = format!("Answers({ANSWERS_MAX})");
     assert_eq!(ask(0), all, "it is remembered");
     assert_eq!(ask(ANSWERS_MAX), "Answers(1)", "the others are forgotten");
+}
+
+/// A store of that device that holds the genesis of the other one.
+fn adopted(founder: &Store, number: u8, engine: Arc<dyn Engine>) -> Store {
+    let genesis = founder.core.log.entry(LocalSeq(0)).unwrap().unwrap();
+    let genesis = (
+        genesis.header.signed().clone(),
+        genesis.body.unwrap().to_vec(),
+    );
+    let files = testing::memory_files();
+    Store::adopt(files, engine, testing::key(number), genesis, NOW).unwrap()
+}
+
+/// Entries of a log from that place on, as they are sent.
+fn entries(store: &Store, from: u64) -> Vec<(SignedHeader, Option<Vec<u8>>)> {
+    let stored = store.core.log.entries(LocalSeq(from), usize::MAX).unwrap();
+    stored
+        .into_iter()
+        .map(|s| (s.header.signed().clone(), s.body.map(|body| body.to_vec())))
+        .collect()
+}
+
+fn deliver(from: &Store, after: u64, to: &mut Store, now_ms: u64) -> Received {
+    let received = to.receive(from.author, entries(from, after), now_ms, [7; 32]);
+    let received = received.unwrap();
+    assert_eq!(received.blame, vec![]);
+    while to.settle(u64::MAX).unwrap().pending > 0 {}
+    received
+}
+
+fn govern(store: &mut Store, call: lattice_format::Call, now_ms: u64) {
+    let told = store.call(Lane::System, vec![call], now_ms, ChainId(9));
+    assert!(told.unwrap().outcome.is_ok());
+    store.commit(now_ms).unwrap();
+}
+
+#[test]
+fn an_entry_lies_ahead_as_far_as_the_drift_and_is_parked_beyond() {
+    for (behind_ms, parked) in [(DRIFT_MS_DEFAULT, 0), (DRIFT_MS_DEFAULT + 1, 1)] {
+        let mut ahead = testing::found(0, NOW);
+        assert_eq!(ahead.core.info.genesis.drift_ms, DRIFT_MS_DEFAULT);
+        let mut behind = adopted(&ahead, 1, Arc::new(ModelEngine));
+        let at_ms = NOW + 2 * DRIFT_MS_DEFAULT;
+        govern(&mut ahead, testing::set_quota(None), at_ms);
+        let received = deliver(&ahead, 1, &mut behind, at_ms - behind_ms);
+        assert_eq!(
+            (received.parked, received.witnessed.len()),
+            (parked, 1 - parked)
+        );
+        // Its time comes when the clock has come near enough.
+        let now_ms = at_ms - DRIFT_MS_DEFAULT;
+        behind.tick(now_ms - 1).unwrap();
+        assert_eq!(behind.parked().len(), parked);
+        behind.tick(now_ms).unwrap();
+        assert_eq!(behind.parked().len(), 0);
+    }
+}
+
+#[test]
+fn notices_are_kept_until_acknowledged_and_beyond_their_bound_counted() {
+    let mut store = testing::found(0, NOW);
+    let fork = |n: usize| Notice::Fork {
+        author: testing::device(1),
+        entry: IntentionId(*blake3::hash(&n.to_be_bytes()).as_bytes()),
+    };
+    store.core.notices.extend((0..NOTICES_MAX).map(fork));
+    store.commit(NOW).unwrap();
+    let notices = store.notices().unwrap();
+    assert_eq!(notices.len(), NOTICES_MAX);
+    assert_eq!(notices[NOTICES_MAX - 1].1, fork(NOTICES_MAX - 1));
+    store.core.notices.extend([fork(0), fork(1)]);
+    store.commit(NOW).unwrap();
+    store.core.notices.push(fork(2));
+    store.commit(NOW).unwrap();
+    let notices = store.notices().unwrap();
+    assert_eq!(notices.len(), NOTICES_MAX + 1);
+    assert_eq!(notices[NOTICES_MAX].1, Notice::More { count: 3 });
+    // Whoever has taken them over acknowledges the counter as well; then there is room.
+    let numbers: Vec<u64> = notices.iter().map(|(number, _)| *number).collect();
+    store.acknowledge(&numbers).unwrap();
+    assert_eq!(store.notices().unwrap(), []);
+    store.core.notices.push(fork(3));
+    store.commit(NOW).unwrap();
+    assert_eq!(store.notices().unwrap(), [(NOTICES_MAX as u64, fork(3))]);
+}
+
+#[test]
+fn entries_are_named_one_by_one_up_to_their_bound() {
+    let mut store = testing::found(0, NOW);
+    store.take_changes();
+    store.core.changes.entries = vec![IntentionId([0; 32]); CHANGED_ENTRIES_MAX - 1];
+    committed(&mut store, 1);
+    assert!(!store.core.changes.all);
+    committed(&mut store, 1);
+    let changes = store.take_changes();
+    assert_eq!(changes.entries.len(), CHANGED_ENTRIES_MAX);
+    assert!(changes.all, "one more counts as a change of all");
+}
+
+#[test]
+fn a_commit_runs_so_much_of_a_changed_governance_itself_and_leaves_the_rest() {
+    // The run of the revocation itself was before the commit.
+    for (count, left) in [(CUT_RUNS, 0), (CUT_RUNS + 1, 1)] {
+        let mut a = testing::found(0, NOW);
+        govern(
+            &mut a,
+            testing::admit(testing::device(1), Role::Writer),
+            NOW,
+        );
+        let mut b = adopted(&a, 1, Arc::new(ModelEngine));
+        deliver(&a, 1, &mut b, NOW);
+        committed(&mut b, count);
+        deliver(&b, 2, &mut a, NOW);
+        assert_eq!(a.snapshot().summary().pending, 0);
+        govern(&mut a, testing::revoke(testing::device(1), &[]), NOW);
+        assert_eq!(a.snapshot().summary().pending, left);
+        a.settle(u64::MAX).unwrap();
+        assert_eq!(a.snapshot().summary().pending, 0);
+    }
+}
+
+/// A governance that undoes, entry by entry, what device 1 wrote: as long as the last one counts, it is cut
+/// off. Each time the lane is folded again.
+struct Unravelling {
+    revocation: CallId,
+    entries: Vec<IntentionId>,
+}
+
+impl Engine for Unravelling {
+    fn serves(&self, profile: u32) -> bool {
+        ModelEngine.serves(profile)
+    }
+
+    fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
+        ModelEngine.ready(component)
+    }
+
+    fn instantiate(
+        &self,
+        component: &ComponentId,
+        limits: &Limits,
+        run: Run,
+    ) -> Result<Box<dyn Instance>, (Run, HostFault)> {
+        ModelEngine.instantiate(component, limits, run)
+    }
+
+    fn ask(
+        &self,
+        component: &ComponentId,
+        limits: &Limits,
+        mut run: Run,
+        question: &Question,
+    ) -> (Run, Result<Answer, AskError>) {
+        if *question != Question::Cuts(testing::device(1)) {
+            return ModelEngine.ask(component, limits, run, question);
+        }
+        // Its last entry says how many there are.
+        let count = run.get(b"q").unwrap();
+        let count = count.map_or(0, |q| u64::from_be_bytes((*q).try_into().unwrap()));
+        let last = (count as usize).checked_sub(2).map(|at| self.entries[at]);
+        let cut = Cut {
+            revocation: self.revocation,
+            kept: last.into_iter().collect(),
+        };
+        (run, Ok(Answer::Cuts(vec![cut])))
+    }
+}
+
+#[test]
+fn governance_is_cut_and_folded_so_often_and_then_stands_still() {
+    let authors = 2;
+    let rounds = authors + CUT_ROUNDS_EXTRA;
+    for (count, stands) in [(rounds, false), (rounds + 1, true)] {
+        let mut a = testing::found(0, NOW);
+        govern(&mut a, testing::admit(testing::device(1), Role::Admin), NOW);
+        let mut b = adopted(&a, 1, Arc::new(ModelEngine));
+        deliver(&a, 1, &mut b, NOW);
+        for n in 1..=count {
+            govern(&mut b, testing::set_quota(Some(n as u64)), NOW);
+        }
+        let written = entries(&b, 2);
+        deliver(&b, 2, &mut a, NOW);
+        let revocation = testing::revoke(testing::device(1), &[]);
+        govern(&mut a, revocation, NOW);
+        let revocation = a.core.log.entry(LocalSeq(2 + count as u64));
+        let engine = Unravelling {
+            revocation: revocation.unwrap().unwrap().header.call_id(0),
+            entries: written
+                .iter()
+                .map(|(h, _)| Header::id_of(&h.bytes))
+                .collect(),
+        };
+        let mut c = adopted(&a, 2, Arc::new(engine));
+        c.receive(a.author, entries(&a, 1), NOW, [7; 32]).unwrap();
+        let paused = c.snapshot().summary().system_paused.clone();
+        let paused = paused.map(|fault| fault.to_string());
+        assert_eq!(paused.is_some(), stands, "{paused:?}");
+        let says = format!("in {rounds} rounds");
+        assert!(paused.is_none_or(|reason| reason.contains(&says)));
+    }
 }

@@ -10,7 +10,7 @@ use crate::fold::Settled;
 use crate::governance::Answers;
 use crate::grow;
 use crate::headers;
-use crate::limits::{CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, NOTICES_MAX, OVERLAY_ROWS_MAX};
+use crate::limits::{CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVERLAY_ROWS_MAX};
 use crate::local::CallError;
 use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
 use crate::notice::Notice;
@@ -127,7 +127,7 @@ impl Store {
         self.witness = chain_hash(&self.witness, &header.id(), received_ms);
         self.unflushed += 1;
         self.witnessed_since += 1;
-        if self.core.changes.entries.len() < NOTICES_MAX {
+        if self.core.changes.entries.len() < CHANGED_ENTRIES_MAX {
             self.core.changes.entries.push(header.id());
         } else {
             self.core.changes.all = true;
@@ -161,12 +161,8 @@ impl Store {
         }
         let batch = std::mem::take(&mut self.pending);
         let bodies = std::mem::take(&mut self.pending_bodies);
-        let mut notices = Vec::new();
-        for notice in self.core.notices.drain(..) {
-            if self.notice_count + notices.len() < NOTICES_MAX {
-                notices.push((self.next_notice + notices.len() as u64, notice));
-            }
-        }
+        let mut kept_notices = self.kept_notices.clone();
+        let notices = kept_notices.add(std::mem::take(&mut self.core.notices));
         let record = self
             .witness_due(now_ms)
             .then(|| self.witness_record(now_ms));
@@ -184,8 +180,7 @@ impl Store {
         self.undo = None;
         self.core.noticed.clear();
         self.durable = self.next;
-        self.next_notice += notices.len() as u64;
-        self.notice_count += notices.len();
+        self.kept_notices = kept_notices;
         if record.is_some() {
             self.witnessed_since = 0;
         }

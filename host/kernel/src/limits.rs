@@ -47,12 +47,16 @@ pub const HEADERS_RUNS_MAX: u64 = 4096;
 pub const BODIES_ASKED_MAX: usize = 1024;
 /// The most answers of governance that are cached.
 pub const ANSWERS_MAX: usize = 4096;
-/// The most entries of one received batch.
+/// The most entries of one received batch: what a session hands over at once.
 pub const BATCH_ENTRIES_MAX: usize = 4096;
 /// The most bytes of headers and bodies of one received batch.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Entries since [`crate::Store::take_changes`] that are named one by one; more count as a change of all.
+pub const CHANGED_ENTRIES_MAX: usize = 10_000;
 /// Notices that are kept until acknowledged; further ones only raise a counter.
 pub const NOTICES_MAX: usize = 10_000;
+/// The most bytes of those notices; further ones likewise only raise the counter.
+pub const NOTICES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Rounds of cutting and folding governance again, beyond one a member.
 pub const CUT_ROUNDS_EXTRA: usize = 2;
 /// Runs that a commit does itself when governance has changed; the rest is left to `settle`.
@@ -68,4 +72,7 @@ const _: () = assert!(
     GENESIS_HEADER_BYTES_MAX + HEADER_BYTES_MAX + BODY_BYTES_MAX as usize + 1024 < FRAME_BYTES_MAX
 );
 const _: () = assert!(VALUE_BYTES_MAX <= PAGE_BYTES_MAX);
-const _: () = assert!(BATCH_BYTES_MAX >= BODY_BYTES_MAX as usize);
+// A batch is made of whole frames.
+const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX);
+// A notice has two outcomes, each within the largest result, which a body's size bounds as well.
+const _: () = assert!(2 * BODY_BYTES_MAX as usize + 4096 <= NOTICES_BYTES_MAX);

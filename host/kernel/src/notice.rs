@@ -2,7 +2,11 @@
 
 use lattice_format::{DeviceKey, IntentionId};
 
+use crate::limits::{NOTICES_BYTES_MAX, NOTICES_MAX};
 use crate::outcome::Outcome;
+
+/// The number of the counter of those that are not kept: it comes after all others.
+const MORE: u64 = u64::MAX;
 
 /// One thing to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,11 @@ pub enum Notice {
         author: DeviceKey,
         /// The entry that says so.
         entry: IntentionId,
+    },
+    /// More were raised than are kept.
+    More {
+        /// How many of them are not kept.
+        count: u64,
     },
 }
 
@@ -65,6 +74,10 @@ impl Notice {
                 out.extend_from_slice(&author.0);
                 out.extend_from_slice(&entry.0);
             }
+            Self::More { count } => {
+                out.push(4);
+                out.extend_from_slice(&count.to_be_bytes());
+            }
         }
         out
     }
@@ -98,7 +111,69 @@ impl Notice {
                     Self::Divergence { author, entry }
                 })
             }
+            4 => Some(Self::More {
+                count: u64::from_be_bytes(rest.try_into().ok()?),
+            }),
             _ => None,
+        }
+    }
+}
+
+/// How much the log keeps of notices. Whoever raises them without end, a device that forks its chain again
+/// and again, must not fill the disk: beyond the bounds only a counter rises.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    next: u64,
+    count: usize,
+    bytes: usize,
+    more: u64,
+}
+
+impl Kept {
+    /// Of what the log holds.
+    pub(crate) fn of(notices: &[(u64, Notice)]) -> Self {
+        let mut kept = Self::default();
+        for (number, notice) in notices {
+            match notice {
+                Notice::More { count } => kept.more = *count,
+                _ => kept.keep(*number, notice.encode().len()),
+            }
+        }
+        kept
+    }
+
+    fn keep(&mut self, number: u64, bytes: usize) {
+        self.next = number + 1;
+        self.count += 1;
+        self.bytes += bytes;
+    }
+
+    /// Takes in what was raised. Returns the rows to write, by number.
+    pub(crate) fn add(&mut self, raised: Vec<Notice>) -> Vec<(u64, Notice)> {
+        let mut rows = Vec::new();
+        let before = self.more;
+        for notice in raised {
+            let bytes = notice.encode().len();
+            if self.count < NOTICES_MAX && self.bytes + bytes <= NOTICES_BYTES_MAX {
+                rows.push((self.next, notice));
+                self.keep(self.next, bytes);
+            } else {
+                self.more = self.more.saturating_add(1);
+            }
+        }
+        if self.more != before {
+            rows.push((MORE, Notice::More { count: self.more }));
+        }
+        rows
+    }
+
+    /// What is left when the log holds no more than these.
+    pub(crate) fn left(&self, notices: &[(u64, Notice)]) -> Self {
+        let left = Self::of(notices);
+        Self {
+            // A number is not given twice.
+            next: left.next.max(self.next),
+            ..left
         }
     }
 }
@@ -126,9 +201,64 @@ mod tests {
             },
             Notice::Fork { author, entry },
             Notice::Divergence { author, entry },
+            Notice::More { count: 1 },
         ] {
             assert_eq!(Notice::decode(&notice.encode()), Some(notice));
         }
         assert_eq!(Notice::decode(&[9]), None);
+        assert_eq!(Notice::decode(&[4, 1]), None);
+    }
+
+    fn fork(n: usize) -> Notice {
+        Notice::Fork {
+            author: DeviceKey([1; 32]),
+            entry: IntentionId(*blake3::hash(&n.to_be_bytes()).as_bytes()),
+        }
+    }
+
+    fn changed(bytes: usize) -> Notice {
+        Notice::OutcomeChanged {
+            entry: IntentionId([1; 32]),
+            transaction: 0,
+            told: Outcome::Ok(vec![vec![7; bytes]]),
+            now: None,
+        }
+    }
+
+    #[test]
+    fn notices_are_kept_up_to_their_number_and_then_counted() {
+        let mut kept = Kept::default();
+        let rows = kept.add((0..NOTICES_MAX).map(fork).collect());
+        assert_eq!(rows.len(), NOTICES_MAX);
+        assert_eq!(rows[NOTICES_MAX - 1].0, NOTICES_MAX as u64 - 1);
+        assert_eq!(kept.add(vec![fork(0)]), [(MORE, Notice::More { count: 1 })]);
+        // Read back, it counts on from there.
+        let all: Vec<_> = rows
+            .into_iter()
+            .chain([(MORE, Notice::More { count: 1 })])
+            .collect();
+        let mut kept = Kept::of(&all);
+        let more = kept.add(vec![fork(0), fork(1)]);
+        assert_eq!(more, [(MORE, Notice::More { count: 3 })]);
+        // One that is acknowledged makes room, and numbers go on.
+        let mut kept = kept.left(&all[1..]);
+        let rows = kept.add(vec![fork(0)]);
+        assert_eq!(rows, [(NOTICES_MAX as u64, fork(0))]);
+        let mut kept = kept.left(&[]);
+        assert_eq!(kept.add(vec![fork(0)])[0].0, NOTICES_MAX as u64 + 1);
+    }
+
+    #[test]
+    fn notices_are_kept_up_to_their_bytes_and_then_counted() {
+        // Heads in front of long byte strings have the same length.
+        let head = changed(100_000).encode().len() - 100_000;
+        let mut kept = Kept::default();
+        let half = NOTICES_BYTES_MAX / 2;
+        assert_eq!(kept.add(vec![changed(half - head)])[0].0, 0);
+        let more = kept.add(vec![changed(half - head + 1)]);
+        assert_eq!(more, [(MORE, Notice::More { count: 1 })]);
+        assert_eq!(kept.add(vec![changed(half - head)])[0].0, 1);
+        let more = kept.add(vec![fork(0)]);
+        assert_eq!(more, [(MORE, Notice::More { count: 2 })]);
     }
 }

@@ -21,7 +21,7 @@ use crate::grow::PastCache;
 use crate::limits::OVERLAY_ROWS_MAX;
 use crate::local::{CallError, Open};
 use crate::log::{Append, Closes, Log, Noticed, Stored, WitnessRecord};
-use crate::notice::Notice;
+use crate::notice::{Kept, Notice};
 use crate::outcome::Outcome;
 use crate::record::{self, Due};
 use crate::rows::{Rows, StorageError};
@@ -114,8 +114,7 @@ pub struct Store {
     pub(crate) witnessed_since: u64,
     pub(crate) flushed_at_ms: u64,
     pub(crate) unflushed: u64,
-    pub(crate) next_notice: u64,
-    pub(crate) notice_count: usize,
+    pub(crate) kept_notices: Kept,
     pub(crate) published: Snapshot,
     pub(crate) undo: Option<Undo>,
     /// Why an intention could not be signed: everybody who waits for the next commit is told.
@@ -435,9 +434,7 @@ impl Store {
             .get(WITNESS)?
             .and_then(|b| (*b).try_into().ok())
             .unwrap_or(info.id.0);
-        let known = log.notices()?;
-        let next_notice = known.last().map_or(0, |(number, _)| number + 1);
-        let notice_count = known.len();
+        let kept_notices = Kept::of(&log.notices()?);
         let published = Snapshot {
             info: info.clone(),
             engine: engine.clone(),
@@ -504,8 +501,7 @@ impl Store {
             witnessed_since: 0,
             flushed_at_ms: now_ms,
             unflushed: 0,
-            next_notice,
-            notice_count,
+            kept_notices,
             published,
             undo: None,
             unsigned: None,
@@ -541,7 +537,7 @@ impl Store {
         self.waiting.parked()
     }
 
-    /// Unacknowledged notices by number, oldest first.
+    /// Unacknowledged notices by number, oldest first, and last how many more were raised than are kept.
     ///
     /// # Errors
     /// When the disk fails.
@@ -555,7 +551,7 @@ impl Store {
     /// When the disk fails.
     pub fn acknowledge(&mut self, numbers: &[u64]) -> Result<usize, StorageError> {
         let count = self.core.log.acknowledge(numbers)?;
-        self.notice_count = self.notice_count.saturating_sub(count);
+        self.kept_notices = self.kept_notices.left(&self.core.log.notices()?);
         Ok(count)
     }
 

@@ -280,7 +280,7 @@ impl World {
                         short(&entry.0)
                     ));
                 }
-                Notice::Fork { .. } => {}
+                Notice::Fork { .. } | Notice::More { .. } => {}
             }
         }
         let history = store.snapshot().history(None, usize::MAX, false);

@@ -167,8 +167,7 @@ impl Client {
         Self {
             node: NodeClient::new(channel.clone()),
             plugins: PluginsClient::new(channel.clone()),
-            // A page of history has more than the 4 MiB that clients take unless told otherwise.
-            stores: StoresClient::new(channel.clone()).max_decoding_message_size(16 << 20),
+            stores: StoresClient::new(channel.clone()),
             calls: CallsClient::new(channel),
             embedded,
         }

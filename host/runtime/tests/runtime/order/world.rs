@@ -580,7 +580,7 @@ impl World {
                 Notice::Divergence { entry, .. } => {
                     return Err(TestCaseError::fail(format!("the roots of {entry} differ")));
                 }
-                Notice::Fork { .. } => {}
+                Notice::Fork { .. } | Notice::More { .. } => {}
             }
         }
         for row in store.snapshot().history(None, usize::MAX, false).unwrap() {
