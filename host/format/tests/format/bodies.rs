@@ -1,7 +1,7 @@
 //! Bodies: a body that does not decode is refused as malformed, alike on every replica.
 
 use lattice_format::limits::{
-    BODY_BYTES_MAX, CALLS_MAX, NAME_BYTES_MAX, PARAMS_MAX, TRANSACTIONS_MAX,
+    BODY_BYTES_DEFAULT, BODY_BYTES_MAX, CALLS_MAX, NAME_BYTES_MAX, PARAMS_MAX, TRANSACTIONS_MAX,
 };
 use lattice_format::{Body, BodyError, Call, Digest, Param, Transaction};
 use proptest::prelude::*;
@@ -137,6 +137,17 @@ fn a_genesis_is_whole_and_within_bounds() {
     assert_eq!(with(&|g| (g.app, g.parent) = (None, None)), Ok(()));
     assert!(with(&|g| g.order_rule = 2).is_err());
     assert!(with(&|g| g.root_rule = 0).is_err());
+    // What is said for whoever says nothing stands in its bytes, so that another default changes no store.
+    let limits = genesis_body().genesis.unwrap().limits;
+    assert_eq!(
+        (limits.body_bytes, limits.result_bytes),
+        (BODY_BYTES_DEFAULT, BODY_BYTES_DEFAULT)
+    );
+    assert_eq!(
+        with(&|g| g.limits.body_bytes = BODY_BYTES_DEFAULT + 1),
+        Ok(())
+    );
+    assert_eq!(with(&|g| g.limits.body_bytes = BODY_BYTES_MAX), Ok(()));
     assert!(with(&|g| g.limits.body_bytes = BODY_BYTES_MAX + 1).is_err());
     assert!(with(&|g| g.limits.result_bytes = BODY_BYTES_MAX + 1).is_err());
     let param = Param {

@@ -10,7 +10,8 @@ use lattice_format::{BlobId, DeviceKey, StoreId};
 use proptest::prelude::*;
 
 use super::limits::{
-    BLOB_FRAME_BYTES_MAX, PEERS_MAX, PIECE_BYTES, REQUESTS_MAX, REQUESTS_TAKEN_MAX,
+    BLOB_BYTES_MAX, BLOB_FRAME_BYTES_MAX, GROUP_CHUNKS_LOG, PEERS_MAX, PIECE_BYTES, REQUESTS_MAX,
+    REQUESTS_TAKEN_MAX,
 };
 use super::message::{Message, Request};
 use super::*;
@@ -288,6 +289,68 @@ fn a_blob_above_the_callers_limit_is_refused_once_its_size_is_proven() {
     };
     assert_eq!(effects, vec![FetchEffect::Failed(failure)]);
     assert!(fetch.is_over());
+}
+
+const GROUP_BYTES: u64 = 1024 << GROUP_CHUNKS_LOG;
+
+#[test]
+fn hashes_are_sent_for_groups_and_none_within_one() {
+    let dir = Dir::new();
+    let blobs = dir.blobs();
+    for (size, hashes) in [(GROUP_BYTES, 0), (GROUP_BYTES + 1, 2), (4 * GROUP_BYTES, 6)] {
+        let blob = blobs.insert(HERE, &bytes(size as usize)).unwrap();
+        let (_, encoded) = blobs.piece(HERE, blob, None).unwrap().unwrap();
+        assert_eq!(encoded.len() as u64, size + hashes * 32);
+    }
+}
+
+/// The hash of the bytes between two places of a blob of zeros, and the proof of those from `shown` on. What
+/// stands before has a hash that is made up: nobody can tell.
+fn forged_tree(from: u64, to: u64, shown: u64, is_root: bool) -> ([u8; 32], Vec<u8>) {
+    use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+    if to <= shown {
+        return ([7; 32], Vec::new());
+    }
+    let groups = (to - from).div_ceil(GROUP_BYTES);
+    if groups == 1 {
+        let data = vec![0; (to - from) as usize];
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(from).update(&data);
+        return (hasher.finalize_non_root(), data);
+    }
+    let middle = from + groups.next_power_of_two() / 2 * GROUP_BYTES;
+    let (left, left_proof) = forged_tree(from, middle, shown, false);
+    let (right, right_proof) = forged_tree(middle, to, shown, false);
+    let hash = match is_root {
+        true => *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes(),
+        false => merge_subtrees_non_root(&left, &right, Mode::Hash),
+    };
+    (
+        hash,
+        [&left[..], &right, &left_proof, &right_proof].concat(),
+    )
+}
+
+#[test]
+fn a_blob_is_taken_up_to_the_largest_and_blamed_beyond() {
+    for (size, taken) in [(BLOB_BYTES_MAX, true), (BLOB_BYTES_MAX + 1, false)] {
+        let dir = Dir::new();
+        let blobs = dir.blobs();
+        let last_piece = (size - 1) / PIECE_BYTES * PIECE_BYTES;
+        let (hash, proof) = forged_tree(0, size, last_piece, true);
+        let mut fetch = Fetch::begin(HERE, BlobId(hash), u64::MAX, &blobs).unwrap();
+        fetch.handle(FetchInput::PeerUp(peer(1)), &blobs).unwrap();
+        let piece = Message::Piece {
+            number: 0,
+            size,
+            encoded: proof.into(),
+        };
+        let effects = fetch.handle(FetchInput::Bytes(peer(1), piece.encode()), &blobs);
+        let effects = effects.unwrap();
+        let blames = effects.iter().any(|e| matches!(e, FetchEffect::Blame(..)));
+        let goes_on = effects.iter().any(|e| matches!(e, FetchEffect::Send(..)));
+        assert_eq!((goes_on, blames), (taken, !taken), "{effects:?}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::limits::{
 };
 use super::message::{Message, Wants};
 use super::peer::Fault;
-use crate::limits::BATCH_ENTRIES_MAX;
+use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
 use crate::{Received, Snapshot, StorageError};
 
 type Entry = (SignedHeader, Option<Vec<u8>>);
@@ -160,7 +160,9 @@ impl Inbound {
             cost: 0,
         };
         while let Some(frame) = self.frames.front() {
-            if !entries.is_empty() && entries.len() + frame.entries.len() > BATCH_ENTRIES_MAX {
+            let more = entries.len() + frame.entries.len() > BATCH_ENTRIES_MAX
+                || delivery.cost + frame.cost > BATCH_BYTES_MAX as u64;
+            if !entries.is_empty() && more {
                 break;
             }
             if let Some(frame) = self.frames.pop_front() {

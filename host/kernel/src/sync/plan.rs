@@ -202,6 +202,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sync::limits::TIPS_MAX;
+    use crate::testing;
 
     /// Chains of one author, each entry with its predecessor; ids are numbers.
     #[derive(Debug, Default, Clone)]
@@ -358,5 +360,40 @@ mod tests {
         // Seen from the other side, one tip is unknown and nothing is to be sent.
         let back = compare(&theirs.tips(), &mut all.tips(), &theirs).unwrap();
         assert_eq!((back.send, back.unknown), (vec![], vec![id(9)]));
+    }
+
+    #[test]
+    fn branches_buffer_a_page_each_and_all_together_no_more_than_their_bound() {
+        let mut store = testing::found(0, 1_000_000);
+        for n in 0..=PLAN_PAGE_MAX as u64 {
+            let call = testing::program(&[testing::Step::StoreGlobal]);
+            let now_ms = 1_000_000 + n;
+            store
+                .call(lattice_format::Lane::App, vec![call], now_ms, ChainId(1))
+                .unwrap();
+            store.commit(now_ms).unwrap();
+        }
+        let snapshot = store.snapshot();
+        let tip = snapshot.summary().heads[0];
+        let end = LocalSeq(snapshot.summary().count);
+        // What is buffered of the whole chain, however many other branches there are.
+        let buffered = |count: usize| {
+            let mut send = vec![(id(7), Seq(0)); count];
+            send[0] = (tip, Seq(0));
+            let plan = Plan::new(send, end, &snapshot).unwrap();
+            // One of them is at the head already.
+            plan.branches[0].buffer.len() + 1
+        };
+        assert_eq!(buffered(1), PLAN_PAGE_MAX);
+        let few = PLAN_BUFFER / PLAN_PAGE_MAX;
+        assert_eq!(buffered(few), PLAN_PAGE_MAX);
+        assert!(buffered(few + 1) < PLAN_PAGE_MAX);
+        for count in [few + 1, few + 2, 1000, TIPS_MAX] {
+            let all = count * buffered(count);
+            assert!(
+                (PLAN_BUFFER - count + 1..=PLAN_BUFFER).contains(&all),
+                "{all}"
+            );
+        }
     }
 }

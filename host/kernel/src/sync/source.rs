@@ -61,7 +61,8 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
 
 fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, StorageError> {
     let mut at = tip.id;
-    for _ in 0..VOID_WALK_MAX {
+    // The void ones, and the one behind them.
+    for _ in 0..=VOID_WALK_MAX {
         let Some(stored) = snapshot.entry(&at)? else {
             return Ok(None);
         };

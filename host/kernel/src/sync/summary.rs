@@ -220,3 +220,39 @@ fn join(blocks: &[Block]) -> Block {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use lattice_format::Time;
+
+    use super::*;
+
+    #[test]
+    fn blocks_of_a_summary_are_merged_in_pairs_when_they_are_many() {
+        let mut summarizer = Summarizer::new(Range::ALL);
+        let mut all = LtHash::default();
+        let mut add = |summarizer: &mut Summarizer| {
+            let n = summarizer.count;
+            let position = Position {
+                time: Time {
+                    wall_ms: n + 1,
+                    counter: 0,
+                },
+                id: IntentionId(*blake3::hash(&n.to_be_bytes()).as_bytes()),
+            };
+            all.add(&element(&position.id));
+            summarizer.add(position);
+        };
+        while summarizer.count < BLOCKS_MAX as u64 * summarizer.block_rows {
+            add(&mut summarizer);
+        }
+        assert_eq!(summarizer.blocks.len(), BLOCKS_MAX);
+        add(&mut summarizer);
+        assert_eq!(summarizer.blocks.len(), BLOCKS_MAX / 2 + 1);
+        // Nothing was lost on the way.
+        let whole = join(&summarizer.blocks);
+        assert_eq!((whole.count, whole.hash), (summarizer.count, all));
+        let parts = summarizer.finish();
+        assert!(parts.len() <= RANGES_MAX);
+    }
+}
