@@ -72,6 +72,9 @@ impl ProtocolHandler for BlobProtocol {
             connection.close(code::STRANGER, b"no store in common");
             return Ok(());
         }
+        let Some(_incoming) = shared.take_in(&connection) else {
+            return Ok(());
+        };
         let Some(_place) = self.places.enter(peer, CONNECTIONS_PER_PEER) else {
             shared.offence(
                 peer,

@@ -27,6 +27,9 @@ pub mod peers;
 pub mod token;
 
 mod addresses;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod bounds;
 mod frame;
 mod link;
 mod net;

@@ -30,7 +30,8 @@ pub const READ_STEP_BYTES: usize = 64 * 1024;
 pub const SESSIONS_PER_STORE: usize = CONNECTIONS_MAX;
 /// The most connections that one peer may hold open for joins, and as many for blobs.
 pub const CONNECTIONS_PER_PEER: usize = 4;
-/// The most incoming connections at once, all protocols and peers together.
+/// The most incoming connections at once, of all peers, for sync, joins and blobs together. Gossip has one
+/// with each member at most.
 pub const INCOMING_MAX: usize = 1024;
 /// Bytes a second that one peer may send over a minute's average before it is slowed.
 pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;

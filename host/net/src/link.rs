@@ -41,20 +41,33 @@ pub(crate) struct Conn {
     /// Whether this node dialled.
     pub(crate) by_us: bool,
     since: Instant,
-    member: Allowance,
-    past_member: Allowance,
-    streams: Allowance,
+    pub(crate) allowances: Allowances,
 }
 
 impl Conn {
     fn new(connection: Connection, by_us: bool) -> Self {
         let now = Instant::now();
-        let burst = u64::from(CONNECTION_WINDOW_BYTES);
         Self {
             peer: device_of(connection.remote_id()),
             connection,
             by_us,
             since: now,
+            allowances: Allowances::new(now),
+        }
+    }
+}
+
+/// What a peer may send and open on one connection.
+pub(crate) struct Allowances {
+    member: Allowance,
+    past_member: Allowance,
+    streams: Allowance,
+}
+
+impl Allowances {
+    fn new(now: Instant) -> Self {
+        let burst = u64::from(CONNECTION_WINDOW_BYTES);
+        Self {
             member: Allowance::new(BYTES_PER_SECOND, BYTES_PER_SECOND, now),
             past_member: Allowance::new(PAST_MEMBER_BYTES_PER_SECOND, burst, now),
             streams: Allowance::new(STREAMS_PER_SECOND, STREAMS_PER_CONNECTION.into(), now),
@@ -62,7 +75,7 @@ impl Conn {
     }
 
     /// How many bytes may pass, for a peer with that access.
-    pub(crate) fn allowance(&self, access: Access) -> &Allowance {
+    pub(crate) fn bytes(&self, access: Access) -> &Allowance {
         match access {
             Access::All => &self.member,
             _ => &self.past_member,
@@ -217,8 +230,7 @@ impl ProtocolHandler for SyncProtocol {
             connection.close(code::OFFENCE, b"refused for a while");
             return Ok(());
         }
-        let Ok(_permit) = shared.incoming.clone().try_acquire_owned() else {
-            connection.close(code::BUSY, b"too many connections");
+        let Some(_place) = shared.take_in(&connection) else {
             return Ok(());
         };
         let conn = Conn::new(connection, false);
@@ -292,7 +304,7 @@ async fn take_streams(shared: &Arc<Shared>, conn: &Arc<Conn>) -> String {
 
 fn count_stream(shared: &Shared, conn: &Conn) -> Instant {
     let now = Instant::now();
-    let wait = conn.streams.take(1, now);
+    let wait = conn.allowances.streams.take(1, now);
     if wait > Duration::from_secs(1) {
         let text = "it opens more streams than it may".to_owned();
         shared.offence(conn.peer, Offence::Flood, &text);
@@ -595,4 +607,33 @@ async fn open_session(
         link.retry.insert(id, (Instant::now() + pause, failures));
         link.wake.notify_one();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_past_members_and_streams_are_let_in_at_their_rates() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let allowances = Allowances::new(now);
+        let member = allowances.bytes(Access::All);
+        assert_eq!(member.take(BYTES_PER_SECOND, now), Duration::ZERO);
+        assert!(member.take(1, now) > Duration::ZERO);
+        assert_eq!(
+            member.take(BYTES_PER_SECOND - 1, now + second),
+            Duration::ZERO
+        );
+        // What is on its way within the window passes at once, and then the rate counts.
+        let past = allowances.bytes(Access::SystemLane);
+        let burst = CONNECTION_WINDOW_BYTES.into();
+        assert_eq!(past.take(burst, now), Duration::ZERO);
+        assert_eq!(past.take(PAST_MEMBER_BYTES_PER_SECOND, now), second);
+        assert!(past.take(1, now + second) > Duration::ZERO);
+        let streams = &allowances.streams;
+        let all = STREAMS_PER_CONNECTION.into();
+        assert_eq!(streams.take(all, now), Duration::ZERO);
+        assert!(streams.take(1, now) > Duration::ZERO);
+    }
 }

@@ -1,6 +1,5 @@
 //! A node's network: start, close, and what the node tells it.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -128,12 +127,7 @@ impl Net {
             self.meet(&store);
         }
         store.changed.send_modify(|count| *count += 1);
-        for id in written {
-            if store.gossip.try_send(TopicCommand::Announce(*id)).is_err() {
-                store.overflowed.store(true, Ordering::Relaxed);
-                break;
-            }
-        }
+        store.announce(written);
     }
 
     /// Adds a place where a peer may be reached. Peers that share no store are not dialled.

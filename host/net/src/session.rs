@@ -264,7 +264,11 @@ impl Driver {
 
     fn was_read(&mut self, len: usize) {
         let now = Instant::now();
-        let wait = self.conn.allowance(self.access).take(len as u64, now);
+        let wait = self
+            .conn
+            .allowances
+            .bytes(self.access)
+            .take(len as u64, now);
         self.read_after = self.read_after.max(now + wait);
         self.shared
             .peers
@@ -276,7 +280,11 @@ impl Driver {
         let now = Instant::now();
         self.write_progress = now;
         if self.access != Access::All {
-            let wait = self.conn.allowance(self.access).take(len as u64, now);
+            let wait = self
+                .conn
+                .allowances
+                .bytes(self.access)
+                .take(len as u64, now);
             self.write_after = now + wait;
         }
     }

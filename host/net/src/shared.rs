@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use iroh::address_lookup::memory::MemoryLookup;
+use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, TransportAddr};
 use lattice_format::{DeviceKey, IntentionId, StoreId};
 use lattice_kernel::sync::Access;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::config::Timings;
-use crate::endpoint::id_of;
+use crate::endpoint::{code, id_of};
 use crate::host::{Governance, NetEvent, NetHost};
 use crate::limits::{
     ANNOUNCE_MAX, CONNECTIONS_MAX, DIALS_MAX, INCOMING_MAX, PEERS_MAX, SESSIONS_PER_STORE,
@@ -210,6 +211,17 @@ impl StoreNet {
             .is_some_and(|entry| entry.poke.try_send(poke).is_ok())
     }
 
+    /// Lets gossip announce what this node wrote. What does not fit is not announced: peers are told to
+    /// compare instead.
+    pub(crate) fn announce(&self, written: &[IntentionId]) {
+        for id in written {
+            if self.gossip.try_send(TopicCommand::Announce(*id)).is_err() {
+                self.overflowed.store(true, Ordering::Relaxed);
+                break;
+            }
+        }
+    }
+
     /// Tells every session to compare.
     pub(crate) fn reconcile(&self) {
         let sessions = self.sessions.lock().expect("no panic while it is held");
@@ -372,6 +384,15 @@ impl Shared {
         removed
     }
 
+    /// A place for a connection that somebody opened, for as long as it is kept; without one it is closed.
+    pub(crate) fn take_in(&self, connection: &Connection) -> Option<OwnedSemaphorePermit> {
+        let place = self.incoming.clone().try_acquire_owned().ok();
+        if place.is_none() {
+            connection.close(code::BUSY, b"too many connections");
+        }
+        place
+    }
+
     /// Whether the peer is an active member of any store here.
     pub(crate) fn is_member_of_any(&self, peer: &DeviceKey) -> bool {
         self.stores().iter().any(|s| s.access(peer) == Access::All)
@@ -462,6 +483,39 @@ mod tests {
                 .try_recv()
                 .is_err_and(|e| e == mpsc::error::TryRecvError::Disconnected)
         );
+    }
+
+    #[test]
+    fn a_store_has_so_many_sessions() {
+        let (store, _queue) = StoreNet::new(StoreId([0; 32]));
+        let peer = |n: usize| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            DeviceKey(key)
+        };
+        let me = peer(usize::MAX);
+        let enter = |n| store.enter(&me, peer(n), false);
+        let mut places: Vec<_> = (0..SESSIONS_PER_STORE).map(enter).collect();
+        assert!(places.iter().all(Result::is_ok));
+        assert!(matches!(enter(SESSIONS_PER_STORE), Err(NoPlace::Full)));
+        // Who has a place may take it anew, and one that leaves makes room.
+        assert!(enter(0).is_ok());
+        places.pop();
+        assert!(enter(SESSIONS_PER_STORE).is_ok());
+    }
+
+    #[test]
+    fn so_many_ids_wait_to_be_announced_and_beyond_them_peers_are_to_compare() {
+        let (store, mut queue) = StoreNet::new(StoreId([0; 32]));
+        let ids = vec![IntentionId([7; 32]); ANNOUNCE_MAX];
+        store.announce(&ids);
+        assert!(!store.overflowed.load(Ordering::Relaxed));
+        store.announce(&ids[..1]);
+        assert!(store.overflowed.load(Ordering::Relaxed));
+        for _ in 0..ANNOUNCE_MAX {
+            queue.try_recv().unwrap();
+        }
+        assert!(queue.try_recv().is_err());
     }
 
     #[test]

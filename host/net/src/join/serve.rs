@@ -59,6 +59,9 @@ impl ProtocolHandler for JoinProtocol {
             connection.close(code::OFFENCE, b"refused for a while");
             return Ok(());
         }
+        let Some(_incoming) = shared.take_in(&connection) else {
+            return Ok(());
+        };
         let Some(_place) = self.places.enter(peer, CONNECTIONS_PER_PEER) else {
             shared.offence(
                 peer,

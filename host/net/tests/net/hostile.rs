@@ -12,7 +12,7 @@ use crate::host::{Node, equal, pair, until};
 const PROTOCOLS: [&[u8]; 3] = [b"/lattice/sync/1", b"/lattice/join/1", b"/lattice/blob/1"];
 
 /// An endpoint that speaks whatever it likes, with the key of device `number`.
-async fn raw(number: u8) -> Endpoint {
+pub async fn raw(number: u8) -> Endpoint {
     Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(&testing::key(number).to_bytes()))
         .relay_mode(RelayMode::Disabled)
@@ -24,7 +24,7 @@ async fn raw(number: u8) -> Endpoint {
         .unwrap()
 }
 
-async fn connect(from: &Endpoint, to: &Node, alpn: &[u8]) -> Connection {
+pub async fn connect(from: &Endpoint, to: &Node, alpn: &[u8]) -> Connection {
     let id = iroh::EndpointId::from_bytes(&to.device().0).unwrap();
     let mut addr = EndpointAddr::new(id);
     for socket in to.net.address().addresses {
@@ -33,7 +33,7 @@ async fn connect(from: &Endpoint, to: &Node, alpn: &[u8]) -> Connection {
     from.connect(addr, alpn).await.unwrap()
 }
 
-async fn is_closed(connection: &Connection) {
+pub async fn is_closed(connection: &Connection) {
     let closed = tokio::time::timeout(Duration::from_secs(10), connection.closed());
     closed
         .await

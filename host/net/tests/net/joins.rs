@@ -10,7 +10,7 @@ use lattice_net::{
 
 use crate::host::{Host, Invite, Node, equal, now_ms, until};
 
-fn invite(host: &Host, store: StoreId, seed: u8, uses: u32, expires_ms: u64) -> InviteKey {
+pub fn invite(host: &Host, store: StoreId, seed: u8, uses: u32, expires_ms: u64) -> InviteKey {
     let key = InviteKey::from_seed([seed; 32]);
     let row = Invite {
         expires_ms,
@@ -25,7 +25,7 @@ fn invite(host: &Host, store: StoreId, seed: u8, uses: u32, expires_ms: u64) -> 
     key
 }
 
-fn token(store: StoreId, invite: InviteKey, peers: Vec<PeerAddr>) -> Token {
+pub fn token(store: StoreId, invite: InviteKey, peers: Vec<PeerAddr>) -> Token {
     Token {
         store,
         invite,

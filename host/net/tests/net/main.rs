@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod blobs;
+mod bounds;
 mod host;
 mod hostile;
 mod joins;
