@@ -16,11 +16,8 @@ use crate::addresses;
 use crate::endpoint::{code, device_of, id_of, remote_socket};
 use crate::gossip;
 use crate::host::NetEvent;
-use crate::limits::{
-    BYTES_PER_SECOND, CONNECTION_WINDOW_BYTES, PAST_MEMBER_BYTES_PER_SECOND, PEERS_MAX,
-    READ_STEP_BYTES, STREAMS_PER_CONNECTION,
-};
-use crate::offence::{Allowance, Offence};
+use crate::limits::{PEERS_MAX, READ_STEP_BYTES};
+use crate::offence::{Allowances, Offence};
 use crate::peers::Source;
 use crate::session;
 use crate::shared::{NoPlace, Shared, StoreNet, backoff};
@@ -31,8 +28,6 @@ const HELLO_BYTES_MAX: usize = 64 * 1024;
 const CROSSING: Duration = Duration::from_secs(1);
 /// A connection that lasted so long was a success.
 const LASTING: Duration = Duration::from_secs(2);
-/// Streams a second that a peer may open, beyond as many as fit a connection.
-const STREAMS_PER_SECOND: u64 = 32;
 
 /// A connection with a peer.
 pub(crate) struct Conn {
@@ -53,32 +48,6 @@ impl Conn {
             by_us,
             since: now,
             allowances: Allowances::new(now),
-        }
-    }
-}
-
-/// What a peer may send and open on one connection.
-pub(crate) struct Allowances {
-    member: Allowance,
-    past_member: Allowance,
-    streams: Allowance,
-}
-
-impl Allowances {
-    fn new(now: Instant) -> Self {
-        let burst = u64::from(CONNECTION_WINDOW_BYTES);
-        Self {
-            member: Allowance::new(BYTES_PER_SECOND, BYTES_PER_SECOND, now),
-            past_member: Allowance::new(PAST_MEMBER_BYTES_PER_SECOND, burst, now),
-            streams: Allowance::new(STREAMS_PER_SECOND, STREAMS_PER_CONNECTION.into(), now),
-        }
-    }
-
-    /// How many bytes may pass, for a peer with that access.
-    pub(crate) fn bytes(&self, access: Access) -> &Allowance {
-        match access {
-            Access::All => &self.member,
-            _ => &self.past_member,
         }
     }
 }
@@ -607,33 +576,4 @@ async fn open_session(
         link.retry.insert(id, (Instant::now() + pause, failures));
         link.wake.notify_one();
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_past_members_and_streams_are_let_in_at_their_rates() {
-        let now = Instant::now();
-        let second = Duration::from_secs(1);
-        let allowances = Allowances::new(now);
-        let member = allowances.bytes(Access::All);
-        assert_eq!(member.take(BYTES_PER_SECOND, now), Duration::ZERO);
-        assert!(member.take(1, now) > Duration::ZERO);
-        assert_eq!(
-            member.take(BYTES_PER_SECOND - 1, now + second),
-            Duration::ZERO
-        );
-        // What is on its way within the window passes at once, and then the rate counts.
-        let past = allowances.bytes(Access::SystemLane);
-        let burst = CONNECTION_WINDOW_BYTES.into();
-        assert_eq!(past.take(burst, now), Duration::ZERO);
-        assert_eq!(past.take(PAST_MEMBER_BYTES_PER_SECOND, now), second);
-        assert!(past.take(1, now + second) > Duration::ZERO);
-        let streams = &allowances.streams;
-        let all = STREAMS_PER_CONNECTION.into();
-        assert_eq!(streams.take(all, now), Duration::ZERO);
-        assert!(streams.take(1, now) > Duration::ZERO);
-    }
 }

@@ -5,8 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lattice_format::DeviceKey;
+use lattice_kernel::sync::Access;
 
-use crate::limits::{OFFENCES_MAX, OFFENDERS_MAX};
+use crate::limits::{
+    BYTES_PER_SECOND, CONNECTION_WINDOW_BYTES, OFFENCES_MAX, OFFENDERS_MAX,
+    PAST_MEMBER_BYTES_PER_SECOND, STREAMS_PER_CONNECTION,
+};
+
+/// Streams a second that a peer may open, beyond as many as fit a connection.
+const STREAMS_PER_SECOND: u64 = 32;
 
 /// What a peer did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,6 +158,32 @@ impl Allowance {
     }
 }
 
+/// What a peer may send and open on one connection.
+pub(crate) struct Allowances {
+    member: Allowance,
+    past_member: Allowance,
+    pub(crate) streams: Allowance,
+}
+
+impl Allowances {
+    pub(crate) fn new(now: Instant) -> Self {
+        let burst = u64::from(CONNECTION_WINDOW_BYTES);
+        Self {
+            member: Allowance::new(BYTES_PER_SECOND, BYTES_PER_SECOND, now),
+            past_member: Allowance::new(PAST_MEMBER_BYTES_PER_SECOND, burst, now),
+            streams: Allowance::new(STREAMS_PER_SECOND, STREAMS_PER_CONNECTION.into(), now),
+        }
+    }
+
+    /// How many bytes may pass, for a peer with that access.
+    pub(crate) fn bytes(&self, access: Access) -> &Allowance {
+        match access {
+            Access::All => &self.member,
+            _ => &self.past_member,
+        }
+    }
+}
+
 /// How many of something each peer holds, so that one cannot take every place.
 #[derive(Debug, Default)]
 pub(crate) struct PerPeer(Mutex<HashMap<DeviceKey, usize>>);
@@ -256,5 +289,29 @@ mod tests {
         assert_eq!(allowance.take(100, now), Duration::from_millis(100));
         let later = now + Duration::from_secs(10);
         assert_eq!(allowance.take(500, later), Duration::ZERO);
+    }
+
+    #[test]
+    fn members_past_members_and_streams_are_let_in_at_their_rates() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let allowances = Allowances::new(now);
+        let member = allowances.bytes(Access::All);
+        assert_eq!(member.take(BYTES_PER_SECOND, now), Duration::ZERO);
+        assert!(member.take(1, now) > Duration::ZERO);
+        assert_eq!(
+            member.take(BYTES_PER_SECOND - 1, now + second),
+            Duration::ZERO
+        );
+        // What is on its way within the window passes at once, and then the rate counts.
+        let past = allowances.bytes(Access::SystemLane);
+        let burst = CONNECTION_WINDOW_BYTES.into();
+        assert_eq!(past.take(burst, now), Duration::ZERO);
+        assert_eq!(past.take(PAST_MEMBER_BYTES_PER_SECOND, now), second);
+        assert!(past.take(1, now + second) > Duration::ZERO);
+        let streams = &allowances.streams;
+        let all = STREAMS_PER_CONNECTION.into();
+        assert_eq!(streams.take(all, now), Duration::ZERO);
+        assert!(streams.take(1, now) > Duration::ZERO);
     }
 }

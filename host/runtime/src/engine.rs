@@ -19,8 +19,8 @@ use crate::host::Data;
 use crate::inspect::{self, InspectError};
 use crate::limits::{
     COMPONENT_BYTES_MAX, LOADED_COMPONENTS_MAX, POOL_CORE_INSTANCES, POOL_CORE_INSTANCES_EACH,
-    POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_MEMORY_KEPT_BYTES,
-    POOL_TABLE_KEPT_BYTES, POOL_TABLES, POOL_TABLES_EACH,
+    POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_TABLES,
+    POOL_TABLES_EACH,
 };
 use crate::profile::{MEMORY_BYTES_MAX, PROFILE, TABLE_ELEMENTS_MAX};
 use crate::schema::Schema;
@@ -142,7 +142,7 @@ impl Wasm {
             }
             return Err(fault.into());
         }
-        self.lock().schemas.insert(id, Arc::clone(&schema));
+        self.lock().insert_schema(id, Arc::clone(&schema));
         Ok(schema)
     }
 
@@ -160,11 +160,7 @@ impl Wasm {
             reason: error.to_string(),
         })?;
         let schema = Arc::new(schema);
-        let mut ready = self.lock();
-        if ready.schemas.len() >= LOADED_COMPONENTS_MAX {
-            ready.schemas.clear();
-        }
-        ready.schemas.insert(*id, Arc::clone(&schema));
+        self.lock().insert_schema(*id, Arc::clone(&schema));
         Ok(schema)
     }
 
@@ -219,7 +215,7 @@ impl Wasm {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn prepared(&self, id: &ComponentId) -> Result<Arc<Prepared>, HostFault> {
+    pub(crate) fn prepared(&self, id: &ComponentId) -> Result<Arc<Prepared>, HostFault> {
         if let Some(prepared) = self.lock().find(id) {
             return Ok(prepared);
         }
@@ -254,6 +250,13 @@ impl Ready {
         Some(Arc::clone(&slot.prepared))
     }
 
+    fn insert_schema(&mut self, id: ComponentId, schema: Arc<Schema>) {
+        if self.schemas.len() >= LOADED_COMPONENTS_MAX && !self.schemas.contains_key(&id) {
+            self.schemas.clear();
+        }
+        self.schemas.insert(id, schema);
+    }
+
     fn insert(&mut self, id: ComponentId, prepared: Arc<Prepared>) {
         if self.components.len() >= LOADED_COMPONENTS_MAX {
             let oldest = self.components.iter().min_by_key(|(_, slot)| slot.used);
@@ -265,6 +268,12 @@ impl Ready {
         self.components.insert(id, Slot { prepared, used });
     }
 }
+
+/// How much of a memory that an instance leaves behind is zeroed rather than unmapped, in bytes: what costs
+/// less at the next start, and bounds nothing.
+const MEMORY_KEPT_BYTES: usize = 128 * 1024;
+/// How much of a table is, likewise, in bytes.
+const TABLE_KEPT_BYTES: usize = 16 * 1024;
 
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
@@ -284,8 +293,8 @@ fn pool() -> PoolingAllocationConfig {
         .max_tables_per_component(POOL_TABLES_EACH)
         .max_tables_per_module(POOL_TABLES_EACH)
         .table_elements(elements)
-        .linear_memory_keep_resident(POOL_MEMORY_KEPT_BYTES)
-        .table_keep_resident(POOL_TABLE_KEPT_BYTES)
+        .linear_memory_keep_resident(MEMORY_KEPT_BYTES)
+        .table_keep_resident(TABLE_KEPT_BYTES)
         .pagemap_scan(Enabled::Auto);
     pool
 }
@@ -330,5 +339,39 @@ impl Engine for Wasm {
             return (run, Err(fault.into()));
         };
         governance::ask(&prepared, indices, limits, run, question)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::bounds::{engine, with_modules};
+
+    #[test]
+    fn so_many_components_are_kept_ready_and_the_one_used_last_stays() {
+        let (wasm, _dir) = engine();
+        let install = |n: usize| {
+            let bytes = with_modules(1, &format!("(global i32 (i32.const {n}))"));
+            wasm.install(&bytes).unwrap().component
+        };
+        let ids: Vec<_> = (0..LOADED_COMPONENTS_MAX).map(install).collect();
+        let counts = || {
+            let ready = wasm.lock();
+            (ready.components.len(), ready.schemas.len())
+        };
+        assert_eq!(counts(), (LOADED_COMPONENTS_MAX, LOADED_COMPONENTS_MAX));
+        wasm.prepared(&ids[0]).unwrap();
+        let beyond = install(LOADED_COMPONENTS_MAX);
+        assert_eq!(counts(), (LOADED_COMPONENTS_MAX, 1));
+        let is_ready = |id| wasm.lock().find(id).is_some();
+        assert!(is_ready(&ids[0]) && is_ready(&beyond) && !is_ready(&ids[1]));
+        // What is not ready is made ready again, and what is described is read again.
+        assert!(wasm.prepared(&ids[1]).is_ok());
+        for id in &ids {
+            wasm.schema(id).unwrap();
+        }
+        let (components, schemas) = counts();
+        assert!(components == LOADED_COMPONENTS_MAX && schemas <= LOADED_COMPONENTS_MAX);
     }
 }

@@ -8,6 +8,9 @@
 //! process, loaded if undamaged) and `component` (imports resolved, exports found); a call goes through
 //! `instance`, and what it asks of the host through `host`.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod bounds;
 mod catalogue;
 mod code;
 mod component;

@@ -36,10 +36,6 @@ pub(crate) const POOL_TABLES: u32 = 512;
 pub const POOL_TABLES_EACH: u32 = 64;
 /// The bookkeeping of one component instance, in bytes.
 pub(crate) const POOL_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
-/// How much of a memory that an instance leaves behind is zeroed rather than unmapped, in bytes.
-pub(crate) const POOL_MEMORY_KEPT_BYTES: usize = 128 * 1024;
-/// How much of a table that an instance leaves behind is zeroed rather than unmapped, in bytes.
-pub(crate) const POOL_TABLE_KEPT_BYTES: usize = 16 * 1024;
 
 /// Instances that are started ahead of a call, of all components together.
 pub(crate) const SPARES_READY_MAX: usize = 8;

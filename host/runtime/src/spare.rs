@@ -133,6 +133,12 @@ impl Spares {
         self.lock().ready.len()
     }
 
+    /// How many wait to be dropped.
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> usize {
+        self.lock().left.len()
+    }
+
     /// Drops every instance: their places are needed, or their component goes.
     pub(crate) fn clear(&self) {
         let kept = std::mem::take(&mut *self.lock());

@@ -11,55 +11,34 @@ use super::source::{Examined, examine};
 use super::tree::Tree;
 
 /// Bounds without a test, by the file that holds them.
-const UNTESTED: &[(&str, &[&str])] = &[
-    (
-        "host/daemon/src/limits.rs",
-        &[
-            "WRITER_QUEUE",
-            "GROUP_CALLS_MAX",
-            "SETTLE_RUNS_BUSY",
-            "SETTLE_RUNS_IDLE",
-            "TICKS_IDLE",
-            "WRITER_STACK_BYTES",
-            "CHANGES_QUEUE",
-            "CHANGED_CELLS_MAX",
-            "REQUESTS_PER_CONNECTION",
-            "QUERY_FUEL_INLINE",
-            "QUERIES_LONG_MAX",
-            "HISTORY_ROWS_MAX",
-            "HEADS_SHOWN",
-            "USED_BY_MAX",
-            "NAMES_SHOWN",
-            "STORES_MAX",
-            "PLUGINS_MAX",
-            "PEER_ADDRESSES_MAX",
-            "PEERS_MAX",
-            "PEER_EVENTS_QUEUE",
-            "DISK_LOW_BYTES",
-            "DUPLEX_BYTES",
-            "RECORDS_CACHE_BYTES",
-        ],
-    ),
-    ("host/kernel/src/limits.rs", &["HEADERS_RUNS_MAX"]),
-    (
-        "host/runtime/src/limits.rs",
-        &[
-            "COMPILED_BYTES_MAX",
-            "POOL_CORE_INSTANCES",
-            "POOL_MEMORIES",
-            "POOL_TABLES",
-            "POOL_INSTANCE_BYTES",
-            "POOL_MEMORY_KEPT_BYTES",
-            "POOL_TABLE_KEPT_BYTES",
-            "SPARES_READY_MAX",
-            "SPARES_LEFT_MAX",
-            "SPARE_START_FUEL",
-            "SPARE_MEMORY_BYTES_MAX",
-            "LOADED_COMPONENTS_MAX",
-            "COMPILE_MEMORY_BYTES_MAX",
-        ],
-    ),
-];
+const UNTESTED: &[(&str, &[&str])] = &[(
+    "host/daemon/src/limits.rs",
+    &[
+        "WRITER_QUEUE",
+        "GROUP_CALLS_MAX",
+        "SETTLE_RUNS_BUSY",
+        "SETTLE_RUNS_IDLE",
+        "TICKS_IDLE",
+        "WRITER_STACK_BYTES",
+        "CHANGES_QUEUE",
+        "CHANGED_CELLS_MAX",
+        "REQUESTS_PER_CONNECTION",
+        "QUERY_FUEL_INLINE",
+        "QUERIES_LONG_MAX",
+        "HISTORY_ROWS_MAX",
+        "HEADS_SHOWN",
+        "USED_BY_MAX",
+        "NAMES_SHOWN",
+        "STORES_MAX",
+        "PLUGINS_MAX",
+        "PEER_ADDRESSES_MAX",
+        "PEERS_MAX",
+        "PEER_EVENTS_QUEUE",
+        "DISK_LOW_BYTES",
+        "DUPLEX_BYTES",
+        "RECORDS_CACHE_BYTES",
+    ],
+)];
 
 /// A bound: its name, and the line where it stands.
 struct Bound<'a> {

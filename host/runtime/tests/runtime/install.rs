@@ -1,8 +1,10 @@
 //! What is refused at install, with a message that says why; and compiled code on disk.
 
 use std::path::Path;
+use std::process::Command;
 
 use lattice_kernel::engine::{Engine, HostFault};
+use lattice_runtime::limits::{COMPILE_CPU_MAX, COMPILE_MEMORY_BYTES_MAX, COMPILED_BYTES_MAX};
 use lattice_runtime::{Compiler, InstallError, Wasm};
 
 use crate::node::{WASM, built, raw};
@@ -109,6 +111,49 @@ fn a_schema_tells_functions_types_and_imports() {
 fn open(dir: &Path) -> Wasm {
     let compiler = env!("CARGO_BIN_EXE_lattice-compile");
     Wasm::open(dir, Compiler::Child(compiler.into())).unwrap()
+}
+
+#[test]
+fn a_compiling_process_limits_itself_before_it_reads_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("component");
+    // Opening it waits for a writer, who never comes.
+    let made = Command::new("mkfifo").arg(&source).status().unwrap();
+    assert!(made.success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lattice-compile"))
+        .args([
+            lattice_runtime::COMPILE_ARGUMENT.as_ref(),
+            source.as_os_str(),
+        ])
+        .arg(dir.path().join("code"))
+        .spawn()
+        .unwrap();
+    let limits = format!("/proc/{}/limits", child.id());
+    let is = |limits: &str, what: &str, value: u64| {
+        let line = limits.lines().find(|line| line.starts_with(what));
+        let soft = line.and_then(|line| line[what.len()..].split_whitespace().next());
+        soft == Some(&value.to_string())
+    };
+    let mut seen = String::new();
+    for _ in 0..1000 {
+        seen = std::fs::read_to_string(&limits).unwrap();
+        // The last that it sets.
+        if is(&seen, "Max core file size", 0) && is(&seen, "Max file size", COMPILED_BYTES_MAX) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        is(&seen, "Max address space", COMPILE_MEMORY_BYTES_MAX),
+        "{seen}"
+    );
+    assert!(
+        is(&seen, "Max cpu time", COMPILE_CPU_MAX.as_secs()),
+        "{seen}"
+    );
+    assert!(is(&seen, "Max file size", COMPILED_BYTES_MAX), "{seen}");
 }
 
 #[test]
