@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::engine::{HostFault, Role};
 use lattice_kernel::limits::{
-    BODIES_ASKED_MAX, FLOATING_PER_PEER, HEADERS_ROUNDS_MAX, HEADERS_TRIED_MAX,
+    BODIES_ASKED_MAX, FLOATING_PER_PEER, HEADERS_ROUNDS_MAX, HEADERS_RUNS_MAX, HEADERS_TRIED_MAX,
 };
 use lattice_kernel::testing::disk::{Dice, Disk, Power, SURVIVALS, files, repaired};
 use lattice_kernel::testing::{self, ModelEngine, device, key};
@@ -329,4 +329,43 @@ fn a_late_body_is_there_after_a_crash_once_it_was_taken() {
             return;
         }
     }
+}
+
+/// Whether a void entry's header is witnessed alone where so many runs of governance are repeated to see it.
+fn is_witnessed_after(repeated: u64) -> bool {
+    let mut team = Team::new();
+    team.govern(testing::admit(device(MEMBER), Role::Admin));
+    let base = all(&team.stores[0].snapshot());
+    team.sync();
+    let (void, _) = team.app(ROGUE, &put(1));
+    team.send(ROGUE, FOUNDER);
+    // Both name the void entry. The second changes what every call of the member has read.
+    team.govern(testing::revoke(device(ROGUE), &[]));
+    team.govern(testing::admit(device(MEMBER), Role::Writer));
+    let late = all(&team.stores[0].snapshot()).split_off(base.len());
+    let member = &mut team.stores[usize::from(MEMBER)];
+    for n in 0..repeated {
+        let call = testing::admit(device((n % 100) as u8 + 100), Role::Reader);
+        let chain = ChainId(30);
+        member
+            .call(Lane::System, vec![call], START_MS + 500, chain)
+            .unwrap();
+    }
+    member.commit(START_MS + 500).unwrap();
+    let calls = all(&member.snapshot()).split_off(base.len());
+    assert_eq!(calls.len() as u64, repeated);
+    let mut fresh = adopt(20, &base[0]);
+    deliver(&mut fresh, &base[1..]);
+    for batch in calls.chunks(1000) {
+        deliver(&mut fresh, batch);
+    }
+    deliver(&mut fresh, &without(&late, &[void]));
+    fresh.snapshot().entry(&void).unwrap().is_some()
+}
+
+#[test]
+fn a_look_runs_governance_up_to_the_bound_and_gives_up() {
+    // The two entries that are looked at run as well.
+    assert!(is_witnessed_after(HEADERS_RUNS_MAX - 2));
+    assert!(!is_witnessed_after(HEADERS_RUNS_MAX - 1));
 }
