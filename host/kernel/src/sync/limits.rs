@@ -29,7 +29,7 @@ pub const HINTED_MAX: usize = 4 * IDS_MAX;
 /// How long an announced entry is waited for before it is asked for, in milliseconds: its author
 /// pushes it at the same time, and usually wins.
 pub const HINT_PATIENCE_MS: u64 = 20;
-/// The most ids that the peer is remembered to have although this node has not passed them on.
+/// The most ids of each kind that are remembered of what a peer has, was sent or may not have.
 pub const KNOWN_MAX: usize = 16 * 1024;
 /// The most void ancestors that are sent along with a void entry that was asked for.
 pub const VOID_ANCESTORS_MAX: usize = 256;

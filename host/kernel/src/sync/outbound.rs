@@ -18,7 +18,7 @@ use super::ranges::Leaf;
 use super::source;
 use crate::{LocalSeq, Snapshot, StorageError, Stored};
 
-/// Ids that the peer has although this side did not send them; the oldest are forgotten.
+/// Ids to be remembered; the oldest are forgotten.
 #[derive(Debug, Default)]
 struct Known {
     ids: BTreeSet<IntentionId>,
@@ -39,6 +39,10 @@ impl Known {
 
     fn take(&mut self, id: &IntentionId) -> bool {
         self.ids.remove(id)
+    }
+
+    fn contains(&self, id: &IntentionId) -> bool {
+        self.ids.contains(id)
     }
 }
 
@@ -103,13 +107,17 @@ pub(super) struct Outbound {
     /// The first entry that the live phase has not looked at.
     live: Option<LocalSeq>,
     live_open: bool,
+    /// What the peer has although this side did not send it.
     known: Known,
+    /// What was sent to one that may not have every body. With what names it, it floats there, and no
+    /// comparison of tips shows that.
+    limited: Known,
     parked_there: BTreeSet<IntentionId>,
     pace: Pace,
     /// Entries sent in this session.
     pub(super) sent: u64,
     /// Bodies kept back in this round although the peer wants them.
-    pub(super) withheld: u64,
+    withheld: BTreeSet<IntentionId>,
 }
 
 impl Outbound {
@@ -122,21 +130,33 @@ impl Outbound {
             live: None,
             live_open: false,
             known: Known::default(),
+            limited: Known::default(),
             parked_there: BTreeSet::new(),
             pace: Pace {
                 saved: LIMITED_BYTES_PER_S,
                 at_ms: 0,
             },
             sent: 0,
-            withheld: 0,
+            withheld: BTreeSet::new(),
         }
     }
 
     /// A round begins: from the first one on, what is witnessed later is the live phase's.
     pub(super) fn begin_round(&mut self, snapshot: &Snapshot) {
         self.live.get_or_insert(source::end(snapshot));
-        self.withheld = 0;
+        self.withheld.clear();
         self.jobs.clear();
+    }
+
+    /// How many bodies were kept back in this round although the peer wants them.
+    pub(super) fn withheld(&self) -> u64 {
+        self.withheld.len() as u64
+    }
+
+    fn withhold(&mut self, id: IntentionId) {
+        if self.withheld.len() < KNOWN_MAX {
+            self.withheld.insert(id);
+        }
     }
 
     /// The peer grants that many bytes more.
@@ -216,6 +236,9 @@ impl Outbound {
         let mut out = OutStep::default();
         let mut rows = SCAN_ROWS;
         self.save_up(now_ms);
+        if to.access == Access::All {
+            self.limited = Known::default();
+        }
         for _ in 0..STEP_FRAMES {
             if self.credit <= 0 {
                 return Ok(out);
@@ -297,7 +320,10 @@ impl Outbound {
         let body = stored.body.as_ref().filter(|_| wanted && permitted);
         // Whoever judges for itself that the entry is void can do without its body.
         if wanted && body.is_none() && !snapshot.is_cut_off(&header.id())? {
-            self.withheld += 1;
+            self.withhold(header.id());
+        }
+        if to.access != Access::All {
+            self.limited.insert(header.id());
         }
         Ok((header.signed().clone(), body.map(|body| body.to_vec())))
     }
@@ -334,17 +360,18 @@ impl Outbound {
         }
         while let Some(local) = self.plan.next(snapshot)? {
             if let Some(stored) = snapshot.entry_at(local)?
-                && !self.parked_there.contains(&stored.header.id())
+                && !self.waits_there(to, &stored)
             {
                 return Ok(Next::Entry(stored));
             }
         }
         while let Some(job) = self.jobs.front_mut() {
             match job.next(rows, snapshot)? {
-                Some(Some(stored)) if !self.parked_there.contains(&stored.header.id()) => {
-                    return Ok(Next::Entry(stored));
+                Some(Some(stored)) => {
+                    if !self.waits_there(to, &stored) {
+                        return Ok(Next::Entry(stored));
+                    }
                 }
-                Some(Some(_)) => {}
                 Some(None) => return Ok(Next::Later),
                 None => {
                     self.jobs.pop_front();
@@ -352,6 +379,19 @@ impl Outbound {
             }
         }
         self.next_live(to, rows, snapshot)
+    }
+
+    /// Whether the peer has the entry and cannot do anything with it yet. What it asks for it gets again.
+    fn waits_there(&mut self, to: Receiver, stored: &Stored) -> bool {
+        let (header, id) = (&stored.header, stored.header.id());
+        if self.parked_there.contains(&id) {
+            return true;
+        }
+        let sent = self.limited.contains(&id);
+        if sent && to.wants.includes_body(header) && !to.access.permits_body(header) {
+            self.withhold(id);
+        }
+        sent
     }
 
     fn next_live(

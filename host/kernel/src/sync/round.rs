@@ -360,7 +360,7 @@ impl Session {
             floating: lack.floating,
             parked: lack.parked,
             missing: lack.missing.clone(),
-            withheld: self.outbound.withheld,
+            withheld: self.outbound.withheld(),
             last: self.round.settled,
             ranged: self.round.ranged,
         };
@@ -379,7 +379,7 @@ impl Session {
         let theirs = Lack {
             floating: done.floating,
             parked: done.parked,
-            withheld: self.outbound.withheld,
+            withheld: self.outbound.withheld(),
             missing: done.missing.clone(),
         };
         let ours = Lack {

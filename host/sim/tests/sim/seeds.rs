@@ -8,7 +8,7 @@ use crate::components::component;
 
 /// Seeds that failed once, what they run, and what was wrong. Bursts of calls changed the plan of 39; what it
 /// found has a test in the kernel now, `voids_point_only_downwards`.
-const REGRESSIONS: [(u64, &str, &str); 2] = [
+const REGRESSIONS: [(u64, &str, &str); 3] = [
     (
         39,
         "model",
@@ -18,6 +18,11 @@ const REGRESSIONS: [(u64, &str, &str); 2] = [
         30386,
         "model",
         "a call behind a revocation in one commit claimed roots with what the revocation cut off",
+    ),
+    (
+        105_493,
+        "model",
+        "a past member was sent in every round what floats there without the bodies that it may not have",
     ),
 ];
 

@@ -221,6 +221,24 @@ fn one_that_is_no_longer_a_member_gets_headers_and_system_bodies() {
         app.iter()
             .all(|row| row.stored.header.lane == Lane::System || row.stored.body.is_none())
     );
+    // Later rounds say so again, and send nothing again.
+    link.now_ms += 2_000;
+    link.reconcile(0).run(&mut a, &mut b);
+    let withheld = |link: &Link| {
+        link.log.iter().find_map(|(side, effect)| match effect {
+            Effect::WeLack(lack) if *side == 1 => Some(lack.withheld),
+            _ => None,
+        })
+    };
+    assert_eq!(withheld(&link), Some(3));
+    assert_eq!(link.delivered[1], vec![]);
+    // A member again, it gets the bodies as well.
+    link.now_ms += 2_000;
+    link.reconcile(0);
+    link.inputs.push_front((0, Input::Access(Access::All)));
+    link.run(&mut a, &mut b);
+    assert_eq!(link.delivered[1].len(), 4);
+    assert_eq!(withheld(&link), None);
 }
 
 #[test]
