@@ -6,18 +6,22 @@ use std::time::Instant;
 use lattice_format::{Call, Lane};
 use lattice_kernel::engine::{CallEnd, CallKind};
 use lattice_kernel::{Outcome, Queried, Snapshot, TrapKind};
+use lattice_runtime::profile::THREAD_STACK_BYTES;
 use tokio::sync::oneshot;
 
 use crate::api;
 use crate::arguments;
 use crate::failure::{Failure, Result};
-use crate::limits::{CALLS_MAX, QUERY_FUEL_INLINE, QUERY_INLINE_MAX, WRITER_STACK_BYTES};
+use crate::limits::{CALLS_MAX, QUERY_INLINE_MAX};
 use crate::lookup::{Code, Found};
 use crate::node::{Node, Slot};
 use crate::outcome::{self, Forms};
 use crate::store::OpenStore;
 use crate::writer::Done;
 
+/// Fuel that a query may use on the thread that serves it. One that needs more starts anew on a thread of
+/// its own, with all of its fuel, so that nothing but speed depends on it.
+const QUERY_FUEL_INLINE: u64 = 5_000_000;
 /// How much a long query gives way, as `nice` counts: a tenth of what others get where the processor is short.
 #[cfg(target_os = "linux")]
 const LONG_QUERY_NICE: i32 = 10;
@@ -74,7 +78,7 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     let (reply, answer) = oneshot::channel();
     std::thread::Builder::new()
         .name("query".into())
-        .stack_size(WRITER_STACK_BYTES)
+        .stack_size(THREAD_STACK_BYTES)
         .spawn(move || {
             // Elsewhere a priority is that of the whole process.
             #[cfg(target_os = "linux")]

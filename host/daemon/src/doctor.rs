@@ -25,6 +25,19 @@ fn ok(name: &str, text: impl Into<String>) -> Check {
     check(name, CheckLevel::Ok, text, "")
 }
 
+fn free_space(free: u64) -> Check {
+    let text = format!("{} MiB are free", free >> 20);
+    match free < DISK_LOW_BYTES {
+        false => ok("disk", text),
+        true => check(
+            "disk",
+            CheckLevel::Warning,
+            text,
+            "make room before stores stop",
+        ),
+    }
+}
+
 impl Node {
     /// Examines everything. Blocks.
     pub(crate) fn doctor(&self) -> DoctorResponse {
@@ -73,19 +86,7 @@ impl Node {
 
     fn check_disk(&self) -> Check {
         match rustix::fs::statvfs(self.home.path()) {
-            Ok(stat) => {
-                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-                let text = format!("{} MiB are free", free >> 20);
-                match free < DISK_LOW_BYTES {
-                    false => ok("disk", text),
-                    true => check(
-                        "disk",
-                        CheckLevel::Warning,
-                        text,
-                        "make room before stores stop",
-                    ),
-                }
-            }
+            Ok(stat) => free_space(stat.f_bavail.saturating_mul(stat.f_frsize)),
             Err(error) => check("disk", CheckLevel::Failed, error.to_string(), ""),
         }
     }
@@ -254,5 +255,17 @@ fn check_fuse() -> Check {
             format!("/dev/fuse: {error}"),
             "stores cannot be mounted; load the fuse module, or allow it in the container",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_with_little_space_is_reported() {
+        let level = |free| free_space(free).level();
+        assert_eq!(level(DISK_LOW_BYTES), CheckLevel::Ok);
+        assert_eq!(level(DISK_LOW_BYTES - 1), CheckLevel::Warning);
     }
 }

@@ -15,6 +15,9 @@ use tonic::transport::Channel;
 pub mod api;
 mod arguments;
 mod blob;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod bounds;
 mod bundled;
 mod call;
 mod clock;

@@ -6,18 +6,10 @@ use std::time::Duration;
 pub const WRITER_QUEUE: usize = 1024;
 /// The most calls of one group commit.
 pub const GROUP_CALLS_MAX: usize = 512;
-/// Late entries that are run again between two groups of fresh calls.
-pub const SETTLE_RUNS_BUSY: u64 = 32;
-/// Late entries that are run again at once while no call waits.
-pub const SETTLE_RUNS_IDLE: u64 = 256;
 /// How far apart the times of a file's last writing and last change lie when something set them.
 pub const TIMES_APART: Duration = Duration::from_secs(2);
 /// How often the writer of a store does what time asks of it, while something is going on.
 pub const TICK: Duration = Duration::from_secs(1);
-/// Ticks without any work after which a writer sleeps until it is asked for something.
-pub const TICKS_IDLE: u32 = 3;
-/// Stack of a store's writer or of a long query, in bytes: guests run on it.
-pub const WRITER_STACK_BYTES: usize = lattice_runtime::profile::THREAD_STACK_BYTES;
 /// Sets of changes that a watch may lag behind before it runs its query for that alone.
 pub const CHANGES_QUEUE: usize = 256;
 /// Cells of one set of changes that watches compare one by one; more count as a change of all.
@@ -32,9 +24,6 @@ pub const REQUESTS_PER_CONNECTION: usize = 256;
 /// How long a query of a store may take on a thread of its own, so that the next ones run on the
 /// thread that serves them.
 pub const QUERY_INLINE_MAX: Duration = Duration::from_millis(5);
-/// Fuel that a query may use on the thread that serves it. One that needs more starts anew on a
-/// thread of its own, with all of its fuel.
-pub const QUERY_FUEL_INLINE: u64 = 5_000_000;
 /// Queries that run on threads of their own at the same time; further ones wait.
 pub const QUERIES_LONG_MAX: usize = 4;
 /// Watches of all clients together.
@@ -61,8 +50,6 @@ pub const HEADS_SHOWN: usize = 64;
 pub const SUMMARY_CHARS: usize = 120;
 /// Candidates that an error lists.
 pub const CANDIDATES_MAX: usize = 16;
-/// Names that a plugin's `used_by` lists.
-pub const USED_BY_MAX: usize = 1000;
 /// Imports, and ignored exports, that a description of a component lists.
 pub const NAMES_SHOWN: usize = 256;
 
@@ -119,7 +106,6 @@ pub const DUPLEX_BYTES: usize = 256 * 1024;
 pub const RECORDS_CACHE_BYTES: usize = 256 * 1024;
 
 const _: () = assert!(GROUP_CALLS_MAX <= WRITER_QUEUE);
-const _: () = assert!(SETTLE_RUNS_BUSY <= SETTLE_RUNS_IDLE);
 const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX);
 // What one store keeps, the node can take over.
 const _: () = assert!(lattice_kernel::limits::NOTICES_MAX <= NOTICES_MAX);

@@ -71,14 +71,8 @@ pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), 
         known,
         timings: Timings::default(),
     };
-    let (seen, seen_end) = mpsc::channel(PEER_EVENTS_QUEUE);
-    let host = Arc::new(Host {
-        clock: node.clock,
-        node: node.handle(),
-        blobs: node.blobs.clone(),
-        seen,
-    });
-    let net = Net::start(config, host)
+    let (host, seen_end) = Host::of(node);
+    let net = Net::start(config, Arc::new(host))
         .await
         .map_err(|error| OpenError::Network(error.to_string()))?;
     node.set_net(net);
@@ -87,7 +81,7 @@ pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), 
 }
 
 /// Writes down where peers were reached, apart from the network's own tasks.
-async fn keep_addresses(node: Weak<Node>, mut seen: mpsc::Receiver<(DeviceKey, Vec<SocketAddr>)>) {
+async fn keep_addresses(node: Weak<Node>, mut seen: Seen) {
     while let Some((peer, addresses)) = seen.recv().await {
         let Some(node) = node.upgrade() else { return };
         let record = PeerRecord {
@@ -213,6 +207,22 @@ struct Host {
     clock: Clock,
     blobs: Arc<BlobStore>,
     seen: mpsc::Sender<(DeviceKey, Vec<SocketAddr>)>,
+}
+
+/// Addresses of peers that wait to be written down.
+type Seen = mpsc::Receiver<(DeviceKey, Vec<SocketAddr>)>;
+
+impl Host {
+    fn of(node: &Arc<Node>) -> (Self, Seen) {
+        let (seen, seen_end) = mpsc::channel(PEER_EVENTS_QUEUE);
+        let host = Self {
+            clock: node.clock,
+            node: node.handle(),
+            blobs: node.blobs.clone(),
+            seen,
+        };
+        (host, seen_end)
+    }
 }
 
 fn unreachable(reason: impl Into<String>) -> DeliverError {
@@ -426,4 +436,39 @@ async fn invite_state(
         return Ok(InviteState::Expired { at_ms });
     }
     Ok(InviteState::Open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_of_peers_end_at_their_queue_and_at_their_number() {
+        let home = tempfile::tempdir().unwrap();
+        let embedded = crate::embedded(home.path()).await.unwrap();
+        let (host, mut seen) = Host::of(&embedded.node);
+        let address = |n: usize| SocketAddr::from(([127, 0, 0, 1], 1000 + n as u16));
+        let met = |n: usize, count: usize| NetEvent::Addresses {
+            peer: DeviceKey([n as u8; 32]),
+            addresses: (0..count).map(address).collect(),
+        };
+        for n in 0..PEER_EVENTS_QUEUE {
+            host.event(met(n, 1));
+        }
+        // Told again at the next meeting.
+        host.event(met(7, 9));
+        for n in 0..PEER_EVENTS_QUEUE {
+            assert_eq!(seen.recv().await.unwrap().0, DeviceKey([n as u8; 32]));
+        }
+        assert!(seen.try_recv().is_err());
+        host.event(met(1, PEER_ADDRESSES_MAX));
+        host.event(met(2, PEER_ADDRESSES_MAX + 1));
+        drop(host);
+        keep_addresses(embedded.node.handle(), seen).await;
+        let peers = embedded.node.records.peers().unwrap();
+        let counts: Vec<_> = peers.iter().map(|(_, peer)| peer.addresses.len()).collect();
+        assert_eq!(counts, [PEER_ADDRESSES_MAX; 2]);
+        assert_eq!(peers[1].1.addresses[0], address(0).to_string());
+        embedded.close().await;
+    }
 }

@@ -10,7 +10,7 @@ use lattice_runtime::{Interface, Schema, limits::COMPONENT_BYTES_MAX};
 use crate::api;
 use crate::components::inspect_failure;
 use crate::failure::{Failure, Result};
-use crate::limits::{NAMES_SHOWN, PAGE_BYTES_MAX, PLUGINS_MAX, USED_BY_MAX};
+use crate::limits::{NAMES_SHOWN, PAGE_BYTES_MAX, PLUGINS_MAX};
 use crate::lookup::{Code, check_name};
 use crate::node::{Node, Slot};
 use crate::page::{Page, item_bytes};
@@ -131,8 +131,7 @@ impl Node {
         record: &PluginRecord,
         schema: &Schema,
     ) -> Result<api::Plugin> {
-        let mut used_by = self.stores_using(&record.id())?;
-        used_by.truncate(USED_BY_MAX);
+        let used_by = self.stores_using(&record.id())?;
         Ok(api::Plugin {
             bundled: record.bundled,
             installed_ms: record.installed_ms,
@@ -414,6 +413,26 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_description_lists_so_many_names() {
+        let schema = |imports: usize, ignored: usize| Schema {
+            component: ComponentId([1; 32]),
+            bytes: 1,
+            interfaces: Vec::new(),
+            imports: vec!["a:b/c".into(); imports],
+            ignored: vec!["a:b/d".into(); ignored],
+            governs: false,
+        };
+        for more in 0..=1 {
+            let shown = describe(
+                &schema(NAMES_SHOWN + more, NAMES_SHOWN + more),
+                String::new(),
+            );
+            assert_eq!(shown.imports.len(), NAMES_SHOWN);
+            assert_eq!(shown.ignored_exports.len(), NAMES_SHOWN);
+        }
+    }
 
     #[test]
     fn a_component_ends_at_its_bytes_however_it_comes() {

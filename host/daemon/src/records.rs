@@ -582,4 +582,33 @@ mod tests {
         let left = records.notices().unwrap();
         assert_eq!(left[0].0, ids[1]);
     }
+
+    #[test]
+    fn so_many_peers_are_remembered_and_known_ones_anew() {
+        let (_dir, records) = open();
+        let key = |n: usize| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            DeviceKey(key)
+        };
+        let write = records.db.begin_write().unwrap();
+        {
+            let mut table = write.open_table(PEERS).unwrap();
+            for n in 1..PEERS_MAX {
+                table.insert(key(n).0, &b""[..]).unwrap();
+            }
+        }
+        write.commit().unwrap();
+        let record = |last_seen_ms| PeerRecord {
+            last_seen_ms,
+            ..Default::default()
+        };
+        records.put_peer(&key(PEERS_MAX), &record(1)).unwrap();
+        records.put_peer(&key(0), &record(1)).unwrap();
+        records.put_peer(&key(1), &record(2)).unwrap();
+        let peers = records.peers().unwrap();
+        assert_eq!(peers.len(), PEERS_MAX);
+        assert_eq!(peers[0], (key(1), record(2)));
+        assert_eq!(peers[PEERS_MAX - 1], (key(PEERS_MAX), record(1)));
+    }
 }

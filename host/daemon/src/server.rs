@@ -43,6 +43,11 @@ fn router(node: &Arc<Node>) -> Router {
         .add_service(reflection)
 }
 
+/// The two ends of a connection within this process.
+fn pipe() -> (DuplexStream, DuplexStream) {
+    tokio::io::duplex(DUPLEX_BYTES)
+}
+
 /// A server that runs.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -86,7 +91,7 @@ impl Running {
         let connector = tower::service_fn(move |_: tonic::transport::Uri| {
             let dial = dial.clone();
             async move {
-                let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
+                let (near, far) = pipe();
                 dial.send(Ok(far))
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
@@ -142,4 +147,24 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = bound?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn what_is_not_read_fills_a_connection_within_this_process() {
+        let (mut near, mut far) = pipe();
+        near.write_all(&[7; DUPLEX_BYTES]).await.unwrap();
+        let beyond = timeout(Duration::from_millis(100), near.write(&[7])).await;
+        assert!(beyond.is_err());
+        far.read_exact(&mut [0]).await.unwrap();
+        assert_eq!(near.write(&[7]).await.unwrap(), 1);
+    }
 }

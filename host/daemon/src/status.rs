@@ -427,6 +427,13 @@ struct Counted {
     forks: u64,
 }
 
+/// The newest heads, as many as are shown.
+fn newest(mut heads: Vec<api::Head>) -> Vec<api::Head> {
+    heads.sort_by_key(|head| std::cmp::Reverse(head.time.map(|time| (time.wall_ms, time.counter))));
+    heads.truncate(HEADS_SHOWN);
+    heads
+}
+
 fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Counted, StorageError> {
     let genesis = snapshot.entry_at(LocalSeq(0))?;
     let mut heads = Vec::new();
@@ -439,8 +446,7 @@ fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Coun
             });
         }
     }
-    heads.sort_by_key(|head| std::cmp::Reverse(head.time.map(|time| (time.wall_ms, time.counter))));
-    heads.truncate(HEADS_SHOWN);
+    let heads = newest(heads);
     let tips = snapshot.tips()?;
     let forks = tips
         .windows(2)
@@ -490,6 +496,7 @@ fn replays(by_author: &BTreeMap<DeviceKey, u64>) -> Vec<api::Replays> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     #[test]
     fn the_most_repeated_runs_are_shown_first() {
         let by_author: BTreeMap<DeviceKey, u64> = (0..=REPLAYS_SHOWN as u8)
@@ -498,5 +505,22 @@ mod tests {
         let shown: Vec<u64> = replays(&by_author).iter().map(|r| r.runs).collect();
         let most: Vec<u64> = (2..=REPLAYS_SHOWN as u64 + 1).rev().collect();
         assert_eq!(shown, most);
+    }
+
+    #[test]
+    fn so_many_heads_are_shown_the_newest_first() {
+        let head = |wall_ms| api::Head {
+            time: Some(api::Timestamp {
+                wall_ms,
+                counter: 0,
+            }),
+            ..Default::default()
+        };
+        let all = HEADS_SHOWN as u64;
+        let shown = newest((1..=all).map(head).collect());
+        assert_eq!((shown.len(), shown[0].clone()), (HEADS_SHOWN, head(all)));
+        let shown = newest((1..=all + 1).map(head).collect());
+        let last = shown.last().unwrap().clone();
+        assert_eq!((shown.len(), last), (HEADS_SHOWN, head(2)));
     }
 }

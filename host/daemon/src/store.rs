@@ -86,6 +86,18 @@ impl OpenStore {
         self.warm[usize::from(lane.number())].store(true, Ordering::Relaxed);
     }
 
+    /// Tells whoever watches.
+    #[cfg(test)]
+    pub(crate) fn tell(&self, changes: Changes) {
+        let _ = self.changes.send(Arc::new(changes));
+    }
+
+    /// How many more jobs may wait for its writer.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.jobs.capacity()
+    }
+
     /// Its id.
     pub(crate) fn id(&self) -> StoreId {
         self.id

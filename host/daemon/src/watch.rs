@@ -18,7 +18,7 @@ use crate::node::Node;
 pub(crate) type Events = ReceiverStream<std::result::Result<api::WatchEvent, Status>>;
 
 /// Whether a query that ended so may end otherwise after these changes.
-fn concerns(changes: &Changes, queried: &Queried) -> bool {
+pub(crate) fn concerns(changes: &Changes, queried: &Queried) -> bool {
     changes.all
         || (queried.clock && !changes.entries.is_empty())
         || changes.cells.len() > CHANGED_CELLS_MAX
@@ -26,7 +26,10 @@ fn concerns(changes: &Changes, queried: &Queried) -> bool {
 }
 
 /// Waits for changes that may concern the query. `false` when the store is gone.
-async fn changed(changes: &mut broadcast::Receiver<Arc<Changes>>, queried: &Queried) -> bool {
+pub(crate) async fn changed(
+    changes: &mut broadcast::Receiver<Arc<Changes>>,
+    queried: &Queried,
+) -> bool {
     loop {
         match changes.recv().await {
             Ok(changes) if concerns(&changes, queried) => return true,

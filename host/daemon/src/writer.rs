@@ -18,7 +18,14 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
-use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK, TICKS_IDLE};
+use crate::limits::{GROUP_CALLS_MAX, TICK};
+
+/// Late entries that are run again between two groups of fresh calls: how long these wait for each other.
+const SETTLE_RUNS_BUSY: u64 = 32;
+/// Late entries that are run again at once while no call waits.
+const SETTLE_RUNS_IDLE: u64 = 256;
+/// Ticks without any work after which a writer sleeps until it is asked for something.
+const TICKS_IDLE: u32 = 3;
 
 /// What became of a call, once it is durable.
 #[derive(Clone, Debug)]
@@ -129,7 +136,7 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
     };
     std::thread::Builder::new()
         .name(format!("store {}", hex::encode(&id.as_bytes()[..4])))
-        .stack_size(crate::limits::WRITER_STACK_BYTES)
+        .stack_size(lattice_runtime::profile::THREAD_STACK_BYTES)
         .spawn(move || {
             // What hears of changes, the network above all, starts tasks of its own.
             let runtime = ends.runtime.clone();

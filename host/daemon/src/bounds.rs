@@ -1,0 +1,295 @@
+//! The bounds of a node's own queues and lists, each at its last allowed value and one beyond.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use lattice_format::{Call, ComponentId, Lane, StoreId};
+use lattice_kernel::Changes;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use crate::api::{self, calls_client::CallsClient, node_client::NodeClient};
+use crate::limits::*;
+use crate::node::{Node, Slot};
+use crate::records::{PluginRecord, StoreRecord};
+use crate::server::Running;
+use crate::store::OpenStore;
+use crate::watch::{changed, concerns};
+use crate::{Embedded, embedded};
+
+/// How long nothing must happen to be taken for nothing that will.
+const QUIET: Duration = Duration::from_millis(300);
+
+async fn node() -> (Embedded, tempfile::TempDir) {
+    let home = tempfile::tempdir().unwrap();
+    let embedded = embedded(home.path()).await.unwrap();
+    (embedded, home)
+}
+
+fn request(name: &str, plugin: &str) -> api::CreateStoreRequest {
+    api::CreateStoreRequest {
+        name: name.into(),
+        plugin: plugin.into(),
+        ..Default::default()
+    }
+}
+
+async fn created(node: &Arc<Node>, name: &str, plugin: &str) -> Arc<OpenStore> {
+    node.create(request(name, plugin)).await.unwrap();
+    let slot = node.find_slot(name).unwrap();
+    node.store(&slot).await.unwrap()
+}
+
+fn call(function: &str, arguments: &[&str]) -> api::FunctionCall {
+    let argument = |text: &&str| api::TextArgument {
+        source: Some(api::text_argument::Source::Text((*text).into())),
+    };
+    api::FunctionCall {
+        function: function.into(),
+        arguments: Some(api::Arguments {
+            form: Some(api::arguments::Form::Text(api::TextArguments {
+                positional: arguments.iter().map(argument).collect(),
+                ..Default::default()
+            })),
+        }),
+    }
+}
+
+fn add_one() -> api::CallRequest {
+    api::CallRequest {
+        store: "clicks".into(),
+        calls: vec![call("add", &["1"])],
+        ..Default::default()
+    }
+}
+
+/// Keeps the writer of a store busy until the sender is dropped.
+async fn busy(store: &Arc<OpenStore>) -> mpsc::Sender<()> {
+    let (hold, held) = mpsc::channel();
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let store = store.clone();
+    tokio::spawn(async move {
+        store
+            .with(move |_| {
+                let _ = begin.send(());
+                let _: Result<(), _> = held.recv();
+            })
+            .await
+    });
+    begun.await.unwrap();
+    hold
+}
+
+/// Waits until so many jobs wait for the writer.
+async fn queued(store: &OpenStore, count: usize) {
+    for _ in 0..1000 {
+        if WRITER_QUEUE - store.room() == count {
+            // A place in the queue is taken a moment before it is filled.
+            tokio::time::sleep(QUIET / 10).await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{} wait, not {count}", WRITER_QUEUE - store.room());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_calls_share_a_commit_and_so_many_wait() {
+    let (embedded, _home) = node().await;
+    let node = &embedded.node;
+    let store = created(node, "clicks", "counter").await;
+    // What its making changed is told before this is.
+    node.call(add_one()).await.unwrap();
+    for count in [GROUP_CALLS_MAX, GROUP_CALLS_MAX + 1] {
+        let hold = busy(&store).await;
+        let mut changes = store.changes();
+        let calls: Vec<_> = (0..count)
+            .map(|_| {
+                let node = node.clone();
+                tokio::spawn(async move { node.call(add_one()).await })
+            })
+            .collect();
+        queued(&store, count).await;
+        drop(hold);
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+        // A commit is told once, with the entries that it made, and after the callers.
+        let mut commits = 0;
+        while let Ok(told) = timeout(QUIET, changes.recv()).await {
+            commits += usize::from(!told.unwrap().entries.is_empty());
+        }
+        assert_eq!(commits, count.div_ceil(GROUP_CALLS_MAX));
+    }
+    // With the queue full, further callers wait for room in it.
+    let hold = busy(&store).await;
+    let asking = |_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.with(|_| ()).await })
+    };
+    let mut waiting: Vec<_> = (0..WRITER_QUEUE).map(asking).collect();
+    queued(&store, WRITER_QUEUE).await;
+    waiting.push(asking(0));
+    tokio::time::sleep(QUIET).await;
+    assert!(waiting.iter().all(|asked| !asked.is_finished()));
+    drop(hold);
+    for asked in waiting {
+        asked.await.unwrap().unwrap();
+    }
+    embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_requests_of_a_connection_are_in_progress() {
+    let (embedded, _home) = node().await;
+    let store = created(&embedded.node, "clicks", "counter").await;
+    let (other, other_channel) = Running::in_memory(&embedded.node);
+    let ping = async |channel: &Channel| {
+        let mut node = NodeClient::new(channel.clone());
+        timeout(QUIET, node.ping(api::PingRequest {})).await.is_ok()
+    };
+    let hold = busy(&store).await;
+    let ask = || {
+        let mut calls = CallsClient::new(embedded.channel());
+        tokio::spawn(async move { calls.call(add_one()).await })
+    };
+    let mut asked: Vec<_> = (1..REQUESTS_PER_CONNECTION).map(|_| ask()).collect();
+    queued(&store, REQUESTS_PER_CONNECTION - 1).await;
+    assert!(
+        ping(&embedded.channel()).await,
+        "there is room for one more"
+    );
+    asked.push(ask());
+    queued(&store, REQUESTS_PER_CONNECTION).await;
+    assert!(!ping(&embedded.channel()).await, "there is none");
+    assert!(ping(&other_channel).await, "others do not wait for it");
+    drop(hold);
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    assert!(ping(&embedded.channel()).await);
+    drop(other_channel);
+    other.stop().await;
+    embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_long_queries_run_and_others_wait_for_their_turn() {
+    let (embedded, _home) = node().await;
+    let node = &embedded.node;
+    created(node, "clicks", "counter").await;
+    let query = || {
+        let node = node.clone();
+        let request = api::QueryRequest {
+            store: "clicks".into(),
+            call: Some(call("value", &[])),
+            ..Default::default()
+        };
+        // The first one of a store, whose code may have to be loaded, counts as long.
+        tokio::spawn(async move { node.query(request).await })
+    };
+    let turns = node.long_queries.clone();
+    let others = turns.acquire_many_owned(QUERIES_LONG_MAX as u32).await;
+    let waiting = query();
+    tokio::time::sleep(QUIET).await;
+    assert!(!waiting.is_finished());
+    drop(others.unwrap().split(1));
+    waiting.await.unwrap().unwrap();
+    assert_eq!(node.long_queries.available_permits(), QUERIES_LONG_MAX);
+    embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_compares_so_many_cells_and_lags_so_many_changes_behind() {
+    let (embedded, _home) = node().await;
+    let store = created(&embedded.node, "notes", "kv").await;
+    let put = async |key: u8| {
+        let mut told = store.changes();
+        let put = Call {
+            interface: "lattice:kv/commands".into(),
+            function: "put".into(),
+            // A text and bytes, each of one.
+            args: vec![0x82, 0x61, key, 0x41, b'x'],
+        };
+        let done = store.call(Lane::App, vec![put]).await.unwrap();
+        let entry = done.place.expect("it is logged").entry;
+        loop {
+            let changes = told.recv().await.unwrap();
+            if changes.entries.contains(&entry) {
+                return changes;
+            }
+        }
+    };
+    let (read, other) = (put(b'a').await, put(b'b').await);
+    let get = Call {
+        interface: "lattice:kv/queries".into(),
+        function: "get".into(),
+        args: vec![0x81, 0x61, b'a'],
+    };
+    let fuel = store.snapshot().genesis().limits.fuel;
+    let queried = store.snapshot().query(&get, Lane::App, fuel).unwrap();
+    let changes = |count: usize, like: &Changes| Changes {
+        cells: like.cells.iter().cycle().take(count).cloned().collect(),
+        ..Changes::default()
+    };
+    assert!(concerns(&read, &queried));
+    assert!(!concerns(&changes(CHANGED_CELLS_MAX, &other), &queried));
+    assert!(concerns(&changes(CHANGED_CELLS_MAX + 1, &other), &queried));
+    // Changes that do not concern it are passed over, unless some of them were lost.
+    for (count, runs) in [(CHANGES_QUEUE, false), (CHANGES_QUEUE + 1, true)] {
+        let mut told = store.changes();
+        for _ in 0..count {
+            store.tell(changes(1, &other));
+        }
+        let changed = timeout(QUIET, changed(&mut told, &queried)).await;
+        assert_eq!(changed.ok(), runs.then_some(true));
+    }
+    embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_has_so_many_stores() {
+    let (embedded, _home) = node().await;
+    let node = &embedded.node;
+    for n in 1..STORES_MAX {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        let record = StoreRecord {
+            name: format!("s{n}"),
+            ..Default::default()
+        };
+        node.add_slot(Slot::new(StoreId(id), record));
+    }
+    node.create(request("last", "counter")).await.unwrap();
+    let beyond = node.create(request("beyond", "counter")).await;
+    let said = beyond.map(drop).unwrap_err().to_string();
+    assert!(said.contains(&format!("{STORES_MAX} stores")), "{said}");
+    assert_eq!(node.slots().len(), STORES_MAX);
+    embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_has_so_many_plugins() {
+    let (embedded, _home) = node().await;
+    let node = &embedded.node;
+    let bundled = node.records.plugins().unwrap().len();
+    let record = PluginRecord {
+        component: ComponentId([1; 32]).0.to_vec(),
+        installed_ms: 1,
+        bundled: false,
+    };
+    let names = (bundled + 1..PLUGINS_MAX).map(|n| (format!("p{n}"), record.clone()));
+    node.records
+        .put_plugins(&names.collect::<Vec<_>>())
+        .unwrap();
+    let counter = crate::bundled_plugin("counter").unwrap();
+    let install = async |name: &str| node.install(name.into(), counter.to_vec()).await;
+    assert!(install("last").await.is_ok());
+    let said = install("beyond").await.unwrap_err().to_string();
+    assert!(said.contains(&format!("{PLUGINS_MAX} plugins")), "{said}");
+    // One that is there may be installed anew.
+    assert!(install("last").await.unwrap().already_installed);
+    assert_eq!(node.records.plugins().unwrap().len(), PLUGINS_MAX);
+    embedded.close().await;
+}
