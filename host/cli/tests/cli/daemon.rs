@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Home, read_line, read_rest, send};
+use crate::harness::{Daemon, Ended, Home, built, read_line, read_rest, send};
 
 /// The promise is two seconds; this leaves room for a loaded machine.
 const END_MAX: Duration = Duration::from_secs(4);
@@ -195,4 +195,100 @@ fn a_join_that_a_crash_interrupts_goes_on_after_the_restart() {
         std::thread::sleep(Duration::from_millis(50));
     }
     b.ok(&["call", "notes", "put", "from", "b"]);
+}
+
+/// Two nodes that share a store of that plugin, with its writer on the second one.
+fn shared(plugin: &str) -> (Home, Daemon, Home, Daemon) {
+    let (a, b) = (Home::new(), Home::new());
+    let (first, second) = (a.daemon(), b.daemon());
+    a.ok(&["store", "create", "shared", "--plugin", plugin]);
+    let token = a.ok(&["store", "invite", "shared"]);
+    b.ok(&["store", "join", token.trim(), "--yes"]);
+    (a, first, b, second)
+}
+
+/// Runs a command until it does what it was asked.
+fn until_ok(home: &Home, words: &[&str]) -> Ended {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let ended = home.run(words);
+        if ended.code == 0 {
+            return ended;
+        }
+        assert!(Instant::now() < deadline, "lattice {words:?}: {ended:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_plugin_is_installed_by_its_hash_from_members_of_a_store() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    let unknown = "ab".repeat(32);
+    // Nobody can be asked.
+    home.fails(&["plugin", "install", &unknown], 3, &["no store here"]);
+    drop(daemon);
+    let (a, _first, b, second) = shared("kv");
+    // Those who can be asked do not have it.
+    b.fails(
+        &["plugin", "install", &unknown],
+        3,
+        &[&unknown, "was not found"],
+    );
+    assert_eq!(
+        b.json(&["plugin", "list"])["plugins"],
+        a.json(&["plugin", "list"])["plugins"]
+    );
+    // One that a store uses, and that was lost here with everything around it.
+    let bank = built("bank");
+    a.ok(&["plugin", "install", bank.to_str().expect("UTF-8")]);
+    a.ok(&["store", "create", "money", "--plugin", "bank"]);
+    let token = a.ok(&["store", "invite", "money"]);
+    b.ok(&["store", "join", token.trim(), "--yes"]);
+    let shown = b.json(&["plugin", "inspect", "bank"]);
+    let hash = shown["hash"].as_str().expect("a hash").to_owned();
+    drop(second);
+    for directory in ["components", "blobs"] {
+        std::fs::remove_dir_all(b.path().join(directory)).expect("it was there");
+    }
+    let _second = b.daemon();
+    let installed = until_ok(&b, &["plugin", "install", &hash, "--name", "again"]);
+    assert_eq!(installed.stdout, format!("again  {hash}\n"));
+    assert_eq!(
+        b.json(&["plugin", "inspect", "again"])["hash"],
+        shown["hash"]
+    );
+    b.ok(&["call", "money", "open", "ann"]);
+}
+
+#[test]
+fn a_call_beyond_the_quota_is_refused_until_an_admin_raises_it() {
+    let (a, _first, b, _second) = shared("kv");
+    let value = "x".repeat(3000);
+    let put = ["call", "shared", "put", "k", &value];
+    b.ok(&put);
+    a.ok(&["call", "shared", "system/commands.set-quota", "5000"]);
+    // It counts all that b has written, once b has heard of it.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let before = loop {
+        let before = b.entries("shared");
+        if before == a.entries("shared") {
+            break before;
+        }
+        assert!(Instant::now() < deadline, "the quota did not arrive");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    b.fails(&put, 4, &["quota", "5000", "set-quota"]);
+    // Nothing was written; what fits is.
+    assert_eq!(b.entries("shared"), before);
+    b.ok(&["call", "shared", "put", "k", "small"]);
+    // Only an admin raises it.
+    let raise = ["call", "shared", "system/commands.set-quota", "50000"];
+    b.run(&raise).failed(6, &["set-quota"]);
+    a.ok(&raise);
+    until_ok(&b, &put);
+    assert_eq!(
+        b.ok(&["query", "shared", "get", "k"]),
+        format!("some(\"{value}\")\n")
+    );
 }

@@ -220,9 +220,11 @@ impl JoinHost for Host {
         body: Vec<u8>,
     ) -> BoxFuture<'_, Result<(), String>> {
         if !self.has_store(&store) {
+            let decoded = lattice_format::Body::decode(&body).unwrap();
+            let governance = decoded.genesis.unwrap().system.id;
             let adopted = Store::adopt(
                 testing::memory_files(),
-                Arc::new(ModelEngine),
+                Arc::new(AnyCode { governance }),
                 testing::key(self.number),
                 (signed, body),
                 now_ms(),
@@ -249,27 +251,29 @@ impl JoinHost for Host {
     }
 }
 
-/// The model engine, which takes every component but the governance for the model program.
+/// The model engine, which takes this component for the model governance, and every other for the model program.
 #[derive(Clone, Copy, Debug)]
-struct AnyApp;
+struct AnyCode {
+    governance: ComponentId,
+}
 
-impl AnyApp {
-    fn map(component: &ComponentId) -> ComponentId {
-        if *component == testing::GOVERNANCE {
-            *component
+impl AnyCode {
+    fn map(&self, component: &ComponentId) -> ComponentId {
+        if *component == self.governance {
+            testing::GOVERNANCE
         } else {
             testing::APP
         }
     }
 }
 
-impl Engine for AnyApp {
+impl Engine for AnyCode {
     fn serves(&self, profile: u32) -> bool {
         ModelEngine.serves(profile)
     }
 
     fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
-        ModelEngine.ready(&Self::map(component))
+        ModelEngine.ready(&self.map(component))
     }
 
     fn instantiate(
@@ -278,7 +282,7 @@ impl Engine for AnyApp {
         limits: &Limits,
         run: Run,
     ) -> Result<Box<dyn Instance>, (Run, HostFault)> {
-        ModelEngine.instantiate(&Self::map(component), limits, run)
+        ModelEngine.instantiate(&self.map(component), limits, run)
     }
 
     fn ask(
@@ -288,7 +292,7 @@ impl Engine for AnyApp {
         run: Run,
         question: &Question,
     ) -> (Run, Result<Answer, AskError>) {
-        ModelEngine.ask(component, limits, run, question)
+        ModelEngine.ask(&self.map(component), limits, run, question)
     }
 }
 
@@ -352,7 +356,13 @@ impl Node {
 
     /// Founds a store whose program has that id.
     pub fn found_with(&self, app: ComponentId) -> StoreId {
+        self.found_with_code(testing::GOVERNANCE, app)
+    }
+
+    /// Founds a store whose governance and program have these ids.
+    pub fn found_with_code(&self, governance: ComponentId, app: ComponentId) -> StoreId {
         let mut genesis = testing::genesis();
+        genesis.system.id = governance;
         genesis.app.as_mut().unwrap().id = app;
         let spec = NewStore {
             genesis,
@@ -362,7 +372,7 @@ impl Node {
         let key = testing::key(self.host.number);
         let store = Store::create(
             testing::memory_files(),
-            Arc::new(AnyApp),
+            Arc::new(AnyCode { governance }),
             key,
             spec,
             now_ms(),

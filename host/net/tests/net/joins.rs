@@ -283,6 +283,59 @@ async fn components_come_in_the_scope_of_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_governance_that_is_missing_comes_first_and_from_the_inviter() {
+    let (a, b) = (Node::start(1).await, Node::start(2).await);
+    let [governance, app] = [7, 8].map(|byte| vec![byte; 2 * 1024 * 1024 + 5]);
+    let id = |code: &[u8]| ComponentId(*blake3::hash(code).as_bytes());
+    let agreed = Agreement {
+        governance: id(&governance),
+        app: Some(id(&app)),
+    };
+    let store = a.found_with_code(id(&governance), id(&app));
+    for code in [&governance, &app] {
+        a.host.blobs.insert(store, code).unwrap();
+    }
+    let key = invite(&a.host, store, 1, 1, u64::MAX);
+    let task = JoinTask {
+        agreed,
+        ..task(token(store, key, vec![a.net.address()]))
+    };
+    task.run(&b.net, &*b.host).await.unwrap();
+    equal(&[&a, &b], &store).await;
+    for code in [governance.clone(), app.clone()] {
+        let blob = BlobId::from(id(&code));
+        assert_eq!(b.host.blobs.read(store, blob).unwrap(), Some(code));
+    }
+    // Each is fetched and compiled before the next, and both before anything is claimed.
+    let phases = b.host.phases.lock().unwrap().clone();
+    let mut order = Vec::new();
+    for phase in phases {
+        let step = match phase {
+            JoinPhase::Fetching { component, .. } => ("fetching", Some(component)),
+            JoinPhase::Compiling { component } => ("compiling", Some(component)),
+            JoinPhase::Claiming => ("claiming", None),
+            _ => continue,
+        };
+        if order.last() != Some(&step) {
+            order.push(step);
+        }
+    }
+    let (first, second) = (Some(id(&governance)), Some(id(&app)));
+    assert_eq!(
+        order,
+        [
+            ("fetching", first),
+            ("compiling", first),
+            ("fetching", second),
+            ("compiling", second),
+            ("claiming", None)
+        ]
+    );
+    a.net.close().await;
+    b.net.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_for_another_device_or_store_is_refused() {
     let (a, b) = (Node::start(1).await, Node::start(2).await);
     let store = a.found();
