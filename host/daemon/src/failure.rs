@@ -126,8 +126,6 @@ impl From<lattice_kernel::engine::HostFault> for Failure {
             HostFault::MissingCode(_) => Failure::not_ready(fault.to_string()).hint(
                 "it is fetched from peers while a daemon runs; `lattice store status` says more",
             ),
-            HostFault::MissingBody(_) => Failure::not_ready(fault.to_string())
-                .hint("it comes when a member that has it is reached"),
             HostFault::Profile(_) | HostFault::Unusable { .. } => {
                 Failure::not_ready(fault.to_string())
             }

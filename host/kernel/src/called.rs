@@ -8,8 +8,8 @@
 //! cell lane called, key: call id (32) entry id[..16] → local (8)
 //! ```
 //!
-//! A void entry has none, so that a replica that lacks the body of one says the same as a replica that
-//! has it. The rows have versions like any other, and who asks has read them.
+//! A void entry has none: nobody has observed what does not count, and nothing depends on whether this
+//! replica knows its body. The rows have versions like any other, and who asks has read them.
 
 use std::ops::ControlFlow;
 

@@ -9,7 +9,6 @@ use crate::dag::{self, LocalSeq};
 use crate::fold::Settled;
 use crate::governance::Answers;
 use crate::grow;
-use crate::headers;
 use crate::limits::{CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVERLAY_ROWS_MAX};
 use crate::local::CallError;
 use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
@@ -40,7 +39,7 @@ fn storage_of(error: CallError) -> StorageError {
 }
 
 impl Store {
-    pub(crate) fn begin_undo(&mut self) {
+    fn begin_undo(&mut self) {
         if self.undo.is_none() {
             self.undo = Some(Undo {
                 rows: self.core.rows.view(),
@@ -59,7 +58,6 @@ impl Store {
     pub(crate) fn roll_back(&mut self) {
         self.open = None;
         self.pending.clear();
-        self.pending_bodies.clear();
         self.core.pasts.clear();
         self.core.noticed.clear();
         if let Some(undo) = self.undo.take() {
@@ -86,7 +84,7 @@ impl Store {
         told: Vec<Outcome>,
     ) -> Result<LocalSeq, StorageError> {
         self.begin_undo();
-        let local = self.index_only(header, body, now_ms)?;
+        let local = self.index_only(header, now_ms)?;
         self.pending.push(Append {
             header: header.clone(),
             body: body.cloned(),
@@ -99,13 +97,9 @@ impl Store {
     pub(crate) fn index_only(
         &mut self,
         header: &VerifiedHeader,
-        body: Option<&VerifiedBody>,
         received_ms: u64,
     ) -> Result<LocalSeq, StorageError> {
         let local = self.next;
-        if body.is_none() {
-            headers::set_alone(&mut self.core.rows, local, true);
-        }
         let added = grow::add(&mut self.core.rows, &mut self.core.pasts, header, local)?;
         assert_eq!(added.local, local, "entries are numbered densely");
         if added.new_branch {
@@ -154,13 +148,11 @@ impl Store {
             self.roll_back();
             return Err(error);
         }
-        if self.pending.is_empty() && self.pending_bodies.is_empty() && self.core.notices.is_empty()
-        {
+        if self.pending.is_empty() && self.core.notices.is_empty() {
             self.undo = None;
             return Ok(Vec::new());
         }
         let batch = std::mem::take(&mut self.pending);
-        let bodies = std::mem::take(&mut self.pending_bodies);
         let mut kept_notices = self.kept_notices.clone();
         let notices = kept_notices.add(std::mem::take(&mut self.core.notices));
         let record = self
@@ -169,7 +161,6 @@ impl Store {
         if let Err(error) = self.core.log.append(
             self.durable,
             &batch,
-            &bodies,
             &notices,
             &self.core.noticed,
             record.as_ref(),
@@ -228,16 +219,13 @@ impl Store {
     /// # Errors
     /// When the disk fails: the store must be opened again.
     pub fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
-        if self.open.is_some() || !self.pending.is_empty() || !self.pending_bodies.is_empty() {
+        if self.open.is_some() || !self.pending.is_empty() {
             return Err(StorageError(
                 "settle before commit: a bug in the host".into(),
             ));
         }
         self.sound()?;
-        let mut settled = self.core.settle(max_runs)?;
-        if self.witness_headers()? {
-            settled = self.core.settle(max_runs)?;
-        }
+        let settled = self.core.settle(max_runs)?;
         self.settled = settled.pending == 0;
         if !self.core.notices.is_empty() {
             // A changed outcome is told durably.
@@ -257,7 +245,6 @@ impl Store {
     /// When the disk fails.
     pub fn tick(&mut self, now_ms: u64) -> Result<Received, StorageError> {
         self.commit(now_ms)?;
-        self.clock_ms = now_ms;
         let mut received = Received::default();
         let due = self.waiting.unpark(now_ms);
         if !due.is_empty() {
@@ -282,7 +269,7 @@ impl Store {
             let record = self.witness_record(now_ms);
             self.core
                 .log
-                .append(self.durable, &[], &[], &[], &Noticed::new(), Some(&record))?;
+                .append(self.durable, &[], &[], &Noticed::new(), Some(&record))?;
         }
         self.flush(now_ms)
     }
@@ -341,7 +328,7 @@ impl Store {
 
     pub(crate) fn flush(&mut self, now_ms: u64) -> Result<(), StorageError> {
         assert!(
-            self.durable == self.next && self.pending.is_empty() && self.pending_bodies.is_empty(),
+            self.durable == self.next && self.pending.is_empty(),
             "the state would run ahead of its log: {:?} > {:?}",
             self.next,
             self.durable

@@ -20,9 +20,6 @@ pub enum HostFault {
     /// The engine cannot honour the determinism profile of the store.
     #[error("this version cannot run the determinism profile {0}; update Lattice")]
     Profile(u32),
-    /// The header of this entry was witnessed alone, and the entry counts: its lane waits.
-    #[error("the body of entry {0} is not on this node; it is asked for")]
-    MissingBody(IntentionId),
     /// Memory or an instance slot ran out.
     #[error("out of {0} on this node")]
     Exhausted(String),

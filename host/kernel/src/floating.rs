@@ -270,28 +270,6 @@ impl Waiting {
             .collect()
     }
 
-    /// How many entries have ever floated: whether anything has changed since one looked.
-    pub(crate) fn arrivals(&self) -> u64 {
-        self.arrivals
-    }
-
-    /// Whether any entry floats only because its body has not arrived.
-    pub(crate) fn any_without_body(&self) -> bool {
-        self.floating
-            .values()
-            .any(|f| f.reason == FloatReason::BodyMissing)
-    }
-
-    /// Everything that floats and is understood, oldest arrival first, at most `limit`.
-    pub(crate) fn oldest(&self, limit: usize) -> Vec<Arrival> {
-        let mut all: Vec<&Floater> = self.floating.values().collect();
-        all.sort_by_key(|f| f.arrived);
-        all.into_iter()
-            .filter_map(|f| f.arrival.clone())
-            .take(limit)
-            .collect()
-    }
-
     /// Ids of entries whose body has not arrived.
     pub(crate) fn bodies_missing(&self) -> Vec<IntentionId> {
         self.floating

@@ -75,10 +75,6 @@ pub(crate) struct Core {
     pub(crate) replays: Arc<BTreeMap<DeviceKey, u64>>,
     /// This device.
     pub(crate) me: DeviceKey,
-    /// Grows whenever governance may have changed.
-    pub(crate) governance_version: u64,
-    /// Entries that are looked at as if they were in the log.
-    pub(crate) staged: BTreeMap<LocalSeq, Stored>,
     /// Why each lane waits, system first.
     pub(crate) paused: [Option<HostFault>; 2],
 }
@@ -140,40 +136,19 @@ pub(crate) fn code_cell() -> Cell {
 impl Core {
     /// Runs what is due, at most `max_runs` of it, governance first.
     pub(crate) fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
-        let mut runs = 0;
-        let lacking = self.settle_governance(max_runs, &mut runs)?;
-        if runs < max_runs && lacking == 0 && self.due.first(Lane::System).is_none() {
-            self.settle_lane(Lane::App, max_runs, &mut runs)?;
-        }
-        let pending = self.due.count(Lane::System) + self.due.count(Lane::App) + lacking;
-        let [system_paused, app_paused] = self.paused.clone();
-        Ok(Settled {
-            pending,
-            runs,
-            system_paused,
-            app_paused,
-        })
-    }
-
-    /// Folds the system lane and cuts, until nothing changes any more. Tells how many of its entries
-    /// count and lack their bodies: then what it says is not the last word.
-    pub(crate) fn settle_governance(
-        &mut self,
-        max_runs: u64,
-        runs: &mut u64,
-    ) -> Result<u64, StorageError> {
         self.paused = [None, None];
+        let mut runs = 0;
         let mut rounds = 0;
         loop {
-            if !self.settle_lane(Lane::System, max_runs, runs)? {
-                return Ok(0);
+            if !self.settle_lane(Lane::System, max_runs, &mut runs)? {
+                break;
             }
             match self.refresh_cuts() {
                 Ok(()) => {}
                 Err(HostFault::Storage(error)) => return Err(StorageError(error)),
                 Err(fault) => {
                     self.paused[0] = Some(fault);
-                    return Ok(0);
+                    break;
                 }
             }
             if self.due.first(Lane::System).is_none() {
@@ -188,12 +163,20 @@ impl Core {
                     component: self.info.genesis.system.id,
                     reason: format!("its cuts did not settle in {rounds_max} rounds"),
                 });
-                return Ok(0);
+                break;
             }
         }
-        let (lacking, first) = self.governance_lacks()?;
-        self.paused[0] = first.map(HostFault::MissingBody);
-        Ok(lacking)
+        if runs < max_runs && self.due.first(Lane::System).is_none() {
+            self.settle_lane(Lane::App, max_runs, &mut runs)?;
+        }
+        let pending = self.due.count(Lane::System) + self.due.count(Lane::App);
+        let [system_paused, app_paused] = self.paused.clone();
+        Ok(Settled {
+            pending,
+            runs,
+            system_paused,
+            app_paused,
+        })
     }
 
     /// Tells whether the lane has nothing due any more.
@@ -234,7 +217,10 @@ impl Core {
                 ..Effects::default()
             });
         }
-        let stored = self.stored(local)?;
+        let stored = self
+            .log
+            .entry(local)?
+            .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
         let (within, judged) = match (lane, local.0) {
             (Lane::System, _) | (_, 0) => (true, Reads::default()),
             (Lane::App, _) => quota::judge(&self.rows, &stored.header, position)?,
@@ -254,16 +240,6 @@ impl Core {
         Ok(effects)
     }
 
-    /// The entry at `local`, which exists.
-    pub(crate) fn stored(&self, local: LocalSeq) -> Result<Stored, StorageError> {
-        if let Some(staged) = self.staged.get(&local) {
-            return Ok(staged.clone());
-        }
-        self.log
-            .entry(local)?
-            .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))
-    }
-
     fn run_body(
         &mut self,
         lane: Lane,
@@ -272,11 +248,7 @@ impl Core {
         stored: &Stored,
     ) -> Result<Effects, Stopped> {
         let Some(bytes) = &stored.body else {
-            // The header was witnessed alone. Governance is folded without it, since that may say
-            // that it is void; if it does not, the lane waits.
-            if lane == Lane::App {
-                return Err(HostFault::MissingBody(position.id).into());
-            }
+            // Witnessed without its body: this node does not fold the lane.
             return Ok(Effects::default());
         };
         let Ok(body) = Body::decode(bytes) else {

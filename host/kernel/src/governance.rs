@@ -205,7 +205,6 @@ struct Resolved {
 impl Core {
     /// Notes that governance, or who there is to be cut, has changed.
     pub(crate) fn cuts_are_due(&mut self) {
-        self.governance_version += 1;
         self.rows.put(CUTS_DUE, []);
     }
 

@@ -21,7 +21,6 @@ mod floating;
 mod fold;
 mod governance;
 mod grow;
-mod headers;
 pub mod limits;
 mod local;
 mod log;

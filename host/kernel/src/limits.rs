@@ -37,14 +37,6 @@ pub const PARKED_PER_PEER: usize = 256;
 pub const PARKED_MAX: usize = 16 * PARKED_PER_PEER;
 /// Ids of dropped entries that are remembered, so that they are refused without work.
 pub const DROPPED_MAX: usize = 4096;
-/// Floating entries that are looked at together, to see whose headers may be witnessed alone.
-pub const HEADERS_TRIED_MAX: usize = 2 * FLOATING_PER_PEER;
-/// How often, within one look, what needs its body after all is left out.
-pub const HEADERS_ROUNDS_MAX: usize = 8;
-/// Runs of governance within one such round.
-pub const HEADERS_RUNS_MAX: u64 = 4096;
-/// Bodies of witnessed entries that are asked for at a time.
-pub const BODIES_ASKED_MAX: usize = 1024;
 /// The most answers of governance that are cached.
 pub const ANSWERS_MAX: usize = 4096;
 /// The most entries of one received batch: what a session hands over at once.

@@ -12,7 +12,6 @@
 //!                         → seal (8) digest of the outcome last told of in a notice
 //! notices-1   number (u64) → seal (8), then see notice.rs
 //! witness-1   local (u64) → seal (8) chain hash (32) wall ms (8) signature (64)
-//! bodies-1    local (u64) → body of an entry whose header was witnessed alone, come later
 //! ```
 //!
 //! Assumptions about the disk: those of redb. A committed transaction survives. redb checks its
@@ -39,7 +38,6 @@ const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::n
 const NOTICED: TableDefinition<'static, (u64, u32), &'static [u8]> =
     TableDefinition::new("noticed-1");
 const WITNESS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("witness-1");
-const BODIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("bodies-1");
 
 const BODY_PRESENT: u8 = 1;
 
@@ -190,8 +188,7 @@ impl Log {
         guarded(|| {
             let exists = {
                 let read = log.db.get()?.begin_read()?;
-                // The last one that a version of this program added.
-                match read.open_table(BODIES) {
+                match read.open_table(ENTRIES) {
                     Ok(_) => true,
                     Err(redb::TableError::TableDoesNotExist(_)) => false,
                     Err(error) => return Err(error.into()),
@@ -203,7 +200,6 @@ impl Log {
                 write.open_table(NOTICES)?;
                 write.open_table(NOTICED)?;
                 write.open_table(WITNESS)?;
-                write.open_table(BODIES)?;
                 write.commit()?;
             }
             Ok(())
@@ -227,13 +223,11 @@ impl Log {
         })
     }
 
-    /// Appends one batch, the first entry as number `first`, and bodies of entries that were witnessed
-    /// without. Durable when this returns.
+    /// Appends one batch, the first entry as number `first`. Durable when this returns.
     pub(crate) fn append(
         &self,
         first: LocalSeq,
         batch: &[Append],
-        bodies: &[(LocalSeq, VerifiedBody)],
         notices: &[(u64, Notice)],
         noticed: &Noticed,
         witness: Option<&WitnessRecord>,
@@ -256,12 +250,6 @@ impl Log {
                             "log.redb already holds entry {local}: two writers share it"
                         )));
                     }
-                }
-            }
-            if !bodies.is_empty() {
-                let mut table = write.open_table(BODIES)?;
-                for (local, body) in bodies {
-                    table.insert(local.0, &body.bytes()[..])?;
                 }
             }
             if !notices.is_empty() {
@@ -294,12 +282,11 @@ impl Log {
     /// The entry at `local`.
     pub(crate) fn entry(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
         guarded(|| {
-            let read = self.db.get()?.begin_read()?;
-            let table = read.open_table(ENTRIES)?;
+            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let Some(row) = table.get(local.0)? else {
                 return Ok(None);
             };
-            with_late_body(&read, decode(local, row.value())?).map(Some)
+            decode(local, row.value()).map(Some)
         })
     }
 
@@ -310,13 +297,11 @@ impl Log {
         limit: usize,
     ) -> Result<Vec<Stored>, StorageError> {
         guarded(|| {
-            let read = self.db.get()?.begin_read()?;
-            let table = read.open_table(ENTRIES)?;
+            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let mut out = Vec::new();
             for row in table.range(from.0..)?.take(limit) {
                 let (local, row) = row?;
-                let stored = decode(LocalSeq(local.value()), row.value())?;
-                out.push(with_late_body(&read, stored)?);
+                out.push(decode(LocalSeq(local.value()), row.value())?);
             }
             Ok(out)
         })
@@ -421,23 +406,6 @@ impl Log {
             )))
         })
     }
-}
-
-/// The entry with its body, if it was witnessed without and the body has come since.
-fn with_late_body(
-    read: &redb::ReadTransaction,
-    mut stored: Stored,
-) -> Result<Stored, StorageError> {
-    if stored.body.is_none()
-        && let Some(row) = read.open_table(BODIES)?.get(stored.local.0)?
-    {
-        let body = stored
-            .header
-            .check_body(row.value())
-            .map_err(|error| damaged(stored.local.0, &format!("has a bad body ({error})")))?;
-        stored.body = Some(body.bytes().clone());
-    }
-    Ok(stored)
 }
 
 /// The next hash of the witness chain.

@@ -9,8 +9,6 @@ use lattice_format::{
 use crate::admit::{self, Admission};
 use crate::dag;
 use crate::floating::{Arrival, FloatReason};
-use crate::headers;
-use crate::limits::BODIES_ASKED_MAX;
 use crate::mutant::{self, Mutant};
 use crate::rows::StorageError;
 use crate::store::Store;
@@ -39,8 +37,6 @@ pub struct Received {
     pub no_room: usize,
     /// Named and unknown: to be asked for.
     pub missing: Vec<IntentionId>,
-    /// Bodies that came for entries witnessed before without them.
-    pub bodies: usize,
     /// Known by header alone: their bodies are to be asked for.
     pub bodies_missing: Vec<IntentionId>,
     /// What the sender answers for.
@@ -63,7 +59,6 @@ impl Store {
         seed: [u8; 32],
     ) -> Result<Received, StorageError> {
         self.commit(now_ms)?;
-        self.clock_ms = now_ms;
         let mut received = Received::default();
         let arrivals = self.verify(from, entries, &seed, &mut received)?;
         if let Err(error) = self.admit_all(arrivals, now_ms, &mut received) {
@@ -74,10 +69,6 @@ impl Store {
         self.commit(now_ms)?;
         received.missing = self.waiting.missing();
         received.bodies_missing = self.waiting.bodies_missing();
-        let due = headers::due(&self.core.rows, BODIES_ASKED_MAX)?;
-        received
-            .bodies_missing
-            .extend(due.into_iter().map(|(id, _)| id));
         Ok(received)
     }
 
@@ -92,14 +83,7 @@ impl Store {
         let mut bodies = Vec::new();
         for (signed, body) in entries {
             let id = Header::id_of(&signed.bytes);
-            let local = dag::local_of(&self.core.rows, &id)?;
-            if let (Some(local), Some(body)) = (local, &body)
-                && headers::is_due(&self.core.rows, local)?
-            {
-                self.take_body(local, body.clone(), received)?;
-                continue;
-            }
-            let known = local.is_some();
+            let known = dag::local_of(&self.core.rows, &id)?.is_some();
             let waits =
                 self.waiting.contains(&id) && !(body.is_some() && self.waiting.lacks_body(&id));
             if known || waits || self.waiting.was_dropped(&id) {
@@ -202,7 +186,7 @@ impl Store {
                         } else {
                             received.no_room += 1;
                         }
-                    } else if arrival.body.is_none() && !self.alone.contains(&id) {
+                    } else if arrival.body.is_none() {
                         self.float(arrival, FloatReason::BodyMissing, received);
                     } else {
                         self.waiting.take(&id);

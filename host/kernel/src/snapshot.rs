@@ -13,7 +13,6 @@ use crate::dag::{self, LocalSeq};
 use crate::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Question};
 use crate::fold::{Info, code_cell};
 use crate::governance;
-use crate::headers;
 use crate::log::{Log, Stored};
 use crate::outcome::{HostRefusal, Outcome};
 use crate::quota;
@@ -291,50 +290,12 @@ impl Snapshot {
         Ok(self.standing(local, meta.lane, meta.position())?.void)
     }
 
-    /// Whether governance has cut the entry off.
+    /// Whether governance has cut the entry off: a node that sees it so neither offers nor counts it.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn is_cut_off(&self, id: &IntentionId) -> Result<bool, StorageError> {
         record::is_cut_off(&self.rows, id)
-    }
-
-    /// Whether this node offers a witnessed entry to others and counts it in digests: not when
-    /// governance has cut it off, and not when every entry that admits its author is cut off.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn is_offered(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        if self.is_cut_off(id)? {
-            return Ok(false);
-        }
-        let Some(local) = dag::local_of(&self.rows, id)? else {
-            return Ok(false);
-        };
-        let branch = dag::meta(&self.rows, local)?.branch;
-        self.is_admitted(&dag::branch(&self.rows, branch)?.author)
-    }
-
-    /// Whether an entry that counts admits the device.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn is_admitted(&self, device: &DeviceKey) -> Result<bool, StorageError> {
-        for local in dag::grants(&self.rows, device)? {
-            if !record::is_cut_off(&self.rows, &dag::meta(&self.rows, local)?.id)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Up to `limit` entries that count and whose bodies this node needs and has not: their headers
-    /// were witnessed alone, as those of void entries are. Each with its lane.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn lacks(&self, limit: usize) -> Result<Vec<(IntentionId, Lane)>, StorageError> {
-        headers::due(&self.rows, limit)
     }
 
     /// Whether a quota has ever been in effect: without one, and without cuts, nothing is void.

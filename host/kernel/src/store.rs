@@ -1,12 +1,11 @@
 //! One store with its single writer: the one path that local, gossiped and synced intentions take.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use lattice_format::{
-    Body, BodyRef, ChainId, DeviceKey, Genesis, Header, IntentionId, Lane, Seq, SignedHeader,
-    StoreId, Time, VerifiedBody, VerifiedHeader,
+    Body, BodyRef, ChainId, DeviceKey, Genesis, Header, Lane, Seq, SignedHeader, StoreId, Time,
+    VerifiedHeader,
 };
 
 use crate::called;
@@ -101,15 +100,7 @@ pub struct Store {
     pub(crate) next: LocalSeq,
     pub(crate) durable: LocalSeq,
     pub(crate) pending: Vec<Append>,
-    /// Bodies of entries that were witnessed without, to be written with the next batch.
-    pub(crate) pending_bodies: Vec<(LocalSeq, VerifiedBody)>,
     pub(crate) waiting: Waiting,
-    /// Of what waits: the headers that may be witnessed without their bodies.
-    pub(crate) alone: BTreeSet<IntentionId>,
-    /// What waited and what governance was like when such headers were last looked for.
-    pub(crate) looked_for: Option<(u64, u64)>,
-    /// The clock, in milliseconds since the Unix epoch, as the shell last told it.
-    pub(crate) clock_ms: u64,
     pub(crate) witness: [u8; 32],
     pub(crate) witnessed_since: u64,
     pub(crate) flushed_at_ms: u64,
@@ -344,7 +335,6 @@ impl Store {
             .into());
         }
         store.replay(count)?;
-        store.take_late_bodies()?;
         store.durable = store.next;
         store.settle(OPEN_RUNS_MAX)?;
         Ok(store)
@@ -354,16 +344,15 @@ impl Store {
     pub(crate) fn replay(&mut self, count: u64) -> Result<(), StorageError> {
         while self.next.0 < count {
             for stored in self.core.log.entries(self.next, 256)? {
-                let body = match &stored.body {
-                    Some(bytes) => Some(stored.header.check_body(bytes.clone()).map_err(|e| {
+                if let Some(bytes) = &stored.body {
+                    stored.header.check_body(bytes.clone()).map_err(|e| {
                         StorageError(format!(
                             "log.redb is damaged: entry {}: {e}",
                             stored.local.0
                         ))
-                    })?),
-                    None => None,
-                };
-                self.index_only(&stored.header, body.as_ref(), stored.received_ms)?;
+                    })?;
+                }
+                self.index_only(&stored.header, stored.received_ms)?;
                 self.due(&stored.header)?;
                 if self.core.rows.pending_rows() > OVERLAY_ROWS_MAX {
                     self.save_marks();
@@ -476,8 +465,6 @@ impl Store {
             noticed: Noticed::new(),
             replays: Arc::default(),
             me: author,
-            governance_version: 0,
-            staged: BTreeMap::new(),
             paused: [None, None],
         };
         Ok(Self {
@@ -492,11 +479,7 @@ impl Store {
             next,
             durable: next,
             pending: Vec::new(),
-            pending_bodies: Vec::new(),
             waiting: Waiting::default(),
-            alone: BTreeSet::new(),
-            looked_for: None,
-            clock_ms: now_ms,
             witness,
             witnessed_since: 0,
             flushed_at_ms: now_ms,

@@ -260,7 +260,7 @@ impl Outbound {
                 }
                 match self.next(to, &mut rows, snapshot)? {
                     Next::Entry(stored) => {
-                        let entry = self.for_peer(to, &stored, snapshot)?;
+                        let entry = self.for_peer(to, &stored);
                         bytes += entry.0.bytes.len()
                             + entry.1.as_ref().map_or(0, Vec::len)
                             + lattice_format::Signature::LEN;
@@ -308,24 +308,18 @@ impl Outbound {
         self.pace.at_ms = now_ms;
     }
 
-    fn for_peer(
-        &mut self,
-        to: Receiver,
-        stored: &Stored,
-        snapshot: &Snapshot,
-    ) -> Result<(SignedHeader, Option<Vec<u8>>), StorageError> {
+    fn for_peer(&mut self, to: Receiver, stored: &Stored) -> (SignedHeader, Option<Vec<u8>>) {
         let header = &stored.header;
         let wanted = to.wants.includes_body(header);
         let permitted = to.access.permits_body(header);
         let body = stored.body.as_ref().filter(|_| wanted && permitted);
-        // Whoever judges for itself that the entry is void can do without its body.
-        if wanted && body.is_none() && !snapshot.is_cut_off(&header.id())? {
+        if wanted && body.is_none() {
             self.withhold(header.id());
         }
         if to.access != Access::All {
             self.limited.insert(header.id());
         }
-        Ok((header.signed().clone(), body.map(|body| body.to_vec())))
+        (header.signed().clone(), body.map(|body| body.to_vec()))
     }
 
     fn next(
@@ -340,7 +334,7 @@ impl Outbound {
                 Asked::Local(local) => (snapshot.entry_at(local)?, None),
             };
             match (stored, id) {
-                (Some(stored), Some(id)) if !snapshot.is_offered(&id)? => {
+                (Some(stored), Some(id)) if snapshot.is_cut_off(&id)? => {
                     let before =
                         source::void_ancestors(snapshot, &stored.header, VOID_ANCESTORS_MAX)?;
                     self.asked.push_front(Asked::Local(stored.local));
@@ -410,7 +404,7 @@ impl Outbound {
             *rows -= 1;
             self.live = Some(LocalSeq(local.0 + 1));
             let id = stored.header.id();
-            if self.known.take(&id) || !snapshot.is_offered(&id)? {
+            if self.known.take(&id) || snapshot.is_cut_off(&id)? {
                 continue;
             }
             let small = stored.header.body.len <= PUSH_BODY_BYTES_MAX;

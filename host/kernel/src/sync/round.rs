@@ -1,16 +1,15 @@
 //! One round of reconciliation: Hello, tips, the verdict.
 
-use lattice_format::{Digest, IntentionId, Lane};
+use lattice_format::{Digest, IntentionId};
 
 use super::VERSION;
 use super::effect::{Effect, Lack, Role};
 use super::limits::{LISTED_MAX, TIPS_MAX, TIPS_PAGE, WINDOW_BYTES};
-use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip, Wants};
+use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip};
 use super::peer::Fault;
 use super::session::{Session, Stop, send};
 use super::source;
 use crate::Snapshot;
-use crate::limits::BODIES_ASKED_MAX;
 
 /// How long a round may hear nothing before another one may take its place, in milliseconds.
 const STALL_MS: u64 = 30_000;
@@ -34,8 +33,6 @@ pub(super) struct Round {
     pub(super) heard_ms: u64,
     begun_ms: u64,
     our_digest: Option<Digest>,
-    /// Entries whose bodies were lacking when the round began.
-    lacks: Vec<(IntentionId, Lane)>,
     our_tips: Vec<PeerTip>,
     hello_heard: bool,
     their_tip_count: usize,
@@ -78,15 +75,13 @@ impl Session {
         out: &mut Vec<Effect>,
     ) -> Result<(), Stop> {
         let tips = source::tips(snapshot)?;
-        let lacks = snapshot.lacks(BODIES_ASKED_MAX)?;
-        let digest = source::digest(&tips, &lacks);
+        let digest = source::digest(&tips);
         let last = std::mem::take(&mut self.round);
         self.round = Round {
             number,
             heard_ms: now_ms,
             begun_ms: now_ms,
             our_digest: Some(digest),
-            lacks,
             hello_ms: last.hello_ms,
             burst: last.burst,
             ..Round::default()
@@ -150,8 +145,7 @@ impl Session {
             clock_ms: hello.clock_ms,
             count: hello.count,
         });
-        let lacks = std::mem::take(&mut self.round.lacks);
-        if self.round.our_digest == Some(hello.tips_digest) && lacks.is_empty() {
+        if self.round.our_digest == Some(hello.tips_digest) {
             self.round.planned = true;
             self.round.settled = true;
             self.round.in_sync = true;
@@ -161,14 +155,6 @@ impl Session {
                 count: snapshot.summary().count,
             });
             return Ok(());
-        }
-        let given = lacks.into_iter().filter(|(_, lane)| match hello.gives {
-            Wants::All => true,
-            Wants::SystemLane => *lane == Lane::System,
-            Wants::Headers => false,
-        });
-        for message in self.inbound.want(given.map(|(id, _)| id)) {
-            send(out, &message);
         }
         let tips = std::mem::take(&mut self.round.our_tips);
         if hello.tip_count > TIPS_MAX as u64 || tips.is_empty() {
@@ -346,15 +332,12 @@ impl Session {
     }
 
     fn say_done(&mut self, snapshot: &Snapshot, out: &mut Vec<Effect>) -> Result<(), Stop> {
-        let mut lack = self.inbound.lack(&self.round.unknown, snapshot)?;
+        let lack = self.inbound.lack(&self.round.unknown, snapshot)?;
         let tips = source::tips(snapshot)?;
-        let lacks = snapshot.lacks(BODIES_ASKED_MAX)?;
-        lack.floating += lacks.len() as u64;
-        let digest = source::digest(&tips, &lacks);
-        self.round.our_digest = Some(digest);
+        self.round.our_digest = Some(source::digest(&tips));
         let done = Done {
             round: self.round.number,
-            tips_digest: digest,
+            tips_digest: source::digest(&tips),
             count: snapshot.summary().count,
             sent: self.outbound.sent,
             floating: lack.floating,

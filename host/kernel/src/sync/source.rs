@@ -1,9 +1,8 @@
 //! What a session asks the log, in one place.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use lattice_format::{Digest, IntentionId, Lane, Position, VerifiedHeader};
+use lattice_format::{Digest, IntentionId, Position, VerifiedHeader};
 
 use super::limits::VOID_WALK_MAX;
 use super::message::PeerTip;
@@ -16,9 +15,9 @@ pub(super) fn end(snapshot: &Snapshot) -> LocalSeq {
     LocalSeq(snapshot.summary().count)
 }
 
-/// This node's tips, as the peer is told. What governance has cut off and what nobody admits any
-/// more is not offered and not counted: instead of
-/// such a tip stands the last entry of its branch that is.
+/// This node's tips, as the peer is told. A void entry (one that is cut off; what exceeds a
+/// quota is void and goes on as any other) is not offered and not counted: instead of
+/// a void tip stands the last entry of its branch that counts.
 pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
     let mut out = BTreeSet::new();
     // What another branch continues is no tip, so a branch that is void down to where it left
@@ -31,7 +30,7 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
             seq: tip.seq,
             id: tip.id,
         };
-        if snapshot.is_offered(&tip.id)? {
+        if !snapshot.is_cut_off(&tip.id)? {
             out.insert(own);
         } else if let Some(counting) = last_counting(snapshot, own)? {
             fallbacks.push(counting);
@@ -70,7 +69,7 @@ fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, S
         if (header.author, header.chain) != (tip.author, tip.chain) {
             return Ok(None);
         }
-        if snapshot.is_offered(&at)? {
+        if !snapshot.is_cut_off(&at)? {
             return Ok(Some(PeerTip {
                 seq: header.seq,
                 id: at,
@@ -86,17 +85,14 @@ fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, S
     Ok(Some(tip))
 }
 
-/// Digest of sorted tips and of what lacks its body here: equal digests end a round, if nothing does.
-pub(super) fn digest(tips: &[PeerTip], lacks: &[(IntentionId, Lane)]) -> Digest {
+/// Digest of sorted tips: equal digests end a round.
+pub(super) fn digest(tips: &[PeerTip]) -> Digest {
     let mut hasher = blake3::Hasher::new_derive_key(TIPS_CONTEXT);
     for tip in tips {
         hasher.update(&tip.author.0);
         hasher.update(&tip.chain.0.to_be_bytes());
         hasher.update(&tip.seq.0.to_be_bytes());
         hasher.update(&tip.id.0);
-    }
-    for (id, _) in lacks {
-        hasher.update(&id.0);
     }
     Digest(*hasher.finalize().as_bytes())
 }
@@ -109,18 +105,10 @@ pub(super) fn rows(
     limit: usize,
 ) -> Result<Vec<(Position, LocalSeq, bool)>, StorageError> {
     let page = snapshot.history(Some(from), limit, false)?;
-    let mut admitted = HashMap::new();
-    let mut out = Vec::with_capacity(page.len());
-    for row in page {
-        let author = row.stored.header.author;
-        let counts = !row.cut_off
-            && match admitted.entry(author) {
-                Entry::Occupied(known) => *known.get(),
-                Entry::Vacant(entry) => *entry.insert(snapshot.is_admitted(&author)?),
-            };
-        out.push((row.position, row.stored.local, counts));
-    }
-    Ok(out)
+    Ok(page
+        .into_iter()
+        .map(|row| (row.position, row.stored.local, !row.cut_off))
+        .collect())
 }
 
 /// The void `prev`-ancestors of a void entry, oldest first and at most `max`: nobody offers them, so
@@ -134,7 +122,7 @@ pub(super) fn void_ancestors(
     let mut at: Option<IntentionId> = header.prev;
     while let Some(id) = at
         && out.len() < max
-        && !snapshot.is_offered(&id)?
+        && snapshot.is_cut_off(&id)?
         && let Some(stored) = snapshot.entry(&id)?
     {
         out.push(stored.local);

@@ -4,7 +4,6 @@
 
 mod crash;
 mod fold;
-mod headers;
 mod hostile;
 mod observed;
 mod profile;

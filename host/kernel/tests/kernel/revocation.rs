@@ -327,3 +327,51 @@ fn nothing_is_claimed_while_it_is_open_what_a_revocation_cuts_off() {
     assert!(body.claim.is_some());
     team.agree(&[void], &[last, next]);
 }
+
+/// The entries as one gives them that keeps these bodies back.
+fn without(entries: &[Stored], bodies: &[IntentionId]) -> Vec<Stored> {
+    let mut entries = entries.to_vec();
+    for entry in &mut entries {
+        if bodies.contains(&entry.header.id()) {
+            entry.body = None;
+        }
+    }
+    entries
+}
+
+#[test]
+fn who_keeps_a_body_back_stops_nobody() {
+    let mut team = Team::new();
+    team.govern(testing::admit(device(MEMBER), Role::Admin));
+    team.sync();
+    // One of two keeps a body back, the other makes the entry void and names it.
+    let (kept_back, _) = team.app(ROGUE, &put(1));
+    team.send(ROGUE, MEMBER);
+    let revoke = testing::revoke(device(ROGUE), &[]);
+    let (accomplice, _) = team.call(MEMBER, Lane::System, revoke);
+    let theirs = all(&team.stores[usize::from(MEMBER)].snapshot());
+    assert!(theirs.iter().any(|e| e.header.id() == kept_back));
+    deliver(&mut team.stores[0], &without(&theirs, &[kept_back]));
+    // The founder cuts both off and goes on, and a replica that lacks the body as well follows.
+    for whom in [MEMBER, ROGUE] {
+        team.govern(testing::revoke(device(whom), &[]));
+    }
+    let (next, outcome) = team.app(FOUNDER, &put(2));
+    assert!(outcome.is_ok());
+    let entries = all(&team.stores[0].snapshot());
+    let mut fresh = adopt(20, &entries[0]);
+    deliver(&mut fresh, &without(&theirs[1..], &[kept_back]));
+    for batch in shuffled(&entries[1..], 5).chunks(2) {
+        deliver(&mut fresh, batch);
+    }
+    let snapshot = fresh.snapshot();
+    assert!(snapshot.outcomes(&next).unwrap().is_some());
+    assert_eq!(snapshot.summary().count, entries.len() as u64);
+    assert_eq!(snapshot.summary().app_paused, None);
+    assert!(snapshot.entry(&accomplice).unwrap().is_none());
+    judge(&fresh).unwrap();
+    assert_eq!(
+        snapshot.tips_digest().unwrap(),
+        team.stores[0].snapshot().tips_digest().unwrap()
+    );
+}

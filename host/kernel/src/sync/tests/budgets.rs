@@ -45,7 +45,7 @@ fn hello(store: &Store) -> Hello {
 
 /// What a peer with the same entries tells.
 fn digest(store: &Store) -> Digest {
-    source::digest(&source::tips(&store.snapshot()).unwrap(), &[])
+    source::digest(&source::tips(&store.snapshot()).unwrap())
 }
 
 /// The session of a node with that store, whose peer is played by the test.
