@@ -12,6 +12,7 @@ use lattice_runtime::{Compiler, InspectError, InstallError, Schema, Wasm};
 use crate::bundled::{BUNDLED, Bundled};
 use crate::failure::{Failure, Result};
 use crate::home::OpenError;
+use crate::pace;
 
 /// Whether this program hands its compiling children over, see `compile_child`.
 static CHILDREN_COMPILE: AtomicBool = AtomicBool::new(false);
@@ -45,8 +46,10 @@ impl Components {
         };
         let wasm = Wasm::open(directory, compiler)
             .map_err(|error| OpenError::Runtime(error.to_string()))?;
+        let wasm = Arc::new(wasm);
+        pace::keep(&wasm).map_err(|error| OpenError::Runtime(format!("no thread: {error}")))?;
         Ok(Self {
-            wasm: Arc::new(wasm),
+            wasm,
             bundled: BUNDLED
                 .iter()
                 .map(|bundled| (bundled.id(), *bundled))

@@ -37,6 +37,7 @@ mod network;
 mod node;
 mod notices;
 mod outcome;
+mod pace;
 mod page;
 mod plugins;
 mod records;

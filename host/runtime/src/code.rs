@@ -96,7 +96,9 @@ fn config() -> Config {
         .wasm_backtrace_max_frames(NonZeroUsize::new(1))
         .native_unwind_info(false)
         .generate_address_map(true)
-        .memory_init_cow(true);
+        .memory_init_cow(true)
+        // What lets guests that run for long pause; see `pace`.
+        .epoch_interruption(true);
     config
 }
 

@@ -12,6 +12,7 @@ use crate::fast::{self, TypedCall};
 use crate::governance;
 use crate::host::Data;
 use crate::names;
+use crate::pace::Pace;
 use crate::spare::{Loaded, Spares};
 use crate::values::{Type, val};
 
@@ -21,6 +22,8 @@ pub(crate) struct Prepared {
     pub(crate) loaded: Loaded,
     /// Where it leaves its instances, and finds one that is started.
     pub(crate) spares: Arc<Spares>,
+    /// Where it says that it runs.
+    pub(crate) pace: Arc<Pace>,
     pub(crate) pre: InstancePre<Data>,
     /// The component's answers to governance's questions, if it can govern.
     pub(crate) governance: Option<governance::Indices>,
@@ -47,6 +50,7 @@ impl Prepared {
         component: &Component,
         linker: &Linker<Data>,
         spares: Arc<Spares>,
+        pace: Arc<Pace>,
     ) -> Result<Self, HostFault> {
         let unusable = |error: wasmtime::Error| HostFault::Unusable {
             component: id,
@@ -97,6 +101,7 @@ impl Prepared {
         Ok(Self {
             loaded: spares.loaded(),
             spares,
+            pace,
             pre,
             governance,
             wasi,

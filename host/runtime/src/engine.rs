@@ -22,6 +22,7 @@ use crate::limits::{
     POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_TABLES,
     POOL_TABLES_EACH,
 };
+use crate::pace::{Pace, Pacer};
 use crate::profile::{MEMORY_BYTES_MAX, PROFILE, TABLE_ELEMENTS_MAX};
 use crate::schema::Schema;
 use crate::spare::{Loaded, Spares};
@@ -36,6 +37,7 @@ pub struct Wasm {
     catalogue: Catalogue,
     ready: Mutex<Ready>,
     spares: Arc<Spares>,
+    pace: Arc<Pace>,
     /// Held while a component is loaded or compiled, so that two that ask for it wait for one.
     loading: Mutex<()>,
 }
@@ -111,6 +113,7 @@ impl Wasm {
             catalogue,
             ready: Mutex::default(),
             spares: Arc::default(),
+            pace: Arc::default(),
             loading: Mutex::new(()),
         })
     }
@@ -190,6 +193,21 @@ impl Wasm {
         }
     }
 
+    /// Says how guests that run for long pause, to let others run; the first one stays.
+    pub fn set_pace(&self, pacer: Pacer) {
+        self.pace.set(pacer);
+    }
+
+    /// One tick: guests that have seen two before pause.
+    pub fn tick(&self) {
+        self.engine.increment_epoch();
+    }
+
+    /// Whether no guest runs. If so, the [`Pacer`] is woken when the next one starts.
+    pub fn is_at_rest(&self) -> bool {
+        self.pace.is_at_rest()
+    }
+
     /// The engine below.
     pub(crate) fn engine(&self) -> &WasmEngine {
         &self.engine
@@ -201,8 +219,8 @@ impl Wasm {
         id: ComponentId,
         component: &Component,
     ) -> Result<Arc<Prepared>, HostFault> {
-        let spares = Arc::clone(&self.spares);
-        Prepared::new(id, component, &self.linker, spares).map(Arc::new)
+        let (spares, pace) = (Arc::clone(&self.spares), Arc::clone(&self.pace));
+        Prepared::new(id, component, &self.linker, spares, pace).map(Arc::new)
     }
 
     /// Instances that are started ahead of a call.
@@ -225,12 +243,7 @@ impl Wasm {
         }
         let component = self.catalogue.load(id, &self.engine);
         let component = component.map_err(|error| error.into_fault(*id))?;
-        let prepared = Arc::new(Prepared::new(
-            *id,
-            &component,
-            &self.linker,
-            Arc::clone(&self.spares),
-        )?);
+        let prepared = self.prepare(*id, &component)?;
         self.lock().insert(*id, Arc::clone(&prepared));
         Ok(prepared)
     }

@@ -55,10 +55,12 @@ pub(crate) fn ask(
     store.data_mut().begin(budget);
     // See the comment in `instance.rs`: one more, to tell "exactly" from "beyond".
     let given = budget.saturating_add(1);
+    let running = prepared.pace.run(&mut store);
     let answer = store
         .set_fuel(given)
         .and_then(|()| indices.load(&mut *store, &instance))
         .and_then(|component| put(component.lattice_system_governance(), &mut store, question));
+    drop(running);
     let left = store.get_fuel().expect("fuel is switched on");
     let spent = (given - left).saturating_add(store.data().meter.spent());
     let answer = match answer.map_err(|error| classify(&error)) {

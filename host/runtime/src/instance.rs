@@ -144,6 +144,8 @@ fn start_now(
     let mut store = Box::new(Store::new(prepared.pre.engine(), data));
     store.limiter(|data| &mut data.memory);
     store.set_hostcall_fuel(CROSSING_BYTES_MAX);
+    prepared.pace.equip(&mut store);
+    let _running = prepared.pace.run(&mut store);
     let started = store
         .set_fuel(fuel)
         .and_then(|()| prepared.pre.instantiate(&mut *store));
@@ -270,10 +272,12 @@ impl Wasm {
         let func = instance
             .get_func(&mut **store, function.index)
             .expect("the index was found in this component");
+        let running = self.prepared.pace.run(store);
         let result = match function.typed {
             Some(call) => call(store, &func, args),
             None => call_dynamic(store, &func, function, args),
         };
+        drop(running);
         let left = store.get_fuel().expect("fuel is switched on");
         let spent = (given - left).saturating_add(store.data().meter.spent());
         *fuel = budget.saturating_sub(spent);

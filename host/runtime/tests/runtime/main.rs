@@ -12,5 +12,6 @@ mod hostile;
 mod install;
 mod node;
 mod order;
+mod pace;
 mod spare;
 mod wasi;
