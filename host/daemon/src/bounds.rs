@@ -4,14 +4,21 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use lattice_format::{Call, ComponentId, Lane, StoreId};
-use lattice_kernel::Changes;
+use lattice_format::{Call, ChainId, ComponentId, DeviceKey, IntentionId, Lane, StoreId};
+use lattice_kernel::engine::Role;
+use lattice_kernel::testing::{self, Step};
+use lattice_kernel::{Changes, Notice};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::api::{self, calls_client::CallsClient, node_client::NodeClient};
+use crate::graph;
+use crate::history::{self, Filter, Names, Reader};
 use crate::limits::*;
+use crate::members::admissions;
 use crate::node::{Node, Slot};
+use crate::outcome::Forms;
+use crate::page::Page;
 use crate::records::{PluginRecord, StoreRecord};
 use crate::server::Running;
 use crate::store::OpenStore;
@@ -249,6 +256,37 @@ async fn a_watch_compares_so_many_cells_and_lags_so_many_changes_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn notices_that_are_not_kept_are_told_until_all_are_acknowledged() {
+    let (embedded, _home) = node().await;
+    let node = &embedded.node;
+    let fork = Notice::Fork {
+        author: DeviceKey([1; 32]),
+        entry: IntentionId([2; 32]),
+    };
+    let told = || {
+        let list = node
+            .list_notices(api::ListNoticesRequest::default())
+            .unwrap();
+        let status = node.status().unwrap();
+        assert_eq!(list.notices.len(), status.notice_count as usize);
+        assert_eq!(list.more_count, status.notice_more_count);
+        (list.notices.len(), list.more_count)
+    };
+    assert_eq!(told(), (0, 0));
+    let more = Notice::More { count: 3 };
+    assert!(node.keep_notices(&StoreId([3; 32]), &[fork, more.clone()]));
+    assert!(node.keep_notices(&StoreId([4; 32]), &[more]));
+    assert_eq!(told(), (1, 6));
+    let all = api::AcknowledgeNoticesRequest {
+        ids: Vec::new(),
+        all: true,
+    };
+    assert_eq!(node.acknowledge(all).unwrap().acknowledged_count, 1);
+    assert_eq!(told(), (0, 0));
+    embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_has_so_many_stores() {
     let (embedded, _home) = node().await;
     let node = &embedded.node;
@@ -292,4 +330,55 @@ async fn a_node_has_so_many_plugins() {
     assert!(install("last").await.unwrap().already_installed);
     assert_eq!(node.records.plugins().unwrap().len(), PLUGINS_MAX);
     embedded.close().await;
+}
+
+#[test]
+fn so_many_rows_are_looked_at_for_one_request() {
+    const NOW: u64 = 1_800_000_000_000;
+    let mut store = testing::found(0, NOW);
+    let mut write = |lane, call, n: usize| {
+        let now_ms = NOW + n as u64;
+        store.call(lane, vec![call], now_ms, ChainId(1)).unwrap();
+        store.commit(now_ms).unwrap();
+        store.snapshot()
+    };
+    let admit = |n| testing::admit(testing::device(n), Role::Reader);
+    for n in 1..HISTORY_ROWS_MAX - 1 {
+        write(Lane::App, testing::program(&[Step::StoreGlobal]), n);
+    }
+    let at = write(Lane::System, admit(1), HISTORY_ROWS_MAX);
+    let beyond = write(Lane::System, admit(2), HISTORY_ROWS_MAX + 1);
+    assert_eq!(at.summary().count, HISTORY_ROWS_MAX as u64);
+    let names = Names::of(None);
+    let reader = || Reader::new(None, Names::of(None), Forms::TEXT);
+    // What is looked for is the genesis, the last of all that is looked at.
+    for (view, found) in [(&at, 1), (&beyond, 0)] {
+        let first = || Page::new(0, "", &[]).unwrap();
+        let init = Filter::of_function("init");
+        let page = history::page_of(view, &first(), &init, false, &reader()).unwrap();
+        assert_eq!(page.entries.len(), found);
+        let next = Page::new(0, &page.next_page_token, &[]).unwrap();
+        let rest = history::page_of(view, &next, &init, false, &reader()).unwrap();
+        assert_eq!(
+            (rest.entries.len(), rest.next_page_token.as_str()),
+            (1 - found, "")
+        );
+        // Of its lane there are the admissions as well.
+        let admissions = if found == 1 { 1 } else { 2 };
+        let lane = Some(Lane::System);
+        let page = graph::page_of(view, &first(), lane, &reader(), &names).unwrap();
+        assert_eq!(page.nodes.len(), admissions + found);
+        let next = Page::new(0, &page.next_page_token, &[]).unwrap();
+        let rest = graph::page_of(view, &next, lane, &reader(), &names).unwrap();
+        assert_eq!(
+            (rest.nodes.len(), rest.next_page_token.as_str()),
+            (1 - found, "")
+        );
+    }
+    // Of admissions those are known that lie among so many first entries.
+    let keys = [testing::device(1), testing::device(2)];
+    let [one, other] = admissions(&beyond, &keys).unwrap()[..] else {
+        panic!("two were asked for");
+    };
+    assert!(one > 0 && other == 0);
 }

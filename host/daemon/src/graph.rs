@@ -74,7 +74,7 @@ fn heads(
     Ok(heads)
 }
 
-fn page_of(
+pub(crate) fn page_of(
     snapshot: &Snapshot,
     page: &Page,
     only: Option<Lane>,

@@ -79,8 +79,9 @@ impl Names {
     }
 }
 
-/// What entries are asked for.
-struct Filter {
+/// What entries are asked for; by default all.
+#[derive(Default)]
+pub(crate) struct Filter {
     authors: Option<DeviceKey>,
     since_ms: u64,
     until_ms: u64,
@@ -90,6 +91,15 @@ struct Filter {
 }
 
 impl Filter {
+    /// Calls of that function.
+    #[cfg(test)]
+    pub(crate) fn of_function(name: &str) -> Self {
+        Self {
+            function: name.into(),
+            ..Self::default()
+        }
+    }
+
     fn wants_entry(&self, row: &HistoryRow) -> bool {
         let header = &row.stored.header;
         let time_ms = header.time.wall_ms;
@@ -377,7 +387,7 @@ fn shorten(entry: &mut api::HistoryEntry) {
     }
 }
 
-fn page_of(
+pub(crate) fn page_of(
     snapshot: &Snapshot,
     page: &Page,
     filter: &Filter,

@@ -385,7 +385,7 @@ impl Node {
 
 /// When each of these devices was first admitted, by the claimed time; 0 when that is not among the
 /// entries looked at.
-fn admissions(
+pub(crate) fn admissions(
     snapshot: &lattice_kernel::Snapshot,
     keys: &[DeviceKey],
 ) -> std::result::Result<Vec<u64>, lattice_kernel::StorageError> {
@@ -393,7 +393,8 @@ fn admissions(
     let mut admitted = vec![0; keys.len()];
     let mut at = 0;
     while admitted.contains(&0) && at < HISTORY_ROWS_MAX {
-        let entries = snapshot.entries_from(lattice_kernel::LocalSeq(at as u64), BATCH)?;
+        let batch = BATCH.min(HISTORY_ROWS_MAX - at);
+        let entries = snapshot.entries_from(lattice_kernel::LocalSeq(at as u64), batch)?;
         if entries.is_empty() {
             break;
         }

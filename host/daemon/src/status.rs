@@ -459,8 +459,9 @@ fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Coun
         const BATCH: usize = 256;
         let mut at = 0;
         loop {
-            let entries = snapshot.entries_from(LocalSeq(at as u64), BATCH)?;
-            if entries.is_empty() || at >= HISTORY_ROWS_MAX {
+            let batch = BATCH.min(HISTORY_ROWS_MAX - at);
+            let entries = snapshot.entries_from(LocalSeq(at as u64), batch)?;
+            if entries.is_empty() {
                 break;
             }
             at += entries.len();
