@@ -11,6 +11,7 @@ mod check;
 mod code;
 mod faults;
 pub mod limits;
+mod model;
 mod node;
 mod opinion;
 mod plan;
@@ -26,6 +27,7 @@ mod writer;
 
 pub use case::{Case, Finished};
 pub use code::{Code, CodeError};
+pub use model::{Modelled, Rules, model, model_all};
 pub use node::NodeId;
 pub use plan::{Act, Plan, Shape, Step};
 pub use report::{json, svg, table};

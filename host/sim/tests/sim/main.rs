@@ -4,6 +4,7 @@
 mod components;
 mod determinism;
 mod large;
+mod model;
 mod mutants;
 mod scenarios;
 mod seeds;
