@@ -7,7 +7,6 @@ use lattice_kernel::engine::{Answer, MemberStatus, Question};
 use lattice_kernel::testing::disk::Dice;
 use lattice_kernel::{LocalSeq, Stored};
 
-use crate::limits::OUT_BYTES_HIGH;
 use crate::node::{Entries, Job, NodeId};
 use crate::plan::Act;
 use crate::queue::Event;
@@ -165,31 +164,6 @@ impl World {
     }
 
     // --- lies ------------------------------------------------------------------------------------
-
-    /// What a liar sends in place of its session's bytes.
-    pub(crate) fn lie(&mut self, me: NodeId, bytes: bytes::Bytes) -> bytes::Bytes {
-        let repeat = self.nodes[me.index()].sent.replace(bytes.clone());
-        let mut wrong = bytes.to_vec();
-        match self.dice.below(12) {
-            0 if !wrong.is_empty() => {
-                let at = self.dice.below(wrong.len() as u64) as usize;
-                wrong[at] ^= 1 << self.dice.below(8);
-            }
-            1 => wrong.extend(repeat.unwrap_or_default()),
-            2 => wrong = repeat.map(Vec::from).unwrap_or_default(),
-            3 => wrong.truncate(wrong.len() / 2),
-            4 => {
-                let count = 1 + self.dice.below(40);
-                for _ in 0..count {
-                    if wrong.len() + bytes.len() < OUT_BYTES_HIGH {
-                        wrong.extend_from_slice(&bytes);
-                    }
-                }
-            }
-            _ => {}
-        }
-        wrong.into()
-    }
 
     /// Gives a node entries that nobody honest would send, in the name of `by`.
     fn forge(&mut self, to: NodeId, by: NodeId, kind: u64) {

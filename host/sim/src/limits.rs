@@ -10,6 +10,16 @@ pub const RETRY_MIN_MS: u64 = 250;
 pub const RETRY_MAX_MS: u64 = 60_000;
 /// After which a dial that nobody answers is given up, in milliseconds.
 pub const DIAL_MS: u64 = 6_000;
+/// Sessions of a node in their first round beyond which it begins no further one.
+pub const FIRST_ROUNDS_MAX: usize = 2;
+/// How long a session is waited for that does not end its first round, in milliseconds.
+pub const FIRST_ROUND_MS: u64 = 2_000;
+/// How often a session that waits looks whether it is its turn, in milliseconds.
+pub const FIRST_ROUND_LOOK_MS: u64 = 10;
+/// How much later than others an announcement may come, in milliseconds.
+pub const GOSSIP_LATE_MS: u64 = 8_000;
+/// Sessions that are told of an announcement when none runs with who wrote it or passed it on.
+pub const GOSSIP_SOURCES: usize = 2;
 /// Silence after which a path is taken for broken, in milliseconds.
 pub const IDLE_MS: u64 = 10_000;
 /// Pause before bytes that did not get through are sent again, in milliseconds.

@@ -112,6 +112,8 @@ pub(crate) struct Node {
     pub(crate) dies_with_disk: bool,
     pub(crate) streams: BTreeMap<NodeId, (StreamId, Side)>,
     pub(crate) retries: BTreeMap<NodeId, Retry>,
+    /// When an announcement last made its sessions compare.
+    pub(crate) compared_ms: u64,
     /// Whom it dials.
     pub(crate) neighbours: Vec<NodeId>,
     /// Who is and was a member, until the system lane changes.
@@ -156,6 +158,7 @@ impl Node {
             dies_with_disk: false,
             streams: BTreeMap::new(),
             retries: BTreeMap::new(),
+            compared_ms: 0,
             neighbours,
             members: None,
             trusted: BTreeSet::new(),

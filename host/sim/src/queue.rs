@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::gossip::Announcement;
 use crate::node::NodeId;
 use crate::wire::{Side, StreamId};
 
@@ -15,12 +16,20 @@ pub(crate) enum Event {
     Chunk { stream: StreamId, to: Side },
     /// That side learns that the stream is dead.
     Broken { stream: StreamId, side: Side },
+    /// A dialer's session looks whether it is its turn to begin.
+    Begin { stream: StreamId },
     /// A session's timer.
     Timer { stream: StreamId, side: Side },
     /// A session asked for its next turn.
     Again { stream: StreamId, side: Side },
     /// A session's interval is over.
     Compare { stream: StreamId, side: Side },
+    /// An announcement reaches a node.
+    Heard {
+        from: NodeId,
+        to: NodeId,
+        said: Announcement,
+    },
     /// A dial arrives.
     Connect { from: NodeId, to: NodeId, life: u64 },
     /// The writer does its next job.

@@ -5,19 +5,15 @@
 //! Bytes are cut anywhere. The sessions are the kernel's, and this file only does what they say.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use lattice_kernel::Received;
-use lattice_kernel::engine::{Answer, Question};
 use lattice_kernel::sync::{
-    Access, Bootstrap, BootstrapStep, CloseReason, Config, Due, Effect, ErrorCode, Input, Pace,
-    Role, Session, Wants,
+    Access, Bootstrap, BootstrapStep, CloseReason, Due, Effect, ErrorCode, Input, Pace, Session,
 };
 
 use crate::limits::{
-    DIAL_MS, IDLE_MS, OUT_BYTES_HIGH, OUT_BYTES_MAX, RECONCILE_MS, RESEND_MS, RETRY_MAX_MS,
-    RETRY_MIN_MS,
+    IDLE_MS, OUT_BYTES_HIGH, OUT_BYTES_MAX, RECONCILE_MS, RESEND_MS, RETRY_MIN_MS,
 };
 use crate::node::{Job, NodeId};
 use crate::queue::Event;
@@ -43,201 +39,57 @@ impl Side {
         }
     }
 
-    fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         self as usize
     }
 }
 
 /// What one end does.
 #[derive(Debug)]
-enum Talk {
+pub(crate) enum Talk {
     Session(Box<Session>),
     Bootstrap(Bootstrap),
 }
 
 /// One end, with the bytes that are on their way to it.
 #[derive(Debug)]
-struct End {
-    node: NodeId,
+pub(crate) struct End {
+    pub(crate) node: NodeId,
     /// The node's address when the stream was opened.
-    address: u64,
+    pub(crate) address: u64,
     /// `None` once this end is closed.
-    talk: Option<Talk>,
-    access: Access,
-    delivering: bool,
-    timer_ms: Option<u64>,
-    read_after_ms: u64,
-    pace: Pace,
+    pub(crate) talk: Option<Talk>,
+    pub(crate) access: Access,
+    /// When its session began; a dialer waits for its turn, a listener for the dialer's Hello.
+    pub(crate) started_ms: Option<u64>,
+    pub(crate) delivering: bool,
+    pub(crate) timer_ms: Option<u64>,
+    pub(crate) read_after_ms: u64,
+    pub(crate) pace: Pace,
     /// With the time at which each arrives.
-    incoming: VecDeque<(u64, Bytes)>,
-    incoming_bytes: usize,
-    last_arrival_ms: u64,
-    stuck_since_ms: Option<u64>,
+    pub(crate) incoming: VecDeque<(u64, Bytes)>,
+    pub(crate) incoming_bytes: usize,
+    pub(crate) last_arrival_ms: u64,
+    pub(crate) stuck_since_ms: Option<u64>,
 }
 
 /// A stream and its ends.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    ends: [End; 2],
+    pub(crate) ends: [End; 2],
 }
 
 impl Stream {
-    fn end(&mut self, side: Side) -> &mut End {
+    pub(crate) fn end(&mut self, side: Side) -> &mut End {
         &mut self.ends[side.index()]
     }
 }
 
 impl World {
-    // --- opening ---------------------------------------------------------------------------------
-
-    /// Dials every neighbour that no stream leads to and whose time has come.
-    pub(crate) fn dial(&mut self, from: NodeId) {
-        let now_ms = self.now_ms;
-        let node = &mut self.nodes[from.index()];
-        if !node.is_on() || (node.founded && node.store.is_none()) {
-            return;
-        }
-        let (life, mut due) = (node.life, Vec::new());
-        for to in &node.neighbours {
-            let retry = node.retries.entry(*to).or_default();
-            if !node.streams.contains_key(to) && !retry.under_way && retry.at_ms <= now_ms {
-                retry.under_way = true;
-                due.push(*to);
-            }
-        }
-        for to in due {
-            // The handshake takes a round and a half.
-            let arrival = (0..3).map(|_| self.delay(from, to, 100)).sum::<u64>();
-            self.queue
-                .at(now_ms + arrival, Event::Connect { from, to, life });
-        }
-    }
-
-    pub(crate) fn connect(&mut self, from: NodeId, to: NodeId) {
-        let now_ms = self.now_ms;
-        let blocked = self.is_blocked(from, to) || self.is_blocked(to, from);
-        let reachable = !blocked && self.nodes[to.index()].is_on();
-        let retry = self.nodes[from.index()].retries.entry(to).or_default();
-        retry.under_way = false;
-        if !reachable {
-            self.try_later(from, to, DIAL_MS);
-            return;
-        }
-        if self.nodes[to.index()].store.is_none() {
-            self.try_later(from, to, 0);
-            return;
-        }
-        if self.nodes[from.index()].streams.contains_key(&to) {
-            return;
-        }
-        if let Some((old, side)) = self.nodes[to.index()].streams.get(&from).copied() {
-            // The peer lost the first stream, or it would not open a second.
-            self.drop_end(old, side, "another stream took its place");
-        }
-        self.stream_count += 1;
-        let id = StreamId(self.stream_count);
-        let end = |node: NodeId, address, access| End {
-            node,
-            address,
-            talk: None,
-            access,
-            delivering: false,
-            timer_ms: None,
-            read_after_ms: 0,
-            pace: Pace::default(),
-            incoming: VecDeque::new(),
-            incoming_bytes: 0,
-            last_arrival_ms: 0,
-            stuck_since_ms: None,
-        };
-        let joins = self.nodes[from.index()].store.is_none();
-        let given = match self.access(to, from) {
-            // The token that a joiner shows is taken for granted here.
-            Access::None if joins => Access::Invited,
-            access => access,
-        };
-        let trusts = self.access(from, to);
-        let addresses = [from, to].map(|n| self.nodes[n.index()].address);
-        let mut stream = Stream {
-            ends: [
-                end(from, addresses[0], trusts),
-                end(to, addresses[1], given),
-            ],
-        };
-        let config = |world: &Self, role, me: NodeId, peer: NodeId, access| Config {
-            role,
-            device: world.nodes[me.index()].device,
-            endpoint: world.nodes[me.index()].device,
-            peer: world.nodes[peer.index()].device,
-            wants: Wants::All,
-            access,
-        };
-        let listener = Session::new(config(self, Role::Listener, to, from, given));
-        stream.end(Side::Listener).talk = Some(Talk::Session(Box::new(listener)));
-        let mut first = None;
-        if joins {
-            let device = self.nodes[from.index()].device;
-            let Some(store) = self.store_id else { return };
-            let (bootstrap, bytes) = Bootstrap::start(store, device, self.clock(from));
-            stream.end(Side::Dialer).talk = Some(Talk::Bootstrap(bootstrap));
-            first = Some(bytes);
-        } else {
-            let dialer = Session::new(config(self, Role::Dialer, from, to, trusts));
-            stream.end(Side::Dialer).talk = Some(Talk::Session(Box::new(dialer)));
-        }
-        self.streams.insert(id, stream);
-        self.nodes[from.index()]
-            .streams
-            .insert(to, (id, Side::Dialer));
-        self.nodes[to.index()]
-            .streams
-            .insert(from, (id, Side::Listener));
-        self.note(from, format_args!("opens {} to {to}", id.0));
-        let interval = RECONCILE_MS + self.dice.below(RECONCILE_MS / 4);
-        for (side, after) in [(Side::Dialer, interval), (Side::Listener, 2 * interval)] {
-            self.queue
-                .at(now_ms + after, Event::Compare { stream: id, side });
-        }
-        match first {
-            Some(bytes) => self.send(id, Side::Dialer, bytes),
-            None => self.handle(id, Side::Dialer, Input::Start),
-        }
-        self.handle(id, Side::Listener, Input::Start);
-    }
-
-    /// What `me` lets `peer` have.
-    fn access(&mut self, me: NodeId, peer: NodeId) -> Access {
-        let device = self.nodes[peer.index()].device;
-        let node = &mut self.nodes[me.index()];
-        let Some(store) = &node.store else {
-            return Access::SystemLane;
-        };
-        let members = node.members.get_or_insert_with(|| {
-            Arc::new(match store.snapshot().ask(&Question::Members) {
-                Ok(Answer::Members(members)) => members,
-                _ => Vec::new(),
-            })
-        });
-        let known = Access::of(members, &device);
-        match known {
-            // A joiner has nothing that these lack, but must not refuse those who serve it.
-            Access::None if node.trusted.contains(&peer) => Access::SystemLane,
-            known => known,
-        }
-    }
-
-    fn try_later(&mut self, from: NodeId, to: NodeId, after_ms: u64) {
-        let now_ms = self.now_ms;
-        let retry = self.nodes[from.index()].retries.entry(to).or_default();
-        let pause = (RETRY_MIN_MS << retry.failures.min(12)).min(RETRY_MAX_MS);
-        retry.failures += 1;
-        retry.at_ms = now_ms + after_ms + pause;
-    }
-
     // --- bytes -----------------------------------------------------------------------------------
 
     /// How long `len` bytes take from one node to another, lost packets and their repetition included.
-    fn delay(&mut self, from: NodeId, to: NodeId, len: usize) -> u64 {
+    pub(crate) fn delay(&mut self, from: NodeId, to: NodeId, len: usize) -> u64 {
         let weather = self.weather;
         let mut delay = weather.latency_ms + self.dice.below(weather.jitter_ms + 1);
         delay += len as u64 / weather.bytes_per_ms.max(1);
@@ -252,7 +104,7 @@ impl World {
         delay
     }
 
-    fn send(&mut self, id: StreamId, from: Side, bytes: Bytes) {
+    pub(crate) fn send(&mut self, id: StreamId, from: Side, bytes: Bytes) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -347,8 +199,14 @@ impl World {
             let Some(stream) = self.streams.get_mut(&id) else {
                 return;
             };
+            let begins = stream.end(to).started_ms.is_none();
             match &mut stream.end(to).talk {
-                Some(Talk::Session(_)) => self.handle(id, to, Input::Bytes(bytes)),
+                Some(Talk::Session(_)) => {
+                    if begins && to == Side::Listener {
+                        self.begin(id, to);
+                    }
+                    self.handle(id, to, Input::Bytes(bytes));
+                }
                 Some(Talk::Bootstrap(bootstrap)) => match bootstrap.handle(&bytes) {
                     BootstrapStep::More => {}
                     BootstrapStep::Genesis(signed, body) => {

@@ -284,6 +284,8 @@ impl World {
                 return self.handle(*stream, *side, lattice_kernel::sync::Input::Tick);
             }
             Event::Compare { stream, side } => return self.compare(*stream, *side),
+            Event::Begin { stream } => return self.begin(*stream, crate::wire::Side::Dialer),
+            Event::Heard { from, to, said } => return self.hear(*from, *to, said),
         };
         let here = &mut self.nodes[node.index()];
         if here.life != life {

@@ -82,9 +82,9 @@ impl World {
         };
         match store.commit(now_ms) {
             Ok(committed) => {
-                for header in &committed {
-                    let hash = header.id();
-                    self.nodes[id.index()].acknowledged.push(hash);
+                let written: Vec<_> = committed.iter().map(|header| header.id()).collect();
+                for hash in &written {
+                    self.nodes[id.index()].acknowledged.push(*hash);
                     self.note(id, format_args!("writes {}", short(&hash.0)));
                 }
                 for told in told {
@@ -100,6 +100,7 @@ impl World {
                     }
                 }
                 self.after_change(id);
+                self.announce(id, written);
             }
             Err(error) => self.fail(id, &error.0),
         }
