@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use clap::{Args, Subcommand};
-use lattice_sim::{Case, Code, Played, Scenario, Shape, Shelf, play, swarm};
+use lattice_sim::{
+    Case, Code, Played, Progress, Rules, Scenario, Shape, Shelf, model_all, play, swarm,
+};
 use serde_json::json;
 
 use crate::failure::{Class, Failure, Result};
@@ -21,14 +24,20 @@ pub(crate) enum SimCommand {
     /// Play a scenario, and show what it took
     #[command(after_help = "Examples:
   lattice sim run host/sim/scenarios/late.rhai
-  lattice sim run late.rhai --seed 7 --nodes 20 --svg late.svg")]
+  lattice sim run late.rhai --seed 7 --nodes 20 --svg late.svg
+  lattice sim run host/sim/scenarios/large/crowd.rhai --nodes 100 --twice")]
     Run(RunArgs),
     /// Run random calls and faults, a run a seed, up to the first that fails
     #[command(after_help = "Examples:
   lattice sim swarm --seeds 0..2000
   lattice sim swarm --seeds 0..100 --plugin kv
+  lattice sim swarm --seeds 0..20000 --resume seeds.txt    the next time it goes on where it was stopped
   lattice sim swarm --seeds 39..40 --trace 39.txt      the same run again, every effect written")]
     Swarm(SwarmArgs),
+    /// Try the rules of checkpoints and revocations in a small model of their own, a history a seed
+    #[command(after_help = "Examples:
+  lattice sim model --seeds 0..10000")]
+    Model(ModelArgs),
 }
 
 /// Arguments of `sim run`.
@@ -42,6 +51,12 @@ pub(crate) struct RunArgs {
     /// Nodes that are there at the beginning
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     nodes: u16,
+    /// A value that the scenario asks for by that name
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// Play it twice; both times every effect must be the same
+    #[arg(long)]
+    twice: bool,
     /// Write a picture of how the nodes became equal
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -68,6 +83,9 @@ pub(crate) struct SwarmArgs {
     /// Threads [default: one a processor]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Remember in FILE up to which seed all have held, and go on from there the next time
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only_nodes", "only_steps", "trace"])]
+    resume: Option<PathBuf>,
     /// Of one seed: only so many nodes, as a shrunk failure says
     #[arg(long, value_name = "N")]
     only_nodes: Option<u16>,
@@ -77,6 +95,30 @@ pub(crate) struct SwarmArgs {
     /// Of one seed: write every effect, a line each
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+}
+
+/// Arguments of `sim model`.
+#[derive(Args, Debug)]
+pub(crate) struct ModelArgs {
+    /// The seeds, the second not among them
+    #[arg(long, value_name = "A..B", default_value = SEEDS, value_parser = seeds)]
+    seeds: Range<u64>,
+    /// Threads [default: one a processor]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+fn threads(jobs: Option<usize>) -> usize {
+    let processors = std::thread::available_parallelism();
+    jobs.or_else(|| processors.ok().map(Into::into))
+        .unwrap_or(1)
+}
+
+fn setting(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err("a name and a value, as in network=ring".to_owned()),
+    }
 }
 
 fn seeds(text: &str) -> std::result::Result<Range<u64>, String> {
@@ -137,6 +179,7 @@ pub(crate) fn run(output: Output, command: &SimCommand) -> Result<()> {
     match command {
         SimCommand::Run(args) => run_scenario(output, &workshop, args),
         SimCommand::Swarm(args) => run_swarm(output, &workshop, args),
+        SimCommand::Model(args) => run_model(output, args),
     }
 }
 
@@ -152,13 +195,22 @@ fn run_scenario(output: Output, workshop: &Workshop, args: &RunArgs) -> Result<(
         Failure::failed(format!("{}: {error}", args.file.display()))
             .hint("name a scenario in Rhai; docs/simulator.md tells how to write one")
     })?;
-    let played = play(&Scenario {
+    let scenario = Scenario {
         script: &script,
         seed: args.seed,
         nodes: args.nodes,
+        settings: args.settings.iter().cloned().collect(),
         keep_trace: args.trace.is_some(),
         code: &|name| workshop.code(name),
-    });
+    };
+    let mut played = play(&scenario);
+    if args.twice && played.failure.is_none() {
+        let hash = |played: &Played| played.world.as_ref().map(|world| world.trace().hash());
+        let again = play(&scenario);
+        if hash(&again) != hash(&played) {
+            played.failure = Some("the second time the effects were others".to_owned());
+        }
+    }
     if let (Some(path), Some(world)) = (&args.svg, &played.world) {
         write(path, &lattice_sim::svg(world))?;
     }
@@ -209,10 +261,19 @@ fn run_swarm(output: Output, workshop: &Workshop, args: &SwarmArgs) -> Result<()
     if single {
         return run_one(output, args, &code, shape);
     }
-    let jobs = args
-        .jobs
-        .or_else(|| std::thread::available_parallelism().ok().map(Into::into));
-    let done = swarm(args.seeds.clone(), jobs.unwrap_or(1), shape, &code, |_| {});
+    let record = match &args.resume {
+        Some(path) => Some(Record::open(path, args)?),
+        None => None,
+    };
+    let seeds = record.as_ref().map_or(args.seeds.start, Record::next)..args.seeds.end;
+    let done = swarm(seeds, threads(args.jobs), shape, &code, |seed| {
+        if let Some(record) = &record {
+            record.held(seed);
+        }
+    });
+    if let Some(record) = record {
+        record.close()?;
+    }
     let Some((case, violation)) = &done.failure else {
         return output.result(
             || {
@@ -244,6 +305,66 @@ fn run_swarm(output: Output, workshop: &Workshop, args: &SwarmArgs) -> Result<()
     let replay = format!("run it again with: lattice sim swarm {}", small.options());
     let text = format!("seed {}, {violation}", case.seed);
     Err(Failure::new(Class::Refused, text).hint(replay))
+}
+
+/// A file that says up to which seed all runs of one kind have held.
+struct Record {
+    path: PathBuf,
+    /// What the seeds are of: others have a file of their own.
+    kind: String,
+    progress: Mutex<(Progress, Result<()>)>,
+}
+
+impl Record {
+    fn open(path: &Path, args: &SwarmArgs) -> Result<Self> {
+        let kind = format!(
+            "{} nodes {} steps {} from {}",
+            args.plugin, args.nodes, args.steps, args.seeds.start
+        );
+        let next = match fs::read_to_string(path) {
+            Ok(text) => match text.trim_end().rsplit_once(" next ") {
+                Some((known, next)) if known == kind => next.parse().ok(),
+                _ => None,
+            }
+            .ok_or_else(|| {
+                let text = format!("{} is not about {kind}", path.display());
+                Failure::usage(text).hint("name another file, or remove it to begin anew")
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => args.seeds.start,
+            Err(error) => return Err(Failure::failed(format!("{}: {error}", path.display()))),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            kind,
+            progress: Mutex::new((Progress::new(next), Ok(()))),
+        })
+    }
+
+    fn next(&self) -> u64 {
+        self.progress
+            .lock()
+            .expect("no panic while it is held")
+            .0
+            .next()
+    }
+
+    fn held(&self, seed: u64) {
+        let mut progress = self.progress.lock().expect("no panic while it is held");
+        if progress.0.held(seed) {
+            let line = format!("{} next {}\n", self.kind, progress.0.next());
+            // Whoever is killed in between finds the old line or the new one.
+            let fresh = self.path.with_extension("new");
+            progress.1 = write(&fresh, &line).and_then(|()| {
+                fs::rename(&fresh, &self.path)
+                    .map_err(|error| Failure::failed(format!("{}: {error}", self.path.display())))
+            });
+        }
+    }
+
+    fn close(self) -> Result<()> {
+        let progress = self.progress.into_inner();
+        progress.expect("no panic while it was held").1
+    }
 }
 
 /// One seed, perhaps with less of what it does.
@@ -279,6 +400,44 @@ fn run_one(output: Output, args: &SwarmArgs, code: &Code, shape: Shape) -> Resul
             }
             let hint = "with --trace FILE every effect is written";
             Err(Failure::new(Class::Refused, violation.to_string()).hint(hint))
+        }
+    }
+}
+
+/// Histories of the small model.
+fn run_model(output: Output, args: &ModelArgs) -> Result<()> {
+    let done = model_all(args.seeds.clone(), threads(args.jobs), Rules::AMENDED);
+    match done {
+        Ok(done) => output.result(
+            || {
+                format!(
+                    "{} histories held: {} entries, {} checkpoints ({} valid), {} entries final, {} void, {} of them \
+                     by a checkpoint\n",
+                    done.histories,
+                    done.entries,
+                    done.checkpoints,
+                    done.valid,
+                    done.last,
+                    done.void,
+                    done.late
+                )
+            },
+            || {
+                json!({
+                    "ok": true,
+                    "histories": done.histories,
+                    "entries": done.entries,
+                    "checkpoints": done.checkpoints,
+                    "valid": done.valid,
+                    "final": done.last,
+                    "void": done.void,
+                    "void_by_checkpoint": done.late,
+                })
+            },
+        ),
+        Err((seed, text)) => {
+            let hint = format!("run it again with: lattice sim model --seeds {seed}..{}", seed + 1);
+            Err(Failure::new(Class::Refused, format!("seed {seed}: {text}")).hint(hint))
         }
     }
 }

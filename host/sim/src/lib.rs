@@ -9,6 +9,7 @@
 mod case;
 mod check;
 mod code;
+mod crowd;
 mod faults;
 mod gossip;
 mod lies;
@@ -36,6 +37,6 @@ pub use plan::{Act, Plan, Shape, Step};
 pub use report::{json, svg, table};
 pub use scenario::{Played, Scenario, play};
 pub use shelf::Shelf;
-pub use swarm::{Swarm, swarm};
+pub use swarm::{Progress, Swarm, swarm};
 pub use trace::Trace;
 pub use world::{LinkStats, Sample, Settings, Stats, Topology, Violation, Weather, World};

@@ -4,14 +4,15 @@
 //! happen, a call takes the moment that its commit takes, everything else is instantaneous.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use lattice_kernel::engine::Role;
-use lattice_kernel::testing::disk::Survives;
+use lattice_kernel::testing::disk::{Dice, Survives};
 use rhai::{Array, Dynamic, Engine, EvalAltResult, Position, Token};
 
 use crate::code::Code;
+use crate::crowd;
 use crate::limits::{CONVERGE_MS, SCRIPT_OPERATIONS_MAX};
 use crate::node::NodeId;
 use crate::plan::Act;
@@ -25,6 +26,8 @@ pub struct Scenario<'a> {
     pub seed: u64,
     /// Nodes that are there at the beginning; the first founds the store.
     pub nodes: u16,
+    /// What the script may ask for by name, in place of its own defaults.
+    pub settings: BTreeMap<String, String>,
     /// Whether every line of the trace is kept.
     pub keep_trace: bool,
     /// Finds the code of a plugin by its name, as `plugin("kv")` asks for it.
@@ -51,9 +54,13 @@ pub struct Played {
 }
 
 /// What the functions of a script share.
-struct Stage {
-    settings: Settings,
-    world: Option<World>,
+pub(crate) struct Stage {
+    pub(crate) settings: Settings,
+    /// What the script may ask for by name.
+    pub(crate) values: BTreeMap<String, String>,
+    pub(crate) world: Option<World>,
+    /// What a script draws from.
+    pub(crate) dice: Option<Dice>,
     converged_ms: Vec<u64>,
     /// Plugins that the script may name were found beforehand.
     codes: Vec<(String, Code)>,
@@ -64,10 +71,10 @@ const CALL: &str = "call_component";
 
 /// What a node undergoes.
 type Undergone = fn(&mut World, NodeId);
-type Shared = Rc<RefCell<Stage>>;
-type Said<T> = Result<T, Box<EvalAltResult>>;
+pub(crate) type Shared = Rc<RefCell<Stage>>;
+pub(crate) type Said<T> = Result<T, Box<EvalAltResult>>;
 
-fn wrong<T>(text: impl Into<String>) -> Said<T> {
+pub(crate) fn wrong<T>(text: impl Into<String>) -> Said<T> {
     let text = Dynamic::from(text.into());
     Err(EvalAltResult::ErrorRuntime(text, Position::NONE).into())
 }
@@ -90,7 +97,9 @@ pub fn play(scenario: &Scenario<'_>) -> Played {
             topology: Topology::Full,
             keep_trace: scenario.keep_trace,
         },
+        values: scenario.settings.clone(),
         world: None,
+        dice: None,
         converged_ms: Vec::new(),
         codes,
     }));
@@ -105,6 +114,7 @@ pub fn play(scenario: &Scenario<'_>) -> Played {
             engine.on_print(move |line| lines.borrow_mut().push(line.to_owned()));
             register_network(&mut engine, &stage);
             register_store(&mut engine, &stage);
+            crowd::register(&mut engine, &stage);
             let ran = engine.run(scenario.script);
             ran.err().map(|error| error.to_string())
         }
@@ -149,7 +159,7 @@ fn plugins(script: &str) -> BTreeSet<String> {
 }
 
 /// Does something to the world, which is made at its first use.
-fn with<T>(stage: &Shared, what: impl FnOnce(&mut World) -> Said<T>) -> Said<T> {
+pub(crate) fn with<T>(stage: &Shared, what: impl FnOnce(&mut World) -> Said<T>) -> Said<T> {
     let mut stage = stage.borrow_mut();
     let settings = stage.settings.clone();
     let world = stage.world.get_or_insert_with(|| World::new(&settings));
@@ -161,7 +171,7 @@ fn with<T>(stage: &Shared, what: impl FnOnce(&mut World) -> Said<T>) -> Said<T> 
 }
 
 /// The node that a script means.
-fn node(world: &World, number: i64) -> Said<NodeId> {
+pub(crate) fn node(world: &World, number: i64) -> Said<NodeId> {
     match u16::try_from(number) {
         Ok(number) if number < world.node_count() => Ok(NodeId(number)),
         _ => wrong(format!(
@@ -403,7 +413,7 @@ fn join(stage: &Shared, n: i64, name: &str) -> Said<()> {
     })
 }
 
-fn texts(args: Vec<Dynamic>) -> Vec<String> {
+pub(crate) fn texts(args: Vec<Dynamic>) -> Vec<String> {
     args.into_iter().map(|arg| arg.to_string()).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Many seeds in parallel, up to the first that fails.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +28,38 @@ pub struct Swarm {
     pub slowest_ms: u64,
     /// The first failure that was found.
     pub failure: Option<(Case, Violation)>,
+}
+
+/// Up to which seed all have held, while several run at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    next: u64,
+    beyond: BTreeSet<u64>,
+}
+
+impl Progress {
+    /// Nothing below `next` is left to do.
+    pub fn new(next: u64) -> Self {
+        Self {
+            next,
+            beyond: BTreeSet::new(),
+        }
+    }
+
+    /// The first seed that has not held yet.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// A seed held. Whether [`Progress::next`] is another one now.
+    pub fn held(&mut self, seed: u64) -> bool {
+        let before = self.next;
+        self.beyond.insert(seed);
+        while self.beyond.remove(&self.next) {
+            self.next += 1;
+        }
+        self.next != before
+    }
 }
 
 /// Runs seeds on `threads` threads. `told` hears of each run that held, from any of them.
@@ -76,4 +109,21 @@ pub fn swarm(
         }
     });
     total.into_inner().expect("no panic while it was held")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_stops_before_the_first_seed_that_is_missing() {
+        let mut progress = Progress::new(5);
+        assert!(!progress.held(6));
+        assert!(!progress.held(8));
+        assert_eq!(progress.next(), 5);
+        assert!(progress.held(5));
+        assert_eq!(progress.next(), 7);
+        assert!(progress.held(7));
+        assert_eq!(progress.next(), 9);
+    }
 }

@@ -41,6 +41,35 @@ fn seeds_are_run_and_one_of_them_in_part() {
 }
 
 #[test]
+fn seeds_go_on_where_they_were_stopped() {
+    let home = Home::new();
+    let record = home.path().join("seeds.txt");
+    let record = record.display().to_string();
+    let swarm = |seeds: &'static str| ["sim", "swarm", "--seeds", seeds, "--resume"];
+    let with = |seeds| [&swarm(seeds)[..], &[record.as_str()]].concat();
+    let first = home.ok(&with("0..3"));
+    assert!(first.starts_with("3 runs held"), "{first}");
+    let text = std::fs::read_to_string(&record).expect("written");
+    assert_eq!(text, "model nodes 5 steps 60 from 0 next 3\n");
+    let second = home.ok(&with("0..5"));
+    assert!(second.starts_with("2 runs held"), "{second}");
+    let none = home.ok(&with("0..5"));
+    assert!(none.starts_with("0 runs held"), "{none}");
+    home.fails(&with("1..5"), 2, &["is not about"]);
+}
+
+#[test]
+fn a_scenario_is_played_twice_and_the_small_model_is_run() {
+    let home = Home::new();
+    let crowd = scenario("large/crowd");
+    let twice = ["sim", "run", &crowd, "--nodes", "6", "--twice"];
+    let shown = home.ok(&twice);
+    assert!(shown.contains("6 nodes"), "{shown}");
+    let shown = home.ok(&["sim", "model", "--seeds", "0..50"]);
+    assert!(shown.starts_with("50 histories held"), "{shown}");
+}
+
+#[test]
 fn what_does_not_hold_or_make_sense_is_told() {
     let home = Home::new();
     let file = home.path().join("bad.rhai");

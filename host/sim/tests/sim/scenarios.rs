@@ -1,5 +1,6 @@
 //! Scenarios: each in `scenarios/` holds, and what is wrong in one is said.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use lattice_sim::{Code, Played, Scenario, json, play, svg, table};
@@ -14,10 +15,15 @@ fn code(name: &str) -> Result<Code, String> {
 }
 
 fn played(script: &str, seed: u64) -> Played {
+    with_nodes(script, seed, 1)
+}
+
+fn with_nodes(script: &str, seed: u64, nodes: u16) -> Played {
     play(&Scenario {
         script,
         seed,
-        nodes: 1,
+        nodes,
+        settings: BTreeMap::new(),
         keep_trace: true,
         code: &code,
     })
@@ -29,6 +35,9 @@ fn every_scenario_keeps_its_promise() {
     let mut count = 0;
     for file in std::fs::read_dir(dir).unwrap() {
         let path = file.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let script = std::fs::read_to_string(&path).unwrap();
         assert!(script.starts_with("// "), "{path:?} says what it promises");
         for seed in [1, 2] {
@@ -39,6 +48,23 @@ fn every_scenario_keeps_its_promise() {
         count += 1;
     }
     assert!(count >= 8);
+}
+
+/// What is meant for many nodes holds with a few as well.
+#[test]
+fn every_large_scenario_keeps_its_promise_with_few_nodes() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/large");
+    let mut count = 0;
+    for file in std::fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        let script = std::fs::read_to_string(&path).unwrap();
+        assert!(script.starts_with("// "), "{path:?} says what it promises");
+        let played = with_nodes(&script, 1, 8);
+        assert_eq!(played.failure, None, "{path:?}");
+        eprintln!("{path:?}: {:?}, {:?}", played.converged_ms, played.printed);
+        count += 1;
+    }
+    assert_eq!(count, 3);
 }
 
 #[test]
@@ -67,6 +93,9 @@ fn what_does_not_hold_is_said_with_its_place() {
         ("add_node(); plugin(\"kv\");", "before anything else"),
         ("join(add_node(), \"king\");", "king is no role"),
         ("run_for(-1);", "no span of time"),
+        ("network(\"line\");", "line is no network"),
+        ("add_node(); network(\"ring\");", "before anything"),
+        ("chance(0);", "nothing is below 0"),
         ("loop {}", "Too many operations"),
         (
             "add_node(); join(1); offline(1); assert_converged(5000);",
