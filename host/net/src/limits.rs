@@ -28,6 +28,9 @@ pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 pub const READ_STEP_BYTES: usize = 64 * 1024;
 /// The most sessions of one store.
 pub const SESSIONS_PER_STORE: usize = CONNECTIONS_MAX;
+/// Sessions of one store in their first round beyond which this node opens no further one: what many peers have,
+/// all of them would send.
+pub const FIRST_ROUNDS_MAX: usize = 2;
 /// The most connections that one peer may hold open for joins, and as many for blobs.
 pub const CONNECTIONS_PER_PEER: usize = 4;
 /// The most incoming connections at once, of all peers, for sync, joins and blobs together. Gossip has one
@@ -69,6 +72,7 @@ pub const BLOBS_SERVED_MAX: usize = 64;
 /// Peers that one blob is fetched from at once.
 pub const BLOB_SOURCES_MAX: usize = 4;
 
+const _: () = assert!(FIRST_ROUNDS_MAX < SESSIONS_PER_STORE);
 const _: () = assert!(JOIN_ANSWER_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(GOSSIP_IDS_MAX * 34 + 64 <= GOSSIP_BYTES_MAX);
 const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);

@@ -28,6 +28,8 @@ const HELLO_BYTES_MAX: usize = 64 * 1024;
 const CROSSING: Duration = Duration::from_secs(1);
 /// A connection that lasted so long was a success.
 const LASTING: Duration = Duration::from_secs(2);
+/// How often a session that may not begin yet looks whether it is its turn.
+const TURN: Duration = Duration::from_millis(20);
 
 /// A connection with a peer.
 pub(crate) struct Conn {
@@ -527,6 +529,7 @@ fn open_sessions(shared: &Arc<Shared>, conn: &Arc<Conn>) -> Duration {
             .flatten();
         match retry {
             Some((at, _)) if now < at => next = next.min(at),
+            _ if store.is_comparing() => next = next.min(now + TURN),
             _ => {
                 if let Ok(place) = store.enter(&shared.me, conn.peer, true) {
                     shared.spawn(open_session(shared.clone(), conn.clone(), store, place));

@@ -153,6 +153,9 @@ impl Driver {
         let mut compare_at = Instant::now() + jitter(interval);
         let mut pace = Pace::default();
         while self.close.is_none() {
+            if self.session.status().settled {
+                place.compared();
+            }
             let now = Instant::now();
             if !self.out.is_empty() && now - self.write_progress > self.shared.timings.stall {
                 let text = format!(

@@ -18,11 +18,15 @@ use crate::config::Timings;
 use crate::endpoint::{code, id_of};
 use crate::host::{Governance, NetEvent, NetHost};
 use crate::limits::{
-    ANNOUNCE_MAX, CONNECTIONS_MAX, DIALS_MAX, INCOMING_MAX, PEERS_MAX, SESSIONS_PER_STORE,
+    ANNOUNCE_MAX, CONNECTIONS_MAX, DIALS_MAX, FIRST_ROUNDS_MAX, INCOMING_MAX, PEERS_MAX,
+    SESSIONS_PER_STORE,
 };
 use crate::link::Links;
 use crate::offence::{Offence, Offences, Verdict};
 use crate::peers::{Peers, Source};
+
+/// How long a session is waited for that does not end its first round.
+const FIRST_ROUND: Duration = Duration::from_secs(2);
 
 /// Everything that tasks of one network need. One lives behind an `Arc` for each `Net`.
 pub(crate) struct Shared {
@@ -89,6 +93,9 @@ struct SessionEntry {
     number: u64,
     by_us: bool,
     answered: Arc<AtomicBool>,
+    since: Instant,
+    /// Its first round has ended.
+    compared: Arc<AtomicBool>,
     poke: mpsc::Sender<Poke>,
 }
 
@@ -98,6 +105,7 @@ pub(crate) struct SessionPlace {
     peer: DeviceKey,
     number: u64,
     answered: Arc<AtomicBool>,
+    compared: Arc<AtomicBool>,
     /// Ends (with `None`) when another session takes the place.
     pub(crate) pokes: mpsc::Receiver<Poke>,
 }
@@ -106,6 +114,11 @@ impl SessionPlace {
     /// The peer has answered on this session's stream.
     pub(crate) fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// The first round has ended: others may begin theirs.
+    pub(crate) fn compared(&self) {
+        self.compared.store(true, Ordering::Relaxed);
     }
 }
 
@@ -173,12 +186,15 @@ impl StoreNet {
         let (poke, pokes) = mpsc::channel(64);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let answered = Arc::new(AtomicBool::new(false));
+        let compared = Arc::new(AtomicBool::new(false));
         sessions.insert(
             peer,
             SessionEntry {
                 number,
                 by_us,
                 answered: answered.clone(),
+                since: Instant::now(),
+                compared: compared.clone(),
                 poke,
             },
         );
@@ -187,8 +203,21 @@ impl StoreNet {
             peer,
             number,
             answered,
+            compared,
             pokes,
         })
+    }
+
+    /// Whether so many sessions that this node opened are in their first round that a further one would bring the
+    /// same entries again. Who is slow, or gone, is not waited for; who opens sessions here delays nothing.
+    pub(crate) fn is_comparing(&self) -> bool {
+        let sessions = self.sessions.lock().expect("no panic while it is held");
+        let first = sessions.values().filter(|entry| {
+            entry.by_us
+                && !entry.compared.load(Ordering::Relaxed)
+                && entry.since.elapsed() < FIRST_ROUND
+        });
+        first.count() >= FIRST_ROUNDS_MAX
     }
 
     /// Whether a session with the peer runs.
@@ -516,6 +545,27 @@ mod tests {
             queue.try_recv().unwrap();
         }
         assert!(queue.try_recv().is_err());
+    }
+
+    #[test]
+    fn few_sessions_are_in_their_first_round_at_once() {
+        let (store, _queue) = StoreNet::new(StoreId([0; 32]));
+        let me = DeviceKey([0; 32]);
+        let mut places: Vec<_> = (1..=FIRST_ROUNDS_MAX as u8)
+            .map(|n| {
+                assert!(!store.is_comparing());
+                store.enter(&me, DeviceKey([n; 32]), true).unwrap()
+            })
+            .collect();
+        assert!(store.is_comparing());
+        places[0].compared();
+        assert!(!store.is_comparing(), "its round has ended");
+        let _theirs = store.enter(&me, DeviceKey([200; 32]), false).unwrap();
+        assert!(!store.is_comparing(), "another one opened it");
+        let _other = store.enter(&me, DeviceKey([100; 32]), true).unwrap();
+        assert!(store.is_comparing());
+        places.pop();
+        assert!(!store.is_comparing(), "who has left compares no more");
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl World {
         }
         let mut more = false;
         if self.nodes[author.index()].liar {
-            more = self.dice.below(4) == 0;
+            more = self.dice.below(32) == 0;
             for id in &mut ids {
                 if self.dice.below(3) == 0 {
                     id.0[self.dice.below(32) as usize] ^= 1;

@@ -149,10 +149,11 @@ impl World {
         }
     }
 
-    /// Sessions of a node that are in their first round, and not for long.
+    /// Sessions that a node dialled and that are in their first round, and not for long.
     fn first_rounds(&self, me: NodeId) -> usize {
         let streams = self.nodes[me.index()].streams.values();
-        let first = streams.filter(|(id, side)| {
+        let dialled = streams.filter(|(_, side)| *side == Side::Dialer);
+        let first = dialled.filter(|(id, side)| {
             let Some(stream) = self.streams.get(id) else {
                 return false;
             };

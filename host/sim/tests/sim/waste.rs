@@ -6,6 +6,8 @@ use lattice_kernel::{LocalSeq, Stored};
 use lattice_sim::{Act, Code, NodeId, Settings, Step, Topology, World};
 
 const NODES: u16 = 10;
+/// So many that what all peers send at the same time would exceed the factor by far.
+const CROWD: u16 = 24;
 const ENTRIES: u64 = 20;
 /// Bytes on the wire over header, signature and body of what is missing, at most.
 const FACTOR: u64 = 3;
@@ -20,20 +22,20 @@ fn size(entry: &Stored) -> u64 {
 }
 
 /// Everybody writes while everybody is alone. Then all meet: what it takes, and what was missing, in bytes.
-fn meet(topology: Topology) -> (u64, u64) {
+fn meet(nodes: u16, topology: Topology) -> (u64, u64) {
     let mut world = World::new(&Settings {
         seed: 1,
-        nodes: NODES,
+        nodes,
         code: Code::model(),
         topology,
         keep_trace: false,
     });
-    for whom in 1..NODES {
+    for whom in 1..nodes {
         let (by, whom, role) = (NodeId(0), NodeId(whom), Role::Writer);
         world.act(Act::Admit { by, whom, role });
     }
     world.converge(60_000).unwrap();
-    for node in 0..NODES {
+    for node in 0..nodes {
         world.act(Act::Partition {
             group: [NodeId(node)].into(),
             one_way: false,
@@ -46,7 +48,7 @@ fn meet(topology: Topology) -> (u64, u64) {
         dynamic: false,
     }; 50];
     let steps = (0..ENTRIES).flat_map(|n| {
-        (0..NODES).map(move |by| Step {
+        (0..nodes).map(move |by| Step {
             at_ms: 1_000 + n * 1_000 + u64::from(by),
             act: Act::Call {
                 by: NodeId(by),
@@ -62,21 +64,22 @@ fn meet(topology: Topology) -> (u64, u64) {
     let sent = bytes(&world) - before;
     let snapshot = world.snapshot(NodeId(0)).unwrap();
     let new = snapshot.entries_from(LocalSeq(own), usize::MAX).unwrap();
-    assert_eq!(new.len() as u64, ENTRIES * u64::from(NODES));
-    let missing = new.iter().map(size).sum::<u64>() * u64::from(NODES - 1);
+    assert_eq!(new.len() as u64, ENTRIES * u64::from(nodes));
+    let missing = new.iter().map(size).sum::<u64>() * u64::from(nodes - 1);
     (sent, missing)
 }
 
 #[test]
 fn nodes_that_meet_send_little_more_than_what_is_missing() {
-    for topology in [
-        Topology::Star,
-        Topology::Ring,
-        Topology::Full,
-        Topology::Random(1),
+    for (nodes, topology) in [
+        (NODES, Topology::Star),
+        (NODES, Topology::Ring),
+        (NODES, Topology::Full),
+        (NODES, Topology::Random(1)),
+        (CROWD, Topology::Full),
     ] {
-        let (sent, missing) = meet(topology);
-        eprintln!("{topology:?}: {sent} bytes for {missing}");
+        let (sent, missing) = meet(nodes, topology);
+        eprintln!("{nodes} {topology:?}: {sent} bytes for {missing}");
         assert!(sent > missing, "{topology:?}: it cannot be less");
         assert!(
             sent <= FACTOR * missing,
