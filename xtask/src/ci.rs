@@ -66,11 +66,13 @@ pub fn test(arguments: &[String]) -> Result<()> {
     shell::run(shell::cargo().args(["test", "--workspace"]).args(arguments))
 }
 
-/// Seeds that CI runs in the simulator: two minutes on two processors. More, whenever there is time:
-/// `lattice sim swarm`.
-const SEEDS: &str = "0..400";
+/// Seeds that CI runs in the simulator, 500 with those below: some minutes on two processors. More, whenever there is
+/// time: `lattice sim swarm`.
+const SEEDS: &str = "0..440";
 /// Seeds that it runs with a real component whose calls do not commute.
-const COMPONENT_SEEDS: &str = "0..40";
+const COMPONENT_SEEDS: &str = "0..60";
+/// Histories of the small model of checkpoints and revocations.
+const MODEL_SEEDS: &str = "0..2000";
 
 fn swarm() -> Result<()> {
     let bank = shell::target_dir().join("plugins").join("bank.wasm");
@@ -86,7 +88,8 @@ fn swarm() -> Result<()> {
                 .arg(plugin);
             shell::run(&mut lattice)?;
         }
-        Ok(())
+        let mut lattice = Command::new(shell::bin_dir().join("lattice"));
+        shell::run(lattice.args(["sim", "model", "--seeds", MODEL_SEEDS]))
     })
 }
 
