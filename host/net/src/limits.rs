@@ -30,7 +30,7 @@ pub const READ_STEP_BYTES: usize = 64 * 1024;
 pub const SESSIONS_PER_STORE: usize = CONNECTIONS_MAX;
 /// Sessions of one store in their first round beyond which this node opens no further one: what many peers have,
 /// all of them would send.
-pub const FIRST_ROUNDS_MAX: usize = 2;
+pub const FIRST_ROUNDS_MAX: usize = 1;
 /// The most connections that one peer may hold open for joins, and as many for blobs.
 pub const CONNECTIONS_PER_PEER: usize = 4;
 /// The most incoming connections at once, of all peers, for sync, joins and blobs together. Gossip has one

@@ -11,7 +11,7 @@ pub const RETRY_MAX_MS: u64 = 60_000;
 /// After which a dial that nobody answers is given up, in milliseconds.
 pub const DIAL_MS: u64 = 6_000;
 /// Sessions of a node in their first round beyond which it begins no further one.
-pub const FIRST_ROUNDS_MAX: usize = 2;
+pub const FIRST_ROUNDS_MAX: usize = 1;
 /// How long a session is waited for that does not end its first round, in milliseconds.
 pub const FIRST_ROUND_MS: u64 = 2_000;
 /// How often a session that waits looks whether it is its turn, in milliseconds.
