@@ -177,7 +177,11 @@ impl World {
         let call = self.code.random(&mut dice);
         let node = &self.nodes[by.index()];
         let device = node.device;
-        let Some(entry) = forged(&entries, &node.key, kind, call, &mut dice) else {
+        let entry = match kind {
+            8 => twin(&entries, &node.key, [call, self.code.resign()], &mut dice),
+            _ => forged(&entries, &node.key, kind, call, &mut dice),
+        };
+        let Some(entry) = entry else {
             return;
         };
         self.note(to, format_args!("is given a lie of kind {kind} by {by}"));
@@ -193,8 +197,46 @@ impl World {
     }
 }
 
+/// Another entry in the place of one of the author's: everything is the same but the body, so the ids of its calls
+/// are the same as well.
+fn twin(
+    entries: &[Stored],
+    key: &ed25519_dalek::SigningKey,
+    [app, system]: [lattice_format::Call; 2],
+    dice: &mut Dice,
+) -> Option<Entries> {
+    let author = lattice_format::DeviceKey(key.verifying_key().to_bytes());
+    let own = |e: &&Stored| e.header.author == author && !e.header.is_genesis();
+    let mut own: Vec<&Stored> = entries.iter().filter(own).collect();
+    // What others ask for by the id of a call is a revocation.
+    if own.iter().any(|e| e.header.lane == Lane::System) {
+        own.retain(|e| e.header.lane == Lane::System);
+    }
+    let first = own.get(dice.below(own.len() as u64) as usize)?;
+    let mut header = Header::clone(&first.header);
+    let call = match header.lane {
+        Lane::App => app,
+        Lane::System => system,
+    };
+    let body = Body {
+        transactions: vec![Transaction {
+            calls: vec![call],
+            told: None,
+        }],
+        genesis: None,
+        claim: None,
+    }
+    .encode();
+    let len = u32::try_from(body.len()).ok()?;
+    header.chain_bytes = header.chain_bytes - u64::from(header.body.len) + u64::from(len);
+    header.body.hash = Body::hash_of(&body);
+    header.body.len = len;
+    let signed = VerifiedHeader::sign(header, key).ok()?.signed().clone();
+    Some(vec![(signed, Some(body))])
+}
+
 /// An entry of the kind: 0 a wrong signature, 1 another one's name, 2 bytes that differ, 3 a time below that of
-/// what it names, 4 another grant, 5 a fork, 6 a body that is none, 7 a header without its body.
+/// what it names, 4 another grant, 5 a fork, 6 a body that is none, 7 a header without its body. For 8 see [`twin`].
 fn forged(
     entries: &[Stored],
     key: &ed25519_dalek::SigningKey,

@@ -314,7 +314,7 @@ fn act(dice: &mut Dice, nodes: u16, rough: u64, shape: Shape, code: &Code) -> Ac
         95..100 if shape.liars => Act::Forge {
             to: node,
             by: not_first,
-            kind: dice.below(8),
+            kind: dice.below(12).min(8),
         },
         value => match value % 13 {
             0 | 1 => Act::Crash {
