@@ -198,24 +198,42 @@ async fn so_many_long_queries_run_and_others_wait_for_their_turn() {
     let (embedded, _home) = node().await;
     let node = &embedded.node;
     created(node, "clicks", "counter").await;
-    let query = || {
+    let query = |store: &str| {
         let node = node.clone();
         let request = api::QueryRequest {
-            store: "clicks".into(),
+            store: store.into(),
             call: Some(call("value", &[])),
             ..Default::default()
         };
         // The first one of a store, whose code may have to be loaded, counts as long.
         tokio::spawn(async move { node.query(request).await })
     };
+    let most = queries_long();
+    assert!((1..=QUERIES_LONG_MAX).contains(&most));
     let turns = node.long_queries.clone();
-    let others = turns.acquire_many_owned(QUERIES_LONG_MAX as u32).await;
-    let waiting = query();
+    let others = turns.acquire_many_owned(most as u32).await;
+    let waiting = query("clicks");
     tokio::time::sleep(QUIET).await;
     assert!(!waiting.is_finished());
     drop(others.unwrap().split(1));
     waiting.await.unwrap().unwrap();
-    assert_eq!(node.long_queries.available_permits(), QUERIES_LONG_MAX);
+    assert_eq!(node.long_queries.available_permits(), most);
+    // Where the long queries of one store have used up its share, those of others go on.
+    created(node, "other", "counter").await;
+    let slot = node.find_slot("other").unwrap();
+    let other = node.running(&slot).await.unwrap();
+    let share = most.div_ceil(2);
+    assert_eq!(other.long_queries.available_permits(), share);
+    let turns = other.long_queries.clone();
+    let used_up = turns.acquire_many_owned(share as u32).await.unwrap();
+    let waiting = query("other");
+    tokio::time::sleep(QUIET).await;
+    assert!(!waiting.is_finished());
+    created(node, "third", "counter").await;
+    query("third").await.unwrap().unwrap();
+    assert!(!waiting.is_finished());
+    drop(used_up);
+    waiting.await.unwrap().unwrap();
     embedded.close().await;
 }
 

@@ -299,12 +299,10 @@ impl Node {
                 return Ok(queried);
             }
         }
-        let turn = self
-            .long_queries
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| Failure::unreachable("the node is shutting down"))?;
+        let ends = |_| Failure::unreachable("the node is shutting down");
+        let among_its = store.long_queries.clone().acquire_owned().await;
+        let among_all = self.long_queries.clone().acquire_owned().await;
+        let turn = (among_its.map_err(ends)?, among_all.map_err(ends)?);
         let (view, call) = (snapshot.clone(), call.clone());
         let run = move || {
             // Until it ends, also when whoever asked has left: it is the thread that costs something.

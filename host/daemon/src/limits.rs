@@ -24,8 +24,14 @@ pub const REQUESTS_PER_CONNECTION: usize = 256;
 /// How long a query of a store may take on a thread of its own, so that the next ones run on the
 /// thread that serves them.
 pub const QUERY_INLINE_MAX: Duration = Duration::from_millis(5);
-/// Queries that run on threads of their own at the same time; further ones wait.
+/// Queries that run on threads of their own at the same time, at most; further ones wait.
 pub const QUERIES_LONG_MAX: usize = 4;
+/// How many of them run at once here: one processor less than there are, so that what else the node does
+/// has one to itself.
+pub fn queries_long() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors - 1).clamp(1, QUERIES_LONG_MAX)
+}
 /// Watches of all clients together.
 pub const WATCHES_MAX: usize = 1024;
 /// The shortest time between two runs of one watch.

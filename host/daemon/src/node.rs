@@ -19,7 +19,7 @@ use crate::components::Components;
 use crate::failure::{Failure, Result};
 use crate::home::{Home, OpenError};
 use crate::join::{JoinState, Looked};
-use crate::limits::{FLUSH_WAIT, GOODBYE_WAIT, QUERIES_LONG_MAX, WATCHES_MAX};
+use crate::limits::{FLUSH_WAIT, GOODBYE_WAIT, WATCHES_MAX, queries_long};
 use crate::records::{PluginRecord, Records, StoreRecord};
 use crate::restored;
 use crate::store::OpenStore;
@@ -205,7 +205,7 @@ impl Node {
             embedding: options.embedding,
             started_ms: options.clock.now_ms(),
             clock: options.clock,
-            long_queries: Arc::new(Semaphore::new(QUERIES_LONG_MAX)),
+            long_queries: Arc::new(Semaphore::new(queries_long())),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             looked: Looked::default(),
             slots: RwLock::default(),

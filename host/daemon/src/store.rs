@@ -8,10 +8,10 @@ use std::time::Duration;
 use lattice_format::{Call, DeviceKey, Lane, SignedHeader, StoreId};
 use lattice_kernel::{CallError, Changes, Received, Snapshot, Store};
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use crate::failure::{Failure, Result};
-use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE};
+use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE, queries_long};
 use crate::writer::{self, Done, Ends, Job, Listener, Opener, Published, RebuildStep};
 
 /// One open store. Everything but writing goes past its writer, on snapshots.
@@ -23,6 +23,9 @@ pub(crate) struct OpenStore {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Whether the code of a lane, by its number, has run here before.
     warm: [AtomicBool; 2],
+    /// Places for its long queries among those of the node: all others of it wait here, so that queries of
+    /// other stores stand in line behind few of them.
+    pub(crate) long_queries: Arc<Semaphore>,
 }
 
 impl OpenStore {
@@ -73,6 +76,7 @@ impl OpenStore {
             changes,
             thread: Mutex::new(Some(thread)),
             warm: Default::default(),
+            long_queries: Arc::new(Semaphore::new(queries_long().div_ceil(2))),
         })
     }
 
