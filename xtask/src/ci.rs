@@ -75,18 +75,14 @@ const COMPONENT_SEEDS: &str = "0..60";
 const MODEL_SEEDS: &str = "0..2000";
 
 fn swarm() -> Result<()> {
-    let bank = shell::target_dir().join("plugins").join("bank.wasm");
-    let runs = [
-        (SEEDS, "model".into()),
-        (COMPONENT_SEEDS, bank.into_os_string()),
-    ];
+    // A run depends on its seed and on what a store's plugin is called, so that is no path of this machine.
+    let plugins = shell::target_dir().join("plugins");
+    let runs = [(SEEDS, "model"), (COMPONENT_SEEDS, "bank.wasm")];
     shell::step("sim", || {
         for (seeds, plugin) in runs {
             let mut lattice = Command::new(shell::bin_dir().join("lattice"));
-            lattice
-                .args(["sim", "swarm", "--seeds", seeds, "--plugin"])
-                .arg(plugin);
-            shell::run(&mut lattice)?;
+            lattice.current_dir(&plugins);
+            shell::run(lattice.args(["sim", "swarm", "--seeds", seeds, "--plugin", plugin]))?;
         }
         let mut lattice = Command::new(shell::bin_dir().join("lattice"));
         shell::run(lattice.args(["sim", "model", "--seeds", MODEL_SEEDS]))
