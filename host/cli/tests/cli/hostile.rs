@@ -21,6 +21,8 @@ const BACK_WITHIN: Duration = Duration::from_secs(5);
 const KEPT_MAX: u64 = 24 * MIB;
 /// Rounds of all abuses: what each left behind would add up.
 const ROUNDS: u32 = 3;
+/// How long who calls an honest store rests after a call.
+const HONEST_REST: Duration = Duration::from_millis(100);
 /// Calls that an honest store has to answer on each node while guests rage on the same node.
 const HONEST_CALLS: u64 = 25;
 /// Far more than a call takes on a loaded machine, far less than waiting for a guest that never ends.
@@ -116,6 +118,8 @@ impl Honest<'_> {
             let took = began.elapsed();
             assert!(took < HONEST_CALL_MAX, "an honest call took {took:?}");
             self.count.fetch_add(1, Ordering::Relaxed);
+            // What honest calls leave in caches, some kilobytes each, is not what the abuses leave.
+            std::thread::sleep(HONEST_REST);
         }
     }
 }
