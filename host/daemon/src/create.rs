@@ -21,7 +21,7 @@ use crate::clock;
 use crate::failure::{Failure, Result};
 use crate::limits::{PARAMETER_BYTES_MAX, STORES_MAX};
 use crate::lookup::check_name;
-use crate::members::{self, role_name};
+use crate::members;
 use crate::node::{Node, Slot};
 use crate::records::StoreRecord;
 use crate::restored;
@@ -190,7 +190,7 @@ impl Node {
             value: format!(
                 "{}:{}:{}",
                 hex::encode(member.device.0),
-                role_name(member.role),
+                member.role.name(),
                 member.name
             ),
         }));

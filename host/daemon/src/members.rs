@@ -28,15 +28,6 @@ pub(crate) const COMMANDS: &str = "lattice:system/commands";
 /// The most ids that a revocation keeps.
 const KEPT_MAX: usize = 4096;
 
-/// The name of a role.
-pub(crate) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Admin => "admin",
-        Role::Writer => "writer",
-        Role::Reader => "reader",
-    }
-}
-
 /// Members as of now.
 ///
 /// # Errors
@@ -191,7 +182,7 @@ impl Node {
             .members
             .iter()
             .find(|member| member.device == self.device())?;
-        (own.status == MemberStatus::Active).then(|| role_name(own.role))
+        (own.status == MemberStatus::Active).then(|| own.role.name())
     }
 
     /// Makes an invite, and the token for it.
@@ -317,7 +308,7 @@ impl Node {
             return Ok(slot);
         }
         self.check_free(&request.name, slot.parent())?;
-        if self.own_role(&slot) == Some(role_name(Role::Admin))
+        if self.own_role(&slot) == Some(Role::Admin.name())
             && let Ok(store) = self.running(&slot).await
         {
             let arguments = [(Type::String, Value::String(request.name.clone()))];
@@ -364,7 +355,7 @@ impl Node {
                 api::Member {
                     id: member.device.0.to_vec(),
                     name: member.name,
-                    role: role_name(member.role).into(),
+                    role: member.role.name().into(),
                     rank: member.rank,
                     devices: vec![member.device.0.to_vec()],
                     this_node: member.device == self.device(),

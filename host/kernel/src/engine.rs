@@ -132,6 +132,17 @@ pub enum Role {
     Reader,
 }
 
+impl Role {
+    /// As people and the parameters of a genesis have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Writer => "writer",
+            Self::Reader => "reader",
+        }
+    }
+}
+
 /// Whether a member still is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberStatus {

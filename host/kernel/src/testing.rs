@@ -5,20 +5,20 @@
 //! components can. FOLD.md's models do the same in Python.
 
 pub mod disk;
+mod governance;
+
+pub use governance::{add_child, admit, genesis_with, resign, revoke, set_quota};
 
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use lattice_format::{
-    Call, CallId, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, IntentionId, Lane, Limits,
+    Call, CallId, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, Limits,
 };
 use redb::Database;
 use redb::backends::InMemoryBackend;
 
-use crate::engine::{
-    Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, InEffect, Instance, Member,
-    MemberStatus, Question, Role,
-};
+use crate::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Instance, Question};
 use crate::files::Files;
 use crate::outcome::{HostRefusal, TrapKind};
 use crate::run::{Run, RunFault};
@@ -139,14 +139,6 @@ pub fn program(steps: &[Step]) -> Call {
     }
 }
 
-fn governance_call(function: &str, args: Vec<u8>) -> Call {
-    Call {
-        interface: GOVERNANCE_COMMANDS.into(),
-        function: function.into(),
-        args,
-    }
-}
-
 /// A call that tells whether the one of that id was observed.
 pub fn saw(call: CallId) -> Call {
     Call {
@@ -154,31 +146,6 @@ pub fn saw(call: CallId) -> Call {
         function: "saw".into(),
         args: call.0.to_vec(),
     }
-}
-
-/// A call that admits a device, or admits it again.
-pub fn admit(device: DeviceKey, role: Role) -> Call {
-    let mut args = device.0.to_vec();
-    args.push(role as u8);
-    governance_call("admit", args)
-}
-
-/// A call that revokes a device but for the kept intentions and their `prev`-ancestors.
-pub fn revoke(device: DeviceKey, kept: &[IntentionId]) -> Call {
-    let mut args = device.0.to_vec();
-    args.extend(kept.iter().flat_map(|id| id.0));
-    governance_call("revoke", args)
-}
-
-/// A call by which a device gives up its own rights.
-pub fn resign() -> Call {
-    governance_call("resign", Vec::new())
-}
-
-/// A call that sets the quota of one author in bytes, or with `None` takes it away.
-pub fn set_quota(bytes: Option<u64>) -> Call {
-    let args = bytes.map_or(Vec::new(), |bytes| bytes.to_be_bytes().to_vec());
-    governance_call("quota", args)
 }
 
 /// A device key made from a number.
@@ -276,7 +243,7 @@ impl Engine for ModelEngine {
         mut run: Run,
         question: &Question,
     ) -> (Run, Result<Answer, AskError>) {
-        let answer = ask(&mut run, question).map_err(|fault| match fault {
+        let answer = governance::ask(&mut run, question).map_err(|fault| match fault {
             RunFault::Trap(kind) => AskError::Trapped(kind),
             RunFault::Host(fault) => AskError::Host(fault),
         });
@@ -313,12 +280,14 @@ impl Instance for ModelInstance {
     fn call(&mut self, kind: CallKind, call: &Call, fuel: &mut u64) -> Result<CallEnd, HostFault> {
         *fuel = fuel.saturating_sub(1);
         let result = match (kind, self.component, call.function.as_str()) {
-            (CallKind::Init, GOVERNANCE, _) => found_governance(&mut self.run).map(|()| 0),
+            (CallKind::Init, GOVERNANCE, _) => {
+                governance::found_governance(&mut self.run, &call.args).map(|()| 0)
+            }
             (CallKind::Init, _, _) => self.run.put(b"init", b"1").map(|()| 0).map_err(Stop::from),
             (_, APP, "saw") => ask_observed(&mut self.run, &call.args),
             (_, APP, "run") => run_program(&mut self.run, &mut self.global, &call.args),
             (CallKind::Command, GOVERNANCE, function) => {
-                govern(&mut self.run, function, &call.args).map(|()| 0)
+                governance::govern(&mut self.run, function, &call.args).map(|()| 0)
             }
             _ => {
                 return Ok(CallEnd::Refused(HostRefusal::NoSuchFunction.to_cbor()));
@@ -414,162 +383,4 @@ fn run_program(run: &mut Run, global: &mut u64, args: &[u8]) -> Result<u64, Stop
         }
     }
     Ok(reg)
-}
-
-// --- governance: rows "m" device → role, status, rank (44 bytes); "x" device call → kept ids; "q" quota -
-
-fn member_key(device: &DeviceKey) -> Vec<u8> {
-    let mut key = vec![b'm'];
-    key.extend_from_slice(&device.0);
-    key
-}
-
-fn rank(run: &Run) -> Result<Vec<u8>, RunFault> {
-    let current = run.current()?;
-    let mut out = current.time.wall_ms.to_be_bytes().to_vec();
-    out.extend_from_slice(&current.time.counter.to_be_bytes());
-    out.extend_from_slice(&current.id.0);
-    Ok(out)
-}
-
-fn found_governance(run: &mut Run) -> Result<(), Stop> {
-    let author = run.current()?.author;
-    let mut row = vec![Role::Admin as u8, 0];
-    row.extend_from_slice(&[0; 44]);
-    Ok(run.put(&member_key(&author), &row)?)
-}
-
-fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), Stop> {
-    let author = run.current()?.author;
-    match function {
-        "resign" => {
-            if let Some(row) = run.get(&member_key(&author))? {
-                let mut row = row.to_vec();
-                row[1] = 2;
-                run.put(&member_key(&author), &row)?;
-            }
-            Ok(())
-        }
-        "quota" if args.is_empty() => Ok(run.delete(b"q")?),
-        "quota" => Ok(run.put(b"q", args)?),
-        "admit" => {
-            let Some((device, [role])) = args.split_first_chunk::<32>() else {
-                return Err(Stop::Refuse(1));
-            };
-            let key = member_key(&DeviceKey(*device));
-            let own = run.get(&member_key(&author))?;
-            let row = match run.get(&key)? {
-                // As a revocation, it points only downwards in rank: else somebody could revoke whom it owes the
-                // right to revoke, and no reading would stand.
-                Some(row) if own.is_none_or(|own| own[2..] >= row[2..]) => {
-                    return Err(Stop::Refuse(3));
-                }
-                Some(row) => [&[*role, 0], &row[2..]].concat(),
-                None => [&[*role, 0][..], &rank(run)?].concat(),
-            };
-            Ok(run.put(&key, &row)?)
-        }
-        "revoke" => {
-            let Some((device, kept)) = args.split_first_chunk::<32>() else {
-                return Err(Stop::Refuse(1));
-            };
-            let target = member_key(&DeviceKey(*device));
-            let (Some(own), Some(row)) = (run.get(&member_key(&author))?, run.get(&target)?) else {
-                return Err(Stop::Refuse(2));
-            };
-            // Voids point only downwards in rank.
-            if own[2..] >= row[2..] {
-                return Err(Stop::Refuse(3));
-            }
-            let mut revoked = row.to_vec();
-            revoked[1] = 1;
-            run.put(&target, &revoked)?;
-            let mut cut = vec![b'x'];
-            cut.extend_from_slice(device);
-            cut.extend_from_slice(&run.current()?.id.0);
-            Ok(run.put(&cut, kept)?)
-        }
-        _ => Err(Stop::Refuse(0)),
-    }
-}
-
-fn role(byte: u8) -> Role {
-    match byte {
-        0 => Role::Admin,
-        1 => Role::Writer,
-        _ => Role::Reader,
-    }
-}
-
-fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault> {
-    Ok(match question {
-        Question::Authorize {
-            author,
-            lane,
-            function,
-            ..
-        } => {
-            let row = run.get(&member_key(author))?;
-            Answer::Authorize(match row {
-                Some(row) if row[1] == 0 => match (role(row[0]), lane) {
-                    (Role::Admin, _) | (Role::Writer, Lane::App) => true,
-                    _ => function == "resign",
-                },
-                _ => false,
-            })
-        }
-        Question::InEffect => {
-            let quota = run.get(b"q")?;
-            Answer::InEffect(InEffect {
-                quota_bytes: quota.and_then(|q| Some(u64::from_be_bytes((*q).try_into().ok()?))),
-                ..InEffect::default()
-            })
-        }
-        Question::Cuts(author) => {
-            let mut start = vec![b'x'];
-            start.extend_from_slice(&author.0);
-            let end = crate::rows::prefix_end(&start).unwrap_or_default();
-            let page = run.scan(&start, Some(&end), u32::MAX, false)?;
-            Answer::Cuts(
-                page.rows
-                    .into_iter()
-                    .filter_map(|(key, kept)| {
-                        Some(Cut {
-                            revocation: CallId::from_slice(&key[33..])?,
-                            kept: kept
-                                .as_chunks::<32>()
-                                .0
-                                .iter()
-                                .map(|id| IntentionId(*id))
-                                .collect(),
-                        })
-                    })
-                    .collect(),
-            )
-        }
-        Question::Members => {
-            let mut rows = run.scan(b"m", Some(b"n"), u32::MAX, false)?.rows;
-            rows.sort_by(|a, b| a.1[2..].cmp(&b.1[2..]));
-            Answer::Members(
-                (0u32..)
-                    .zip(rows)
-                    .filter_map(|(rank, (key, row))| {
-                        Some(Member {
-                            device: DeviceKey::from_slice(&key[1..])?,
-                            name: String::new(),
-                            role: role(row[0]),
-                            rank,
-                            status: match row[1] {
-                                0 => MemberStatus::Active,
-                                1 => MemberStatus::Revoked,
-                                _ => MemberStatus::Resigned,
-                            },
-                        })
-                    })
-                    .collect(),
-            )
-        }
-        Question::Children => Answer::Children(Vec::new()),
-        Question::Checkpoint => Answer::Checkpoint(None),
-    })
 }

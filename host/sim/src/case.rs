@@ -65,7 +65,7 @@ impl Case {
             topology: plan.topology,
             keep_trace,
         };
-        let span_ms = steps.last().map_or(0, |(_, step)| step.at_ms);
+        let span_ms = steps.iter().map(|(_, step)| step.at_ms).max().unwrap_or(0);
         let todo = steps.iter().map(|(_, step)| step.clone()).collect();
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let mut world = World::new(&settings);

@@ -7,6 +7,7 @@
 //! applied, and nobody was sent what it had more often than is stated.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use lattice_format::{Digest, IntentionId, Lane};
 use lattice_kernel::engine::{Answer, Member, MemberStatus, Question};
@@ -67,15 +68,24 @@ impl World {
 
     /// The members at the founder's.
     pub(crate) fn members(&self) -> Vec<Member> {
-        let snapshot = self.snapshot(NodeId(0));
-        match snapshot.map(|s| s.ask(&Question::Members)) {
-            Some(Ok(Answer::Members(members))) => members,
-            _ => Vec::new(),
+        self.seen_members(NodeId(0)).unwrap_or_default()
+    }
+
+    /// The members that a node sees, if it has the store.
+    pub(crate) fn seen_members(&self, by: NodeId) -> Option<Vec<Member>> {
+        match self.snapshot(by)?.ask(&Question::Members) {
+            Ok(Answer::Members(members)) => Some(members),
+            _ => None,
         }
     }
 
     /// Whether all honest members run, have nothing to do, and are equal.
     pub fn is_converged(&self) -> bool {
+        let child = self.child.as_ref();
+        self.is_equal() && child.is_none_or(|child| child.is_equal())
+    }
+
+    fn is_equal(&self) -> bool {
         let mut first: Option<View> = None;
         let members = self.members();
         let active = |m: &&Member| m.status == MemberStatus::Active;
@@ -123,7 +133,12 @@ impl World {
                 short(&v.roots.1.0)
             )
         });
-        views.collect::<Vec<_>>().join("; ")
+        let mut text = views.collect::<Vec<_>>().join("; ");
+        if let Some(child) = &self.child {
+            // Writing to a String does not fail.
+            let _ = write!(text, "; in the child: {}", child.describe());
+        }
+        text
     }
 
     /// The *always* properties of one node.
@@ -262,6 +277,7 @@ impl World {
                 "{known} of {received} entries were sent to who had them"
             ));
         }
+        self.with_child(Self::check_finally);
     }
 
     /// What a node told its callers either holds, or there is a notice that says what does.

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use ed25519_dalek::{Signer, SigningKey};
-use lattice_format::{Call, ComponentRef, DeviceKey, Genesis, IntentionId, Lane, Limits, StoreId};
-use lattice_kernel::engine::{CallEnd, CallKind, Engine, Role};
+use lattice_format::{
+    Call, ComponentRef, DeviceKey, Genesis, IntentionId, Lane, Limits, Param, StoreId,
+};
+use lattice_kernel::engine::{CallEnd, CallKind, Engine, Member, Role};
 use lattice_kernel::testing::disk::Dice;
 use lattice_kernel::testing::{self, KEYS, ModelEngine, Step};
 use lattice_kernel::{Outcome, Snapshot};
@@ -212,13 +214,35 @@ impl Code {
         role: Role,
         number: u64,
     ) -> Vec<Call> {
-        let Kind::Components { .. } = &self.0 else {
+        if !self.has_invites() {
             return vec![testing::admit(device, role)];
-        };
-        let mut seed = [9; 32];
-        seed[..8].copy_from_slice(&number.to_be_bytes());
-        seed[8..16].copy_from_slice(&device.0[..8]);
-        let key = SigningKey::from_bytes(&seed);
+        }
+        vec![
+            self.invite(number, role, START_MS + INVITE_MS, 1),
+            self.claim(number, store, device),
+        ]
+    }
+
+    /// Whether its governance has invites, and not only calls that admit.
+    pub(crate) fn has_invites(&self) -> bool {
+        matches!(self.0, Kind::Components { .. })
+    }
+
+    /// The call by which an admin makes an invite.
+    pub(crate) fn invite(&self, number: u64, role: Role, expires_ms: u64, uses: u32) -> Call {
+        let invite = invite_key(number).verifying_key().to_bytes();
+        let values = vec![
+            Value::Bytes(invite.to_vec()),
+            Value::Enum(role as u32),
+            Value::U64(expires_ms),
+            Value::U32(uses),
+        ];
+        self.govern("invite", values)
+    }
+
+    /// The call by which any member admits a device that has the secret of an invite.
+    pub(crate) fn claim(&self, number: u64, store: &StoreId, device: DeviceKey) -> Call {
+        let key = invite_key(number);
         let invite = key.verifying_key().to_bytes();
         let message = [
             b"lattice claim 1\0".as_slice(),
@@ -227,27 +251,48 @@ impl Code {
             &device.0,
         ];
         let signature = key.sign(&message.concat()).to_bytes();
-        let bytes = |bytes: &[u8]| Value::Bytes(bytes.to_vec());
-        vec![
-            self.govern(
-                "invite",
-                vec![
-                    bytes(&invite),
-                    Value::Enum(role as u32),
-                    Value::U64(START_MS + INVITE_MS),
-                    Value::U32(1),
-                ],
-            ),
-            self.govern(
-                "claim",
-                vec![
-                    bytes(&invite),
-                    bytes(&device.0),
-                    Value::String(String::new()),
-                    bytes(&signature),
-                ],
-            ),
-        ]
+        let values = vec![
+            Value::Bytes(invite.to_vec()),
+            Value::Bytes(device.0.to_vec()),
+            Value::String(String::new()),
+            Value::Bytes(signature.to_vec()),
+        ];
+        self.govern("claim", values)
+    }
+
+    /// The genesis of a child of that store, with these members in the order of their ranks.
+    pub(crate) fn child_genesis(&self, parent: StoreId, members: &[Member]) -> Genesis {
+        let genesis = match &self.0 {
+            Kind::Model => {
+                let listed = members.iter().map(|m| (m.device, m.role));
+                testing::genesis_with(&listed.collect::<Vec<_>>())
+            }
+            Kind::Components { .. } => {
+                let listed = members.iter().map(|m| Param {
+                    name: "member".into(),
+                    value: format!("{}:{}:{}", m.device, m.role.name(), m.name),
+                });
+                Genesis {
+                    system_params: listed.collect(),
+                    ..self.genesis()
+                }
+            }
+        };
+        Genesis {
+            parent: Some(parent),
+            ..genesis
+        }
+    }
+
+    /// The call by which an admin lists a store as a child.
+    pub(crate) fn add_child(&self, child: StoreId) -> Call {
+        match &self.0 {
+            Kind::Model => testing::add_child(child),
+            Kind::Components { .. } => {
+                let name = Value::String("child".into());
+                self.govern("add-child", vec![Value::Bytes(child.0.to_vec()), name])
+            }
+        }
     }
 
     /// The call by which an admin admits a device again, or gives it another role.
@@ -313,6 +358,13 @@ impl Code {
         self.call(function, &args)
             .expect("the calls of this file fit the components of this tree")
     }
+}
+
+/// The secret of an invite.
+fn invite_key(number: u64) -> SigningKey {
+    let mut seed = [9; 32];
+    seed[..8].copy_from_slice(&number.to_be_bytes());
+    SigningKey::from_bytes(&seed)
 }
 
 fn render(ty: Option<&Type>, value: &[u8]) -> String {

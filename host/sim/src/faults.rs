@@ -3,7 +3,7 @@
 use lattice_format::{
     Body, BodyRef, Header, IntentionId, Lane, Seq, SignedHeader, Transaction, VerifiedHeader,
 };
-use lattice_kernel::engine::{Answer, MemberStatus, Question};
+use lattice_kernel::engine::MemberStatus;
 use lattice_kernel::testing::disk::Dice;
 use lattice_kernel::{LocalSeq, Stored};
 
@@ -40,6 +40,31 @@ impl World {
                 let call = self.code.resign();
                 self.govern(by, vec![call]);
             }
+            Act::Invite {
+                by,
+                role,
+                uses,
+                lasts_ms,
+            } if self.code.has_invites() => {
+                self.invites += 1;
+                let expires_ms = self.clock(by) + lasts_ms;
+                let call = self.code.invite(self.invites, role, expires_ms, uses);
+                self.invite = Some(self.invites);
+                self.govern(by, vec![call]);
+            }
+            Act::Claim { whom, via } => {
+                if let (Some(invite), Some(id)) = (self.invite, self.store_id) {
+                    let device = self.nodes[whom.index()].device;
+                    let call = self.code.claim(invite, &id, device);
+                    self.govern(via, vec![call]);
+                }
+            }
+            // The model governance has none.
+            Act::Invite { .. } => {}
+            Act::Child { by } => self.found_child(by),
+            Act::InChild(act) => {
+                self.with_child(|child| child.act(*act));
+            }
             Act::Crash { node, after } => self.nodes[node.index()].fuse = Some(after),
             Act::CutPower { node, after } => {
                 let node = &mut self.nodes[node.index()];
@@ -52,17 +77,24 @@ impl World {
                 node.disks.power.fail_after(after);
             }
             Act::Fill { node, ms } => {
-                let disk = &self.nodes[node.index()].disks.log;
-                disk.set_room(Some(disk.live().len() as u64));
+                self.fill(node);
+                self.with_child(|child| child.fill(node));
                 self.mend_after(ms, Mend::Room(node));
             }
             Act::Slow { node, disk_ms, ms } => {
                 self.nodes[node.index()].disk_ms = disk_ms;
+                self.with_child(|child| child.nodes[node.index()].disk_ms = disk_ms);
                 self.mend_after(ms, Mend::Slow(node));
             }
             Act::Sleep { node, ms } => self.sleep(node, ms),
-            Act::Skew { node, ms } => self.nodes[node.index()].skew_ms = ms,
-            Act::Move { node } => self.nodes[node.index()].address += 1,
+            Act::Skew { node, ms } => {
+                self.nodes[node.index()].skew_ms = ms;
+                self.with_child(|child| child.nodes[node.index()].skew_ms = ms);
+            }
+            Act::Move { node } => {
+                self.nodes[node.index()].address += 1;
+                self.with_child(|child| child.nodes[node.index()].address += 1);
+            }
             Act::Partition { group, one_way, ms } => {
                 let number = self.mends.len();
                 self.blocks.insert(number, Block { group, one_way });
@@ -73,14 +105,12 @@ impl World {
                 self.weather = weather;
                 self.mend_after(ms, Mend::Weather(before));
             }
-            Act::Backup { node } => {
-                let node = &mut self.nodes[node.index()];
-                if node.store.is_some() && !node.disks.power.failed() {
-                    node.backup = Some((node.disks.log.live(), node.disks.state.live()));
-                }
-            }
+            Act::Backup { node } => self.back_up(node),
             Act::Restore { node } => self.restore(node),
-            Act::Lie { node } => self.nodes[node.index()].liar = true,
+            Act::Lie { node } => {
+                self.nodes[node.index()].liar = true;
+                self.with_child(|child| child.nodes[node.index()].liar = true);
+            }
             Act::Forge { to, by, kind } => self.forge(to, by, kind),
             Act::Rebuild { node } => self.rebuild(node),
             Act::Judge { node } => self.judge(node),
@@ -100,13 +130,34 @@ impl World {
                 self.blocks.remove(&number);
             }
             Some(Mend::Weather(before)) => self.weather = before,
-            Some(Mend::Room(node)) => self.nodes[node.index()].disks.log.set_room(None),
-            Some(Mend::Slow(node)) => self.nodes[node.index()].disk_ms = 1,
+            Some(Mend::Room(node)) => {
+                self.nodes[node.index()].disks.log.set_room(None);
+                self.with_child(|child| child.nodes[node.index()].disks.log.set_room(None));
+            }
+            Some(Mend::Slow(node)) => {
+                self.nodes[node.index()].disk_ms = 1;
+                self.with_child(|child| child.nodes[node.index()].disk_ms = 1);
+            }
             None => {}
         }
     }
 
-    fn govern(&mut self, by: NodeId, calls: Vec<lattice_format::Call>) {
+    /// Lets nothing more onto the disk of a log.
+    fn fill(&mut self, id: NodeId) {
+        let disk = &self.nodes[id.index()].disks.log;
+        disk.set_room(Some(disk.live().len() as u64));
+    }
+
+    /// Copies the disks of all stores.
+    fn back_up(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id.index()];
+        if node.store.is_some() && !node.disks.power.failed() {
+            node.backup = Some((node.disks.log.live(), node.disks.state.live()));
+        }
+        self.with_child(|child| child.back_up(id));
+    }
+
+    pub(crate) fn govern(&mut self, by: NodeId, calls: Vec<lattice_format::Call>) {
         self.job(
             by,
             Job::Call {
@@ -118,12 +169,8 @@ impl World {
 
     fn admit(&mut self, by: NodeId, whom: NodeId, role: lattice_kernel::engine::Role) {
         let device = self.nodes[whom.index()].device;
-        let (Some(store), Some(id)) = (&self.nodes[by.index()].store, self.store_id) else {
+        let (Some(members), Some(id)) = (self.seen_members(by), self.store_id) else {
             return;
-        };
-        let members = match store.snapshot().ask(&Question::Members) {
-            Ok(Answer::Members(members)) => members,
-            _ => return,
         };
         let calls = match members.iter().find(|m| m.device == device) {
             None => {

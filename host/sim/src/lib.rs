@@ -10,6 +10,7 @@ mod case;
 mod check;
 mod code;
 mod crowd;
+mod family;
 mod faults;
 mod gossip;
 mod lies;

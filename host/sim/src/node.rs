@@ -139,7 +139,10 @@ impl Node {
     pub(crate) fn new(number: u16, neighbours: Vec<NodeId>) -> Self {
         let mut seed = [7; 32];
         seed[..2].copy_from_slice(&number.to_be_bytes());
-        let key = SigningKey::from_bytes(&seed);
+        Self::with_key(SigningKey::from_bytes(&seed), neighbours)
+    }
+
+    pub(crate) fn with_key(key: SigningKey, neighbours: Vec<NodeId>) -> Self {
         Self {
             device: DeviceKey(key.verifying_key().to_bytes()),
             key,

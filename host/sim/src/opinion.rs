@@ -13,7 +13,10 @@ use lattice_kernel::{HistoryRow, Outcome, TrapKind};
 use crate::trace::short;
 
 /// A member: role, status (0 is active), and what its rank is compared by.
-type Row = (u8, u8, Option<(Time, CallId)>);
+type Row = (u8, u8, Rank);
+
+/// Who the genesis names comes first, in the order of its list; then by admission.
+type Rank = (u8, u32, Option<(Time, CallId)>);
 
 #[derive(Clone, Debug, Default)]
 struct State {
@@ -42,7 +45,21 @@ pub(crate) fn differs(app: &str, history: &[HistoryRow]) -> Option<String> {
         let header = &row.stored.header;
         let author = header.author;
         if header.is_genesis() {
-            state.members.insert(author, (0, 0, None));
+            let body = row.stored.body.as_deref().map(Body::decode);
+            let genesis = body.and_then(Result::ok).and_then(|body| body.genesis);
+            let params = genesis.map(|g| g.system_params).unwrap_or_default();
+            for (ordinal, param) in (0u32..).zip(&params) {
+                let Some((device, role)) = param.value.split_once(':') else {
+                    return Some(format!("a member {:?}", param.value));
+                };
+                let (Ok(device), Ok(role)) = (device.parse(), role.parse()) else {
+                    return Some(format!("a member {:?}", param.value));
+                };
+                state.members.insert(device, (role, 0, (0, ordinal, None)));
+            }
+            if params.is_empty() {
+                state.members.insert(author, (0, 0, (0, 0, None)));
+            }
             continue;
         }
         let body = row.stored.body.as_deref().map(Body::decode);
@@ -145,7 +162,7 @@ impl State {
             }
             (_, "admit", Some((device, [role]))) => {
                 let own = self.members.get(&author).map(|row| row.2);
-                let new = (*role, 0, Some(at));
+                let new = (*role, 0, (1, 0, Some(at)));
                 match self.members.get_mut(&DeviceKey(*device)) {
                     Some(row) if own.is_none_or(|own| own >= row.2) => return End::Refused(3),
                     Some(row) => (row.0, row.1) = (*role, 0),
@@ -155,6 +172,7 @@ impl State {
                 }
                 End::Ok(0)
             }
+            (_, "add-child", _) => End::Ok(0),
             (_, "revoke", Some((device, _))) => {
                 let own = self.members.get(&author).map(|row| row.2);
                 match (own, self.members.get_mut(&DeviceKey(*device))) {

@@ -42,6 +42,31 @@ pub enum Act {
         /// As what.
         role: Role,
     },
+    /// An admin makes an invite.
+    Invite {
+        /// Who makes it.
+        by: NodeId,
+        /// What it makes of whoever claims it.
+        role: Role,
+        /// How many may claim it.
+        uses: u32,
+        /// For how long, in milliseconds by the clocks of whom claims are brought to.
+        lasts_ms: u64,
+    },
+    /// Somebody brings its claim of the last invite to a member, whose node admits it.
+    Claim {
+        /// Who claims.
+        whom: NodeId,
+        /// The member.
+        via: NodeId,
+    },
+    /// An admin makes a child of the store, with the members that it sees, on the same machines.
+    Child {
+        /// Who makes it.
+        by: NodeId,
+    },
+    /// The same, but in the child store, if there is one.
+    InChild(Box<Act>),
     /// A node revokes another one.
     Revoke {
         /// Who does it.
@@ -165,10 +190,45 @@ pub enum Act {
 }
 
 impl Act {
+    /// Whether it concerns one store, and not the machine.
+    fn is_of_a_store(&self) -> bool {
+        match self {
+            Self::Call { .. }
+            | Self::Admit { .. }
+            | Self::Revoke { .. }
+            | Self::Resign { .. }
+            | Self::Crash { .. }
+            | Self::CutPower { .. }
+            | Self::BreakDisk { .. }
+            | Self::Forge { .. }
+            | Self::Rebuild { .. }
+            | Self::Judge { .. } => true,
+            Self::Invite { .. }
+            | Self::Claim { .. }
+            | Self::Child { .. }
+            | Self::InChild(_)
+            | Self::Fill { .. }
+            | Self::Slow { .. }
+            | Self::Sleep { .. }
+            | Self::Skew { .. }
+            | Self::Move { .. }
+            | Self::Partition { .. }
+            | Self::Storm { .. }
+            | Self::Backup { .. }
+            | Self::Restore { .. }
+            | Self::Lie { .. } => false,
+        }
+    }
+
     /// The nodes that it names.
     pub fn nodes(&self) -> Vec<NodeId> {
         match self {
-            Self::Call { by, .. } | Self::Resign { by } => vec![*by],
+            Self::Call { by, .. }
+            | Self::Resign { by }
+            | Self::Invite { by, .. }
+            | Self::Child { by } => vec![*by],
+            Self::Claim { whom, via } => vec![*whom, *via],
+            Self::InChild(act) => act.nodes(),
             Self::Admit { by, whom, .. } | Self::Revoke { by, whom, .. } => vec![*by, *whom],
             Self::Forge { to, by, .. } => vec![*to, *by],
             Self::Partition { group, .. } => group.iter().copied().collect(),
@@ -261,11 +321,71 @@ impl Plan {
             steps.push(Step { at_ms, act });
         }
         steps.sort_by_key(|step| step.at_ms);
+        // Another stream again: seeds that failed before this was here go on doing what they did.
+        let mut dice = Dice(seed ^ 0x1405_7b7e_f767_814f);
+        if dice.below(3) == 0 {
+            add_child(&mut dice, &mut steps);
+        }
+        if code.has_invites() && dice.below(2) == 0 {
+            add_claims(&mut dice, nodes, &mut steps);
+        }
         Self {
             nodes,
             topology,
             steps,
         }
+    }
+}
+
+/// From some time on there is a child, and half of what concerns a store, and not the machines, concerns it.
+fn add_child(dice: &mut Dice, steps: &mut Vec<Step>) {
+    let last_ms = steps.last().map_or(0, |step| step.at_ms);
+    let at_ms = 2_000 + dice.below(last_ms / 2 + 1);
+    let lies = |n: NodeId| {
+        let lie = |step: &Step| matches!(step.act, Act::Lie { node } if node == n);
+        steps.iter().any(lie)
+    };
+    // Who alone has the child must not lie, or nobody gets it.
+    let admin = steps.iter().find_map(|step| match step.act {
+        Act::Admit { whom, role, .. } if role == Role::Admin && !lies(whom) => Some(whom),
+        _ => None,
+    });
+    let by = admin.filter(|_| dice.below(2) == 0).unwrap_or(NodeId(0));
+    for step in steps.iter_mut().filter(|step| step.at_ms >= at_ms) {
+        if step.act.is_of_a_store() && dice.below(2) == 0 {
+            let act = std::mem::replace(&mut step.act, Act::Child { by });
+            step.act = Act::InChild(Box::new(act));
+        }
+    }
+    let act = Act::Child { by };
+    steps.push(Step { at_ms, act });
+}
+
+/// Instead of being admitted by the founder, somebody claims an invite, perhaps of several members at a time, and
+/// perhaps it is not the only one that does.
+fn add_claims(dice: &mut Dice, nodes: u16, steps: &mut Vec<Step>) {
+    let whom = NodeId(1 + dice.below(u64::from(nodes) - 1) as u16);
+    let first = |step: &&mut Step| matches!(step.act, Act::Admit { whom: w, .. } if w == whom);
+    let Some(step) = steps.iter_mut().find(first) else {
+        return;
+    };
+    step.act = Act::Invite {
+        by: NodeId(0),
+        role: [Role::Admin, Role::Writer, Role::Reader][dice.below(3) as usize],
+        uses: 1 + dice.below(2) as u32,
+        lasts_ms: [10_000, 60_000, 3_600_000][dice.below(3) as usize],
+    };
+    let from_ms = step.at_ms + 1_000;
+    for _ in 0..2 + dice.below(3) {
+        let whom = match dice.below(3) {
+            0 => NodeId(1 + dice.below(u64::from(nodes) - 1) as u16),
+            _ => whom,
+        };
+        let via = NodeId(dice.below(u64::from(nodes)) as u16);
+        let within_ms = [500, 20_000][dice.below(2) as usize];
+        let at_ms = from_ms + dice.below(within_ms);
+        let act = Act::Claim { whom, via };
+        steps.push(Step { at_ms, act });
     }
 }
 

@@ -58,6 +58,11 @@ impl Queue {
         self.events.insert((at_ms, self.made), event);
     }
 
+    /// The time of the next event.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        self.events.first_key_value().map(|((at_ms, _), _)| *at_ms)
+    }
+
     /// The next event and its time, if it happens no later than `until_ms`.
     pub(crate) fn next(&mut self, until_ms: u64) -> Option<(u64, Event)> {
         let first = self.events.first_entry()?;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use lattice_format::{Call, Digest, StoreId};
+use lattice_format::{Call, DeviceKey, Digest, StoreId};
 use lattice_kernel::engine::Engine;
-use lattice_kernel::testing::disk::Dice;
-use lattice_kernel::{Outcome, Snapshot};
+use lattice_kernel::testing::disk::{Dice, Survives};
+use lattice_kernel::{Notice, Outcome, Snapshot};
 
 use crate::check::{Seen, View};
 use crate::code::Code;
@@ -168,6 +168,14 @@ pub struct World {
     pub(crate) seen: BTreeMap<Digest, Seen>,
     pub(crate) judged: BTreeSet<Digest>,
     pub(crate) invites: u64,
+    /// The invite that claims are made of.
+    pub(crate) invite: Option<u64>,
+    /// The network of a child store, on the same machines; it is worked through `family`.
+    pub(crate) child: Option<Box<World>>,
+    /// Whether this is the network of a child store: its machines start and stop with those of the parent.
+    pub(crate) is_child: bool,
+    /// Machines that failed by what this store's disks did, for the parent's network to hear of.
+    pub(crate) fallen: Vec<(NodeId, Survives, Option<u64>)>,
     sample_ms: u64,
     violation: Option<Violation>,
 }
@@ -190,14 +198,27 @@ impl World {
         let mut dice = Dice(settings.seed);
         let neighbours = neighbours(count, settings.topology, &mut dice);
         let nodes = (0..count).zip(neighbours);
-        let mut world = Self {
+        let nodes = nodes.map(|(n, peers)| Node::new(n, peers)).collect();
+        let mut world = Self::empty(&settings.code, dice, nodes, settings.keep_trace);
+        world.found(NodeId(0), world.code.genesis(), Vec::new());
+        for number in 0..count {
+            let at = world.dice.below(1_000);
+            let node = NodeId(number);
+            world.queue.at(at, Event::Tick { node, life: 0 });
+        }
+        world
+    }
+
+    /// A network in which nothing is going to happen.
+    pub(crate) fn empty(code: &Code, dice: Dice, nodes: Vec<Node>, keep_trace: bool) -> Self {
+        Self {
             now_ms: 0,
-            code: settings.code.clone(),
-            engine: settings.code.engine(),
+            code: code.clone(),
+            engine: code.engine(),
             dice,
             queue: Queue::default(),
-            trace: Trace::new(settings.keep_trace),
-            nodes: nodes.map(|(n, peers)| Node::new(n, peers)).collect(),
+            trace: Trace::new(keep_trace),
+            nodes,
             streams: BTreeMap::new(),
             stream_count: 0,
             weather: Weather::default(),
@@ -209,16 +230,13 @@ impl World {
             seen: BTreeMap::new(),
             judged: BTreeSet::new(),
             invites: 0,
+            invite: None,
+            child: None,
+            is_child: false,
+            fallen: Vec::new(),
             sample_ms: 0,
             violation: None,
-        };
-        world.found(NodeId(0));
-        for number in 0..count {
-            let at = world.dice.below(1_000);
-            let node = NodeId(number);
-            world.queue.at(at, Event::Tick { node, life: 0 });
         }
-        world
     }
 
     /// Adds steps, at their times from now on.
@@ -253,16 +271,25 @@ impl World {
                 self.sample_ms = self.now_ms + 1_000;
                 self.sample();
             }
-            match self.queue.next(until_ms) {
-                Some((at_ms, event)) => {
-                    self.now_ms = self.now_ms.max(at_ms);
-                    self.happen(event);
-                }
-                None => {
-                    self.now_ms = until_ms;
-                    return self.violation.is_none() && done(self);
-                }
+            if let Some(at_ms) = self.child_first(until_ms) {
+                self.now_ms = self.now_ms.max(at_ms);
+                self.with_child(|child| child.happen_next(at_ms));
+            } else if !self.happen_next(until_ms) {
+                self.now_ms = until_ms;
+                return self.violation.is_none() && done(self);
             }
+        }
+    }
+
+    /// Lets the next thing happen, if it does so no later than `until_ms`.
+    fn happen_next(&mut self, until_ms: u64) -> bool {
+        match self.queue.next(until_ms) {
+            Some((at_ms, event)) => {
+                self.now_ms = self.now_ms.max(at_ms);
+                self.happen(event);
+                true
+            }
+            None => false,
         }
     }
 
@@ -351,6 +378,7 @@ impl World {
             .push(Node::new(number, (0..number).map(NodeId).collect()));
         self.queue
             .at(self.now_ms, Event::Tick { node: id, life: 0 });
+        self.with_child(Self::add_node);
         id
     }
 
@@ -421,6 +449,7 @@ impl World {
                 retry.failures = 0;
             }
         }
+        self.with_child(Self::heal);
     }
 
     pub(crate) fn is_blocked(&self, from: NodeId, to: NodeId) -> bool {
@@ -439,7 +468,9 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, node: NodeId, what: fmt::Arguments<'_>) {
-        self.trace.note(self.now_ms, format_args!("{node} {what}"));
+        let mark = if self.is_child { "'" } else { "" };
+        self.trace
+            .note(self.now_ms, format_args!("{node}{mark} {what}"));
     }
 
     /// Records the first thing that is wrong; the run ends there.
@@ -447,6 +478,10 @@ impl World {
         self.trace.note(self.now_ms, format_args!("WRONG: {text}"));
         let at_ms = self.now_ms;
         self.violation.get_or_insert(Violation { at_ms, text });
+    }
+
+    pub(crate) fn take_violation(&mut self) -> Option<Violation> {
+        self.violation.take()
     }
 
     fn sample(&mut self) {
@@ -487,6 +522,23 @@ impl World {
     pub fn snapshot(&self, node: NodeId) -> Option<Snapshot> {
         let node = self.nodes.get(node.index())?;
         Some(node.store.as_ref()?.snapshot())
+    }
+
+    /// A node's key.
+    pub fn device(&self, node: NodeId) -> DeviceKey {
+        self.nodes[node.index()].device
+    }
+
+    /// What a node is told of outcomes that changed, forks and divergence; nothing while it has no store.
+    pub fn notices(&self, node: NodeId) -> Vec<Notice> {
+        let store = self.nodes[node.index()].store.as_ref();
+        let notices = store.and_then(|store| store.notices().ok());
+        notices.into_iter().flatten().map(|(_, n)| n).collect()
+    }
+
+    /// The network of the child store, once there is one.
+    pub fn child(&self) -> Option<&World> {
+        self.child.as_deref()
     }
 
     /// How many nodes there are.

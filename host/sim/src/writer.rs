@@ -1,7 +1,7 @@
 //! What a node does with its store: jobs one after the other, as the daemon's writer does them, and what
 //! happens when its disk or its machine fails.
 
-use lattice_format::{Call, Lane, SignedHeader};
+use lattice_format::{Call, DeviceKey, Genesis, Lane, SignedHeader};
 use lattice_kernel::testing::disk::{self, SURVIVALS, Survives};
 use lattice_kernel::{CreateError, NewStore, OpenError, Store};
 
@@ -231,13 +231,13 @@ impl World {
 
     // --- beginnings ------------------------------------------------------------------------------
 
-    /// Founds the store on the first node.
-    pub(crate) fn found(&mut self, id: NodeId) {
+    /// Founds the store.
+    pub(crate) fn found(&mut self, id: NodeId, genesis: Genesis, admits: Vec<DeviceKey>) {
         let now_ms = self.clock(id);
         let node = &mut self.nodes[id.index()];
         let spec = NewStore {
-            genesis: self.code.genesis(),
-            admits: Vec::new(),
+            genesis,
+            admits,
             chain: node.fresh_chain(id),
         };
         let (engine, key) = (self.engine.clone(), node.key.clone());
@@ -356,6 +356,15 @@ impl World {
         let node = &mut self.nodes[id.index()];
         node.retries.clear();
         self.stats.crashes += 1;
+        if self.is_child {
+            self.fallen.push((id, survives, down_ms));
+            return;
+        }
+        self.with_child(|child| {
+            if !matches!(child.nodes[id.index()].power, Machine::Off) {
+                child.crash_with(id, survives, None);
+            }
+        });
         if let Some(down_ms) = down_ms {
             let life = self.nodes[id.index()].life;
             let at = self.now_ms + down_ms;
@@ -375,6 +384,7 @@ impl World {
         self.open(id);
         let life = self.nodes[id.index()].life;
         self.queue.at(self.now_ms, Event::Tick { node: id, life });
+        self.with_child(|child| child.start(id));
     }
 
     /// Opens the store of a node from its disks, and sees that nothing is missing.
@@ -432,7 +442,10 @@ impl World {
         let life = node.life;
         self.note(id, format_args!("sleeps for {ms} ms"));
         let at = self.now_ms + ms;
-        self.queue.at(at, Event::Wake { node: id, life });
+        if !self.is_child {
+            self.queue.at(at, Event::Wake { node: id, life });
+        }
+        self.with_child(|child| child.sleep(id, ms));
     }
 
     /// The machine wakes: what happened to it meanwhile happens now, and its streams are dead.
@@ -448,18 +461,26 @@ impl World {
         for event in held {
             self.queue.at(self.now_ms, event);
         }
+        self.with_child(|child| child.wake(id));
     }
 
     /// Puts the disks back to an earlier day, as a restored backup does.
     pub(crate) fn restore(&mut self, id: NodeId) {
         let node = &mut self.nodes[id.index()];
-        let Some((log, state)) = node.backup.clone() else {
-            return;
-        };
-        if !node.is_on() {
+        if node.backup.is_none() || !node.is_on() {
             return;
         }
         self.crash_with(id, Survives::All, Some(1_000));
+        self.put_back(id);
+        self.with_child(|child| child.put_back(id));
+    }
+
+    /// Replaces the disks of a machine that is off by their copy, if there is one.
+    fn put_back(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id.index()];
+        let Some((log, state)) = node.backup.clone() else {
+            return;
+        };
         let node = &mut self.nodes[id.index()];
         node.disks = Disks::with_images(log, state);
         // Whoever restores a backup gives up what is younger, at this node.

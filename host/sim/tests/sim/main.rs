@@ -3,6 +3,7 @@
 
 mod components;
 mod determinism;
+mod family;
 mod large;
 mod model;
 mod mutants;

@@ -1,0 +1,248 @@
+//! The small governance of the model engine.
+//!
+//! Rows: `m` device → role, status, rank (44 bytes); `x` device call → kept ids; `q` → quota; `c` child.
+
+use lattice_format::{Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, StoreId};
+
+use super::{GOVERNANCE_COMMANDS, Stop, genesis};
+use crate::engine::{Answer, Child, Cut, InEffect, Member, MemberStatus, Question, Role};
+use crate::run::{Run, RunFault};
+
+/// A call that admits a device, or admits it again.
+pub fn admit(device: DeviceKey, role: Role) -> Call {
+    let mut args = device.0.to_vec();
+    args.push(role as u8);
+    governance_call("admit", args)
+}
+
+/// A call that revokes a device but for the kept intentions and their `prev`-ancestors.
+pub fn revoke(device: DeviceKey, kept: &[IntentionId]) -> Call {
+    let mut args = device.0.to_vec();
+    args.extend(kept.iter().flat_map(|id| id.0));
+    governance_call("revoke", args)
+}
+
+/// A call by which a device gives up its own rights.
+pub fn resign() -> Call {
+    governance_call("resign", Vec::new())
+}
+
+/// A call that lists a store as a child.
+pub fn add_child(child: StoreId) -> Call {
+    governance_call("add-child", child.0.to_vec())
+}
+
+/// A call that sets the quota of one author in bytes, or with `None` takes it away.
+pub fn set_quota(bytes: Option<u64>) -> Call {
+    let args = bytes.map_or(Vec::new(), |bytes| bytes.to_be_bytes().to_vec());
+    governance_call("quota", args)
+}
+
+/// A genesis of the model components whose first members are these, in the order of their ranks: its founder is
+/// what the list says.
+pub fn genesis_with(members: &[(DeviceKey, Role)]) -> Genesis {
+    let member = |(device, role): &(DeviceKey, Role)| Param {
+        name: "member".into(),
+        value: format!("{device}:{}", *role as u8),
+    };
+    Genesis {
+        system_params: members.iter().map(member).collect(),
+        ..genesis()
+    }
+}
+
+fn governance_call(function: &str, args: Vec<u8>) -> Call {
+    Call {
+        interface: GOVERNANCE_COMMANDS.into(),
+        function: function.into(),
+        args,
+    }
+}
+
+fn member_key(device: &DeviceKey) -> Vec<u8> {
+    let mut key = vec![b'm'];
+    key.extend_from_slice(&device.0);
+    key
+}
+
+fn rank(run: &Run) -> Result<Vec<u8>, RunFault> {
+    let current = run.current()?;
+    let mut out = current.time.wall_ms.to_be_bytes().to_vec();
+    out.extend_from_slice(&current.time.counter.to_be_bytes());
+    out.extend_from_slice(&current.id.0);
+    Ok(out)
+}
+
+pub(super) fn found_governance(run: &mut Run, args: &[u8]) -> Result<(), Stop> {
+    let mut members = first_members(args).ok_or(Stop::Refuse(4))?;
+    if members.is_empty() {
+        members.push((run.current()?.author, Role::Admin as u8));
+    }
+    for (ordinal, (device, role)) in (0u32..).zip(members) {
+        // Below every rank that an admission gives.
+        let rank = [&[0; 40][..], &ordinal.to_be_bytes()].concat();
+        let row = [&[role, 0], &rank[..]].concat();
+        run.put(&member_key(&device), &row)?;
+    }
+    Ok(())
+}
+
+/// The members that the parameters of a genesis name.
+fn first_members(args: &[u8]) -> Option<Vec<(DeviceKey, u8)>> {
+    let mut decoder = minicbor::Decoder::new(args);
+    decoder.array().ok()?;
+    let count = decoder.array().ok()??;
+    let mut members = Vec::new();
+    for _ in 0..count {
+        decoder.array().ok()?;
+        let (name, value) = (decoder.str().ok()?, decoder.str().ok()?);
+        let (device, role) = value.split_once(':').filter(|_| name == "member")?;
+        members.push((device.parse().ok()?, role.parse().ok()?));
+    }
+    Some(members)
+}
+
+pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), Stop> {
+    let author = run.current()?.author;
+    match function {
+        "resign" => {
+            if let Some(row) = run.get(&member_key(&author))? {
+                let mut row = row.to_vec();
+                row[1] = 2;
+                run.put(&member_key(&author), &row)?;
+            }
+            Ok(())
+        }
+        "add-child" => Ok(run.put(&[b"c", args].concat(), b"")?),
+        "quota" if args.is_empty() => Ok(run.delete(b"q")?),
+        "quota" => Ok(run.put(b"q", args)?),
+        "admit" => {
+            let Some((device, [role])) = args.split_first_chunk::<32>() else {
+                return Err(Stop::Refuse(1));
+            };
+            let key = member_key(&DeviceKey(*device));
+            let own = run.get(&member_key(&author))?;
+            let row = match run.get(&key)? {
+                // As a revocation, it points only downwards in rank: else somebody could revoke whom it owes the
+                // right to revoke, and no reading would stand.
+                Some(row) if own.is_none_or(|own| own[2..] >= row[2..]) => {
+                    return Err(Stop::Refuse(3));
+                }
+                Some(row) => [&[*role, 0], &row[2..]].concat(),
+                None => [&[*role, 0][..], &rank(run)?].concat(),
+            };
+            Ok(run.put(&key, &row)?)
+        }
+        "revoke" => {
+            let Some((device, kept)) = args.split_first_chunk::<32>() else {
+                return Err(Stop::Refuse(1));
+            };
+            let target = member_key(&DeviceKey(*device));
+            let (Some(own), Some(row)) = (run.get(&member_key(&author))?, run.get(&target)?) else {
+                return Err(Stop::Refuse(2));
+            };
+            // Voids point only downwards in rank.
+            if own[2..] >= row[2..] {
+                return Err(Stop::Refuse(3));
+            }
+            let mut revoked = row.to_vec();
+            revoked[1] = 1;
+            run.put(&target, &revoked)?;
+            let mut cut = vec![b'x'];
+            cut.extend_from_slice(device);
+            cut.extend_from_slice(&run.current()?.id.0);
+            Ok(run.put(&cut, kept)?)
+        }
+        _ => Err(Stop::Refuse(0)),
+    }
+}
+
+fn role(byte: u8) -> Role {
+    match byte {
+        0 => Role::Admin,
+        1 => Role::Writer,
+        _ => Role::Reader,
+    }
+}
+
+pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault> {
+    Ok(match question {
+        Question::Authorize {
+            author,
+            lane,
+            function,
+            ..
+        } => {
+            let row = run.get(&member_key(author))?;
+            Answer::Authorize(match row {
+                Some(row) if row[1] == 0 => match (role(row[0]), lane) {
+                    (Role::Admin, _) | (Role::Writer, Lane::App) => true,
+                    _ => function == "resign",
+                },
+                _ => false,
+            })
+        }
+        Question::InEffect => {
+            let quota = run.get(b"q")?;
+            Answer::InEffect(InEffect {
+                quota_bytes: quota.and_then(|q| Some(u64::from_be_bytes((*q).try_into().ok()?))),
+                ..InEffect::default()
+            })
+        }
+        Question::Cuts(author) => {
+            let mut start = vec![b'x'];
+            start.extend_from_slice(&author.0);
+            let end = crate::rows::prefix_end(&start).unwrap_or_default();
+            let page = run.scan(&start, Some(&end), u32::MAX, false)?;
+            Answer::Cuts(
+                page.rows
+                    .into_iter()
+                    .filter_map(|(key, kept)| {
+                        Some(Cut {
+                            revocation: CallId::from_slice(&key[33..])?,
+                            kept: kept
+                                .as_chunks::<32>()
+                                .0
+                                .iter()
+                                .map(|id| IntentionId(*id))
+                                .collect(),
+                        })
+                    })
+                    .collect(),
+            )
+        }
+        Question::Members => {
+            let mut rows = run.scan(b"m", Some(b"n"), u32::MAX, false)?.rows;
+            rows.sort_by(|a, b| a.1[2..].cmp(&b.1[2..]));
+            Answer::Members(
+                (0u32..)
+                    .zip(rows)
+                    .filter_map(|(rank, (key, row))| {
+                        Some(Member {
+                            device: DeviceKey::from_slice(&key[1..])?,
+                            name: String::new(),
+                            role: role(row[0]),
+                            rank,
+                            status: match row[1] {
+                                0 => MemberStatus::Active,
+                                1 => MemberStatus::Revoked,
+                                _ => MemberStatus::Resigned,
+                            },
+                        })
+                    })
+                    .collect(),
+            )
+        }
+        Question::Children => {
+            let rows = run.scan(b"c", Some(b"d"), u32::MAX, false)?.rows;
+            let child = |(key, _): (Vec<u8>, _)| {
+                Some(Child {
+                    store: StoreId::from_slice(&key[1..])?,
+                    name: String::new(),
+                })
+            };
+            Answer::Children(rows.into_iter().filter_map(child).collect())
+        }
+        Question::Checkpoint => Answer::Checkpoint(None),
+    })
+}

@@ -1,0 +1,108 @@
+//! A store and its child on the same machines.
+//!
+//! Stores of one node share nothing but its key, its clock, its machine and its network. So the child has a world
+//! of its own, with its own disks, sessions and checks, and what happens to machines and the network happens to
+//! both: a machine that fails under one store fails under the other.
+
+use std::mem::swap;
+
+use lattice_kernel::engine::{Member, MemberStatus, Role};
+
+use crate::node::{Disks, Machine, Node, NodeId};
+use crate::queue::Event;
+use crate::trace::short;
+use crate::world::World;
+
+impl World {
+    /// Makes a child store on a node, of the members that it sees, and lists it in its parent.
+    pub(crate) fn found_child(&mut self, by: NodeId) {
+        let Some(parent) = self.store_id.filter(|_| self.child.is_none()) else {
+            return;
+        };
+        let mut members = match self.seen_members(by) {
+            Some(members) if self.nodes[by.index()].is_on() => members,
+            _ => return,
+        };
+        members.retain(|member| member.status == MemberStatus::Active);
+        let device = self.nodes[by.index()].device;
+        let may = |m: &Member| m.device == device && m.role == Role::Admin;
+        if !members.iter().any(may) {
+            return self.note(by, format_args!("may not make a child"));
+        }
+        let nodes = self.nodes.iter().map(of_the_child).collect();
+        let mut child = Self::empty(&self.code, self.dice.split(), nodes, false);
+        child.is_child = true;
+        for (number, node) in (0..).zip(&child.nodes) {
+            if !matches!(node.power, Machine::Off) {
+                let node = NodeId(number);
+                child.queue.at(self.now_ms, Event::Tick { node, life: 0 });
+            }
+        }
+        self.child = Some(Box::new(child));
+        let genesis = self.code.child_genesis(parent, &members);
+        let admits = members.iter().map(|m| m.device).collect();
+        self.with_child(|child| {
+            child.found(by, genesis, admits);
+            child.store_id
+        });
+        let child = self.child.as_ref().and_then(|child| child.store_id);
+        if let Some(child) = child {
+            self.note(by, format_args!("makes the child {}", short(&child.0)));
+            let call = self.code.add_child(child);
+            self.govern(by, vec![call]);
+        }
+    }
+
+    /// When the next thing happens in the child, if that comes before what happens here, and no later than
+    /// `until_ms`.
+    pub(crate) fn child_first(&self, until_ms: u64) -> Option<u64> {
+        let at_ms = self.child.as_ref()?.queue.next_ms()?;
+        let first = self.queue.next_ms().is_none_or(|own_ms| at_ms < own_ms);
+        (first && at_ms <= until_ms).then_some(at_ms)
+    }
+
+    /// Does something to the child, if there is one, in the network that it shares with its parent.
+    pub(crate) fn with_child<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let mut child = self.child.take()?;
+        child.now_ms = self.now_ms;
+        self.share(&mut child);
+        let done = act(&mut child);
+        self.share(&mut child);
+        let fallen = std::mem::take(&mut child.fallen);
+        let wrong = child.take_violation();
+        self.child = Some(child);
+        if let Some(wrong) = wrong {
+            self.violate(format!("in the child: {wrong}"));
+        }
+        for (id, survives, down_ms) in fallen {
+            if !matches!(self.nodes[id.index()].power, Machine::Off) {
+                self.crash_with(id, survives, down_ms);
+            }
+        }
+        Some(done)
+    }
+
+    /// Gives the child what there is once, or takes it back.
+    fn share(&mut self, child: &mut Self) {
+        swap(&mut self.trace, &mut child.trace);
+        swap(&mut self.stats, &mut child.stats);
+        swap(&mut self.blocks, &mut child.blocks);
+        swap(&mut self.weather, &mut child.weather);
+    }
+}
+
+/// A machine as the network of the child has it: without the child yet.
+fn of_the_child(node: &Node) -> Node {
+    Node {
+        power: match node.power {
+            Machine::On => Machine::On,
+            Machine::Asleep(_) => Machine::Asleep(Vec::new()),
+            Machine::Off => Machine::Off,
+        },
+        disks: Disks::with_images(Vec::new(), Vec::new()),
+        skew_ms: node.skew_ms,
+        disk_ms: node.disk_ms,
+        liar: node.liar,
+        ..Node::with_key(node.key.clone(), node.neighbours.clone())
+    }
+}
