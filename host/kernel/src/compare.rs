@@ -64,6 +64,8 @@ impl Core {
         if claim.count != self.roots.applied_count
             || Record::load(&self.rows, lane, position)?.is_some()
             || !self.nothing_else_due(lane, position)?
+            // What ran may yet turn out to be void: nobody claims anything at such a time.
+            || self.are_cuts_due()?
         {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use lattice_kernel::engine::Role;
 use lattice_kernel::testing::{self, Step, device};
 use lattice_kernel::{Notice, Outcome, Store, Stored};
 
-use crate::world::{START_MS, adopt, all, deliver, judge};
+use crate::world::{START_MS, adopt, all, deliver, judge, settle};
 use lattice_kernel::testing::disk::Dice;
 
 pub const FOUNDER: u8 = 0;
@@ -326,6 +326,30 @@ fn nothing_is_claimed_while_it_is_open_what_a_revocation_cuts_off() {
     let body = lattice_format::Body::decode(entry.body.as_deref().unwrap()).unwrap();
     assert!(body.claim.is_some());
     team.agree(&[void], &[last, next]);
+}
+
+#[test]
+fn nothing_is_compared_before_what_governance_cuts_off_is_void() {
+    let mut team = Team::new();
+    team.govern(testing::revoke(device(ROGUE), &[]));
+    // The rogue has not heard of it.
+    let (void, _) = team.call(ROGUE, Lane::System, testing::resign());
+    team.send(ROGUE, FOUNDER);
+    let claims = team.govern(testing::set_quota(None));
+    let entry = team.stores[0].snapshot().entry(&claims).unwrap().unwrap();
+    let body = lattice_format::Body::decode(entry.body.as_deref().unwrap()).unwrap();
+    assert!(body.claim.is_some());
+    // From nothing, all of governance runs before its cuts are asked for: also what they will make void.
+    let now = team.now + 1;
+    let founder = &mut team.stores[0];
+    founder.rebuild(now).unwrap();
+    settle(founder);
+    team.agree(&[void], &[claims]);
+    for store in &team.stores {
+        let notices = store.notices().unwrap();
+        let told = |(_, notice): &(u64, Notice)| matches!(notice, Notice::Divergence { .. });
+        assert!(!notices.iter().any(told), "{notices:?}");
+    }
 }
 
 /// The entries as one gives them that keeps these bodies back.

@@ -29,7 +29,9 @@ pub(crate) fn built(name: &str) -> Vec<u8> {
     })
 }
 
-/// Stores of a component under the bundled governance.
+/// Stores of a component under the bundled governance. What it is called is part of a run, also where that ends in
+/// `.wasm`.
 pub(crate) fn component(name: &str) -> Code {
-    Code::components(&WASM, &built("system"), name, &built(name)).unwrap()
+    let app = built(name.strip_suffix(".wasm").unwrap_or(name));
+    Code::components(&WASM, &built("system"), name, &app).unwrap()
 }
