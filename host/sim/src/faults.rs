@@ -56,6 +56,8 @@ impl World {
                 if let (Some(invite), Some(id)) = (self.invite, self.store_id) {
                     let device = self.nodes[whom.index()].device;
                     let call = self.code.claim(invite, &id, device);
+                    // A joiner trusts whom it brings its claim to until it knows of governance.
+                    self.nodes[whom.index()].trusted.insert(via);
                     self.govern(via, vec![call]);
                 }
             }

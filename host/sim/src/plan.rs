@@ -220,6 +220,14 @@ impl Act {
         }
     }
 
+    /// The same in the child store, if that is meant.
+    pub(crate) fn of(self, in_child: bool) -> Self {
+        match in_child {
+            true => Self::InChild(Box::new(self)),
+            false => self,
+        }
+    }
+
     /// The nodes that it names.
     pub fn nodes(&self) -> Vec<NodeId> {
         match self {

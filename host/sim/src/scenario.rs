@@ -13,6 +13,7 @@ use rhai::{Array, Dynamic, Engine, EvalAltResult, Position, Token};
 
 use crate::code::Code;
 use crate::crowd;
+use crate::family;
 use crate::limits::{CONVERGE_MS, SCRIPT_OPERATIONS_MAX};
 use crate::node::NodeId;
 use crate::plan::Act;
@@ -62,6 +63,8 @@ pub(crate) struct Stage {
     /// What a script draws from.
     pub(crate) dice: Option<Dice>,
     converged_ms: Vec<u64>,
+    /// Whether calls, queries and changes of membership mean the child store.
+    pub(crate) in_child: bool,
     /// Plugins that the script may name were found beforehand.
     codes: Vec<(String, Code)>,
 }
@@ -101,6 +104,7 @@ pub fn play(scenario: &Scenario<'_>) -> Played {
         world: None,
         dice: None,
         converged_ms: Vec::new(),
+        in_child: false,
         codes,
     }));
     let printed = Rc::new(RefCell::new(Vec::new()));
@@ -115,6 +119,7 @@ pub fn play(scenario: &Scenario<'_>) -> Played {
             register_network(&mut engine, &stage);
             register_store(&mut engine, &stage);
             crowd::register(&mut engine, &stage);
+            family::register(&mut engine, &stage);
             let ran = engine.run(scenario.script);
             ran.err().map(|error| error.to_string())
         }
@@ -181,7 +186,16 @@ pub(crate) fn node(world: &World, number: i64) -> Said<NodeId> {
     }
 }
 
-fn span(number: i64) -> Said<u64> {
+/// The store that a script means, or its child.
+fn of(world: &World, in_child: bool) -> Said<&World> {
+    match (in_child, world.child()) {
+        (false, _) => Ok(world),
+        (true, Some(child)) => Ok(child),
+        (true, None) => wrong("there is no child: make one with child(by)"),
+    }
+}
+
+pub(crate) fn span(number: i64) -> Said<u64> {
     match u64::try_from(number) {
         Ok(ms) => Ok(ms),
         Err(_) => wrong(format!("{number} ms is no span of time")),
@@ -198,7 +212,7 @@ fn group(world: &World, nodes: &Array) -> Said<BTreeSet<NodeId>> {
         .collect()
 }
 
-fn role(name: &str) -> Said<Role> {
+pub(crate) fn role(name: &str) -> Said<Role> {
     match name {
         "admin" => Ok(Role::Admin),
         "writer" => Ok(Role::Writer),
@@ -341,24 +355,16 @@ fn register_store(engine: &mut Engine, stage: &Shared) {
     engine.register_fn("join", move |n: i64, role: &str| join(&s, n, role));
     let s = Rc::clone(stage);
     engine.register_fn("role", move |by: i64, whom: i64, name: &str| {
-        with(&s, |w| {
+        govern(&s, |w| {
             let (by, whom, role) = (node(w, by)?, node(w, whom)?, role(name)?);
-            w.act(Act::Admit { by, whom, role });
-            w.run_for(10);
-            Ok(())
+            Ok(Act::Admit { by, whom, role })
         })
     });
     let s = Rc::clone(stage);
     engine.register_fn("revoke", move |by: i64, whom: i64| {
-        with(&s, |w| {
-            let (by, whom) = (node(w, by)?, node(w, whom)?);
-            w.act(Act::Revoke {
-                by,
-                whom,
-                keep: true,
-            });
-            w.run_for(10);
-            Ok(())
+        govern(&s, |w| {
+            let (by, whom, keep) = (node(w, by)?, node(w, whom)?, true);
+            Ok(Act::Revoke { by, whom, keep })
         })
     });
     macro_rules! with_arguments {
@@ -394,20 +400,33 @@ fn register_store(engine: &mut Engine, stage: &Shared) {
     });
     let s = Rc::clone(stage);
     engine.register_fn("entries", move |n: i64| {
+        let in_child = s.borrow().in_child;
         with(&s, |w| {
             let n = node(w, n)?;
-            let count = w.snapshot(n).map_or(0, |s| s.summary().count);
+            let count = of(w, in_child)?
+                .snapshot(n)
+                .map_or(0, |s| s.summary().count);
             Ok(count as i64)
         })
     });
 }
 
+/// A joiner fetches the store by itself, as soon as it reaches somebody who has it.
 fn join(stage: &Shared, n: i64, name: &str) -> Said<()> {
-    with(stage, |w| {
+    govern(stage, |w| {
         let (whom, role) = (node(w, n)?, role(name)?);
         let by = NodeId(0);
-        w.act(Act::Admit { by, whom, role });
-        // The joiner fetches the store by itself, as soon as it reaches somebody who has it.
+        Ok(Act::Admit { by, whom, role })
+    })
+}
+
+/// Changes who is a member, in the store or its child.
+pub(crate) fn govern(stage: &Shared, act: impl FnOnce(&World) -> Said<Act>) -> Said<()> {
+    let in_child = stage.borrow().in_child;
+    with(stage, |w| {
+        of(w, in_child)?;
+        let act = act(w)?;
+        w.act(act.of(in_child));
         w.run_for(10);
         Ok(())
     })
@@ -419,13 +438,14 @@ pub(crate) fn texts(args: Vec<Dynamic>) -> Vec<String> {
 
 /// Calls a command on a node; what became of it, as people read it.
 fn call(stage: &Shared, n: i64, name: &str, args: Vec<Dynamic>) -> Said<String> {
+    let in_child = stage.borrow().in_child;
     with(stage, |w| {
         let by = node(w, n)?;
         let call = match w.code.call(name, &texts(args)) {
             Ok(call) => call,
             Err(error) => return wrong(error.to_string()),
         };
-        match w.call_now(by, call.clone()) {
+        match w.call_now(by, call.clone(), in_child) {
             Some(outcome) => Ok(w.code.describe(&call, &outcome)),
             None => wrong(format!("{by} does not answer: it is off, or has no store")),
         }
@@ -434,9 +454,10 @@ fn call(stage: &Shared, n: i64, name: &str, args: Vec<Dynamic>) -> Said<String> 
 
 /// Asks a query on a node.
 fn query(stage: &Shared, n: i64, name: &str, args: Vec<Dynamic>) -> Said<String> {
+    let in_child = stage.borrow().in_child;
     with(stage, |w| {
         let n = node(w, n)?;
-        let Some(snapshot) = w.snapshot(n) else {
+        let Some(snapshot) = of(w, in_child)?.snapshot(n) else {
             return wrong(format!("{n} has no store now"));
         };
         w.code

@@ -402,21 +402,32 @@ impl World {
         self.blocks.insert(usize::MAX / 2 + number, block);
     }
 
-    /// Calls on a node and waits for the commit. `None` when the node does not answer within a minute.
-    pub fn call_now(&mut self, by: NodeId, call: Call) -> Option<Outcome> {
-        self.nodes[by.index()].last_told = None;
-        let calls = vec![call];
-        self.act(Act::Call { by, calls });
+    /// Calls on a node, in the store or its child, and waits for the commit. `None` when the node does not answer
+    /// within a minute.
+    pub(crate) fn call_now(&mut self, by: NodeId, call: Call, in_child: bool) -> Option<Outcome> {
+        let act = Act::Call {
+            by,
+            calls: vec![call],
+        };
+        self.take_told(by, in_child);
+        self.act(act.of(in_child));
         for _ in 0..60_000 {
             self.run_for(1);
-            if self.violation.is_some() || self.nodes[by.index()].last_told.is_some() {
-                break;
-            }
-            if !self.nodes[by.index()].is_on() {
-                return None;
+            let told = self.take_told(by, in_child);
+            let over = self.violation.is_some() || !self.nodes[by.index()].is_on();
+            if told.is_some() || over {
+                return told;
             }
         }
-        self.nodes[by.index()].last_told.take()
+        None
+    }
+
+    fn take_told(&mut self, by: NodeId, in_child: bool) -> Option<Outcome> {
+        let world = match in_child {
+            true => self.child.as_deref_mut()?,
+            false => self,
+        };
+        world.nodes[by.index()].last_told.take()
     }
 
     /// Ends every fault: packets pass, disks are whole, machines run.
