@@ -33,7 +33,10 @@ impl World {
         if !members.iter().any(may) {
             return self.note(by, format_args!("may not make a child"));
         }
-        let nodes = self.nodes.iter().map(of_the_child).collect();
+        let nodes = (0..).map(NodeId).zip(&self.nodes);
+        let nodes = nodes
+            .map(|(id, node)| of_the_child(node, self.acquainted(id)))
+            .collect();
         let mut child = Self::empty(&self.code, self.dice.split(), nodes, false);
         child.is_child = true;
         for (number, node) in (0..).zip(&child.nodes) {
@@ -55,6 +58,15 @@ impl World {
             let call = self.code.add_child(child);
             self.govern(by, vec![call]);
         }
+    }
+
+    /// Whom a node dials, and who dials it: somebody else than in the parent may be the one who has the store.
+    fn acquainted(&self, id: NodeId) -> Vec<NodeId> {
+        let own = &self.nodes[id.index()].neighbours;
+        let knows = |other: &NodeId| self.nodes[other.index()].neighbours.contains(&id);
+        let all = (0..self.node_count()).map(NodeId);
+        all.filter(|other| own.contains(other) || knows(other))
+            .collect()
     }
 
     /// When the next thing happens in the child, if that comes before what happens here, and no later than
@@ -141,7 +153,7 @@ pub(crate) fn register(engine: &mut Engine, stage: &Shared) {
 }
 
 /// A machine as the network of the child has it: without the child yet.
-fn of_the_child(node: &Node) -> Node {
+fn of_the_child(node: &Node, neighbours: Vec<NodeId>) -> Node {
     Node {
         power: match node.power {
             Machine::On => Machine::On,
@@ -152,6 +164,6 @@ fn of_the_child(node: &Node) -> Node {
         skew_ms: node.skew_ms,
         disk_ms: node.disk_ms,
         liar: node.liar,
-        ..Node::with_key(node.key.clone(), node.neighbours.clone())
+        ..Node::with_key(node.key.clone(), neighbours)
     }
 }
