@@ -213,7 +213,9 @@ impl OpenStore {
 fn call_failure(error: CallError) -> Failure {
     match error {
         CallError::Host(fault) => fault.into(),
-        CallError::NotAdmitted { .. } => Failure::unauthorized(error.to_string()),
+        CallError::NotAdmitted { .. } | CallError::CutOff { .. } => {
+            Failure::unauthorized(error.to_string())
+        }
         CallError::TooLarge { .. } => {
             Failure::failed(error.to_string()).hint("put large content into several calls")
         }

@@ -247,15 +247,7 @@ impl Core {
             return Ok(());
         }
         for author in dag::authors(&self.rows).map_err(storage)? {
-            let asked = self
-                .ask_at(&Question::Cuts(author), Position::MAX)
-                .map_err(storage)?;
-            let cuts = match asked.answer {
-                Ok(Answer::Cuts(cuts)) => cuts,
-                // A governance component that traps here cuts nobody off, on every replica alike.
-                Ok(_) | Err(AskError::Trapped(_)) => Vec::new(),
-                Err(AskError::Host(fault)) => return Err(fault),
-            };
+            let cuts = self.ask_cuts(&author)?;
             self.apply_cuts(&author, &cuts).map_err(storage)?;
         }
         self.rows.remove(CUTS_DUE);
@@ -288,6 +280,43 @@ impl Core {
         Ok(())
     }
 
+    /// The revocations of an author as of now, also where nothing of it has come yet and nobody asked for its cuts.
+    ///
+    /// # Errors
+    /// A fault of this host.
+    pub(crate) fn revocations(&mut self, author: &DeviceKey) -> Result<Vec<LocalSeq>, HostFault> {
+        let unknown = dag::branches_of(&self.rows, author, None)
+            .map_err(storage)?
+            .is_empty();
+        let cuts = if unknown || self.are_cuts_due().map_err(storage)? {
+            let cuts = self.ask_cuts(author)?;
+            self.place(&cuts).map_err(storage)?
+        } else {
+            self.cuts_known(author).map_err(storage)?
+        };
+        Ok(cuts.into_iter().flat_map(|cut| cut.revocations).collect())
+    }
+
+    /// What governance says at the end of the system lane.
+    fn ask_cuts(&mut self, author: &DeviceKey) -> Result<Vec<Cut>, HostFault> {
+        let asked = self
+            .ask_at(&Question::Cuts(*author), Position::MAX)
+            .map_err(storage)?;
+        match asked.answer {
+            Ok(Answer::Cuts(cuts)) => Ok(cuts),
+            // A governance component that traps here cuts nobody off, on every replica alike.
+            Ok(_) | Err(AskError::Trapped(_)) => Ok(Vec::new()),
+            Err(AskError::Host(fault)) => Err(fault),
+        }
+    }
+
+    fn cuts_known(&self, author: &DeviceKey) -> Result<Vec<PlacedCut>, StorageError> {
+        let Some(row) = self.rows.get(&cuts_key(author))? else {
+            return Ok(Vec::new());
+        };
+        decode_cuts(&row).ok_or_else(|| StorageError("a row of cuts is damaged".into()))
+    }
+
     /// Sets whether a new entry is void by the cuts known now. Later changes of them are found by
     /// [`Core::refresh_cuts`].
     pub(crate) fn judge_new(
@@ -295,11 +324,10 @@ impl Core {
         author: &DeviceKey,
         local: LocalSeq,
     ) -> Result<(), StorageError> {
-        let Some(row) = self.rows.get(&cuts_key(author))? else {
+        let cuts = self.cuts_known(author)?;
+        if cuts.is_empty() {
             return Ok(());
-        };
-        let cuts =
-            decode_cuts(&row).ok_or_else(|| StorageError("a row of cuts is damaged".into()))?;
+        }
         let resolved = self.resolve(author, &cuts)?;
         let meta = dag::meta(&self.rows, local)?;
         self.judge(local, &meta, &resolved)

@@ -45,6 +45,15 @@ pub enum CallError {
         /// This device.
         device: DeviceKey,
     },
+    /// Governance lets this device write, but a revocation that its admission did not know of makes void whatever it
+    /// signs.
+    #[error(
+        "this device ({device}) was also revoked by somebody whose revocation was not known where it was admitted again, so nobody counts what it signs; an admin can revoke it and admit it once more"
+    )]
+    CutOff {
+        /// This device.
+        device: DeviceKey,
+    },
     /// The transaction alone is larger than a body may be.
     #[error("a transaction of {len} bytes exceeds {max}, the most in this store")]
     TooLarge {
@@ -99,6 +108,8 @@ pub(crate) struct Open {
     outcomes: Vec<Outcome>,
     bytes: usize,
     members_before: Option<Vec<Member>>,
+    /// Whatever it holds is void by the cuts known now.
+    cut_off: bool,
 }
 
 /// Bytes that the claim of roots takes in a body, at most.
@@ -177,6 +188,9 @@ impl Store {
         let index = open.execution.next_index();
         let call = open.header.call_id(index);
         match open.execution.transaction(&mut self.core, &calls) {
+            Ok(outcome) if outcome.is_ok() && open.cut_off => Err(CallError::CutOff {
+                device: self.author,
+            }),
             Ok(outcome) if outcome.is_ok() => {
                 let wrote = open.execution.run_mut().transaction_wrote();
                 open.transactions.push(Transaction {
@@ -246,7 +260,9 @@ impl Store {
         now_ms: u64,
         chain: ChainId,
     ) -> Result<Open, CallError> {
-        let header = self.next_header(lane, now_ms, chain)?;
+        let revocations = self.core.revocations(&self.author)?;
+        let (grant, cut_off) = self.own_grant(&revocations)?;
+        let header = self.next_header(lane, now_ms, chain, grant)?;
         let members_before = match lane {
             Lane::System => Some(self.members_at_end(None)?),
             Lane::App => None,
@@ -271,6 +287,7 @@ impl Store {
             outcomes: Vec::new(),
             bytes: 0,
             members_before,
+            cut_off,
         })
     }
 
@@ -292,10 +309,15 @@ impl Store {
     }
 
     /// Everything of the next header that is fixed before its calls run.
-    fn next_header(&self, lane: Lane, now_ms: u64, chain: ChainId) -> Result<Header, CallError> {
+    fn next_header(
+        &self,
+        lane: Lane,
+        now_ms: u64,
+        chain: ChainId,
+        grant: IntentionId,
+    ) -> Result<Header, CallError> {
         let rows = &self.core.rows;
         let author = self.author;
-        let grant = self.own_grant()?;
         let (chain, seq, prev, chain_bytes) = match self.own_tip()? {
             Some((local, meta)) => {
                 let branch = dag::branch(rows, meta.branch)?;
@@ -338,15 +360,25 @@ impl Store {
         })
     }
 
-    /// The latest entry that admits this device and is not void.
-    fn own_grant(&self) -> Result<IntentionId, CallError> {
+    /// The latest entry that admits this device, is not void, and knows of every revocation of the device; or only
+    /// not void, if there is none, and that it is so.
+    fn own_grant(&self, revocations: &[LocalSeq]) -> Result<(IntentionId, bool), CallError> {
+        let mut void_by_cut = None;
         for local in dag::grants(&self.core.rows, &self.author)? {
             let id = dag::meta(&self.core.rows, local)?.id;
-            if !record::is_cut_off(&self.core.rows, &id)? {
-                return Ok(id);
+            if record::is_cut_off(&self.core.rows, &id)? {
+                continue;
             }
+            let mut spared = true;
+            for revocation in revocations {
+                spared &= dag::local_in_past_or_same(&self.core.rows, *revocation, local)?;
+            }
+            if spared {
+                return Ok((id, false));
+            }
+            void_by_cut.get_or_insert((id, true));
         }
-        Err(CallError::NotAdmitted {
+        void_by_cut.ok_or(CallError::NotAdmitted {
             device: self.author,
         })
     }

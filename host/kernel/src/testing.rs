@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use lattice_format::{
-    Call, CallId, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, Limits,
+    Body, BodyRef, Call, CallId, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, Header,
+    Lane, Limits, Transaction, VerifiedHeader,
 };
 use redb::Database;
 use redb::backends::InMemoryBackend;
@@ -146,6 +147,38 @@ pub fn saw(call: CallId) -> Call {
         function: "saw".into(),
         args: call.0.to_vec(),
     }
+}
+
+/// The body of an entry that is one call.
+pub fn body_of(call: Call) -> Vec<u8> {
+    let transaction = Transaction {
+        calls: vec![call],
+        told: None,
+    };
+    Body {
+        transactions: vec![transaction],
+        genesis: None,
+        claim: None,
+    }
+    .encode()
+}
+
+/// The same header again with another body: what a device signs that forks its chain in the very place of an entry,
+/// so that its calls have the ids of those it made before.
+///
+/// # Panics
+/// If the body does not fit a header.
+pub fn twin(first: &Header, lane: Lane, body: &[u8], key: &SigningKey) -> VerifiedHeader {
+    let mut header = first.clone();
+    let len = u32::try_from(body.len()).expect("a body within its bound");
+    header.lane = lane;
+    header.chain_bytes = header.chain_bytes - u64::from(header.body.len) + u64::from(len);
+    header.body = BodyRef {
+        hash: Body::hash_of(body),
+        len,
+        key: 0,
+    };
+    VerifiedHeader::sign(header, key).expect("it differs from a valid one in what any may have")
 }
 
 /// A device key made from a number.

@@ -1,10 +1,8 @@
 //! What the steps of a plan do to a world.
 
-use lattice_format::{
-    Body, BodyRef, Header, IntentionId, Lane, Seq, SignedHeader, Transaction, VerifiedHeader,
-};
+use lattice_format::{Body, BodyRef, Header, IntentionId, Lane, Seq, SignedHeader, VerifiedHeader};
 use lattice_kernel::engine::MemberStatus;
-use lattice_kernel::testing::disk::Dice;
+use lattice_kernel::testing::{self, disk::Dice};
 use lattice_kernel::{LocalSeq, Stored};
 
 use crate::node::{Entries, Job, NodeId};
@@ -262,26 +260,14 @@ fn twin(
         own.retain(|e| e.header.lane == Lane::System);
     }
     let first = own.get(dice.below(own.len() as u64) as usize)?;
-    let mut header = Header::clone(&first.header);
-    let call = match header.lane {
+    let lane = first.header.lane;
+    let call = match lane {
         Lane::App => app,
         Lane::System => system,
     };
-    let body = Body {
-        transactions: vec![Transaction {
-            calls: vec![call],
-            told: None,
-        }],
-        genesis: None,
-        claim: None,
-    }
-    .encode();
-    let len = u32::try_from(body.len()).ok()?;
-    header.chain_bytes = header.chain_bytes - u64::from(header.body.len) + u64::from(len);
-    header.body.hash = Body::hash_of(&body);
-    header.body.len = len;
-    let signed = VerifiedHeader::sign(header, key).ok()?.signed().clone();
-    Some(vec![(signed, Some(body))])
+    let body = testing::body_of(call);
+    let signed = testing::twin(&first.header, lane, &body, key);
+    Some(vec![(signed.signed().clone(), Some(body))])
 }
 
 /// An entry of the kind: 0 a wrong signature, 1 another one's name, 2 bytes that differ, 3 a time below that of
@@ -304,18 +290,7 @@ fn forged(
     let any = &entries[dice.below(entries.len() as u64) as usize];
     let body = match kind {
         6 => b"nonsense".to_vec(),
-        _ => {
-            let transactions = vec![Transaction {
-                calls: vec![call],
-                told: None,
-            }];
-            Body {
-                transactions,
-                genesis: None,
-                claim: None,
-            }
-            .encode()
-        }
+        _ => testing::body_of(call),
     };
     // A fork goes on where the chain did already.
     let prev = match own.len() {

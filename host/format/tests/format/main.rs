@@ -5,5 +5,6 @@ mod bodies;
 mod canonical;
 mod golden;
 mod samples;
+mod shape;
 mod signatures;
 mod wire;

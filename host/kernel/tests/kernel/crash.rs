@@ -7,9 +7,10 @@ use lattice_format::{Body, ChainId, IntentionId, Lane};
 use lattice_kernel::engine::Role;
 use lattice_kernel::testing::disk::{Dice, Disk, Power, SURVIVALS, Survives, files, repaired};
 use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
-use lattice_kernel::{Files, LocalSeq, Notice, OpenError, Outcome, StorageError, Store, Stored};
+use lattice_kernel::{Files, Notice, OpenError, Outcome, StorageError, Store, Stored};
 use redb::Database;
 
+use crate::damage::grown;
 use crate::world::{START_MS, adopt, all, judge, settle, wire};
 
 /// What [`Files::in_dir`] does: derived state that is damaged is made anew. `None` when the log
@@ -23,11 +24,11 @@ fn found(log: Vec<u8>, state: Vec<u8>, power: &Power) -> Option<(Files, Disk, Di
     Some((files, log, state))
 }
 
-fn open(files: Files, now_ms: u64) -> Result<Store, OpenError> {
+pub fn open(files: Files, now_ms: u64) -> Result<Store, OpenError> {
     Store::open(files, Arc::new(ModelEngine), key(1), now_ms)
 }
 
-fn steps(dice: &mut Dice) -> Vec<Step> {
+pub fn steps(dice: &mut Dice) -> Vec<Step> {
     (0..1 + dice.below(4))
         .map(|_| {
             let k = dice.below(u64::from(KEYS)) as u8;
@@ -54,7 +55,7 @@ fn steps(dice: &mut Dice) -> Vec<Step> {
 }
 
 /// What two other devices do meanwhile: entries that sort before, among and after ours.
-fn others(dice: &mut Dice) -> Vec<Stored> {
+pub fn others(dice: &mut Dice) -> Vec<Stored> {
     let mut founder = testing::found(0, START_MS);
     for number in [1, 2] {
         let call = testing::admit(device(number), Role::Admin);
@@ -98,7 +99,7 @@ fn others(dice: &mut Dice) -> Vec<Stored> {
     all(&founder.snapshot())
 }
 
-fn receive(
+pub fn receive(
     store: &mut Store,
     entries: &[Stored],
     now: u64,
@@ -391,218 +392,6 @@ fn nothing_acknowledged_is_lost_when_the_disk_of_the_log_fails() {
 #[test]
 fn nothing_acknowledged_is_lost_when_the_disk_of_the_state_fails() {
     histories(2_000..2_016, Fails::State);
-}
-
-/// A store on two disks with some history, closed or left as it is.
-fn grown(seed: u64) -> (Disk, Disk, Vec<IntentionId>) {
-    let mut dice = Dice(seed);
-    let others = others(&mut dice);
-    let power = Power::steady();
-    let (log, state) = (Disk::new(&power), Disk::new(&power));
-    let (signed, body) = wire(&others[0]);
-    let mut store = Store::adopt(
-        files(&log, &state).unwrap(),
-        Arc::new(ModelEngine),
-        key(1),
-        (signed, body.unwrap()),
-        START_MS,
-    )
-    .unwrap();
-    receive(&mut store, &others, START_MS + 6_000).unwrap();
-    settle(&mut store);
-    for n in 0..10 {
-        let call = testing::program(&steps(&mut dice));
-        store
-            .call(Lane::App, vec![call], START_MS + 7_000 + n, ChainId(5))
-            .unwrap();
-        store.commit(START_MS + 7_000 + n).unwrap();
-    }
-    let ids = all(&store.snapshot())
-        .iter()
-        .map(|s| s.header.id())
-        .collect();
-    store.close(START_MS + 8_000).unwrap();
-    (log, state, ids)
-}
-
-fn in_dir(log: &[u8], state: Option<&[u8]>) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("log.redb"), log).unwrap();
-    if let Some(state) = state {
-        std::fs::write(dir.path().join("state.redb"), state).unwrap();
-    }
-    dir
-}
-
-#[test]
-fn a_lost_or_damaged_state_is_made_again_with_the_same_roots() {
-    let (log, state, ids) = grown(3);
-    let (log, state) = (log.live(), state.live());
-    let dir = in_dir(&log, Some(&state));
-    let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_000).unwrap();
-    settle(&mut store);
-    let expected = store.snapshot().summary().clone();
-    assert_eq!(expected.count as usize, ids.len());
-    drop(store);
-    let mut dice = Dice(9);
-    let garbage: Vec<u8> = (0..state.len()).map(|_| dice.roll() as u8).collect();
-    let mut cases: Vec<(String, Option<Vec<u8>>)> = vec![
-        ("deleted".into(), None),
-        ("empty".into(), Some(Vec::new())),
-        ("garbage".into(), Some(garbage.clone())),
-        ("zeros".into(), Some(vec![0; state.len()])),
-        ("a text".into(), Some(b"not a database".to_vec())),
-        ("the log in its place".into(), Some(log.clone())),
-    ];
-    for len in [1, 100, 511, 512, 4_096, state.len() / 2, state.len() - 1] {
-        cases.push((format!("cut to {len}"), Some(state[..len].to_vec())));
-    }
-    for (name, state) in cases {
-        let dir = in_dir(&log, state.as_deref());
-        let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_000)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-        settle(&mut store);
-        let found = store.snapshot().summary().clone();
-        assert_eq!(found, expected, "{name}");
-        judge(&store).unwrap();
-        store.close(START_MS + 9_001).unwrap();
-    }
-}
-
-#[test]
-fn a_store_that_is_gone_lets_its_files_go_whatever_views_are_left() {
-    let (log, state, ids) = grown(3);
-    let dir = in_dir(&log.live(), Some(&state.live()));
-    let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_000).unwrap();
-    settle(&mut store);
-    let view = store.snapshot();
-    assert_eq!(all(&view).len(), ids.len());
-    drop(store);
-    let read = view.entries_from(LocalSeq(0), 1).map(|read| read.len());
-    let error = read.unwrap_err().to_string();
-    assert!(error.contains("log.redb is closed"), "{error}");
-    // As after a full disk: the node goes on in the same process, whoever still looks at the old view.
-    let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_001).unwrap();
-    settle(&mut store);
-    assert_eq!(all(&store.snapshot()).len(), ids.len());
-    drop(view);
-}
-
-/// Opens and reads everything; what a node would do within its first minute.
-fn read_all(dir: &std::path::Path) -> Result<(Vec<Stored>, lattice_kernel::Summary), String> {
-    let files = Files::in_dir(dir).map_err(|e| e.to_string())?;
-    let mut store = open(files, START_MS + 9_000).map_err(|e| e.to_string())?;
-    while store.settle(1_000).map_err(|e| e.to_string())?.pending > 0 {}
-    let snapshot = store.snapshot();
-    let entries = snapshot
-        .entries_from(LocalSeq(0), usize::MAX)
-        .map_err(|e| e.to_string())?;
-    store.notices().map_err(|e| e.to_string())?;
-    store.last_witness().map_err(|e| e.to_string())?;
-    snapshot
-        .history(None, usize::MAX, false)
-        .map_err(|e| e.to_string())?;
-    let summary = snapshot.summary().clone();
-    store.close(START_MS + 9_001).map_err(|e| e.to_string())?;
-    Ok((entries, summary))
-}
-
-fn damage(
-    name: &str,
-    log: &[u8],
-    state: Option<&[u8]>,
-    expected: &(Vec<Stored>, lattice_kernel::Summary),
-) -> bool {
-    let dir = in_dir(log, state);
-    let found = catch_unwind(AssertUnwindSafe(|| read_all(dir.path())));
-    match found {
-        Err(_) => panic!("{name}: a panic instead of an error"),
-        Ok(Err(text)) => {
-            assert!(
-                text.contains("log.redb") || text.contains("state.redb"),
-                "{name}: the error does not say where: {text}"
-            );
-            true
-        }
-        Ok(Ok((entries, summary))) => {
-            assert_eq!(summary, expected.1, "{name}: silently another store");
-            assert_eq!(entries.len(), expected.0.len(), "{name}: silently shorter");
-            for (found, expected) in entries.iter().zip(&expected.0) {
-                assert_eq!(
-                    found.header.id(),
-                    expected.header.id(),
-                    "{name}: silently another entry"
-                );
-                assert_eq!(
-                    found.header.signed(),
-                    expected.header.signed(),
-                    "{name}: silently another signature"
-                );
-                assert_eq!(found.body, expected.body, "{name}: silently another body");
-                assert_eq!(
-                    found.received_ms, expected.received_ms,
-                    "{name}: silently another time"
-                );
-            }
-            false
-        }
-    }
-}
-
-#[test]
-fn a_damaged_log_is_refused_or_reads_the_same() {
-    let (log, state, _) = grown(4);
-    let (log, state) = (log.live(), state.live());
-    let dir = in_dir(&log, Some(&state));
-    let expected = read_all(dir.path()).unwrap();
-    // Most of a young file is empty, and what is empty may change as it likes.
-    let used: Vec<usize> = (0..log.len()).filter(|at| log[*at] != 0).collect();
-    let mut refused = 0;
-    let mut dice = Dice(11);
-    for round in 0..400 {
-        let mut broken = log.clone();
-        // Flips, overwritten sectors and cut files, with and without derived state.
-        let at = match round % 16 {
-            15 => dice.below(log.len() as u64) as usize,
-            _ => used[dice.below(used.len() as u64) as usize],
-        };
-        let name = match round % 4 {
-            0 | 1 => {
-                broken[at] ^= 1 << dice.below(8);
-                format!("round {round}: a bit at {at}")
-            }
-            2 => {
-                let end = (at + 512).min(broken.len());
-                broken[at..end].fill(dice.roll() as u8);
-                format!("round {round}: bytes {at} to {end}")
-            }
-            _ => {
-                broken.truncate(at);
-                format!("round {round}: cut to {at}")
-            }
-        };
-        let state = (round % 3 != 0).then_some(&state[..]);
-        refused += usize::from(damage(&name, &broken, state, &expected));
-    }
-    assert!(refused > 20, "only {refused} of 400 damages were noticed");
-}
-
-#[test]
-fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
-    let (log, state, _) = grown(5);
-    let (log, state) = (log.live(), state.live());
-    let dir = in_dir(&log, Some(&state));
-    let expected = read_all(dir.path()).unwrap();
-    for at in 0..320 {
-        let mut broken = log.clone();
-        broken[at] ^= 1 << (at % 8);
-        damage(
-            &format!("header byte {at}"),
-            &broken,
-            Some(&state),
-            &expected,
-        );
-    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "one binary of modules")]
 
 mod crash;
+mod damage;
 mod fold;
 mod hostile;
 mod observed;
@@ -10,4 +11,6 @@ mod profile;
 mod quota;
 mod replays;
 mod revocation;
+mod scene;
+mod waiting;
 mod world;

@@ -1,8 +1,6 @@
 //! `context.observed`: which calls an author had seen, whatever else this replica has received.
 
-use lattice_format::{
-    Body, BodyRef, CallId, Header, IntentionId, Lane, Transaction, VerifiedHeader,
-};
+use lattice_format::{CallId, IntentionId, Lane};
 use lattice_kernel::Outcome;
 use lattice_kernel::engine::Role;
 use lattice_kernel::mutant::{self, Mutant};
@@ -119,25 +117,8 @@ fn an_answer_that_is_not_tracked_is_caught() {
 /// The same header again around another call: what a device does that forks its chain, and its calls
 /// have the ids of those it made before.
 fn twin(first: &Stored, by: u8, lane: Lane, call: lattice_format::Call) -> Stored {
-    let body = Body {
-        transactions: vec![Transaction {
-            calls: vec![call],
-            told: None,
-        }],
-        genesis: None,
-        claim: None,
-    }
-    .encode();
-    let mut header = Header::clone(&first.header);
-    header.chain_bytes -= u64::from(header.body.len);
-    header.lane = lane;
-    header.body = BodyRef {
-        hash: Body::hash_of(&body),
-        len: u32::try_from(body.len()).unwrap(),
-        key: 0,
-    };
-    header.chain_bytes += u64::from(header.body.len);
-    let header = VerifiedHeader::sign(header, &key(by)).unwrap();
+    let body = testing::body_of(call);
+    let header = testing::twin(&first.header, lane, &body, &key(by));
     assert_eq!(header.call_id(0), first.header.call_id(0));
     Stored {
         header,

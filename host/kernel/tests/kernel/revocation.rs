@@ -5,7 +5,7 @@ use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::cell::Space;
 use lattice_kernel::engine::Role;
 use lattice_kernel::testing::{self, Step, device};
-use lattice_kernel::{Notice, Outcome, Store, Stored};
+use lattice_kernel::{CallError, Notice, Outcome, Store, Stored};
 
 use crate::world::{START_MS, adopt, all, deliver, judge, settle};
 use lattice_kernel::testing::disk::Dice;
@@ -350,6 +350,34 @@ fn nothing_is_compared_before_what_governance_cuts_off_is_void() {
         let told = |(_, notice): &(u64, Notice)| matches!(notice, Notice::Divergence { .. });
         assert!(!notices.iter().any(told), "{notices:?}");
     }
+}
+
+#[test]
+fn who_was_admitted_again_by_somebody_who_had_not_heard_of_a_revocation_writes_nothing() {
+    let mut team = Team::new();
+    team.govern(testing::admit(device(MEMBER), Role::Admin));
+    team.sync();
+    // Two revoke the rogue at the same time, and the first admits it again before it hears of the second.
+    team.govern(testing::revoke(device(ROGUE), &[]));
+    team.call(MEMBER, Lane::System, testing::revoke(device(ROGUE), &[]));
+    team.now += 10;
+    team.govern(testing::admit(device(ROGUE), Role::Writer));
+    team.sync();
+    // It is a member, and yet the second revocation makes void whatever it signs.
+    let now = team.now + 1;
+    let rogue = &mut team.stores[usize::from(ROGUE)];
+    let before = rogue.snapshot().summary().clone();
+    let told = rogue.call(Lane::App, vec![testing::program(&put(1))], now, ChainId(12));
+    let device = device(ROGUE);
+    assert_eq!(told.unwrap_err(), CallError::CutOff { device });
+    assert!(rogue.commit(now).unwrap().is_empty());
+    assert_eq!(*rogue.snapshot().summary(), before);
+    // Revoked and admitted again by who has heard of everything, it writes.
+    team.govern(testing::revoke(device, &[]));
+    team.govern(testing::admit(device, Role::Writer));
+    team.sync();
+    let (own, _) = team.app(ROGUE, &put(2));
+    team.agree(&[], &[own]);
 }
 
 /// The entries as one gives them that keeps these bodies back.

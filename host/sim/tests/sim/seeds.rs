@@ -8,7 +8,7 @@ use crate::components::component;
 
 /// Seeds that failed once, what they run, and what was wrong. Bursts of calls changed the plan of 39; what it
 /// found has a test in the kernel now, `voids_point_only_downwards`.
-const REGRESSIONS: [(u64, &str, &str); 4] = [
+const REGRESSIONS: [(u64, &str, &str); 5] = [
     (
         39,
         "model",
@@ -23,6 +23,11 @@ const REGRESSIONS: [(u64, &str, &str); 4] = [
         105_493,
         "model",
         "a past member was sent in every round what floats there without the bodies that it may not have",
+    ),
+    (
+        113_011,
+        "model",
+        "a member that somebody admitted again without knowing of all its revocations was told that its calls count",
     ),
     (
         55,

@@ -290,7 +290,7 @@ impl World {
             let store = &mut self.stores[usize::from(by)];
             match store.call(lane, calls, now_ms, ChainId(self.chains)) {
                 // What was refused left nothing; what was not is in the intention being filled.
-                Ok(_) | Err(CallError::NotAdmitted { .. }) => {}
+                Ok(_) | Err(CallError::NotAdmitted { .. } | CallError::CutOff { .. }) => {}
                 Err(error) => panic!("{error}"),
             }
         }
@@ -384,16 +384,7 @@ impl World {
         let first = own.get(usize::from(of).checked_rem(own.len())?)?;
         let (lane, transactions) = self.transactions(by, act)?;
         let body = body_of(transactions);
-        let mut header = Header::clone(&first.header);
-        header.chain_bytes -= u64::from(header.body.len);
-        header.lane = lane;
-        header.body = BodyRef {
-            hash: Body::hash_of(&body),
-            len: u32::try_from(body.len()).unwrap(),
-            key: 0,
-        };
-        header.chain_bytes += u64::from(header.body.len);
-        let header = VerifiedHeader::sign(header, &key(by)).unwrap();
+        let header = lattice_kernel::testing::twin(&first.header, lane, &body, &key(by));
         let known = entries.iter().any(|e| e.header.id() == header.id());
         (!known).then(|| (header.signed().clone(), Some(body)))
     }

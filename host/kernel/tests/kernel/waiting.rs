@@ -1,0 +1,273 @@
+//! What has to wait: entries that float or are parked have their bounds, and are judged when they wake.
+
+use lattice_format::{Header, IntentionId, Seq, Signature, SignedHeader, Time};
+use lattice_kernel::FloatReason;
+use lattice_kernel::limits::{
+    DROPPED_MAX, FLOATING_BYTES_PER_PEER, FLOATING_MAX, FLOATING_PER_PEER, PARKED_MAX,
+    PARKED_PER_PEER,
+};
+use lattice_kernel::testing::device;
+
+use crate::scene::{DRIFT_MS, Entry, NOW, Scene};
+use crate::world::{judge, settle};
+
+#[test]
+fn a_future_clock_is_parked_until_its_time() {
+    let mut scene = Scene::new();
+    let first = scene
+        .first(1)
+        .with(|h| h.time.wall_ms = NOW + DRIFT_MS + 500);
+    let next = first.next();
+    let edge = scene.first(2).with(|h| h.time.wall_ms = NOW + DRIFT_MS);
+    scene.accepted(&edge);
+    let received = scene.send(vec![first.entry(), next.entry()]);
+    assert_eq!((received.parked, received.floating), (1, 1));
+    assert_eq!(received.blame, vec![]);
+    assert_eq!(
+        received.missing,
+        vec![],
+        "what is parked need not be asked for"
+    );
+    let parked = scene.store.parked();
+    assert_eq!(
+        (parked[0].id, parked[0].not_before_ms),
+        (first.id(), NOW + 500)
+    );
+    assert_eq!(scene.send(vec![first.entry()]).known, 1);
+    // Not before its time.
+    assert_eq!(scene.store.tick(NOW + 499).unwrap().witnessed, vec![]);
+    let received = scene.store.tick(NOW + 500).unwrap();
+    // What floated on it lies one counter later and comes along.
+    assert_eq!(received.witnessed, vec![first.id(), next.id()]);
+    settle(&mut scene.store);
+    assert!(scene.store.parked().is_empty() && scene.store.floating().is_empty());
+    judge(&scene.store).unwrap();
+    // The end of time is parked for ever, and calls go on.
+    let last = scene.first(3).with(|h| {
+        h.time = Time {
+            wall_ms: u64::MAX,
+            counter: u32::MAX,
+        };
+    });
+    assert_eq!(scene.send(vec![last.entry()]).parked, 1);
+    scene.goes_on();
+}
+
+#[test]
+fn parked_entries_are_bounded_and_the_latest_gives_way() {
+    let mut scene = Scene::new();
+    let at = |scene: &Scene, chain: u64, later: u64| {
+        scene
+            .first(chain)
+            .with(|h| h.time.wall_ms = NOW + DRIFT_MS + 10_000 + later)
+    };
+    let many = PARKED_PER_PEER as u64 + 40;
+    let batch: Vec<_> = (0..many).map(|n| at(&scene, n, n * 10).entry()).collect();
+    let received = scene.send(batch);
+    assert_eq!(received.parked, PARKED_PER_PEER);
+    assert_eq!(received.no_room, 40);
+    assert_eq!(
+        received.blame,
+        vec![],
+        "there is no blame in a clock that is ahead"
+    );
+    // An earlier one displaces the latest.
+    let early = at(&scene, 9_999, 0).with(|h| h.time.wall_ms -= 5_000);
+    assert_eq!(scene.send(vec![early.entry()]).parked, 1);
+    let parked = scene.store.parked();
+    assert_eq!(parked.len(), PARKED_PER_PEER);
+    assert_eq!(parked[0].id, early.id());
+    // Another peer has room of its own, and all together have a bound.
+    for peer in 0..20u8 {
+        let batch = (0..300u64)
+            .map(|n| at(&scene, 10_000 + u64::from(peer) * 1_000 + n, n).entry())
+            .collect();
+        let from = device(100 + peer);
+        let received = scene.store.receive(from, batch, NOW, [1; 32]).unwrap();
+        assert!(received.parked <= PARKED_PER_PEER);
+        assert!(scene.store.parked().len() <= PARKED_MAX);
+    }
+    assert_eq!(scene.store.parked().len(), PARKED_MAX);
+    scene.goes_on();
+}
+
+#[test]
+fn what_this_version_does_not_know_floats_without_blame() {
+    let mut scene = Scene::new();
+    let newer = |n: u8| SignedHeader {
+        bytes: vec![2, n, n, n].into(),
+        signature: Signature([0; 64]),
+    };
+    let received = scene.send(vec![
+        (newer(1), None),
+        (newer(2), Some(vec![1])),
+        (newer(1), None),
+    ]);
+    assert_eq!((received.floating, received.blame.len()), (3, 0));
+    assert_eq!(scene.store.floating().len(), 2, "the same bytes float once");
+    let critical = scene.first(1).with(|h| h.critical = 1 << 40);
+    let encrypted = scene.first(2).with(|h| h.body.key = 7);
+    let received = scene.send(vec![
+        critical.entry(),
+        encrypted.entry(),
+        critical.next().entry(),
+    ]);
+    assert_eq!((received.floating, received.blame.len()), (3, 0));
+    for row in scene.store.floating() {
+        assert!(
+            matches!(row.reason, FloatReason::NotUnderstood(_)) || row.id == critical.next().id(),
+            "{row:?}"
+        );
+    }
+    assert_eq!(
+        received.missing,
+        vec![],
+        "asking for it again would not help"
+    );
+    // At the bound the newest gives way.
+    let batch = (0..2 * FLOATING_PER_PEER as u32)
+        .map(|n| {
+            let mut bytes = vec![3];
+            bytes.extend_from_slice(&n.to_be_bytes());
+            let signed = SignedHeader {
+                bytes: bytes.into(),
+                signature: Signature([0; 64]),
+            };
+            (signed, None)
+        })
+        .collect();
+    let received = scene.send(batch);
+    assert_eq!(received.blame, vec![]);
+    assert_eq!(scene.store.floating().len(), FLOATING_PER_PEER);
+    scene.goes_on();
+}
+
+#[test]
+fn what_floats_on_a_refused_entry_is_refused_with_it() {
+    let mut scene = Scene::new();
+    let bad = scene.first(1).with(|h| h.chain_bytes += 1);
+    let on_bad = bad.next();
+    let on_that = on_bad.next();
+    let received = scene.send(vec![on_that.entry(), on_bad.entry()]);
+    assert_eq!((received.floating, received.blame.len()), (2, 0));
+    assert_eq!(received.missing, vec![bad.id()]);
+    let received = scene.send(vec![bad.entry()]);
+    assert_eq!(received.blame[0].id, Some(bad.id()));
+    assert!(
+        scene.store.floating().is_empty(),
+        "{:?}",
+        scene.store.floating()
+    );
+    assert_eq!(received.missing, vec![]);
+    // A later one on the same ground, too.
+    let later = on_that.next();
+    let received = scene.send(vec![later.entry()]);
+    assert_eq!(received.blame[0].id, Some(later.id()));
+    assert_eq!(
+        scene
+            .send(vec![
+                bad.entry(),
+                on_bad.entry(),
+                on_that.entry(),
+                later.entry()
+            ])
+            .known,
+        4
+    );
+    scene.goes_on();
+    // The memory of refused entries is bounded, and forgetting one changes no verdict.
+    let batch: Vec<_> = (0..DROPPED_MAX as u64 + 10)
+        .map(|n| scene.first(n + 10).with(|h| h.chain_bytes += 1).entry())
+        .collect();
+    assert_eq!(scene.send(batch).blame.len(), DROPPED_MAX + 10);
+    assert_eq!(scene.send(vec![bad.entry()]).blame[0].id, Some(bad.id()));
+}
+
+#[test]
+fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
+    let mut scene = Scene::new();
+    let floater = |scene: &Scene, n: u64| {
+        let mut name = [0xee; 32];
+        name[..8].copy_from_slice(&n.to_be_bytes());
+        scene.first(n).with(|h| h.deps = vec![IntentionId(name)])
+    };
+    let mut n = 0u64;
+    let mut kept_first = Vec::new();
+    // One peer sends 30,000; twenty others 1,000 each.
+    for round in 0..50u64 {
+        let from = if round < 30 {
+            device(9)
+        } else {
+            device(100 + round as u8)
+        };
+        let batch: Vec<Entry> = (0..1_000)
+            .map(|_| {
+                n += 1;
+                let forged = floater(&scene, n);
+                // Headers alone, so that the count and not the bytes are at their bound.
+                (forged.signed(), None)
+            })
+            .collect();
+        if round == 0 {
+            kept_first = batch.iter().map(|(s, _)| Header::id_of(&s.bytes)).collect();
+        }
+        let received = scene.store.receive(from, batch, NOW, [4; 32]).unwrap();
+        assert_eq!(received.blame, vec![], "to float is no fault");
+        assert_eq!(received.floating + received.no_room, 1_000);
+        if round < 30 {
+            assert!(scene.store.floating().len() <= FLOATING_PER_PEER);
+        }
+        assert!(received.missing.len() <= FLOATING_MAX);
+    }
+    assert_eq!(n, 50_000);
+    let rows = scene.store.floating();
+    assert_eq!(rows.len(), FLOATING_MAX);
+    // The newest gave way: what came first is still there.
+    let ids: std::collections::HashSet<_> = rows.iter().map(|r| r.id).collect();
+    assert!(kept_first.iter().all(|id| ids.contains(id)));
+    // What needs nobody else's entry is not hindered.
+    let sound = scene.first(77_777_777);
+    scene.accepted(&sound);
+    scene.goes_on();
+    // Dropping is no verdict: asked for again when there is room, it floats.
+    let mut fresh = Scene::new();
+    let dropped = floater(&fresh, 1);
+    assert_eq!(fresh.send(vec![dropped.entry()]).floating, 1);
+}
+
+#[test]
+fn floating_bytes_of_one_peer_are_bounded() {
+    let mut scene = Scene::new();
+    let mut total = 0;
+    let mut no_room = 0;
+    for n in 0..200u64 {
+        let forged = scene
+            .first(n)
+            .with(|h| h.deps = vec![IntentionId([0xdd; 32])])
+            .body(vec![n as u8; 60 * 1024]);
+        let received = scene.send(vec![forged.entry()]);
+        total += received.floating;
+        no_room += received.no_room;
+    }
+    assert!(total * 60 * 1024 <= FLOATING_BYTES_PER_PEER);
+    assert!((total + 2) * 61 * 1024 > FLOATING_BYTES_PER_PEER);
+    assert_eq!(total + no_room, 200);
+    scene.goes_on();
+}
+
+#[test]
+fn a_parked_or_floating_entry_is_judged_like_any_other_when_it_wakes() {
+    let mut scene = Scene::new();
+    // Floats on a first entry, then turns out to have the wrong place in the chain.
+    let first = scene.first(1);
+    let bad = first.next().with(|h| h.seq = Seq(3));
+    let on_bad = bad.next();
+    let received = scene.send(vec![on_bad.entry(), bad.entry()]);
+    assert_eq!(received.floating, 2);
+    let received = scene.send(vec![first.entry()]);
+    assert_eq!(received.witnessed, vec![first.id()]);
+    assert_eq!(received.blame.len(), 1);
+    assert_eq!(received.blame[0].id, Some(bad.id()));
+    assert!(scene.store.floating().is_empty());
+    scene.goes_on();
+}
