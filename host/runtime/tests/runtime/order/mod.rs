@@ -8,6 +8,7 @@
 
 pub(crate) mod apps;
 pub(crate) mod case;
+mod signing;
 pub(crate) mod world;
 
 use std::cell::RefCell;

@@ -4,22 +4,21 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::SigningKey;
 use lattice_format::{
-    Body, BodyRef, Call, ChainId, ComponentRef, DeviceKey, Digest, Genesis, Header, IntentionId,
-    Lane, Param, Seq, SignedHeader, Time, Transaction, VerifiedHeader,
+    Body, Call, ChainId, ComponentRef, DeviceKey, Digest, Genesis, Lane, Param, SignedHeader,
 };
 use lattice_kernel::engine::CallKind;
 use lattice_kernel::scratch::{Scratch, scratch};
 use lattice_kernel::testing::{device, key, memory_files};
 use lattice_kernel::{CallError, LocalSeq, NewStore, Notice, Outcome, Snapshot, Store, Stored};
-use lattice_runtime::values::{Type, Value, cbor, wave};
+use lattice_runtime::values::{Type, Value, cbor};
 use lattice_runtime::{Schema, Wasm};
 use proptest::prelude::*;
 
 use crate::node::{WASM, built, install};
-use crate::order::apps::{App, Spec};
-use crate::order::case::{Act, Change, Event};
+use crate::order::apps::App;
+use crate::order::case::{Act, Event};
 
 /// Device 0 founds the store, 1 is another admin and 2 a writer from the first entry on.
 pub(crate) const DEVICES: u8 = 4;
@@ -55,7 +54,7 @@ pub(crate) enum Nonsense {
     Query,
 }
 
-static COMPONENTS: LazyLock<HashMap<&'static str, Arc<Schema>>> = LazyLock::new(|| {
+pub(super) static COMPONENTS: LazyLock<HashMap<&'static str, Arc<Schema>>> = LazyLock::new(|| {
     let apps = App::ALL.iter().map(|app| app.name());
     let names = apps.chain(["system"]);
     names.map(|name| (name, install(&built(name)))).collect()
@@ -63,10 +62,10 @@ static COMPONENTS: LazyLock<HashMap<&'static str, Arc<Schema>>> = LazyLock::new(
 
 /// The devices.
 pub(crate) struct World {
-    app: App,
+    pub(super) app: App,
     stores: Vec<Store>,
     clocks: Vec<u64>,
-    chains: u64,
+    pub(super) chains: u64,
     /// Runs between two commits of what was derived.
     slice: u64,
     /// What a fold from nothing comes to, by the set of entries: it depends on nothing else.
@@ -104,11 +103,15 @@ fn receive(store: &mut Store, batch: Vec<Wire>, slice: u64) {
     settle(store, slice);
 }
 
-fn invite_key(slot: u8) -> SigningKey {
+pub(super) fn invite_key(slot: u8) -> SigningKey {
     key(100 + slot)
 }
 
-fn encode(schema: &Schema, name: &str, values: impl FnOnce(&[&Type]) -> Vec<Value>) -> Call {
+pub(super) fn encode(
+    schema: &Schema,
+    name: &str,
+    values: impl FnOnce(&[&Type]) -> Vec<Value>,
+) -> Call {
     let found = schema.find(CallKind::Command, name);
     let [(interface, function)] = found[..] else {
         panic!("{} commands are named {name}", found.len());
@@ -122,15 +125,7 @@ fn encode(schema: &Schema, name: &str, values: impl FnOnce(&[&Type]) -> Vec<Valu
     }
 }
 
-fn typed(ty: &Type, text: &str) -> Value {
-    match ty {
-        Type::Bytes => Value::Bytes(text.as_bytes().to_vec()),
-        Type::String => Value::String(text.to_owned()),
-        ty => wave::parse(ty, text).unwrap(),
-    }
-}
-
-fn hex(key: &DeviceKey) -> String {
+pub(super) fn hex(key: &DeviceKey) -> String {
     key.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -299,219 +294,6 @@ impl World {
         settle(store, self.slice);
     }
 
-    /// Signs an entry by hand; nothing for a device that no entry admits.
-    pub(crate) fn sign(
-        &mut self,
-        by: u8,
-        act: &Act,
-        after: u16,
-        blind: bool,
-        ahead_ms: u8,
-    ) -> Option<Wire> {
-        let author = device(by);
-        let snapshot = self.store(by).snapshot();
-        let entries = all(&snapshot);
-        let admitting = |e: &&Stored| e.header.admits.contains(&author);
-        let grant = entries.iter().rev().find(admitting)?;
-        let own = entries
-            .iter()
-            .filter(|e| e.header.author == author && !e.header.is_genesis());
-        let own: Vec<&Stored> = own.collect();
-        let prev = own.get(usize::from(after) % (own.len() + 1)).copied();
-        let (lane, body) = match self.transactions(by, act) {
-            Some((lane, transactions)) => (lane, body_of(transactions)),
-            None => (Lane::App, b"nonsense".to_vec()),
-        };
-        let len = u32::try_from(body.len()).unwrap();
-        self.chains += 1;
-        let (chain, seq, chain_bytes) = match prev {
-            Some(prev) => (
-                prev.header.chain,
-                Seq(prev.header.seq.0 + 1),
-                prev.header.chain_bytes,
-            ),
-            None => (ChainId(self.chains), Seq(0), 0),
-        };
-        let prev = prev.unwrap_or(&entries[0]).header.id();
-        let heads = &snapshot.summary().heads;
-        let mut deps: Vec<IntentionId> = heads.iter().copied().filter(|id| *id != prev).collect();
-        deps.truncate(if blind {
-            0
-        } else {
-            lattice_format::limits::DEPS_MAX
-        });
-        deps.sort_unstable();
-        let mut admits = match act {
-            Act::Govern(changes) => changes.iter().filter_map(admitted).collect(),
-            _ => Vec::new(),
-        };
-        admits.sort_unstable();
-        admits.dedup();
-        let mut header = Header {
-            store: Some(snapshot.store_id()),
-            author,
-            chain,
-            seq,
-            prev: Some(prev),
-            deps,
-            time: Time::default(),
-            grant: Some(grant.header.id()),
-            admits,
-            lane,
-            body: BodyRef {
-                hash: Body::hash_of(&body),
-                len,
-                key: 0,
-            },
-            chain_bytes: chain_bytes + u64::from(len),
-            parent_view: None,
-            hints: Vec::new(),
-            critical: 0,
-        };
-        let named = |id| snapshot.entry(&id).unwrap().unwrap().header.time.wall_ms;
-        let latest_ms = header.names().map(named).max().unwrap();
-        header.time.wall_ms = latest_ms + 1 + u64::from(ahead_ms % 64);
-        let header = VerifiedHeader::sign(header, &key(by)).unwrap();
-        Some((header.signed().clone(), Some(body)))
-    }
-
-    /// Signs another body below the header of one of the device's entries.
-    fn sign_again(&self, by: u8, act: &Act, of: u16) -> Option<Wire> {
-        let author = device(by);
-        let entries = all(&self.store(by).snapshot());
-        let own = |e: &&Stored| e.header.author == author && !e.header.is_genesis();
-        let own: Vec<&Stored> = entries.iter().filter(own).collect();
-        let first = own.get(usize::from(of).checked_rem(own.len())?)?;
-        let (lane, transactions) = self.transactions(by, act)?;
-        let body = body_of(transactions);
-        let header = lattice_kernel::testing::twin(&first.header, lane, &body, &key(by));
-        let known = entries.iter().any(|e| e.header.id() == header.id());
-        (!known).then(|| (header.signed().clone(), Some(body)))
-    }
-
-    /// The calls of an act, as the device makes them now; nothing for bytes that are no body.
-    fn transactions(&self, by: u8, act: &Act) -> Option<(Lane, Vec<Vec<Call>>)> {
-        let schema = &COMPONENTS[self.app.name()];
-        let call = |spec: &Spec| {
-            encode(schema, spec.function, |types| {
-                let args = types.iter().zip(&spec.args);
-                args.map(|(ty, text)| typed(ty, text)).collect()
-            })
-        };
-        let commands = schema
-            .interfaces
-            .iter()
-            .find(|i| i.kind == CallKind::Command)
-            .unwrap();
-        let queries = schema
-            .interfaces
-            .iter()
-            .find(|i| i.kind == CallKind::Query)
-            .unwrap();
-        let odd = |interface: &str, function: &str, args: &[u8]| {
-            let call = Call {
-                interface: interface.into(),
-                function: function.into(),
-                args: args.to_vec(),
-            };
-            Some((Lane::App, vec![vec![call]]))
-        };
-        match act {
-            Act::Calls(transactions) => {
-                let transactions = transactions
-                    .iter()
-                    .map(|specs| specs.iter().map(call).collect());
-                Some((Lane::App, transactions.collect()))
-            }
-            Act::Govern(changes) => {
-                let changes = changes.iter().map(|change| vec![self.change(by, change)]);
-                Some((Lane::System, changes.collect()))
-            }
-            Act::Nonsense(Nonsense::Body) => None,
-            Act::Nonsense(Nonsense::Function) => odd(&commands.id, "no-such-function", &[0x80]),
-            Act::Nonsense(Nonsense::Arguments) => {
-                odd(&commands.id, &commands.functions[0].name, &[0x81, 0xf6, 0])
-            }
-            Act::Nonsense(Nonsense::Query) => odd(&queries.id, self.app.query(), &[0x80]),
-        }
-    }
-
-    fn change(&self, by: u8, change: &Change) -> Call {
-        let bytes = |key: &[u8]| Value::Bytes(key.to_vec());
-        let member = |number: &u8| bytes(&device(*number).0);
-        let role = |number: &u8| Value::Enum(u32::from(*number));
-        let invite = |slot: &u8| bytes(&invite_key(*slot).verifying_key().to_bytes());
-        match change {
-            Change::Invite {
-                slot,
-                role: number,
-                uses,
-                expires,
-            } => {
-                let expires_ms = Value::U64(START_MS + u64::from(*expires));
-                let uses = Value::U32(u32::from(*uses));
-                system("invite", vec![invite(slot), role(number), expires_ms, uses])
-            }
-            Change::CancelInvite { slot } => system("cancel-invite", vec![invite(slot)]),
-            Change::Claim { slot, whom, honest } => {
-                let key = invite_key(*slot);
-                let signed_for = if *honest { *whom } else { whom + 1 };
-                let message = [
-                    b"lattice claim 1\0".as_slice(),
-                    &self.stores[0].id().0,
-                    &key.verifying_key().to_bytes(),
-                    &device(signed_for).0,
-                ];
-                let signature = key.sign(&message.concat()).to_bytes();
-                let name = Value::String(String::new());
-                system(
-                    "claim",
-                    vec![invite(slot), member(whom), name, bytes(&signature)],
-                )
-            }
-            Change::Revoke { whom, keep } => {
-                let kept = self.kept(by, *whom, keep);
-                let kept = kept.iter().map(|id| bytes(&id.0)).collect();
-                system("revoke", vec![member(whom), Value::List(kept)])
-            }
-            Change::SetRole { whom, role: number } => {
-                system("set-role", vec![member(whom), role(number)])
-            }
-            Change::Readmit { whom, role: number } => {
-                system("readmit", vec![member(whom), role(number)])
-            }
-            Change::Resign => system("resign", Vec::new()),
-            Change::Name { whom } => {
-                let name = Value::String(format!("named by {by}"));
-                system("set-member-name", vec![member(whom), name])
-            }
-        }
-    }
-
-    fn kept(&self, by: u8, whom: u8, keep: &Keep) -> Vec<IntentionId> {
-        let snapshot = self.store(by).snapshot();
-        let entries = all(&snapshot);
-        let whom = device(whom);
-        let pick = |ids: Vec<IntentionId>, n: u16| {
-            let at = usize::from(n).checked_rem(ids.len());
-            at.map(|at| ids[at]).into_iter().collect()
-        };
-        match keep {
-            Keep::Nothing => Vec::new(),
-            Keep::Tips => {
-                let tips = snapshot.tips().unwrap().into_iter();
-                tips.filter(|tip| tip.author == whom)
-                    .map(|tip| tip.id)
-                    .collect()
-            }
-            Keep::One(n) => {
-                let own = entries.iter().filter(|e| e.header.author == whom);
-                pick(own.map(|e| e.header.id()).collect(), *n)
-            }
-            Keep::Foreign(n) => pick(entries.iter().map(|e| e.header.id()).collect(), *n),
-        }
-    }
-
     /// What a replica holds is what a fold of its entries from nothing comes to.
     pub(crate) fn judge(&self, store: &Store) -> Result<(), TestCaseError> {
         let snapshot = store.snapshot();
@@ -596,26 +378,7 @@ impl World {
     }
 }
 
-fn system(function: &str, args: Vec<Value>) -> Call {
+pub(super) fn system(function: &str, args: Vec<Value>) -> Call {
     let name = format!("system/commands.{function}");
     encode(&COMPONENTS["system"], &name, |_| args)
-}
-
-fn admitted(change: &Change) -> Option<DeviceKey> {
-    match change {
-        Change::Claim { whom, .. } => Some(device(*whom)),
-        _ => None,
-    }
-}
-
-fn body_of(transactions: Vec<Vec<Call>>) -> Vec<u8> {
-    let transactions = transactions
-        .into_iter()
-        .map(|calls| Transaction { calls, told: None });
-    Body {
-        transactions: transactions.collect(),
-        genesis: None,
-        claim: None,
-    }
-    .encode()
 }
