@@ -429,7 +429,7 @@ fn describe(lack: &lattice_kernel::sync::Lack) -> String {
     )
 }
 
-/// Between four fifths and six fifths of an interval, so that sessions do not beat in time.
+/// An interval and up to a quarter more, so that sessions do not beat in time.
 fn jitter(interval: Duration) -> Duration {
-    interval.mul_f64(rand::Rng::random_range(&mut rand::rng(), 0.8..1.2))
+    interval.mul_f64(rand::Rng::random_range(&mut rand::rng(), 1.0..1.25))
 }

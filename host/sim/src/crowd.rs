@@ -73,6 +73,8 @@ pub(crate) fn register(engine: &mut Engine, stage: &Shared) {
         with(&s, |w| Ok(bytes_held(w, node(w, n)?)))
     });
     let s = Rc::clone(stage);
+    engine.register_fn("rounds", move || with(&s, |w| Ok(w.stats().rounds as i64)));
+    let s = Rc::clone(stage);
     engine.register_fn("entries_sent", move || {
         with(&s, |w| {
             let entries = w.stats().links.values().map(|link| link.entries);

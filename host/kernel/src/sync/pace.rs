@@ -7,7 +7,7 @@ use super::effect::Status;
 pub enum Due {
     /// Give the session [`super::Input::Reconcile`].
     Compare,
-    /// A round is under way, and gets on.
+    /// A round is under way, and gets on, or there was one in this interval.
     Wait,
     /// A round has stood still for a whole interval, and does not recover: end the session, and open another.
     Stalled,
@@ -17,6 +17,8 @@ pub enum Due {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
     moved: (u64, u64),
+    /// The round that would be the last one if only this side had begun any.
+    round: u64,
 }
 
 impl Pace {
@@ -26,8 +28,15 @@ impl Pace {
         let moved = (status.entries_sent, status.entries_received);
         let still = moved == self.moved;
         self.moved = moved;
+        // Both sides look, and one digest an interval is enough: whoever comes second waits for the next interval.
+        let compared = status.round > self.round;
+        self.round = status.round;
         match status.settled {
-            true => Due::Compare,
+            true if compared => Due::Wait,
+            true => {
+                self.round += 1;
+                Due::Compare
+            }
             false if still && !delivering => Due::Stalled,
             false => Due::Wait,
         }
@@ -57,5 +66,29 @@ mod tests {
         assert_eq!(pace.due(&status, false), Due::Wait);
         status.settled = true;
         assert_eq!(pace.due(&status, false), Due::Compare);
+    }
+
+    #[test]
+    fn one_side_compares_in_an_interval_and_not_both() {
+        let mut status = Status {
+            round: 1,
+            settled: true,
+            in_sync: true,
+            entries_sent: 0,
+            entries_received: 0,
+            faults: 0,
+            peer_count: 0,
+        };
+        let (mut one, mut other) = (Pace::default(), Pace::default());
+        // The first round was just now.
+        assert_eq!(one.due(&status, false), Due::Wait);
+        assert_eq!(other.due(&status, false), Due::Wait);
+        for _ in 0..3 {
+            assert_eq!(one.due(&status, false), Due::Compare);
+            status.round += 1;
+            assert_eq!(other.due(&status, false), Due::Wait);
+        }
+        // Should the first be silent, the other one speaks.
+        assert_eq!(other.due(&status, false), Due::Compare);
     }
 }
