@@ -4,7 +4,7 @@
 use lattice_format::{Body, Claim, Digest, IntentionId, Lane, Position};
 
 use crate::dag::{self, LocalSeq};
-use crate::fold::{Core, Effects};
+use crate::fold::Core;
 use crate::log::Stored;
 use crate::notice::Notice;
 use crate::outcome::Outcome;
@@ -21,7 +21,7 @@ impl Core {
         &mut self,
         id: &IntentionId,
         local: LocalSeq,
-        effects: &Effects,
+        outcomes: &[Outcome],
     ) -> Result<(), StorageError> {
         let branch = dag::meta(&self.rows, local)?.branch;
         if dag::branch(&self.rows, branch)?.author != self.me {
@@ -31,7 +31,7 @@ impl Core {
             return Ok(());
         };
         for (index, told) in (0u32..).zip(told) {
-            let now = effects.outcomes.get(index as usize);
+            let now = outcomes.get(index as usize);
             let digest = now.map_or(VOID, Outcome::digest);
             let last = match self.noticed.get(&(local, index)) {
                 Some(last) => Some(*last),
@@ -45,6 +45,23 @@ impl Core {
                     told,
                     now: now.cloned(),
                 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Raises a notice for each outcome that differs from what the last notice told, although nothing runs again.
+    ///
+    /// Derived state that is behind the log, as after a crash, may hold an outcome as it was before it changed, was
+    /// told, and changed back: what reads the same values is not run again, and nothing else compares it.
+    pub(crate) fn notice_stale_notices(&mut self) -> Result<(), StorageError> {
+        for local in self.log.noticed_entries()? {
+            let meta = dag::meta(&self.rows, local)?;
+            if self.due.contains(meta.lane, meta.position()) {
+                continue;
+            }
+            if let Some(record) = Record::load(&self.rows, meta.lane, meta.position())? {
+                self.notice_changed_outcomes(&meta.id, local, &record.outcomes)?;
             }
         }
         Ok(())

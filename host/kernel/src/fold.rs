@@ -415,7 +415,7 @@ impl Core {
         for cell in changed {
             self.note_change(&cell, position, author)?;
         }
-        self.notice_changed_outcomes(&id, local, &effects)?;
+        self.notice_changed_outcomes(&id, local, &effects.outcomes)?;
         let record = Record {
             local,
             void: effects.void,

@@ -324,6 +324,21 @@ impl Log {
         })
     }
 
+    /// The entries of which a notice has told something, in the order of the log.
+    pub(crate) fn noticed_entries(&self) -> Result<Vec<LocalSeq>, StorageError> {
+        guarded(|| {
+            let table = self.db.get()?.begin_read()?.open_table(NOTICED)?;
+            let mut out = Vec::new();
+            for row in table.iter()? {
+                let local = LocalSeq(row?.0.value().0);
+                if out.last() != Some(&local) {
+                    out.push(local);
+                }
+            }
+            Ok(out)
+        })
+    }
+
     /// The outcome of a transaction that a notice last told of.
     pub(crate) fn noticed(
         &self,

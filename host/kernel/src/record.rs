@@ -212,6 +212,11 @@ impl Due {
         Some((*position, *local))
     }
 
+    /// Whether a run is due.
+    pub(crate) fn contains(&self, lane: Lane, position: Position) -> bool {
+        self.runs[usize::from(lane.number())].contains_key(&position)
+    }
+
     /// How many runs of a lane are due.
     pub(crate) fn count(&self, lane: Lane) -> u64 {
         self.runs[usize::from(lane.number())].len() as u64

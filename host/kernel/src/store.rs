@@ -334,9 +334,14 @@ impl Store {
             ))
             .into());
         }
+        let behind = store.next.0 < count || store.core.due.total() > 0;
         store.replay(count)?;
         store.durable = store.next;
         store.settle(OPEN_RUNS_MAX)?;
+        if behind {
+            store.core.notice_stale_notices()?;
+            store.commit(now_ms)?;
+        }
         Ok(store)
     }
 

@@ -4,12 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use lattice_format::{ChainId, IntentionId, Lane};
+use lattice_kernel::engine::Role;
 use lattice_kernel::testing::disk::{Dice, Disk, Power, files};
-use lattice_kernel::testing::{self, ModelEngine, key};
-use lattice_kernel::{Files, LocalSeq, Store, Stored};
+use lattice_kernel::testing::{self, ModelEngine, Step, device, key};
+use lattice_kernel::{Files, LocalSeq, Notice, Store, Stored};
 
 use crate::crash::{open, others, receive, steps};
-use crate::world::{START_MS, all, judge, settle, wire};
+use crate::world::{START_MS, adopt, all, judge, settle, wire};
 
 /// A store on two disks with some closed or left as it is.
 pub fn grown(seed: u64) -> (Disk, Disk, Vec<IntentionId>) {
@@ -221,4 +222,71 @@ fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
             &expected,
         );
     }
+}
+
+#[test]
+fn what_changed_and_changed_back_is_told_although_the_state_was_behind() {
+    let power = Power::steady();
+    let (log, state) = (Disk::new(&power), Disk::new(&power));
+    let mut founder = testing::found(0, START_MS);
+    let write = |store: &mut Store, lane, call, at| {
+        store.call(lane, vec![call], at, ChainId(at)).unwrap();
+        store.commit(at).unwrap();
+        all(&store.snapshot()).pop().unwrap()
+    };
+    let put = |k| Step::Put {
+        k,
+        dynamic: false,
+        value: 1,
+    };
+    let get = |k| Step::Get { k, dynamic: false };
+    let mut admissions = Vec::new();
+    for number in [1, 2] {
+        let admission = testing::admit(device(number), Role::Writer);
+        let at = START_MS + u64::from(number);
+        admissions.push(write(&mut founder, Lane::System, admission, at));
+    }
+    let mut other = adopt(2, &all(&founder.snapshot())[0]);
+    receive(&mut other, &admissions, START_MS + 5).unwrap();
+    settle(&mut other);
+    // Who writes for the first time makes governance be asked at once, and with that everything runs.
+    let reads = testing::program(&[get(1)]);
+    admissions.push(write(&mut other, Lane::App, reads.clone(), START_MS + 6));
+    // The second is refused if it finds what the first wrote, of which its author does not know.
+    let first = testing::program(&[put(2)]);
+    let first = write(&mut other, Lane::App, first, START_MS + 10);
+    let second = testing::program(&[get(2), Step::RefuseIf { modulus: 2 }, put(1)]);
+    let second = write(&mut founder, Lane::App, second, START_MS + 11);
+    let genesis = wire(&all(&founder.snapshot())[0]);
+    let mut store = Store::adopt(
+        files(&log, &state).unwrap(),
+        Arc::new(ModelEngine),
+        key(1),
+        (genesis.0, genesis.1.unwrap()),
+        START_MS,
+    )
+    .unwrap();
+    receive(&mut store, &admissions, START_MS + 50).unwrap();
+    settle(&mut store);
+    let own = write(&mut store, Lane::App, reads, START_MS + 100);
+    let own = own.header.id();
+    store.tick(START_MS + 10_000).unwrap();
+    let behind = state.live();
+
+    // One late entry changes what the call came to, and another one changes it back before the machine fails.
+    receive(&mut store, &[second], START_MS + 10_001).unwrap();
+    settle(&mut store);
+    assert_eq!(store.notices().unwrap().len(), 1);
+    receive(&mut store, &[first], START_MS + 10_002).unwrap();
+    drop(store);
+    let disks = [log.live(), behind].map(|image| Disk::with_image(image, &power));
+    let files = files(&disks[0], &disks[1]).unwrap();
+    let mut store = open(files, START_MS + 20_000).unwrap();
+    settle(&mut store);
+    let now = store.snapshot().outcomes(&own).unwrap().unwrap().pop();
+    let last = store.notices().unwrap().pop().unwrap().1;
+    assert!(
+        matches!(&last, Notice::OutcomeChanged { entry, now: told, .. } if *entry == own && *told == now),
+        "{last:?}, and it is {now:?}"
+    );
 }

@@ -8,7 +8,7 @@ use crate::components::component;
 
 /// Seeds that failed once, what they run, and what was wrong. Bursts of calls changed the plan of 39; what it
 /// found has a test in the kernel now, `voids_point_only_downwards`.
-const REGRESSIONS: [(u64, &str, &str); 5] = [
+const REGRESSIONS: [(u64, &str, &str); 6] = [
     (
         39,
         "model",
@@ -28,6 +28,11 @@ const REGRESSIONS: [(u64, &str, &str); 5] = [
         113_011,
         "model",
         "a member that somebody admitted again without knowing of all its revocations was told that its calls count",
+    ),
+    (
+        115_240,
+        "model",
+        "after a crash nobody was told that what had changed, and of which it was told, had changed back",
     ),
     (
         55,
