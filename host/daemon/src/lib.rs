@@ -24,6 +24,9 @@ mod clock;
 mod components;
 mod create;
 mod doctor;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod failed_reads;
 mod failure;
 mod graph;
 mod history;

@@ -61,6 +61,7 @@ impl OpenStore {
             store,
             Ends {
                 jobs: jobs_end,
+                own_jobs: jobs.downgrade(),
                 published: published_end,
                 changes: changes.clone(),
                 listener,

@@ -67,6 +67,8 @@ pub(crate) enum Job {
     With(Box<dyn FnOnce(&mut Store) + Send>),
     /// Something that stopped the store may have changed, such as code that arrived.
     Wake,
+    /// Somebody's read of the store failed: see whether its disk did.
+    ReadFailed,
     /// Drop the state and fold the log again.
     Rebuild(mpsc::Sender<RebuildStep>),
     /// Flush and end.
@@ -115,6 +117,8 @@ pub(crate) type Opener = Box<dyn Fn() -> Result<Store, String> + Send>;
 /// The near end of a writer.
 pub(crate) struct Ends {
     pub(crate) jobs: mpsc::Receiver<Job>,
+    /// The other end of `jobs`, for whoever reads the store and fails.
+    pub(crate) own_jobs: mpsc::WeakSender<Job>,
     pub(crate) published: watch::Sender<Published>,
     pub(crate) changes: broadcast::Sender<Arc<Changes>>,
     pub(crate) listener: Arc<dyn Listener>,
@@ -141,14 +145,15 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
             // What hears of changes, the network above all, starts tasks of its own.
             let runtime = ends.runtime.clone();
             let _within = runtime.enter();
-            let writer = Writer {
+            let mut writer = Writer {
                 id,
-                store: Some(store),
+                store: None,
                 ends,
                 times,
                 pending: 1,
                 paused: None,
             };
+            writer.take_over(store);
             writer.run();
         })
 }
@@ -213,6 +218,7 @@ impl Writer {
                 }
                 None => {}
             }
+            self.examine();
             if self.wants_to_settle() {
                 let busy = kept.is_some() || !self.ends.jobs.is_empty();
                 self.settle(if busy {
@@ -285,6 +291,8 @@ impl Writer {
                 self.pending = self.pending.max(1);
             }
             Job::Rebuild(progress) => self.rebuild(&progress),
+            // The loop does so after each job.
+            Job::ReadFailed => {}
             Job::Close => unreachable!("the loop takes it"),
         }
         None
@@ -414,11 +422,33 @@ impl Writer {
         });
     }
 
+    /// If a read failed, here or anywhere: opens the store anew if its disk is to blame. Else it goes on, since it
+    /// would be no better off.
+    fn examine(&mut self) {
+        if let Some(store) = &self.store
+            && let Err(error) = store.examine()
+        {
+            self.fail(format!("a read failed: {error}"));
+        }
+    }
+
+    /// Goes on with a store that was just opened.
+    fn take_over(&mut self, store: Store) {
+        let jobs = self.ends.own_jobs.clone();
+        store.on_failed_read(move || {
+            if let Some(jobs) = jobs.upgrade() {
+                // A writer with a full queue is awake, and looks after each job.
+                let _ = jobs.try_send(Job::ReadFailed);
+            }
+        });
+        self.store = Some(store);
+    }
+
     fn open_again(&mut self) {
         match (self.ends.opener)() {
             Ok(store) => {
                 tracing::info!(store = %self.id, "open again");
-                self.store = Some(store);
+                self.take_over(store);
                 self.pending = 1;
                 self.publish(&[]);
             }

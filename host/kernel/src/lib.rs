@@ -39,6 +39,7 @@ pub mod scratch;
 mod snapshot;
 mod state;
 mod store;
+mod suspicion;
 pub mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;

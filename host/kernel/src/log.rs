@@ -32,6 +32,7 @@ use crate::mutant::{self, Mutant};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::rows::StorageError;
+use crate::suspicion::{Suspicion, Wake};
 
 const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries-1");
 const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices-1");
@@ -82,6 +83,7 @@ pub(crate) struct Append {
 #[derive(Clone)]
 pub(crate) struct Log {
     db: Arc<Held>,
+    suspicion: Arc<Suspicion>,
 }
 
 /// A database, until its store is done with it.
@@ -184,6 +186,7 @@ impl Log {
     pub(crate) fn open(db: Database) -> Result<Self, StorageError> {
         let log = Self {
             db: Arc::new(Held(RwLock::new(Some(Arc::new(db))))),
+            suspicion: Arc::default(),
         };
         guarded(|| {
             let exists = {
@@ -207,9 +210,24 @@ impl Log {
         Ok(log)
     }
 
+    /// What is to happen when somebody's read fails.
+    pub(crate) fn on_failed_read(&self, wake: Wake) {
+        self.suspicion.set_wake(wake);
+    }
+
+    /// Looks, if a read has failed, whether the database still takes transactions.
+    pub(crate) fn examine(&self) -> Result<(), StorageError> {
+        guarded(|| self.suspicion.look(&*self.db.get()?))
+    }
+
+    /// Reads; the writer hears of it when that fails.
+    fn read<T>(&self, read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+        self.suspicion.of(guarded(read))
+    }
+
     /// How many entries there are: the number of the next one.
     pub(crate) fn len(&self) -> Result<u64, StorageError> {
-        guarded(|| {
+        self.read(|| {
             let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let last = table.last()?.map_or(0, |(key, _)| key.value() + 1);
             let count = table.len()?;
@@ -281,7 +299,7 @@ impl Log {
 
     /// The entry at `local`.
     pub(crate) fn entry(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
-        guarded(|| {
+        self.read(|| {
             let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let Some(row) = table.get(local.0)? else {
                 return Ok(None);
@@ -296,7 +314,7 @@ impl Log {
         from: LocalSeq,
         limit: usize,
     ) -> Result<Vec<Stored>, StorageError> {
-        guarded(|| {
+        self.read(|| {
             let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let mut out = Vec::new();
             for row in table.range(from.0..)?.take(limit) {
@@ -309,7 +327,7 @@ impl Log {
 
     /// What callers here were told of the entry at `local`; `None` for entries of others.
     pub(crate) fn told(&self, local: LocalSeq) -> Result<Option<Vec<Outcome>>, StorageError> {
-        guarded(|| {
+        self.read(|| {
             let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
             let Some(row) = table.get(local.0)? else {
                 return Ok(None);
@@ -345,7 +363,7 @@ impl Log {
         local: LocalSeq,
         transaction: u32,
     ) -> Result<Option<Digest>, StorageError> {
-        guarded(|| {
+        self.read(|| {
             let table = self.db.get()?.begin_read()?.open_table(NOTICED)?;
             let Some(row) = table.get((local.0, transaction))? else {
                 return Ok(None);
@@ -359,7 +377,7 @@ impl Log {
 
     /// Unacknowledged notices by number.
     pub(crate) fn notices(&self) -> Result<Vec<(u64, Notice)>, StorageError> {
-        guarded(|| {
+        self.read(|| {
             let table = self.db.get()?.begin_read()?.open_table(NOTICES)?;
             let mut out = Vec::new();
             for row in table.iter()? {
@@ -396,7 +414,7 @@ impl Log {
 
     /// The last signed link of the witness chain, with the entry that it covers.
     pub(crate) fn last_witness(&self) -> Result<Option<(LocalSeq, WitnessRecord)>, StorageError> {
-        guarded(|| {
+        self.read(|| {
             let table = self.db.get()?.begin_read()?.open_table(WITNESS)?;
             let Some((local, row)) = table.last()? else {
                 return Ok(None);

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
+use crate::suspicion::{Suspicion, Wake};
+
 const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> =
     TableDefinition::new("derived-3");
 
@@ -44,10 +46,23 @@ type Key = Arc<[u8]>;
 pub(crate) type Row = (Vec<u8>, Vec<u8>);
 type Value = Arc<[u8]>;
 
+/// What is on disk, at one moment.
+struct Table {
+    rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    suspicion: Arc<Suspicion>,
+}
+
+impl Table {
+    /// What came of a read; the writer hears of it when it failed.
+    fn read<T>(&self, read: Result<T, redb::StorageError>) -> Result<T, StorageError> {
+        self.suspicion.of(read.map_err(StorageError::from))
+    }
+}
+
 /// A consistent view of the map. Cheap to clone; stays as it is while the writer goes on.
 #[derive(Clone)]
 pub struct RowsView {
-    disk: Option<Arc<ReadOnlyTable<&'static [u8], &'static [u8]>>>,
+    disk: Option<Arc<Table>>,
     overlay: OrdMap<Key, Option<Value>>,
 }
 
@@ -68,7 +83,10 @@ impl RowsView {
         }
         match &self.disk {
             None => Ok(None),
-            Some(table) => Ok(table.get(key)?.map(|guard| Arc::from(guard.value()))),
+            Some(table) => {
+                let value = table.read(table.rows.get(key))?;
+                Ok(value.map(|guard| Arc::from(guard.value())))
+            }
         }
     }
 
@@ -94,7 +112,7 @@ impl RowsView {
         let mut memory = self.overlay.range::<_, [u8]>(bounds);
         let mut disk = match &self.disk {
             None => None,
-            Some(table) => Some(table.range::<&[u8]>(bounds)?),
+            Some(table) => Some((table, table.read(table.rows.range::<&[u8]>(bounds))?)),
         };
         let mut step_memory = || {
             if reverse {
@@ -104,7 +122,7 @@ impl RowsView {
             }
         };
         let mut step_disk = || -> Result<_, StorageError> {
-            let Some(disk) = &mut disk else {
+            let Some((table, disk)) = &mut disk else {
                 return Ok(None);
             };
             let next = if reverse {
@@ -112,7 +130,7 @@ impl RowsView {
             } else {
                 disk.next()
             };
-            Ok(next.transpose()?)
+            table.read(next.transpose())
         };
         let mut from_memory = step_memory();
         let mut from_disk = step_disk()?;
@@ -171,6 +189,7 @@ impl RowsView {
 pub struct Rows {
     db: Database,
     view: RowsView,
+    suspicion: Arc<Suspicion>,
 }
 
 impl std::fmt::Debug for Rows {
@@ -199,6 +218,7 @@ impl Rows {
                 disk: None,
                 overlay: OrdMap::new(),
             },
+            suspicion: Arc::default(),
         };
         rows.reload()?;
         Ok(rows)
@@ -207,7 +227,10 @@ impl Rows {
     fn reload(&mut self) -> Result<(), StorageError> {
         let read = self.db.begin_read()?;
         self.view.disk = match read.open_table(ROWS) {
-            Ok(table) => Some(Arc::new(table)),
+            Ok(rows) => Some(Arc::new(Table {
+                rows,
+                suspicion: self.suspicion.clone(),
+            })),
             Err(redb::TableError::TableDoesNotExist(_)) => None,
             Err(error) => return Err(error.into()),
         };
@@ -244,6 +267,16 @@ impl Rows {
     /// Rows in memory that are not yet on disk.
     pub fn pending_rows(&self) -> usize {
         self.view.overlay.len()
+    }
+
+    /// What is to happen when a read of any view fails.
+    pub(crate) fn on_failed_read(&self, wake: Wake) {
+        self.suspicion.set_wake(wake);
+    }
+
+    /// Looks, if a read has failed, whether the database still takes transactions.
+    pub(crate) fn examine(&self) -> Result<(), StorageError> {
+        self.suspicion.look(&self.db)
     }
 
     /// Removes every row, on disk as well. Durable when this returns.

@@ -25,6 +25,7 @@ use crate::outcome::Outcome;
 use crate::record::{self, Due};
 use crate::rows::{Rows, StorageError};
 use crate::snapshot::{Snapshot, Summary};
+use crate::suspicion::Wake;
 use crate::versions::{RangeLengths, Roots};
 
 pub(crate) const ROOTS: &[u8] = b"Mroots";
@@ -501,6 +502,25 @@ impl Store {
     /// The store's id.
     pub fn id(&self) -> StoreId {
         self.core.info.id
+    }
+
+    /// Has `wake` called when a read of this store's files fails, whoever reads: a view that is out, or the store
+    /// itself. It must not block, and its answer is [`Store::examine`] by whoever owns the store.
+    pub fn on_failed_read(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let wake: Wake = Arc::new(wake);
+        self.core.log.on_failed_read(wake.clone());
+        self.core.rows.on_failed_read(wake);
+    }
+
+    /// Looks, if a read has failed since the last time, whether the databases go on: redb takes nothing any more
+    /// after an error of its file. Costs nothing as long as none has failed.
+    ///
+    /// # Errors
+    /// When they do not: the store must be opened again.
+    pub fn examine(&self) -> Result<(), StorageError> {
+        self.core.log.examine()?;
+        let failed = |error| StorageError(format!("state.redb: {error}"));
+        self.core.rows.examine().map_err(failed)
     }
 
     /// What the log holds durably.

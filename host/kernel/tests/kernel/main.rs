@@ -4,6 +4,7 @@
 
 mod crash;
 mod damage;
+mod failed_reads;
 mod fold;
 mod hostile;
 mod observed;
