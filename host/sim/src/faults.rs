@@ -6,7 +6,7 @@ use lattice_kernel::testing::{self, disk::Dice};
 use lattice_kernel::{LocalSeq, Stored};
 
 use crate::node::{Entries, Job, NodeId};
-use crate::plan::Act;
+use crate::plan::{Act, Fails};
 use crate::queue::Event;
 use crate::world::{Block, Mend, World};
 
@@ -71,10 +71,13 @@ impl World {
                 node.dies_with_disk = true;
                 node.disks.power.fail_after(after);
             }
-            Act::BreakDisk { node, after } => {
+            Act::BreakDisk { node, fails, after } => {
                 let node = &mut self.nodes[node.index()];
                 node.dies_with_disk = false;
-                node.disks.power.fail_after(after);
+                match fails {
+                    Fails::Writes => node.disks.power.fail_after(after),
+                    Fails::Reads => node.disks.reads.fail_after(after),
+                }
             }
             Act::Fill { node, ms } => {
                 self.fill(node);

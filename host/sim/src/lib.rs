@@ -34,7 +34,7 @@ pub use case::{Case, Finished};
 pub use code::{Code, CodeError};
 pub use model::{Modelled, Rules, model, model_all};
 pub use node::NodeId;
-pub use plan::{Act, Plan, Shape, Step};
+pub use plan::{Act, Fails, Plan, Shape, Step};
 pub use report::{json, svg, table};
 pub use scenario::{Played, Scenario, play};
 pub use shelf::Shelf;

@@ -43,6 +43,8 @@ pub(crate) enum Job {
         entries: Entries,
         via: Option<(StreamId, Side)>,
     },
+    /// Somebody's read of the store failed: see whether its disk did.
+    ReadFailed,
 }
 
 /// Whether the machine runs.
@@ -62,16 +64,24 @@ pub(crate) struct Disks {
     pub(crate) log: Disk,
     pub(crate) state: Disk,
     pub(crate) power: Power,
+    /// How many more reads succeed, of both.
+    pub(crate) reads: Power,
 }
 
 impl Disks {
     /// Disks with what was found on them.
     pub(crate) fn with_images(log: Vec<u8>, state: Vec<u8>) -> Self {
-        let power = Power::steady();
+        let (power, reads) = (Power::steady(), Power::steady());
+        let disk = |image| {
+            let mut disk = Disk::with_image(image, &power);
+            disk.reads = reads.clone();
+            disk
+        };
         Self {
-            log: Disk::with_image(log, &power),
-            state: Disk::with_image(state, &power),
+            log: disk(log),
+            state: disk(state),
             power,
+            reads,
         }
     }
 }

@@ -23,6 +23,15 @@ pub struct Step {
     pub act: Act,
 }
 
+/// Which operations of a disk return errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fails {
+    /// Writes and syncs, and once one has failed, everything.
+    Writes,
+    /// Reads alone.
+    Reads,
+}
+
 /// What is done.
 #[derive(Clone, Debug)]
 pub enum Act {
@@ -95,11 +104,13 @@ pub enum Act {
         /// Writes and syncs that still succeed.
         after: u64,
     },
-    /// The disk returns errors, from some write or sync on; the store is opened again afterwards.
+    /// The disk returns errors, from some operation on; the store is opened again afterwards.
     BreakDisk {
         /// The machine.
         node: NodeId,
-        /// Writes and syncs that still succeed.
+        /// What fails.
+        fails: Fails,
+        /// Operations of these that still succeed.
         after: u64,
     },
     /// The disk of the log is full for a while.
@@ -337,6 +348,8 @@ impl Plan {
         if code.has_invites() && dice.below(2) == 0 {
             add_claims(&mut dice, nodes, &mut steps);
         }
+        let mut dice = Dice(seed ^ 0x2b7e_1516_28ae_d2a6);
+        add_failing_reads(&mut dice, nodes, &mut steps);
         Self {
             nodes,
             topology,
@@ -394,6 +407,42 @@ fn add_claims(dice: &mut Dice, nodes: u16, steps: &mut Vec<Step>) {
         let at_ms = from_ms + dice.below(within_ms);
         let act = Act::Claim { whom, via };
         steps.push(Step { at_ms, act });
+    }
+}
+
+/// Reads that succeed before one fails, at most.
+const READS: u64 = 40;
+
+/// Of disks that return errors, some do so when they are read; and where none does, perhaps one.
+fn add_failing_reads(dice: &mut Dice, nodes: u16, steps: &mut Vec<Step>) {
+    let after = |dice: &mut Dice| match dice.below(2) {
+        0 => 0,
+        _ => dice.below(READS),
+    };
+    let mut none = true;
+    for step in steps.iter_mut() {
+        let act = match &mut step.act {
+            Act::InChild(act) => &mut **act,
+            act => act,
+        };
+        if let Act::BreakDisk { node, .. } = *act {
+            none = false;
+            if dice.below(2) == 0 {
+                let (fails, after) = (Fails::Reads, after(dice));
+                *act = Act::BreakDisk { node, fails, after };
+            }
+        }
+    }
+    if none && dice.below(4) == 0 {
+        let last_ms = steps.last().map_or(0, |step| step.at_ms);
+        steps.push(Step {
+            at_ms: dice.below(last_ms + 1),
+            act: Act::BreakDisk {
+                node: NodeId(dice.below(u64::from(nodes)) as u16),
+                fails: Fails::Reads,
+                after: after(dice),
+            },
+        });
     }
 }
 
@@ -455,6 +504,7 @@ fn act(dice: &mut Dice, nodes: u16, rough: u64, shape: Shape, code: &Code) -> Ac
             },
             4 => Act::BreakDisk {
                 node,
+                fails: Fails::Writes,
                 after: dice.below(60),
             },
             5 => Act::Fill { node, ms },

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use lattice_format::{Call, DeviceKey, Digest, StoreId};
 use lattice_kernel::engine::Engine;
@@ -176,6 +176,8 @@ pub struct World {
     pub(crate) is_child: bool,
     /// Machines that failed by what this store's disks did, for the parent's network to hear of.
     pub(crate) fallen: Vec<(NodeId, Survives, Option<u64>)>,
+    /// Nodes of which somebody has failed to read the store, for their writers to hear of.
+    pub(crate) failed_reads: Arc<Mutex<Vec<NodeId>>>,
     sample_ms: u64,
     violation: Option<Violation>,
 }
@@ -234,6 +236,7 @@ impl World {
             child: None,
             is_child: false,
             fallen: Vec::new(),
+            failed_reads: Arc::default(),
             sample_ms: 0,
             violation: None,
         }
@@ -287,6 +290,7 @@ impl World {
             Some((at_ms, event)) => {
                 self.now_ms = self.now_ms.max(at_ms);
                 self.happen(event);
+                self.hear_of_reads();
                 true
             }
             None => false,
@@ -448,6 +452,7 @@ impl World {
                 self.fail(id, "the disk was replaced");
             } else {
                 node.disks.power.fail_after(i64::MAX as u64);
+                node.disks.reads.fail_after(i64::MAX as u64);
             }
             self.wake(id);
             self.start(id);

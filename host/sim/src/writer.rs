@@ -33,6 +33,22 @@ impl World {
         self.queue.at(at, Event::Work { node: id, life });
     }
 
+    /// Tells the writers of stores that somebody failed to read.
+    pub(crate) fn hear_of_reads(&mut self) {
+        let failed = std::mem::take(&mut *self.failed_reads.lock().expect("no holder panics"));
+        for id in failed {
+            self.note(id, format_args!("hears of a read that failed"));
+            self.job(id, Job::ReadFailed);
+        }
+    }
+
+    /// Goes on with a store that was just made or opened.
+    fn take_over(&mut self, id: NodeId, store: Store) {
+        let failed = self.failed_reads.clone();
+        store.on_failed_read(move || failed.lock().expect("no holder panics").push(id));
+        self.nodes[id.index()].store = Some(store);
+    }
+
     /// Does the next job, and a slice of what is due.
     pub(crate) fn work(&mut self, id: NodeId) {
         let node = &mut self.nodes[id.index()];
@@ -43,8 +59,13 @@ impl World {
             Some(Job::Receive { from, entries, via }) => {
                 self.receive(id, from, entries, via);
             }
-            None => {}
+            // It is done after each job.
+            Some(Job::ReadFailed) | None => {}
         }
+        if self.nodes[id.index()].life != life {
+            return;
+        }
+        self.examine(id);
         if self.nodes[id.index()].life != life {
             return;
         }
@@ -191,6 +212,15 @@ impl World {
         }
     }
 
+    /// If a read failed, here or anywhere: opens the store anew if its disk is to blame.
+    fn examine(&mut self, id: NodeId) {
+        if let Some(store) = &self.nodes[id.index()].store
+            && let Err(error) = store.examine()
+        {
+            self.fail(id, &format!("a read failed: {error}"));
+        }
+    }
+
     fn after_change(&mut self, id: NodeId) {
         if let Some(store) = &mut self.nodes[id.index()].store {
             let changes = store.take_changes();
@@ -249,7 +279,7 @@ impl World {
                 self.store_id = Some(store.id());
                 node.founded = true;
                 node.acknowledged.push(store.id().into());
-                node.store = Some(store);
+                self.take_over(id, store);
             }
             Err(error) => self.violate(format!("{id} founds no store: {error}")),
         }
@@ -271,9 +301,9 @@ impl World {
         match store {
             Ok(store) => {
                 node.acknowledged.push(store.id().into());
-                node.store = Some(store);
                 node.founded = true;
                 node.pending = 1;
+                self.take_over(id, store);
                 self.note(id, format_args!("adopts the store"));
                 self.work_soon(id);
                 self.dial(id);
@@ -404,7 +434,7 @@ impl World {
         let store = match opened {
             Ok(store) => store,
             // A full disk, and one that fails, may be repaired; anything else is a loss.
-            Err(error) if disks.log.room().is_some() || disks.power.failed() => {
+            Err(error) if may_be_repaired(&disks) => {
                 self.note(id, format_args!("does not open: {error}"));
                 return self.reload(id);
             }
@@ -420,11 +450,14 @@ impl World {
         let lost = node
             .acknowledged
             .iter()
-            .find(|entry| !matches!(snapshot.contains(entry), Ok(true)));
+            .find(|entry| match snapshot.contains(entry) {
+                Ok(there) => !there,
+                Err(_) => !may_be_repaired(&disks),
+            });
         let lost = lost.map(|entry| short(&entry.0));
         node.pending = 1;
         node.members = None;
-        node.store = Some(store);
+        self.take_over(id, store);
         if let Some(lost) = lost {
             self.violate(format!("{id} has lost {lost}, which was acknowledged"));
         }
@@ -488,6 +521,11 @@ impl World {
         node.restored = true;
         self.note(id, format_args!("is put back to its backup"));
     }
+}
+
+/// Whether these disks are full, or fail: another try may find them whole.
+fn may_be_repaired(disks: &Disks) -> bool {
+    disks.log.room().is_some() || disks.power.failed() || disks.reads.failed()
 }
 
 /// Whether the machine failed while the store was being made: nobody was told of it.

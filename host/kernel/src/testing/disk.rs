@@ -49,7 +49,7 @@ impl Dice {
     }
 }
 
-/// How many more writes and syncs succeed; shared by disks that fail together.
+/// How many more operations succeed; shared by disks that fail together.
 #[derive(Clone, Debug)]
 pub struct Power(Arc<AtomicI64>);
 
@@ -59,7 +59,7 @@ impl Power {
         Self(Arc::new(AtomicI64::new(i64::MAX)))
     }
 
-    /// Fails at the write or sync after that many.
+    /// Fails at the operation after that many.
     pub fn fail_after(&self, operations: u64) {
         self.0.store(operations as i64, Ordering::SeqCst);
     }
@@ -162,7 +162,7 @@ pub const SURVIVALS: [Survives; 5] = [
 pub struct Disk {
     medium: Arc<Mutex<Medium>>,
     power: Power,
-    /// How many more reads succeed.
+    /// How many more reads succeed; they fail alone.
     pub reads: Power,
 }
 
@@ -253,7 +253,8 @@ impl StorageBackend for Disk {
         if self.power.failed() {
             return Err(Error::other("the power failed"));
         }
-        self.reads.use_up()?;
+        let failed = |_| Error::other("the read failed");
+        self.reads.use_up().map_err(failed)?;
         let medium = self.lock();
         let at = offset as usize;
         let data = at

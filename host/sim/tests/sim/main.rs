@@ -3,6 +3,7 @@
 
 mod components;
 mod determinism;
+mod failed_reads;
 mod family;
 mod large;
 mod model;
