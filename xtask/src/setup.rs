@@ -21,11 +21,16 @@ struct Tool {
     reason: &'static str,
 }
 
-const TOOLS: [Tool; 3] = [
+const TOOLS: [Tool; 4] = [
     Tool {
         program: "cc",
         package: "build-essential",
         reason: "links programs and compiles the C parts of dependencies",
+    },
+    Tool {
+        program: "make",
+        package: "make",
+        reason: "builds the allocator",
     },
     Tool {
         program: "git",

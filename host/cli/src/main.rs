@@ -17,6 +17,7 @@ mod history;
 mod home;
 mod join;
 mod members;
+mod memory;
 mod node;
 mod notices;
 mod outcome;
@@ -93,6 +94,7 @@ fn run(cli: Cli, output: Output) -> Result<()> {
         Command::Completions(args) => return written::completions(output, &args),
         Command::Man(args) => return written::man(output, &args),
         Command::Sim(command) => return sim::run(output, &command),
+        Command::Daemon(_) | Command::Shell => memory::give_back(),
         _ => {}
     }
     let home = home::resolve(cli.global.home.as_deref())?;

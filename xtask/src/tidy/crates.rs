@@ -37,7 +37,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
 ];
 
 /// Heavy dependencies and the crates that exist to keep them in. A name also stands for the family `name-*`.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 10] = [
     ("wasmtime", &["host/runtime"]),
     ("iroh", &["host/net"]),
     ("iroh-gossip", &["host/net", "host/sim"]),
@@ -48,6 +48,9 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("tonic", &["host/daemon", "host/cli", "host/bench"]),
     ("axum", &["host/daemon"]),
     ("fuser", &["host/daemon"]),
+    // A program chooses its allocator; a library leaves that to it.
+    ("tikv-jemallocator", &["host/cli"]),
+    ("tikv-jemalloc", &["host/cli"]),
 ];
 
 /// Crates that are values and functions alone.
