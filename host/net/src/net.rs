@@ -1,5 +1,6 @@
 //! A node's network: start, close, and what the node tells it.
 
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use iroh::protocol::Router;
 use iroh_gossip::net::Gossip;
 use lattice_format::{DeviceKey, IntentionId, StoreId};
 use lattice_kernel::sync::{ALPN as SYNC_ALPN, Access};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::addresses::{self, known_members};
 use crate::blob::{self, BlobProtocol};
@@ -34,6 +37,7 @@ pub struct Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.shared.stop();
+        self.end();
     }
 }
 
@@ -89,6 +93,11 @@ impl Net {
     /// Where this node can be reached now.
     pub fn address(&self) -> PeerAddr {
         own_addr(&self.shared.endpoint)
+    }
+
+    /// Whether a peer is connected.
+    pub fn is_connected(&self) -> bool {
+        !self.shared.links.conns().is_empty()
     }
 
     /// The sockets that this node listens on.
@@ -204,26 +213,44 @@ impl Net {
         }
     }
 
-    /// Says goodbye, ends every task and frees the socket. Takes at most [`crate::Timings::close`].
+    /// Says goodbye, ends every task and frees the socket. Takes at most [`crate::Timings::close`]; what is not done
+    /// by then goes on behind it, for some seconds: a dial that nobody answered keeps the socket as long.
     pub async fn close(&self) {
         self.shared.stop();
         for conn in self.shared.links.conns() {
             conn.connection.close(endpoint::code::BYE, b"shutting down");
         }
-        let ended = self.ended.lock().expect("no panic while it is held").take();
+        let Some(ending) = self.end() else { return };
         let limit = self.shared.timings.close;
-        let all = async {
-            if let Some(mut ended) = ended {
-                // `None` once the last task has dropped its sender.
-                let _ = ended.recv().await;
-            }
-            if let Err(error) = self.router.shutdown().await {
-                tracing::warn!(%error, "a protocol task failed");
-            }
-        };
-        if tokio::time::timeout(limit, all).await.is_err() {
+        if tokio::time::timeout(limit, ending).await.is_err() {
             tracing::debug!(?limit, "some goodbyes were not acknowledged in time");
         }
+    }
+
+    /// Lets a task of its own wait for the others and close the endpoint; `None` when there is one already, or no
+    /// runtime to run it.
+    ///
+    /// An endpoint whose closing is cut off must not be dropped: it could do nothing more, and would only complain. It
+    /// stays in memory until the process ends, which is what ends the runtime.
+    fn end(&self) -> Option<JoinHandle<()>> {
+        let mut ended = self
+            .ended
+            .lock()
+            .expect("no panic while it is held")
+            .take()?;
+        let endpoint = ManuallyDrop::new(self.shared.endpoint.clone());
+        let router = self.router.clone();
+        let closing = async move {
+            // `None` once the last task has dropped its sender.
+            let _ = ended.recv().await;
+            if let Err(error) = router.shutdown().await {
+                tracing::warn!(%error, "a protocol task failed");
+            }
+            if endpoint.is_closed() {
+                drop(ManuallyDrop::into_inner(endpoint));
+            }
+        };
+        Some(Handle::try_current().ok()?.spawn(closing))
     }
 
     /// Meets everyone of a store: keeps links, opens sessions, looks at the topic.

@@ -39,6 +39,23 @@ fn a_daemon_says_who_it_is_and_ends_at_a_signal() {
 }
 
 #[test]
+fn a_daemon_ends_in_time_while_it_dials_a_peer_that_vanished() {
+    let (a, first, _b, second) = shared("counter");
+    a.ok(&["call", "shared", "add", "1"]);
+    drop(second);
+    assert_eq!(first.end("TERM").0, 0);
+    for signal in ["TERM", "INT"] {
+        let again = a.daemon();
+        a.ok(&["query", "shared", "value"]);
+        // A dial takes seconds until it is given up, and the first begins when the store is open.
+        std::thread::sleep(Duration::from_millis(300));
+        let (code, took) = again.end(signal);
+        assert_eq!(code, 0, "{signal}");
+        assert!(took < END_MAX, "{signal}: {took:?}");
+    }
+}
+
+#[test]
 fn commands_do_the_same_with_and_without_a_daemon() {
     let home = Home::new();
     home.ok(&["store", "create", "clicks", "--plugin", "counter"]);

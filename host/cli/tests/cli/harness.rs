@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -77,15 +78,24 @@ pub(crate) fn start_daemon(home: &Path) -> Daemon {
         .args(["daemon", "--json", "--bind", "127.0.0.1:0"])
         .args(["--no-relay", "--no-discovery"])
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("the binary starts");
+    let said = BufReader::new(child.stderr.take().expect("piped"));
+    let said = std::thread::spawn(move || {
+        let lines = said.lines().map_while(Result::ok);
+        lines.inspect(|line| eprintln!("{line}")).collect()
+    });
     let mut line = String::new();
     let mut printed = BufReader::new(child.stdout.take().expect("piped"));
     printed.read_line(&mut line).expect("a line");
     let ready =
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("not ready: {error}: {line:?}"));
-    Daemon { child, ready }
+    Daemon {
+        child,
+        ready,
+        said: Some(said),
+    }
 }
 
 /// The binary on a home.
@@ -159,15 +169,20 @@ pub(crate) fn finish_with_input(command: &mut Command, input: &[u8]) -> Ended {
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) ready: Value,
+    said: Option<JoinHandle<Vec<String>>>,
 }
 
 impl Daemon {
-    /// Sends a signal and returns the exit code, and how long the end took.
+    /// Sends a signal and returns the exit code, and how long the end took. It must not end with a complaint.
     pub(crate) fn end(mut self, signal: &str) -> (i32, Duration) {
         let asked = Instant::now();
         send(signal, &self.child);
         let status = self.child.wait().expect("it ends");
-        (status.code().expect("it ended by itself"), asked.elapsed())
+        let took = asked.elapsed();
+        let said = self.said.take().expect("it ends once").join();
+        let mut said = said.expect("it is read to its end").into_iter();
+        assert_eq!(said.find(|line| line.contains("Endpoint dropped")), None);
+        (status.code().expect("it ended by itself"), took)
     }
 }
 
