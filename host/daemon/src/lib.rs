@@ -128,6 +128,9 @@ pub async fn run(
     let clock = Clock(options.clock);
     let node = open(&options.home, limits::LOCK_WAIT, Embedding::Daemon, clock).await?;
     options.idle.serve(node.components.wasm());
+    // Meanwhile: the first that is asked for is a store, and neither needs the other to begin.
+    let stores = node.clone();
+    let stores = tokio::task::spawn_blocking(move || stores.open_all());
     let served = async {
         // The socket first: a port that is taken must not leave a network without a node.
         network::start(&node, &network).await?;
@@ -136,6 +139,9 @@ pub async fn run(
     let server = match served.await {
         Ok(server) => server,
         Err(error) => {
+            node.begin_closing();
+            // One that opens behind the close would not be flushed.
+            let _ = stores.await;
             node.close().await;
             return Err(error.into());
         }
