@@ -9,8 +9,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use lattice_format::{DeviceKey, Signature, SignedHeader, StoreId};
 use lattice_kernel::blob::BlobStore;
-use lattice_kernel::engine::{Answer, AskError, Member, Question};
-pub use lattice_kernel::sync::Access;
+pub use lattice_kernel::sync::{Access, Governance};
 use lattice_kernel::{Received, Snapshot};
 
 /// Entries as they travel: a signed header, with or without its body.
@@ -65,41 +64,6 @@ pub trait NetHost: Send + Sync + 'static {
 
     /// Something happened. Must not block.
     fn event(&self, event: NetEvent);
-}
-
-/// Members of a store and the gossip salt, as of the end of the system lane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Governance {
-    /// Everyone who ever was a member.
-    pub members: Vec<Member>,
-    /// What the gossip topic is derived from, beside the store's id.
-    pub topic_salt: Vec<u8>,
-}
-
-impl Governance {
-    /// Asks the governance component of a store.
-    ///
-    /// # Errors
-    /// When the component cannot be asked.
-    pub fn read(snapshot: &Snapshot) -> Result<Self, AskError> {
-        let members = match snapshot.ask(&Question::Members)? {
-            Answer::Members(members) => members,
-            other => unreachable!("members were asked, the answer is {other:?}"),
-        };
-        let topic_salt = match snapshot.ask(&Question::InEffect)? {
-            Answer::InEffect(in_effect) => in_effect.topic_salt,
-            other => unreachable!("what is in effect was asked, the answer is {other:?}"),
-        };
-        Ok(Self {
-            members,
-            topic_salt,
-        })
-    }
-
-    /// What a peer may have of the store.
-    pub fn access(&self, peer: &DeviceKey) -> Access {
-        Access::of(&self.members, peer)
-    }
 }
 
 /// The signed wish of a device to be admitted by an invite.

@@ -3,6 +3,7 @@
 use lattice_format::limits::{BODY_BYTES_MAX, GENESIS_HEADER_BYTES_MAX};
 
 pub use lattice_kernel::limits::FRAME_BYTES_MAX;
+pub use lattice_kernel::sync::limits::{GOSSIP_BYTES_MAX, GOSSIP_IDS_MAX};
 
 /// The most peers that are known at once; further ones are not remembered.
 pub const PEERS_MAX: usize = 4096;
@@ -44,10 +45,6 @@ pub const PAST_MEMBER_BYTES_PER_SECOND: u64 = 256 * 1024;
 pub const OFFENCES_MAX: u32 = 8;
 /// Peers whose offences are remembered.
 pub const OFFENDERS_MAX: usize = 4096;
-/// The largest gossip message, in bytes.
-pub const GOSSIP_BYTES_MAX: usize = 16 * 1024;
-/// The most ids that one gossip message announces.
-pub const GOSSIP_IDS_MAX: usize = 256;
 /// Ids of one store that wait to be announced; beyond them peers are told to compare instead.
 pub const ANNOUNCE_MAX: usize = 4096;
 /// The largest request of the join protocol, in bytes.
@@ -74,7 +71,6 @@ pub const BLOB_SOURCES_MAX: usize = 4;
 
 const _: () = assert!(FIRST_ROUNDS_MAX < SESSIONS_PER_STORE);
 const _: () = assert!(JOIN_ANSWER_BYTES_MAX <= FRAME_BYTES_MAX);
-const _: () = assert!(GOSSIP_IDS_MAX * 34 + 64 <= GOSSIP_BYTES_MAX);
 const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(GOSSIP_IDS_MAX <= ANNOUNCE_MAX);
 const _: () = assert!(ADDRESS_BYTES_MAX <= FRAME_BYTES_MAX);

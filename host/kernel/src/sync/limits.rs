@@ -69,6 +69,18 @@ pub const VERSIONS_MAX: usize = 16;
 pub const FAULTS_MAX: u32 = 8;
 /// Delay after a peer's first fault, in milliseconds; each further one doubles it.
 pub const SLOW_MS: u64 = 100;
+/// The largest gossip message, in bytes.
+pub const GOSSIP_BYTES_MAX: usize = 16 * 1024;
+/// The most ids that one gossip message announces.
+pub const GOSSIP_IDS_MAX: usize = 256;
+/// How long further ids are waited for before a message is sent, in milliseconds.
+pub const GOSSIP_COLLECT_MS: u64 = 2;
+/// Gossip messages a second that one store handles; what comes beyond makes the sessions compare.
+pub const GOSSIP_MESSAGES_PER_SECOND: u64 = 512;
+/// How long announcements make the sessions compare no second time, in milliseconds.
+pub const GOSSIP_COMPARE_MS: u64 = 1_000;
+/// Sessions that are told of an announcement when none runs with who wrote it or passed it on.
+pub const GOSSIP_SOURCES_MAX: usize = 2;
 
 // A frame of entries, closed as soon as it is full, and the largest single entry both fit a frame.
 const _: () = assert!(
@@ -88,4 +100,5 @@ const _: () = assert!(IDS_MAX * 34 < ENTRIES_FRAME_BYTES);
 const _: () = assert!(IDS_MAX <= WANTED_MAX && LISTED_MAX <= IDS_MAX);
 const _: () = assert!(RANGES_MAX * RANGES_MAX * 256 < FRAME_BYTES_MAX);
 const _: () = assert!(RANGES_MAX * LEAF_IDS * 34 < FRAME_BYTES_MAX);
+const _: () = assert!(GOSSIP_IDS_MAX * 34 + 64 <= GOSSIP_BYTES_MAX);
 const _: () = assert!((SLOW_MS << FAULTS_MAX) < 60_000);

@@ -17,6 +17,7 @@ mod bootstrap;
 mod codec;
 mod effect;
 pub(crate) mod frame;
+mod gossip;
 mod inbound;
 mod message;
 mod outbound;
@@ -36,9 +37,10 @@ mod tests;
 pub use bootstrap::{Bootstrap, BootstrapStep};
 pub use effect::{CloseReason, Config, Effect, Input, Lack, Role, Status};
 pub use frame::FrameError;
+pub use gossip::{Announced, Announcement, Gossip, Heard, Move, topic};
 pub use message::{ErrorCode, MessageError, PeerError, Wants};
 pub use pace::{Due, Pace};
-pub use peer::Access;
+pub use peer::{Access, Governance};
 pub use session::Session;
 
 /// The protocol's name in ALPN (application-layer protocol negotiation). One bidirectional stream is

@@ -6,7 +6,8 @@ use super::frame::FrameError;
 use super::limits::{FAULTS_MAX, SLOW_MS};
 use super::message::Wants;
 use super::ranges::RangeFault;
-use crate::engine::{Member, MemberStatus};
+use crate::Snapshot;
+use crate::engine::{Answer, AskError, Member, MemberStatus, Question};
 
 /// What governance lets a peer have. The shell asks governance and tells the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,41 @@ impl Access {
             Self::SystemLane | Self::Invited => header.lane == Lane::System,
             Self::None => false,
         }
+    }
+}
+
+/// Members of a store and the gossip salt, as of the end of the system lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Governance {
+    /// Everyone who ever was a member.
+    pub members: Vec<Member>,
+    /// What the gossip topic is derived from, beside the store's id.
+    pub topic_salt: Vec<u8>,
+}
+
+impl Governance {
+    /// Asks the governance component of a store.
+    ///
+    /// # Errors
+    /// When the component cannot be asked.
+    pub fn read(snapshot: &Snapshot) -> Result<Self, AskError> {
+        let members = match snapshot.ask(&Question::Members)? {
+            Answer::Members(members) => members,
+            other => unreachable!("members were asked, the answer is {other:?}"),
+        };
+        let topic_salt = match snapshot.ask(&Question::InEffect)? {
+            Answer::InEffect(in_effect) => in_effect.topic_salt,
+            other => unreachable!("what is in effect was asked, the answer is {other:?}"),
+        };
+        Ok(Self {
+            members,
+            topic_salt,
+        })
+    }
+
+    /// What a peer may have of the store.
+    pub fn access(&self, peer: &DeviceKey) -> Access {
+        Access::of(&self.members, peer)
     }
 }
 

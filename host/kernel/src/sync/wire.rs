@@ -167,3 +167,17 @@ pub(super) struct Error {
     #[prost(string, tag = "2")]
     pub(super) text: String,
 }
+
+/// What gossip broadcasts.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Announcement {
+    /// 32 bytes an id.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) ids: Vec<u8>,
+    /// Who wrote them.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) author: Vec<u8>,
+    /// There is more than is listed: compare.
+    #[prost(bool, tag = "3")]
+    pub(super) more: bool,
+}

@@ -1,6 +1,7 @@
 //! The small governance of the model engine.
 //!
-//! Rows: `m` device → role, status, rank (44 bytes); `x` device call → kept ids; `q` → quota; `c` child.
+//! Rows: `m` device → role, status, rank (44 bytes); `x` device call → kept ids; `q` → quota; `c` child;
+//! `s` → salt of the gossip topic.
 
 use lattice_format::{Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, StoreId};
 
@@ -102,6 +103,12 @@ fn first_members(args: &[u8]) -> Option<Vec<(DeviceKey, u8)>> {
     Some(members)
 }
 
+/// Whoever left knows the old salt.
+fn renew_salt(run: &mut Run) -> Result<(), RunFault> {
+    let call = run.current()?.id;
+    run.put(b"s", &call.0)
+}
+
 pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), Stop> {
     let author = run.current()?.author;
     match function {
@@ -110,6 +117,7 @@ pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), S
                 let mut row = row.to_vec();
                 row[1] = 2;
                 run.put(&member_key(&author), &row)?;
+                renew_salt(run)?;
             }
             Ok(())
         }
@@ -148,6 +156,7 @@ pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), S
             let mut revoked = row.to_vec();
             revoked[1] = 1;
             run.put(&target, &revoked)?;
+            renew_salt(run)?;
             let mut cut = vec![b'x'];
             cut.extend_from_slice(device);
             cut.extend_from_slice(&run.current()?.id.0);
@@ -186,6 +195,7 @@ pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault
             let quota = run.get(b"q")?;
             Answer::InEffect(InEffect {
                 quota_bytes: quota.and_then(|q| Some(u64::from_be_bytes((*q).try_into().ok()?))),
+                topic_salt: run.get(b"s")?.map_or_else(Vec::new, |salt| salt.to_vec()),
                 ..InEffect::default()
             })
         }

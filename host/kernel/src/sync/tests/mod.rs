@@ -5,6 +5,7 @@ mod bounds;
 mod budgets;
 mod exchange;
 mod golden;
+mod gossip;
 mod hostile;
 
 use std::collections::VecDeque;
