@@ -17,7 +17,6 @@ use tokio::sync::mpsc;
 
 use crate::endpoint::{code, device_of, id_of};
 use crate::limits::GOSSIP_BYTES_MAX;
-use crate::offence::Offence;
 use crate::shared::{Poke, Shared, StoreNet, TopicCommand, backoff};
 
 /// Builds the gossip protocol of a node.
@@ -201,12 +200,9 @@ impl Topics {
 
     fn heard(&mut self, from: DeviceKey, bytes: &[u8]) {
         let now_ms = self.now_ms();
-        let (shared, store) = (&self.shared, &self.store);
-        let snapshot = || shared.host.snapshot(&store.id);
+        let store = &self.store;
+        let snapshot = || self.shared.host.snapshot(&store.id);
         let heard = self.value.heard(from, bytes, now_ms, snapshot);
-        if heard.garbage {
-            shared.offence(from, Offence::Garbage, "gossip: not the message");
-        }
         if let Some(announced) = heard.announced {
             announced.tell(store.session_peers(), |peer| {
                 store.poke(peer, Poke::Announced(announced.ids.clone()))

@@ -95,8 +95,8 @@ impl World {
                 self.with_child(|child| child.nodes[node.index()].skew_ms = ms);
             }
             Act::Move { node } => {
-                self.nodes[node.index()].address += 1;
-                self.with_child(|child| child.nodes[node.index()].address += 1);
+                self.move_address(node);
+                self.with_child(|child| child.move_address(node));
             }
             Act::Partition { group, one_way, ms } => {
                 let number = self.mends.len();

@@ -16,6 +16,7 @@ mod gossip;
 mod lies;
 pub mod limits;
 mod model;
+mod neighbours;
 mod node;
 mod opening;
 mod opinion;

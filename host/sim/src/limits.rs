@@ -18,8 +18,6 @@ pub const FIRST_ROUND_MS: u64 = 2_000;
 pub const FIRST_ROUND_LOOK_MS: u64 = 10;
 /// How much later than others an announcement may come, in milliseconds.
 pub const GOSSIP_LATE_MS: u64 = 8_000;
-/// Sessions that are told of an announcement when none runs with who wrote it or passed it on.
-pub const GOSSIP_SOURCES: usize = 2;
 /// Silence after which a path is taken for broken, in milliseconds.
 pub const IDLE_MS: u64 = 10_000;
 /// Pause before bytes that did not get through are sent again, in milliseconds.

@@ -6,9 +6,10 @@ use std::fmt;
 use ed25519_dalek::SigningKey;
 use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
 use lattice_kernel::Store;
-use lattice_kernel::engine::Member;
+use lattice_kernel::sync::Governance;
 use lattice_kernel::testing::disk::{Disk, Power};
 
+use crate::gossip::Membership;
 use crate::queue::Event;
 use crate::wire::{Side, StreamId};
 
@@ -122,12 +123,12 @@ pub(crate) struct Node {
     pub(crate) dies_with_disk: bool,
     pub(crate) streams: BTreeMap<NodeId, (StreamId, Side)>,
     pub(crate) retries: BTreeMap<NodeId, Retry>,
-    /// When an announcement last made its sessions compare.
-    pub(crate) compared_ms: u64,
     /// Whom it dials.
     pub(crate) neighbours: Vec<NodeId>,
+    /// Its topic and neighbours.
+    pub(crate) gossip: Membership,
     /// Who is and was a member, until the system lane changes.
-    pub(crate) members: Option<std::sync::Arc<Vec<Member>>>,
+    pub(crate) members: Option<std::sync::Arc<Governance>>,
     /// Peers that served the join, until governance is known here.
     pub(crate) trusted: BTreeSet<NodeId>,
     /// Entries whose callers were answered.
@@ -171,8 +172,8 @@ impl Node {
             dies_with_disk: false,
             streams: BTreeMap::new(),
             retries: BTreeMap::new(),
-            compared_ms: 0,
             neighbours,
+            gossip: Membership::default(),
             members: None,
             trusted: BTreeSet::new(),
             acknowledged: Vec::new(),

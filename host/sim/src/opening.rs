@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use lattice_kernel::engine::{Answer, Question};
-use lattice_kernel::sync::{Access, Bootstrap, Config, Input, Pace, Role, Session, Wants};
+use lattice_kernel::sync::{
+    Access, Bootstrap, Config, Governance, Input, Pace, Role, Session, Wants,
+};
 
 use crate::limits::{
     DIAL_MS, FIRST_ROUND_LOOK_MS, FIRST_ROUND_MS, FIRST_ROUNDS_MAX, RECONCILE_MS, RETRY_MAX_MS,
@@ -130,6 +131,8 @@ impl World {
             Some(bytes) => self.send(id, Side::Dialer, bytes),
             None => self.begin(id, Side::Dialer),
         }
+        self.gossip_peer_up(from, to);
+        self.gossip_peer_up(to, from);
     }
 
     /// Begins a session, unless so many others are in their first round that what the peer has comes from them
@@ -180,12 +183,9 @@ impl World {
             return Access::SystemLane;
         };
         let members = node.members.get_or_insert_with(|| {
-            Arc::new(match store.snapshot().ask(&Question::Members) {
-                Ok(Answer::Members(members)) => members,
-                _ => Vec::new(),
-            })
+            Arc::new(Governance::read(&store.snapshot()).unwrap_or_default())
         });
-        let known = Access::of(members, &device);
+        let known = members.access(&device);
         match known {
             // A joiner has nothing that these lack, but must not refuse those who serve it.
             Access::None if node.trusted.contains(&peer) => Access::SystemLane,

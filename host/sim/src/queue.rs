@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::gossip::Announcement;
+use crate::gossip::Due;
 use crate::node::NodeId;
 use crate::wire::{Side, StreamId};
 
@@ -24,11 +24,11 @@ pub(crate) enum Event {
     Again { stream: StreamId, side: Side },
     /// A session's interval is over.
     Compare { stream: StreamId, side: Side },
-    /// An announcement reaches a node.
-    Heard {
-        from: NodeId,
-        to: NodeId,
-        said: Announcement,
+    /// Something of gossip happens to a node.
+    Gossip {
+        node: NodeId,
+        life: u64,
+        due: Box<Due>,
     },
     /// A dial arrives.
     Connect { from: NodeId, to: NodeId, life: u64 },

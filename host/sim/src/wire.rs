@@ -32,7 +32,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         match self {
             Self::Dialer => Self::Listener,
             Self::Listener => Self::Dialer,

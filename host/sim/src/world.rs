@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use lattice_format::{Call, DeviceKey, Digest, StoreId};
 use lattice_kernel::engine::Engine;
@@ -11,7 +12,9 @@ use lattice_kernel::{Notice, Outcome, Snapshot};
 
 use crate::check::{Seen, View};
 use crate::code::Code;
+use crate::gossip::{Key, beginning};
 use crate::limits::{CONVERGE_MS, MESH_NODES, NODES_MAX, START_MS};
+use crate::neighbours::{Conn, ConnId};
 use crate::node::{Machine, Node, NodeId};
 use crate::plan::{Act, Step};
 use crate::queue::{Event, Queue};
@@ -122,6 +125,10 @@ pub struct Stats {
     pub known: u64,
     /// Runs of entries that came late.
     pub runs: u64,
+    /// Messages of gossip that were sent, and their bytes, which the links count as well.
+    pub gossip_messages: u64,
+    /// See there.
+    pub gossip_bytes: u64,
     /// Rounds of comparison that ended.
     pub rounds: u64,
     /// Machines that failed.
@@ -159,6 +166,11 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     pub(crate) stream_count: u64,
+    pub(crate) conns: BTreeMap<ConnId, Conn>,
+    pub(crate) conn_count: u64,
+    pub(crate) keys: BTreeMap<Key, NodeId>,
+    /// Where time began for gossip's protocol, which knows no other clock.
+    pub(crate) begun: Instant,
     pub(crate) weather: Weather,
     pub(crate) blocks: BTreeMap<usize, Block>,
     pub(crate) mends: Vec<Mend>,
@@ -213,6 +225,8 @@ impl World {
 
     /// A network in which nothing is going to happen.
     pub(crate) fn empty(code: &Code, dice: Dice, nodes: Vec<Node>, keep_trace: bool) -> Self {
+        let keys = (0..).map(NodeId).zip(&nodes);
+        let keys = keys.map(|(id, node)| (node.device.0, id)).collect();
         Self {
             now_ms: 0,
             code: code.clone(),
@@ -223,6 +237,10 @@ impl World {
             nodes,
             streams: BTreeMap::new(),
             stream_count: 0,
+            conns: BTreeMap::new(),
+            conn_count: 0,
+            keys,
+            begun: beginning(),
             weather: Weather::default(),
             blocks: BTreeMap::new(),
             mends: Vec::new(),
@@ -302,6 +320,7 @@ impl World {
             Event::Work { node, life }
             | Event::Tick { node, life }
             | Event::Start { node, life }
+            | Event::Gossip { node, life, .. }
             | Event::Wake { node, life } => (*node, *life),
             Event::Connect { from, life, .. } => (*from, *life),
             Event::Step(number) => return self.step(*number),
@@ -316,7 +335,6 @@ impl World {
             }
             Event::Compare { stream, side } => return self.compare(*stream, *side),
             Event::Begin { stream } => return self.begin(*stream, crate::wire::Side::Dialer),
-            Event::Heard { from, to, said } => return self.hear(*from, *to, said),
         };
         let here = &mut self.nodes[node.index()];
         if here.life != life {
@@ -333,6 +351,7 @@ impl World {
             Event::Tick { .. } => self.tick(node),
             Event::Start { .. } => self.start(node),
             Event::Wake { .. } => self.wake(node),
+            Event::Gossip { due, .. } => self.gossip(node, *due),
             Event::Connect { to, .. } => self.connect(node, to),
             _ => {}
         }
@@ -380,6 +399,7 @@ impl World {
         let id = NodeId(number);
         self.nodes
             .push(Node::new(number, (0..number).map(NodeId).collect()));
+        self.keys.insert(self.nodes[id.index()].device.0, id);
         self.queue
             .at(self.now_ms, Event::Tick { node: id, life: 0 });
         self.with_child(Self::add_node);

@@ -226,6 +226,7 @@ impl World {
             let changes = store.take_changes();
             if changes.all || changes.cells.iter().any(|c| c.lane() == Lane::System) {
                 self.nodes[id.index()].members = None;
+                self.look_at_topic(id);
             }
             if changes.all || !changes.entries.is_empty() || !changes.cells.is_empty() {
                 self.changed(id);
@@ -255,6 +256,7 @@ impl World {
             }
         }
         if self.nodes[id.index()].life == life {
+            self.look_at_conns(id);
             self.dial(id);
         }
     }
@@ -280,6 +282,7 @@ impl World {
                 node.founded = true;
                 node.acknowledged.push(store.id().into());
                 self.take_over(id, store);
+                self.look_at_topic(id);
             }
             Err(error) => self.violate(format!("{id} founds no store: {error}")),
         }
@@ -339,6 +342,7 @@ impl World {
         node.store = None;
         node.jobs.clear();
         self.reload(id);
+        self.gossip_stops(id);
         self.drop_ends(id);
     }
 
@@ -382,6 +386,7 @@ impl World {
         node.pending = 0;
         node.jobs.clear();
         node.trusted.clear();
+        self.gossip_dies(id);
         self.drop_ends(id);
         let node = &mut self.nodes[id.index()];
         node.retries.clear();
@@ -462,6 +467,7 @@ impl World {
             self.violate(format!("{id} has lost {lost}, which was acknowledged"));
         }
         self.note(id, format_args!("opens {}", snapshot.summary().count));
+        self.look_at_topic(id);
         self.work_soon(id);
     }
 
@@ -491,6 +497,7 @@ impl World {
         node.power = Machine::On;
         self.note(id, format_args!("wakes"));
         self.drop_ends(id);
+        self.close_conns(id);
         for event in held {
             self.queue.at(self.now_ms, event);
         }

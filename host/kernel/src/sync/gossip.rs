@@ -81,8 +81,6 @@ pub enum Move {
 /// What came of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// It is no announcement: whoever passed it on is at fault.
-    pub garbage: bool,
     /// What sessions are to be told.
     pub announced: Option<Announced>,
     /// Every session is to compare.
@@ -229,7 +227,6 @@ impl Gossip {
         snapshot: impl FnOnce() -> Option<Snapshot>,
     ) -> Heard {
         let mut heard = Heard {
-            garbage: false,
             announced: None,
             compare: false,
         };
@@ -256,7 +253,7 @@ impl Gossip {
             }
             said.more
         } else {
-            heard.garbage = true;
+            // Whoever passed it on is not at fault: the protocol passes on before anybody reads.
             false
         };
         if more && now_ms > self.compared_ms + GOSSIP_COMPARE_MS {
