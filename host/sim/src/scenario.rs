@@ -329,6 +329,10 @@ fn register_network(engine: &mut Engine, stage: &Shared) {
             Ok(bytes.sum::<u64>() as i64)
         })
     });
+    let s = Rc::clone(stage);
+    engine.register_fn("gossip_bytes", move || {
+        with(&s, |w| Ok(w.stats().gossip_bytes as i64))
+    });
 }
 
 /// The store: its members, its calls, and what must hold of it.

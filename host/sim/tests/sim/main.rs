@@ -5,6 +5,7 @@ mod components;
 mod determinism;
 mod failed_reads;
 mod family;
+mod gossip;
 mod large;
 mod model;
 mod mutants;
