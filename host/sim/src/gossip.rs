@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use iroh_gossip::proto::{
@@ -116,11 +116,6 @@ pub(crate) enum Due {
     Arrive(ConnId, Side),
     /// That end learns that the connection is dead.
     Broken(ConnId, Side),
-}
-
-/// Where time begins for the protocol, which only subtracts.
-pub(crate) fn beginning() -> Instant {
-    Instant::now()
 }
 
 /// Where a node can be reached, as it tells its neighbours.
@@ -263,7 +258,7 @@ impl World {
     /// Gives one event to a node's protocol state and does what it says.
     pub(crate) fn protocol(&mut self, id: NodeId, event: InEvent<Key>) {
         let now_ms = self.now_ms;
-        let now = self.begun + Duration::from_millis(now_ms);
+        let now = self.neighbours.begun + Duration::from_millis(now_ms);
         let Some(topic) = &mut self.nodes[id.index()].gossip.topic else {
             return;
         };
@@ -387,7 +382,7 @@ impl World {
             let peers = self.nodes[id.index()].streams.keys();
             let peers = peers.map(|peer| self.nodes[peer.index()].device);
             announced.tell(peers.collect::<Vec<_>>(), |peer| {
-                let peer = self.node_of(&peer.0);
+                let peer = self.neighbours.node_of(&peer.0);
                 let streams = &self.nodes[id.index()].streams;
                 let Some((stream, side)) = peer.and_then(|p| streams.get(&p)).copied() else {
                     return false;
@@ -407,10 +402,5 @@ impl World {
         for (stream, side) in streams {
             self.handle(stream, side, Input::Reconcile);
         }
-    }
-
-    /// The node with that key, if there is one.
-    pub(crate) fn node_of(&self, key: &Key) -> Option<NodeId> {
-        self.keys.get(key).copied()
     }
 }

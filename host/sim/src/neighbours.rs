@@ -3,7 +3,8 @@
 //! A connection is what QUIC gives: messages in order, or a break that each end learns of by itself. It is dialled
 //! when the protocol has something to say to a peer, and is left to itself when neither end sends on it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use iroh_gossip::proto::InEvent;
 use lattice_kernel::sync::Access;
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::gossip::{Due, Key, Said};
 use crate::limits::{DIAL_MS, IDLE_MS, RESEND_MS};
-use crate::node::NodeId;
+use crate::node::{Node, NodeId};
 use crate::trace::short;
 use crate::wire::Side;
 use crate::world::World;
@@ -50,13 +51,46 @@ struct End {
 
 /// A connection and its ends.
 #[derive(Debug)]
-pub(crate) struct Conn {
+struct Conn {
     ends: [End; 2],
 }
 
 impl Conn {
     fn end(&mut self, side: Side) -> &mut End {
         &mut self.ends[side.index()]
+    }
+}
+
+/// The connections of a network.
+#[derive(Debug)]
+pub(crate) struct Neighbours {
+    conns: BTreeMap<ConnId, Conn>,
+    count: u64,
+    keys: BTreeMap<Key, NodeId>,
+    /// Where time begins for the protocol, which only takes differences of it.
+    pub(crate) begun: Instant,
+}
+
+impl Neighbours {
+    /// No connections yet.
+    pub(crate) fn of(nodes: &[Node]) -> Self {
+        let ids = (0..).map(NodeId);
+        Self {
+            conns: BTreeMap::new(),
+            count: 0,
+            keys: nodes.iter().map(|node| node.device.0).zip(ids).collect(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Adds a node.
+    pub(crate) fn know(&mut self, id: NodeId, node: &Node) {
+        self.keys.insert(node.device.0, id);
+    }
+
+    /// The node with that key, if there is one.
+    pub(crate) fn node_of(&self, key: &Key) -> Option<NodeId> {
+        self.keys.get(key).copied()
     }
 }
 
@@ -75,7 +109,7 @@ impl World {
                 let peers = &mut self.nodes[me.index()].gossip.peers;
                 peers.insert(to, Peer::Pending(vec![message]));
                 // The handshake takes a round and a half.
-                let arrival = match self.node_of(&to) {
+                let arrival = match self.neighbours.node_of(&to) {
                     Some(peer) => (0..3).map(|_| self.delay(me, peer, 100)).sum(),
                     None => 0,
                 };
@@ -90,7 +124,7 @@ impl World {
             false => message,
         };
         let now_ms = self.now_ms;
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.neighbours.conns.get_mut(&id) else {
             return;
         };
         let side = match conn.ends[0].node == me {
@@ -110,7 +144,7 @@ impl World {
         let arrival = now_ms + self.delay(me, peer, len);
         self.stats.gossip_messages += 1;
         self.stats.gossip_bytes += len as u64;
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.neighbours.conns.get_mut(&id) else {
             return;
         };
         let end = conn.end(side.other());
@@ -150,7 +184,7 @@ impl World {
             let now_ms = self.now_ms;
             if !self.passes(id, to) {
                 // It is sent again until it passes, or an end takes the path for broken.
-                if let Some(conn) = self.conns.get_mut(&id)
+                if let Some(conn) = self.neighbours.conns.get_mut(&id)
                     && conn.end(to).open
                     && !conn.end(to).incoming.is_empty()
                 {
@@ -159,7 +193,7 @@ impl World {
                 }
                 return;
             }
-            let Some(conn) = self.conns.get_mut(&id) else {
+            let Some(conn) = self.neighbours.conns.get_mut(&id) else {
                 return;
             };
             let peer = conn.end(to.other()).node;
@@ -179,7 +213,7 @@ impl World {
 
     /// Whether packets to that end pass.
     fn passes(&self, id: ConnId, to: Side) -> bool {
-        let Some(conn) = self.conns.get(&id) else {
+        let Some(conn) = self.neighbours.conns.get(&id) else {
             return false;
         };
         let (end, other) = (&conn.ends[to.index()], &conn.ends[to.other().index()]);
@@ -200,7 +234,7 @@ impl World {
         ) {
             return;
         }
-        let reachable = self.node_of(&key).filter(|peer| {
+        let reachable = self.neighbours.node_of(&key).filter(|peer| {
             let blocked = self.is_blocked(me, *peer) || self.is_blocked(*peer, me);
             !blocked && self.nodes[peer.index()].is_on()
         });
@@ -211,8 +245,8 @@ impl World {
         if peer == me || self.access(peer, me) != Access::All {
             return self.gossip_undialled(me, key);
         }
-        self.conn_count += 1;
-        let id = ConnId(self.conn_count);
+        self.neighbours.count += 1;
+        let id = ConnId(self.neighbours.count);
         let ends = [me, peer].map(|node| End {
             node,
             address: self.nodes[node.index()].address,
@@ -222,7 +256,7 @@ impl World {
             last_arrival_ms: 0,
             silent_since_ms: None,
         });
-        self.conns.insert(id, Conn { ends });
+        self.neighbours.conns.insert(id, Conn { ends });
         self.note(me, format_args!("is connected for gossip to {peer}"));
         for (me, peer) in [(me, peer), (peer, me)] {
             let key = self.nodes[peer.index()].device.0;
@@ -255,7 +289,7 @@ impl World {
 
     /// Closes one end of a connection. The other learns of it when the news arrives, or by silence.
     pub(crate) fn close_conn(&mut self, id: ConnId, side: Side) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.neighbours.conns.get_mut(&id) else {
             return;
         };
         let end = conn.end(side);
@@ -275,7 +309,7 @@ impl World {
             let at = (self.now_ms + after).max(last_words_ms + 1);
             self.gossip_at(at, peer, Due::Broken(id, side.other()));
         } else {
-            self.conns.remove(&id);
+            self.neighbours.conns.remove(&id);
         }
         let key = self.nodes[peer.index()].device.0;
         let gossip = &mut self.nodes[me.index()].gossip;
@@ -297,7 +331,7 @@ impl World {
         let conns = self.nodes[id.index()].gossip.conns.iter();
         conns
             .filter_map(|conn| {
-                let ends = &self.conns.get(conn)?.ends;
+                let ends = &self.neighbours.conns.get(conn)?.ends;
                 let side = match ends[0].node == id {
                     true => Side::Dialer,
                     false => Side::Listener,
@@ -313,7 +347,12 @@ impl World {
         let now_ms = self.now_ms;
         for (conn, side) in self.conns_of(id) {
             let passes = self.passes(conn, side);
-            let Some(ends) = self.conns.get_mut(&conn).map(|conn| &mut conn.ends) else {
+            let Some(ends) = self
+                .neighbours
+                .conns
+                .get_mut(&conn)
+                .map(|conn| &mut conn.ends)
+            else {
                 continue;
             };
             let peer = ends[side.other().index()].node;
@@ -328,7 +367,7 @@ impl World {
             let quiet = ends.iter().all(|end| end.incoming.is_empty());
             let [one, two] = [ends[0].node, ends[1].node];
             if quiet && !self.sends_by(one, two, conn) && !self.sends_by(two, one, conn) {
-                self.conns.remove(&conn);
+                self.neighbours.conns.remove(&conn);
                 for node in [one, two] {
                     self.nodes[node.index()].gossip.conns.remove(&conn);
                 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use lattice_format::{Call, DeviceKey, Digest, StoreId};
 use lattice_kernel::engine::Engine;
@@ -12,9 +11,8 @@ use lattice_kernel::{Notice, Outcome, Snapshot};
 
 use crate::check::{Seen, View};
 use crate::code::Code;
-use crate::gossip::{Key, beginning};
 use crate::limits::{CONVERGE_MS, MESH_NODES, NODES_MAX, START_MS};
-use crate::neighbours::{Conn, ConnId};
+use crate::neighbours::Neighbours;
 use crate::node::{Machine, Node, NodeId};
 use crate::plan::{Act, Step};
 use crate::queue::{Event, Queue};
@@ -166,11 +164,7 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     pub(crate) stream_count: u64,
-    pub(crate) conns: BTreeMap<ConnId, Conn>,
-    pub(crate) conn_count: u64,
-    pub(crate) keys: BTreeMap<Key, NodeId>,
-    /// Where time began for gossip's protocol, which knows no other clock.
-    pub(crate) begun: Instant,
+    pub(crate) neighbours: Neighbours,
     pub(crate) weather: Weather,
     pub(crate) blocks: BTreeMap<usize, Block>,
     pub(crate) mends: Vec<Mend>,
@@ -225,8 +219,6 @@ impl World {
 
     /// A network in which nothing is going to happen.
     pub(crate) fn empty(code: &Code, dice: Dice, nodes: Vec<Node>, keep_trace: bool) -> Self {
-        let keys = (0..).map(NodeId).zip(&nodes);
-        let keys = keys.map(|(id, node)| (node.device.0, id)).collect();
         Self {
             now_ms: 0,
             code: code.clone(),
@@ -234,13 +226,10 @@ impl World {
             dice,
             queue: Queue::default(),
             trace: Trace::new(keep_trace),
+            neighbours: Neighbours::of(&nodes),
             nodes,
             streams: BTreeMap::new(),
             stream_count: 0,
-            conns: BTreeMap::new(),
-            conn_count: 0,
-            keys,
-            begun: beginning(),
             weather: Weather::default(),
             blocks: BTreeMap::new(),
             mends: Vec::new(),
@@ -399,7 +388,7 @@ impl World {
         let id = NodeId(number);
         self.nodes
             .push(Node::new(number, (0..number).map(NodeId).collect()));
-        self.keys.insert(self.nodes[id.index()].device.0, id);
+        self.neighbours.know(id, &self.nodes[id.index()]);
         self.queue
             .at(self.now_ms, Event::Tick { node: id, life: 0 });
         self.with_child(Self::add_node);
