@@ -103,7 +103,7 @@ impl Store {
         let added = grow::add(&mut self.core.rows, &mut self.core.pasts, header, local)?;
         assert_eq!(added.local, local, "entries are numbered densely");
         if added.new_branch {
-            self.core.cuts_are_due();
+            self.core.cuts_of_are_due(&header.author)?;
         }
         if added.fork {
             self.core.notices.push(Notice::Fork {
@@ -233,8 +233,17 @@ impl Store {
             self.commit(now_ms)?;
         }
         let now_ms = self.flushed_at_ms;
-        self.flush_if_due(now_ms)?;
-        self.publish_with(Some(&settled))?;
+        let flushed = self.flush_if_due(now_ms)?;
+        let known = &self.published.summary;
+        let news = flushed
+            || known.count != self.next.0
+            || settled.runs > 0
+            || settled.pending != known.pending
+            || settled.system_paused != known.system_paused
+            || settled.app_paused != known.app_paused;
+        if news {
+            self.publish_with(Some(&settled))?;
+        }
         Ok(settled)
     }
 
@@ -255,7 +264,10 @@ impl Store {
             self.settled &= self.pending.is_empty();
             self.commit(now_ms)?;
         }
-        self.flush_if_due(now_ms)?;
+        if self.flush_if_due(now_ms)? {
+            // Readers need not keep in memory what is on disk now.
+            self.publish()?;
+        }
         Ok(received)
     }
 
@@ -315,15 +327,17 @@ impl Store {
         }
     }
 
-    fn flush_if_due(&mut self, now_ms: u64) -> Result<(), StorageError> {
+    /// Tells whether it was.
+    fn flush_if_due(&mut self, now_ms: u64) -> Result<bool, StorageError> {
         let old = now_ms.saturating_sub(self.flushed_at_ms) >= FLUSH_MS;
         if self.unflushed >= FLUSH_ENTRIES
             || (self.core.rows.pending_rows() > 0 && old)
             || self.core.rows.pending_rows() > OVERLAY_ROWS_MAX
         {
             self.flush(now_ms)?;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 
     pub(crate) fn flush(&mut self, now_ms: u64) -> Result<(), StorageError> {
@@ -398,6 +412,7 @@ impl Store {
                 system_paused,
                 app_paused,
             }),
+            offered: Arc::default(),
         };
         Ok(())
     }

@@ -4,26 +4,26 @@
 //! view of both is of one moment. Rows (integers big-endian):
 //!
 //! ```text
-//! 'I' id[..16]                         → local (8)
+//! 'I' id[..16]                         → local (8) id[16..]
 //! 'D' local (8)                        → Meta
 //! 'B' branch (4)                       → Branch
 //! 'A' author (32) chain (8) branch (4) → nothing
 //! 'C' branch (4) seq (8)               → local (8)
-//! 'S' branch (4) other (4) seq (8)     → seq of `other` (8)
+//! 'S' branch (4) seq (8)               → see past.rs
 //! 'H' id                               → local (8): heads
 //! 'P' key (32) local (8)               → nothing: who admits whom
 //! 'T' position (44)                    → local (8): the canonical order
 //! ```
 //!
-//! A *branch* is a chain without forks: a fork starts a new branch. `S` says how far into another
-//! branch an entry's past reaches, and holds a row only where that changed, so that a question
-//! about the past is one look-up (version vectors: Parker et al., "Detection of Mutual
+//! A *branch* is a chain without forks: a fork starts a new branch. `S` says how far into other
+//! branches an entry's past reaches (version vectors: Parker et al., "Detection of Mutual
 //! Inconsistency in Distributed Systems", 1983, stored as differences).
 
 use std::ops::ControlFlow;
 
 use lattice_format::{ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time};
 
+use crate::past;
 use crate::rows::{RowsView, StorageError, prefix_end};
 
 /// Place of an entry in this node's log, from 0. It differs from node to node.
@@ -176,17 +176,6 @@ pub(crate) fn local_key(local: LocalSeq) -> Vec<u8> {
     key(b'D', &[&local.0.to_be_bytes()])
 }
 
-pub(crate) fn seen_key(branch: BranchId, other: BranchId, seq: u64) -> Vec<u8> {
-    key(
-        b'S',
-        &[
-            &branch.0.to_be_bytes(),
-            &other.0.to_be_bytes(),
-            &seq.to_be_bytes(),
-        ],
-    )
-}
-
 // --- reading ---------------------------------------------------------------------------------------
 
 /// Place of an intention in the log.
@@ -197,9 +186,11 @@ pub(crate) fn local_of(
     let Some(row) = rows.get(&key(b'I', &[&id.0[..16]]))? else {
         return Ok(None);
     };
-    let local = LocalSeq(u64_of(&row).ok_or_else(|| damaged("ids"))?);
+    let Some((local, rest)) = row.split_first_chunk() else {
+        return Err(damaged("ids"));
+    };
     // Half an id is enough to find an entry; the whole decides.
-    Ok((meta(rows, local)?.id == *id).then_some(local))
+    Ok((*rest == id.0[16..]).then_some(LocalSeq(u64::from_be_bytes(*local))))
 }
 
 /// What the graph knows of the entry at `local`, which exists.
@@ -316,25 +307,6 @@ pub(crate) fn grants(rows: &RowsView, device: &DeviceKey) -> Result<Vec<LocalSeq
     Ok(out)
 }
 
-/// How far into `other` the past of entry `seq` of `branch` reaches.
-pub(crate) fn seen(
-    rows: &RowsView,
-    branch: BranchId,
-    other: BranchId,
-    seq: Seq,
-) -> Result<Option<Seq>, StorageError> {
-    if branch == other {
-        return Ok(Some(seq));
-    }
-    let row = rows.first(
-        &seen_key(branch, other, 0),
-        &seen_key(branch, other, seq.0.saturating_add(1)),
-        true,
-    )?;
-    row.map(|(_, value)| u64_of(&value).map(Seq).ok_or_else(|| damaged("pasts")))
-        .transpose()
-}
-
 /// Whether `x` is the entry `y` or in its causal past.
 pub(crate) fn local_in_past_or_same(
     rows: &RowsView,
@@ -349,7 +321,7 @@ pub(crate) fn local_in_past_or_same(
         return Ok(false);
     }
     let (x, y) = (meta(rows, x)?, meta(rows, y)?);
-    Ok(seen(rows, y.branch, x.branch, y.seq)?.is_some_and(|seq| seq >= x.seq))
+    Ok(past::seen(rows, y.branch, x.branch, y.seq)?.is_some_and(|seq| seq >= x.seq))
 }
 
 /// Whether the entry at `x` is `y` or in its causal past; `y` is witnessed.

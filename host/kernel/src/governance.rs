@@ -186,7 +186,10 @@ fn cuts_key(author: &DeviceKey) -> Vec<u8> {
     key
 }
 
+/// Whose cuts must be asked for: the authors one after the other, or nothing for everybody's.
 const CUTS_DUE: &[u8] = b"Mcuts-due";
+/// Authors that are named there; of more, everybody's cuts are asked for.
+const CUTS_DUE_MAX: usize = 64;
 
 /// A cut, with the places of its revocation.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -203,9 +206,25 @@ struct Resolved {
 }
 
 impl Core {
-    /// Notes that governance, or who there is to be cut, has changed.
+    /// Notes that governance has changed.
     pub(crate) fn cuts_are_due(&mut self) {
         self.rows.put(CUTS_DUE, []);
+    }
+
+    /// Notes that there is more of an author to be cut: nobody else's cuts depend on that.
+    pub(crate) fn cuts_of_are_due(&mut self, author: &DeviceKey) -> Result<(), StorageError> {
+        let known = self.rows.get(CUTS_DUE)?;
+        let named = known.as_deref().unwrap_or_default();
+        let everybody = known.is_some() && named.is_empty();
+        if everybody || named.chunks(DeviceKey::LEN).any(|other| other == author.0) {
+            return Ok(());
+        }
+        if named.len() >= CUTS_DUE_MAX * DeviceKey::LEN {
+            self.cuts_are_due();
+        } else {
+            self.rows.put(CUTS_DUE, [named, &author.0].concat());
+        }
+        Ok(())
     }
 
     /// Whether the cuts must be asked for again.
@@ -243,10 +262,17 @@ impl Core {
     /// # Errors
     /// A fault of this host; nothing has changed then.
     pub(crate) fn refresh_cuts(&mut self) -> Result<(), HostFault> {
-        if !self.are_cuts_due().map_err(storage)? {
+        let Some(due) = self.rows.get(CUTS_DUE).map_err(storage)? else {
             return Ok(());
-        }
-        for author in dag::authors(&self.rows).map_err(storage)? {
+        };
+        let authors = match due.is_empty() {
+            true => dag::authors(&self.rows).map_err(storage)?,
+            false => due
+                .chunks(DeviceKey::LEN)
+                .filter_map(DeviceKey::from_slice)
+                .collect(),
+        };
+        for author in authors {
             let cuts = self.ask_cuts(&author)?;
             self.apply_cuts(&author, &cuts).map_err(storage)?;
         }
@@ -495,4 +521,35 @@ pub(crate) fn ask_view(
     }
     .ask(rows, question, Position::MAX)
     .answer
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn cuts_are_asked_for_by_author_until_these_are_many_or_governance_changes() {
+        let mut core = testing::found(0, 1_000_000).core;
+        core.refresh_cuts().unwrap();
+        assert!(!core.are_cuts_due().unwrap());
+        let author = |n: u8| DeviceKey([n; 32]);
+        let due = |core: &Core| core.rows.get(CUTS_DUE).unwrap().unwrap().to_vec();
+        for n in 0..CUTS_DUE_MAX as u8 {
+            for _ in 0..2 {
+                core.cuts_of_are_due(&author(n)).unwrap();
+            }
+        }
+        let named: Vec<u8> = (0..CUTS_DUE_MAX as u8).flat_map(|n| author(n).0).collect();
+        assert_eq!(due(&core), named);
+        core.cuts_of_are_due(&author(200)).unwrap();
+        assert_eq!(due(&core), [0; 0]);
+        core.cuts_of_are_due(&author(200)).unwrap();
+        assert_eq!(due(&core), [0; 0], "everybody's are due as before");
+        core.refresh_cuts().unwrap();
+        core.cuts_of_are_due(&author(1)).unwrap();
+        core.cuts_are_due();
+        assert_eq!(due(&core), [0; 0]);
+    }
 }

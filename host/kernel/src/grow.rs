@@ -1,88 +1,15 @@
 //! How the graph grows: an admitted entry finds its branch, and what its past reaches.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use lattice_format::{IntentionId, Seq, VerifiedHeader};
+use lattice_format::{IntentionId, VerifiedHeader};
 
 use crate::dag::{
     Branch, BranchId, LocalSeq, Meta, branch, branches_of, damaged, key, local_key, local_of, meta,
-    seen, seen_key,
 };
 use crate::mutant::{self, Mutant};
-use crate::rows::{Rows, RowsView, StorageError};
-
-type Vector = Arc<Vec<(BranchId, Seq)>>;
-
-/// Version vectors of entries that were added lately, so that adding another needs no look-ups.
-#[derive(Debug, Default)]
-pub(crate) struct PastCache {
-    vectors: HashMap<LocalSeq, Vector>,
-    order: VecDeque<LocalSeq>,
-}
-
-const PAST_CACHE_MAX: usize = 512;
-
-impl PastCache {
-    fn get(
-        &mut self,
-        rows: &RowsView,
-        local: LocalSeq,
-        meta: &Meta,
-    ) -> Result<Vector, StorageError> {
-        if let Some(vector) = self.vectors.get(&local) {
-            return Ok(vector.clone());
-        }
-        let vector = Arc::new(load_vector(rows, meta)?);
-        self.put(local, vector.clone());
-        Ok(vector)
-    }
-
-    fn put(&mut self, local: LocalSeq, vector: Vector) {
-        if self.vectors.insert(local, vector).is_none() {
-            self.order.push_back(local);
-        }
-        if self.order.len() > PAST_CACHE_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.vectors.remove(&oldest);
-        }
-    }
-
-    /// Forgets everything: entries were undone, and their places will be used again.
-    pub(crate) fn clear(&mut self) {
-        self.vectors.clear();
-        self.order.clear();
-    }
-}
-
-fn load_vector(rows: &RowsView, meta: &Meta) -> Result<Vec<(BranchId, Seq)>, StorageError> {
-    let mut out = vec![(meta.branch, meta.seq)];
-    let mut other = 0u32;
-    loop {
-        // Skips from branch to branch: one look-up for the number, one for the value.
-        let row = rows.first(
-            &seen_key(meta.branch, BranchId(other), 0),
-            &key(b'S', &[&(meta.branch.0 + 1).to_be_bytes()]),
-            false,
-        )?;
-        let Some((row, _)) = row else { break };
-        let id: [u8; 4] = row
-            .get(5..9)
-            .and_then(|b| b.try_into().ok())
-            .ok_or_else(|| damaged("pasts"))?;
-        let id = BranchId(u32::from_be_bytes(id));
-        if let Some(seq) = seen(rows, meta.branch, id, meta.seq)? {
-            out.push((id, seq));
-        }
-        let Some(next) = id.0.checked_add(1) else {
-            break;
-        };
-        other = next;
-    }
-    out.sort_unstable();
-    Ok(out)
-}
+use crate::past::{self, PastCache, Vector, merge};
+use crate::rows::{Rows, StorageError};
 
 /// What adding an entry found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,25 +56,16 @@ pub(crate) fn add(
         deps,
     };
 
-    let mut vector: Vec<(BranchId, Seq)> = previous_vector.to_vec();
+    let mut vector = previous_vector.to_vec();
     for name in meta.names() {
         let named = meta_of(rows, name)?;
-        let past = pasts.get(rows, name, &named)?;
-        vector = merge(&vector, &past);
-    }
-    vector = merge(&vector, &[(branch_id, header.seq)]);
-    for (other, seq) in &vector {
-        let before = match previous_vector.binary_search_by_key(other, |(b, _)| *b) {
-            Ok(at) => Some(previous_vector[at].1),
-            Err(_) => None,
-        };
-        if *other != branch_id && before != Some(*seq) {
-            rows.put(
-                seen_key(branch_id, *other, header.seq.0),
-                seq.0.to_be_bytes(),
-            );
+        // What is in the past has its own past there too.
+        if !past::reaches(&vector, named.branch, named.seq) {
+            vector = merge(&vector, &*pasts.get(rows, name, &named)?);
         }
     }
+    vector = merge(&vector, &[(branch_id, header.seq)]);
+    past::store(rows, branch_id, header.seq, &previous_vector, &vector)?;
     pasts.put(local, Arc::new(vector));
 
     let local_bytes = local.0.to_be_bytes();
@@ -155,7 +73,10 @@ pub(crate) fn add(
         rows.remove(key(b'H', &[&name.0]));
     }
     rows.put(key(b'H', &[&id.0]), local_bytes);
-    rows.put(key(b'I', &[&id.0[..16]]), local_bytes);
+    rows.put(
+        key(b'I', &[&id.0[..16]]),
+        [&local_bytes, &id.0[16..]].concat(),
+    );
     rows.put(
         key(
             b'C',
@@ -175,7 +96,7 @@ pub(crate) fn add(
     })
 }
 
-fn meta_of(rows: &RowsView, local: LocalSeq) -> Result<Meta, StorageError> {
+fn meta_of(rows: &Rows, local: LocalSeq) -> Result<Meta, StorageError> {
     meta(rows, local)
 }
 
@@ -233,32 +154,4 @@ fn place_in_branch(
         [],
     );
     Ok((id, Arc::new(Vec::new()), true, fork))
-}
-
-/// The larger of two vectors, branch by branch; both sorted.
-fn merge(a: &[(BranchId, Seq)], b: &[(BranchId, Seq)]) -> Vec<(BranchId, Seq)> {
-    let mut out = Vec::with_capacity(a.len().max(b.len()));
-    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
-    loop {
-        match (a.peek(), b.peek()) {
-            (None, None) => return out,
-            (Some(_), None) => out.extend(a.by_ref()),
-            (None, Some(_)) => out.extend(b.by_ref()),
-            (Some(&&(x, m)), Some(&&(y, n))) => match x.cmp(&y) {
-                std::cmp::Ordering::Less => {
-                    out.push((x, m));
-                    a.next();
-                }
-                std::cmp::Ordering::Greater => {
-                    out.push((y, n));
-                    b.next();
-                }
-                std::cmp::Ordering::Equal => {
-                    out.push((x, m.max(n)));
-                    a.next();
-                    b.next();
-                }
-            },
-        }
-    }
 }

@@ -20,7 +20,7 @@
 //! what it finds in a file, so whatever reads one is guarded: damage is an error that says where.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use lattice_format::{Digest, IntentionId, Signature, SignedHeader, VerifiedBody, VerifiedHeader};
 use redb::{
@@ -31,6 +31,7 @@ use crate::dag::LocalSeq;
 use crate::mutant::{self, Mutant};
 use crate::notice::Notice;
 use crate::outcome::Outcome;
+use crate::recent::Recent;
 use crate::rows::StorageError;
 use crate::suspicion::{Suspicion, Wake};
 
@@ -84,6 +85,7 @@ pub(crate) struct Append {
 pub(crate) struct Log {
     db: Arc<Held>,
     suspicion: Arc<Suspicion>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 /// A database, until its store is done with it.
@@ -187,6 +189,7 @@ impl Log {
         let log = Self {
             db: Arc::new(Held(RwLock::new(Some(Arc::new(db))))),
             suspicion: Arc::default(),
+            recent: Arc::default(),
         };
         guarded(|| {
             let exists = {
@@ -294,13 +297,31 @@ impl Log {
             }
             write.commit()?;
             Ok(())
-        })
+        })?;
+        let mut recent = self.recent();
+        for (local, entry) in (first.0..).zip(batch) {
+            recent.push(Stored {
+                local: LocalSeq(local),
+                header: entry.header.clone(),
+                body: entry.body.as_ref().map(|body| body.bytes().clone()),
+                received_ms: entry.received_ms,
+            });
+        }
+        Ok(())
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().expect("no panic while it is held")
     }
 
     /// The entry at `local`.
     pub(crate) fn entry(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
         self.read(|| {
-            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
+            let db = self.db.get()?;
+            if let Some(entry) = self.recent().get(local) {
+                return Ok(Some(entry.clone()));
+            }
+            let table = db.begin_read()?.open_table(ENTRIES)?;
             let Some(row) = table.get(local.0)? else {
                 return Ok(None);
             };

@@ -260,6 +260,11 @@ pub(crate) fn is_cut_off(rows: &RowsView, id: &IntentionId) -> Result<bool, Stor
     Ok(rows.get(&void_key(id))?.is_some())
 }
 
+/// Whether governance has cut any entry off.
+pub(crate) fn any_is_cut_off(rows: &RowsView) -> Result<bool, StorageError> {
+    Ok(rows.first(b"V", b"W", false)?.is_some())
+}
+
 /// Sets whether governance has cut the entry off.
 pub(crate) fn set_cut_off(rows: &mut Rows, id: &IntentionId, void: bool) {
     if void {

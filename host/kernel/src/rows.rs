@@ -15,7 +15,7 @@ use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinitio
 use crate::suspicion::{Suspicion, Wake};
 
 const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> =
-    TableDefinition::new("derived-3");
+    TableDefinition::new("derived-4");
 
 /// This node's disk failed, or what is on it is damaged. Never an outcome: it pauses the store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

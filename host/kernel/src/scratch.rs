@@ -21,10 +21,11 @@ use crate::engine::{
 };
 use crate::fold::{call_count, code_cell, init_args};
 use crate::governance::storage;
-use crate::grow::{self, PastCache};
+use crate::grow;
 use crate::log::Stored;
 use crate::lthash::{Element, LtHash};
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
+use crate::past::PastCache;
 use crate::rows::{Rows, StorageError};
 use crate::run::{Place, Run};
 use crate::state::{self, Newest};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lattice_format::{
     Call, ChainId, ComponentId, DeviceKey, Digest, Genesis, IntentionId, Lane, Position, Seq,
@@ -20,6 +20,7 @@ use crate::record::{self, Record};
 use crate::rows::{RowsView, StorageError};
 use crate::run::{Reads, Run};
 use crate::state;
+use crate::sync::Offered;
 
 /// A store in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +113,8 @@ pub struct Snapshot {
     pub(crate) rows: RowsView,
     pub(crate) log: Log,
     pub(crate) summary: Arc<Summary>,
+    /// What sync tells of it, made when it is first asked for.
+    pub(crate) offered: Arc<OnceLock<Offered>>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -360,6 +363,33 @@ impl Snapshot {
         limit: usize,
         reverse: bool,
     ) -> Result<Vec<HistoryRow>, StorageError> {
+        let places = self.places(from, limit, reverse)?;
+        let mut out = Vec::with_capacity(places.len());
+        for (position, local) in places {
+            let stored = self
+                .log
+                .entry(local)?
+                .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
+            let standing = self.standing(local, stored.header.lane, position)?;
+            out.push(HistoryRow {
+                position,
+                stored,
+                void: standing.void,
+                cut_off: standing.cut_off,
+                outcomes: standing.outcomes,
+                pending: standing.pending,
+            });
+        }
+        Ok(out)
+    }
+
+    /// Where entries stand in canonical order, and their places in the log, likewise.
+    pub(crate) fn places(
+        &self,
+        from: Option<Position>,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<(Position, LocalSeq)>, StorageError> {
         let key = |position: Position| {
             let mut key = vec![b'T'];
             key.extend_from_slice(&position.to_bytes());
@@ -389,23 +419,12 @@ impl Snapshot {
                 }
             })?;
         }
-        let mut out = Vec::with_capacity(places.len());
-        for (position, local) in places {
-            let stored = self
-                .log
-                .entry(local)?
-                .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
-            let standing = self.standing(local, stored.header.lane, position)?;
-            out.push(HistoryRow {
-                position,
-                stored,
-                void: standing.void,
-                cut_off: standing.cut_off,
-                outcomes: standing.outcomes,
-                pending: standing.pending,
-            });
-        }
-        Ok(out)
+        Ok(places)
+    }
+
+    /// Whether governance has cut any entry off.
+    pub(crate) fn any_is_cut_off(&self) -> Result<bool, StorageError> {
+        record::any_is_cut_off(&self.rows)
     }
 
     /// Asks governance at the end of the system lane.

@@ -16,12 +16,12 @@ use crate::files::Files;
 use crate::floating::{FloatingRow, ParkedRow, Waiting};
 use crate::fold::{Changes, Core, Info, Stopped};
 use crate::governance::Answers;
-use crate::grow::PastCache;
 use crate::limits::OVERLAY_ROWS_MAX;
 use crate::local::{CallError, Open};
 use crate::log::{Append, Closes, Log, Noticed, Stored, WitnessRecord};
 use crate::notice::{Kept, Notice};
 use crate::outcome::Outcome;
+use crate::past::PastCache;
 use crate::record::{self, Due};
 use crate::rows::{Rows, StorageError};
 use crate::snapshot::{Snapshot, Summary};
@@ -448,6 +448,7 @@ impl Store {
                 system_paused: None,
                 app_paused: None,
             }),
+            offered: Arc::default(),
         };
         let due = Due::load(&rows)?;
         let last_run = [

@@ -42,6 +42,7 @@ pub use message::{ErrorCode, MessageError, PeerError, Wants};
 pub use pace::{Due, Pace};
 pub use peer::{Access, Governance};
 pub use session::Session;
+pub(crate) use source::Offered;
 
 /// The protocol's name in ALPN (application-layer protocol negotiation). One bidirectional stream is
 /// one session of one store.

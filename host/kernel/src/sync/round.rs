@@ -1,5 +1,7 @@
 //! One round of reconciliation: Hello, tips, the verdict.
 
+use std::sync::Arc;
+
 use lattice_format::{Digest, IntentionId};
 
 use super::VERSION;
@@ -8,7 +10,7 @@ use super::limits::{LISTED_MAX, TIPS_MAX, TIPS_PAGE, WINDOW_BYTES};
 use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip};
 use super::peer::Fault;
 use super::session::{Session, Stop, send};
-use super::source;
+use super::source::{self, Offered};
 use crate::Snapshot;
 
 /// How long a round may hear nothing before another one may take its place, in milliseconds.
@@ -33,7 +35,7 @@ pub(super) struct Round {
     pub(super) heard_ms: u64,
     begun_ms: u64,
     our_digest: Option<Digest>,
-    our_tips: Vec<PeerTip>,
+    our_tips: Arc<[PeerTip]>,
     hello_heard: bool,
     their_tip_count: usize,
     their_tips: Vec<PeerTip>,
@@ -74,8 +76,7 @@ impl Session {
         snapshot: &Snapshot,
         out: &mut Vec<Effect>,
     ) -> Result<(), Stop> {
-        let tips = source::tips(snapshot)?;
-        let digest = source::digest(&tips);
+        let Offered { tips, digest } = source::tips(snapshot)?;
         let last = std::mem::take(&mut self.round);
         self.round = Round {
             number,
@@ -240,7 +241,7 @@ impl Session {
         }
         round.their_tips_complete = true;
         let mut theirs = std::mem::take(&mut round.their_tips);
-        let ours = source::tips(snapshot)?;
+        let ours = source::tips(snapshot)?.tips;
         let difference = super::plan::compare(&ours, &mut theirs, snapshot)?;
         round.planned = true;
         round.unknown = difference.unknown;
@@ -333,11 +334,11 @@ impl Session {
 
     fn say_done(&mut self, snapshot: &Snapshot, out: &mut Vec<Effect>) -> Result<(), Stop> {
         let lack = self.inbound.lack(&self.round.unknown, snapshot)?;
-        let tips = source::tips(snapshot)?;
-        self.round.our_digest = Some(source::digest(&tips));
+        let tips_digest = source::tips(snapshot)?.digest;
+        self.round.our_digest = Some(tips_digest);
         let done = Done {
             round: self.round.number,
-            tips_digest: source::digest(&tips),
+            tips_digest,
             count: snapshot.summary().count,
             sent: self.outbound.sent,
             floating: lack.floating,

@@ -1,6 +1,7 @@
 //! What a session asks the log, in one place.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use lattice_format::{Digest, IntentionId, Position, VerifiedHeader};
 
@@ -10,15 +11,36 @@ use crate::{LocalSeq, Snapshot, StorageError};
 
 const TIPS_CONTEXT: &str = "lattice 2026-11 sync tips 1";
 
+/// What a snapshot offers to peers.
+#[derive(Clone, Debug)]
+pub(crate) struct Offered {
+    /// Sorted.
+    pub(super) tips: Arc<[PeerTip]>,
+    pub(super) digest: Digest,
+}
+
 /// The local position that the next witnessed entry gets.
 pub(super) fn end(snapshot: &Snapshot) -> LocalSeq {
     LocalSeq(snapshot.summary().count)
 }
 
-/// This node's tips, as the peer is told. A void entry (one that is cut off; what exceeds a
-/// quota is void and goes on as any other) is not offered and not counted: instead of
-/// a void tip stands the last entry of its branch that counts.
-pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
+/// This node's tips and their digest, as peers are told. All sessions with one snapshot share them.
+pub(super) fn tips(snapshot: &Snapshot) -> Result<Offered, StorageError> {
+    if let Some(offered) = snapshot.offered.get() {
+        return Ok(offered.clone());
+    }
+    let tips = find_tips(snapshot)?;
+    let offered = Offered {
+        digest: digest(&tips),
+        tips: tips.into(),
+    };
+    Ok(snapshot.offered.get_or_init(|| offered).clone())
+}
+
+/// A void entry (one that is cut off; what exceeds a quota is void and goes on as any other) is not
+/// offered and not counted: instead of a void tip stands the last entry of its branch that counts.
+fn find_tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
+    let any_void = snapshot.any_is_cut_off()?;
     let mut out = BTreeSet::new();
     // What another branch continues is no tip, so a branch that is void down to where it left
     // another one must vanish: its last counting entry is an inner one.
@@ -30,7 +52,7 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
             seq: tip.seq,
             id: tip.id,
         };
-        if !snapshot.is_cut_off(&tip.id)? {
+        if !any_void || !snapshot.is_cut_off(&tip.id)? {
             out.insert(own);
         } else if let Some(counting) = last_counting(snapshot, own)? {
             fallbacks.push(counting);
@@ -86,7 +108,7 @@ fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, S
 }
 
 /// Digest of sorted tips: equal digests end a round.
-pub(super) fn digest(tips: &[PeerTip]) -> Digest {
+fn digest(tips: &[PeerTip]) -> Digest {
     let mut hasher = blake3::Hasher::new_derive_key(TIPS_CONTEXT);
     for tip in tips {
         hasher.update(&tip.author.0);
@@ -104,11 +126,12 @@ pub(super) fn rows(
     from: Position,
     limit: usize,
 ) -> Result<Vec<(Position, LocalSeq, bool)>, StorageError> {
-    let page = snapshot.history(Some(from), limit, false)?;
-    Ok(page
+    let any_void = snapshot.any_is_cut_off()?;
+    snapshot
+        .places(Some(from), limit, false)?
         .into_iter()
-        .map(|row| (row.position, row.stored.local, !row.cut_off))
-        .collect())
+        .map(|(at, local)| Ok((at, local, !(any_void && snapshot.is_cut_off(&at.id)?))))
+        .collect()
 }
 
 /// The void `prev`-ancestors of a void entry, oldest first and at most `max`: nobody offers them, so

@@ -5,6 +5,7 @@
 //! all of the journal applied, the last write perhaps torn.
 
 use std::io::{Error, ErrorKind};
+use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,7 +15,7 @@ use crate::Files;
 use crate::rows::StorageError;
 
 /// Memory that redb may use for pages of one database, in bytes.
-const CACHE_BYTES: usize = 64 * 1024;
+const CACHE_BYTES: usize = 512 * 1024;
 
 /// Numbers that a seed determines (SplitMix64: Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]
@@ -111,26 +112,123 @@ enum Change {
     Len(u64),
 }
 
-fn apply(image: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::Write(offset, data) => {
-            let at = *offset as usize;
-            if image.len() < at + data.len() {
-                image.resize(at + data.len(), 0);
-            }
-            image[at..at + data.len()].copy_from_slice(data);
+impl Change {
+    fn apply(&self, image: &mut Image) {
+        match self {
+            Self::Write(offset, data) => image.write(*offset as usize, data),
+            Self::Len(len) => image.resize(*len as usize),
         }
-        Change::Len(len) => image.resize(*len as usize, 0),
     }
+}
+
+const PAGE: usize = 4096;
+
+/// What a disk holds, in pages that images share until one of them is written. Pages of zeros take no memory.
+#[derive(Clone, Debug, Default)]
+struct Image {
+    len: usize,
+    pages: Vec<Option<Arc<[u8; PAGE]>>>,
+}
+
+impl Image {
+    fn of(bytes: &[u8]) -> Self {
+        let mut image = Self::default();
+        image.write(0, bytes);
+        image
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![0; self.len];
+        self.read(0, &mut out);
+        out
+    }
+
+    /// Whether all of it is there.
+    fn read(&self, offset: usize, out: &mut [u8]) -> bool {
+        let end = offset.checked_add(out.len());
+        if end.is_none_or(|end| end > self.len) {
+            return false;
+        }
+        for (page, at, part) in parts(offset, out.len()) {
+            let out = &mut out[part];
+            match &self.pages[page] {
+                Some(bytes) => out.copy_from_slice(&bytes[at..at + out.len()]),
+                None => out.fill(0),
+            }
+        }
+        true
+    }
+
+    fn write(&mut self, offset: usize, data: &[u8]) {
+        if self.len < offset + data.len() {
+            self.resize(offset + data.len());
+        }
+        for (page, at, part) in parts(offset, data.len()) {
+            let (data, page) = (&data[part], &mut self.pages[page]);
+            match (page.as_mut().and_then(Arc::get_mut), data.first_chunk()) {
+                (Some(own), _) => own[at..at + data.len()].copy_from_slice(data),
+                (None, Some(whole)) => *page = Some(Arc::new(*whole)),
+                (None, None) => {
+                    let mut copy = page.as_deref().copied().unwrap_or([0; PAGE]);
+                    copy[at..at + data.len()].copy_from_slice(data);
+                    *page = Some(Arc::new(copy));
+                }
+            }
+        }
+    }
+
+    fn resize(&mut self, len: usize) {
+        let old = std::mem::replace(&mut self.len, len);
+        self.pages.resize(len.div_ceil(PAGE), None);
+        // What is cut off reads as zeros if the disk grows again.
+        if len < old
+            && len % PAGE != 0
+            && let Some(Some(last)) = self.pages.last_mut()
+        {
+            Arc::make_mut(last)[len % PAGE..].fill(0);
+        }
+    }
+}
+
+/// The pages of a range of bytes: the page's number, where in it the range begins, and which part of the range
+/// it holds.
+fn parts(offset: usize, len: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let (page, at) = ((offset + done) / PAGE, (offset + done) % PAGE);
+        let part = done..len.min(done + PAGE - at);
+        done = part.end;
+        (!part.is_empty()).then_some((page, at, part))
+    })
 }
 
 #[derive(Debug, Default)]
 struct Medium {
-    synced: Vec<u8>,
+    synced: Image,
     journal: Vec<Change>,
-    live: Vec<u8>,
+    live: Image,
     /// The most bytes that fit.
     room: Option<u64>,
+}
+
+impl Medium {
+    /// What was written is there after a failure of the power as well.
+    fn sync(&mut self) {
+        let journal = std::mem::take(&mut self.journal);
+        let resized = journal.iter().any(|c| matches!(c, Change::Len(_)));
+        if resized || self.synced.len != self.live.len {
+            self.synced.clone_from(&self.live);
+            return;
+        }
+        for change in journal {
+            let Change::Write(offset, data) = change else {
+                continue;
+            };
+            for (page, ..) in parts(offset as usize, data.len()) {
+                self.synced.pages[page].clone_from(&self.live.pages[page]);
+            }
+        }
+    }
 }
 
 /// What of the journal is found after a crash.
@@ -174,6 +272,7 @@ impl Disk {
 
     /// A disk that holds `image`, all of it synced.
     pub fn with_image(image: Vec<u8>, power: &Power) -> Self {
+        let image = Image::of(&image);
         Self {
             medium: Arc::new(Mutex::new(Medium {
                 synced: image.clone(),
@@ -211,7 +310,7 @@ impl Disk {
 
     /// What a process sees that is alive.
     pub fn live(&self) -> Vec<u8> {
-        self.lock().live.clone()
+        self.lock().live.to_bytes()
     }
 
     /// What is found after the power failed now.
@@ -228,16 +327,16 @@ impl Disk {
                 Survives::All => true,
             };
             if whole {
-                apply(&mut image, change);
+                change.apply(&mut image);
             } else if survives == Survives::Torn
                 && index == prefix
                 && let Change::Write(offset, data) = change
             {
                 let len = dice.below(data.len() as u64) as usize;
-                apply(&mut image, &Change::Write(*offset, data[..len].to_vec()));
+                image.write(*offset as usize, &data[..len]);
             }
         }
-        image
+        image.to_bytes()
     }
 }
 
@@ -246,7 +345,7 @@ impl StorageBackend for Disk {
         if self.power.failed() {
             return Err(Error::other("the power failed"));
         }
-        Ok(self.lock().live.len() as u64)
+        Ok(self.lock().live.len as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
@@ -255,14 +354,10 @@ impl StorageBackend for Disk {
         }
         let failed = |_| Error::other("the read failed");
         self.reads.use_up().map_err(failed)?;
-        let medium = self.lock();
-        let at = offset as usize;
-        let data = at
-            .checked_add(out.len())
-            .and_then(|end| medium.live.get(at..end))
-            .ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))?;
-        out.copy_from_slice(data);
-        Ok(())
+        match self.lock().live.read(offset as usize, out) {
+            true => Ok(()),
+            false => Err(Error::from(ErrorKind::UnexpectedEof)),
+        }
     }
 
     fn set_len(&self, len: u64) -> Result<(), Error> {
@@ -272,18 +367,14 @@ impl StorageBackend for Disk {
             return Err(Error::from(ErrorKind::StorageFull));
         }
         let change = Change::Len(len);
-        apply(&mut medium.live, &change);
+        change.apply(&mut medium.live);
         medium.journal.push(change);
         Ok(())
     }
 
     fn sync_data(&self) -> Result<(), Error> {
         self.power.use_up()?;
-        let mut guard = self.lock();
-        let medium = &mut *guard;
-        for change in medium.journal.drain(..) {
-            apply(&mut medium.synced, &change);
-        }
+        self.lock().sync();
         Ok(())
     }
 
@@ -295,8 +386,67 @@ impl StorageBackend for Disk {
             return Err(Error::from(ErrorKind::StorageFull));
         }
         let change = Change::Write(offset, data.to_vec());
-        apply(&mut medium.live, &change);
+        change.apply(&mut medium.live);
         medium.journal.push(change);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(usize, usize, u8),
+        Resize(usize),
+        Sync,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let place = || prop_oneof![0usize..20_000, (0usize..5).prop_map(|page| page * PAGE)];
+        let len = || prop_oneof![0usize..10_000, (0usize..3).prop_map(|pages| pages * PAGE)];
+        prop_oneof![
+            4 => (place(), len(), 1u8..).prop_map(|(at, len, byte)| Step::Write(at, len, byte)),
+            1 => place().prop_map(Step::Resize),
+            2 => Just(Step::Sync),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_disk_of_shared_pages_reads_as_plain_bytes(
+            steps in proptest::collection::vec(step(), 1..30),
+            at in 0usize..20_000, len in 0usize..9_000,
+        ) {
+            let disk = Disk::new(&Power::steady());
+            let (mut live, mut synced) = (Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Write(at, len, byte) => {
+                        disk.write(at as u64, &vec![byte; len]).expect("there is room");
+                        live.resize(live.len().max(at + len), 0);
+                        live[at..at + len].fill(byte);
+                    }
+                    Step::Resize(len) => {
+                        disk.set_len(len as u64).expect("there is room");
+                        live.resize(len, 0);
+                    }
+                    Step::Sync => {
+                        disk.sync_data().expect("there is power");
+                        synced.clone_from(&live);
+                    }
+                }
+                let found = |survives| disk.after_crash(survives, &mut Dice(1));
+                prop_assert_eq!(&disk.live(), &live);
+                prop_assert_eq!(&found(Survives::Nothing), &synced);
+                prop_assert_eq!(&found(Survives::All), &live);
+                let mut out = vec![1; len];
+                let read = disk.read(at as u64, &mut out).is_ok();
+                prop_assert_eq!(read.then_some(&out[..]), live.get(at..at + len));
+            }
+        }
     }
 }

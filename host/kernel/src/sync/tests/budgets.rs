@@ -45,7 +45,7 @@ fn hello(store: &Store) -> Hello {
 
 /// What a peer with the same entries tells.
 fn digest(store: &Store) -> Digest {
-    source::digest(&source::tips(&store.snapshot()).unwrap())
+    source::tips(&store.snapshot()).unwrap().digest
 }
 
 /// The session of a node with that store, whose peer is played by the test.
@@ -583,8 +583,8 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     call(&mut a, Lane::System, revoke, now_ms);
     while a.settle(1000).unwrap().pending > 0 {}
     let tip = |store: &Store| {
-        let tips = source::tips(&store.snapshot()).unwrap();
-        let tip = tips.into_iter().find(|t| t.author == testing::device(1));
+        let tips = source::tips(&store.snapshot()).unwrap().tips;
+        let tip = tips.iter().find(|t| t.author == testing::device(1));
         tip.map(|tip| tip.id)
     };
     // The last one that counts is named by the void ones alone, so it is offered instead of them.
@@ -594,4 +594,15 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     while a.settle(1000).unwrap().pending > 0 {}
     let void = b.snapshot().summary().heads[0];
     assert_eq!(tip(&a), Some(void), "too far to look");
+    // Ranges are read from the index alone, and come to what the history says.
+    let history = a.snapshot().history(None, usize::MAX, false).unwrap();
+    let history = history.iter().skip(1);
+    let rows: Vec<_> = history
+        .map(|row| (row.position, row.stored.local, !row.cut_off))
+        .collect();
+    let genesis = a.core.info.position;
+    assert!(rows.iter().any(|row| row.2) && rows.iter().any(|row| !row.2));
+    let found = source::rows(&a.snapshot(), genesis, usize::MAX).unwrap();
+    assert!(found == rows);
+    assert_eq!(source::rows(&a.snapshot(), genesis, 3).unwrap(), rows[..3]);
 }
