@@ -6,14 +6,14 @@
 //! everything is what a fold from nothing comes to, callers know of what changed, nothing without a right was
 //! applied, and nobody was sent what it had more often than is stated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use lattice_format::{Digest, IntentionId, Lane};
+use lattice_format::{DeviceKey, Digest, IntentionId, Lane, Seq};
 use lattice_kernel::engine::{Answer, Member, MemberStatus, Question};
 use lattice_kernel::limits::{FLOATING_MAX, PARKED_MAX};
 use lattice_kernel::scratch::scratch;
-use lattice_kernel::{LocalSeq, Notice, Outcome, Snapshot, StorageError};
+use lattice_kernel::{LocalSeq, Notice, Outcome, Snapshot, StorageError, Stored};
 
 use crate::limits::RESENT_FACTOR;
 use crate::node::NodeId;
@@ -44,17 +44,11 @@ pub(crate) struct View {
 impl World {
     /// Every honest node that has a store and may have all of it, as the founder sees it.
     pub(crate) fn views(&self) -> impl Iterator<Item = View> + '_ {
-        let members = self.members();
+        let active = self.active();
         (0..self.node_count()).map(NodeId).filter_map(move |id| {
             let node = &self.nodes[id.index()];
-            let active = members
-                .iter()
-                .any(|m| m.device == node.device && m.status == MemberStatus::Active);
-            let snapshot = node
-                .store
-                .as_ref()
-                .filter(|_| active && !node.liar)?
-                .snapshot();
+            let counts = active.contains(&node.device) && !node.liar;
+            let snapshot = node.store.as_ref().filter(|_| counts)?.snapshot();
             let summary = snapshot.summary();
             Some(View {
                 node: id,
@@ -79,6 +73,15 @@ impl World {
         }
     }
 
+    /// The devices of active members at the founder's.
+    fn active(&self) -> BTreeSet<DeviceKey> {
+        let members = self.members().into_iter();
+        members
+            .filter(|m| m.status == MemberStatus::Active)
+            .map(|m| m.device)
+            .collect()
+    }
+
     /// Whether all honest members run, have nothing to do, and are equal.
     pub fn is_converged(&self) -> bool {
         let child = self.child.as_ref();
@@ -86,34 +89,23 @@ impl World {
     }
 
     fn is_equal(&self) -> bool {
-        let mut first: Option<View> = None;
-        let members = self.members();
-        let active = |m: &&Member| m.status == MemberStatus::Active;
-        let honest = |m: &&Member| {
-            let node = self.nodes.iter().find(|n| n.device == m.device);
-            node.is_some_and(|n| !n.liar)
+        let active = self.active();
+        let honest = self.nodes.iter().filter(|n| !n.liar);
+        let expected = honest.filter(|n| active.contains(&n.device)).count();
+        let views: Vec<View> = self.views().collect();
+        let Some(first) = views.first() else {
+            return false;
         };
-        let expected = members.iter().filter(active).filter(honest).count();
-        let mut found = 0;
-        for view in self.views() {
-            let same = first.is_none_or(|f| f.roots == view.roots);
-            if view.pending > 0 || !same {
-                return false;
-            }
-            first.get_or_insert(view);
-            found += 1;
-        }
-        if found != expected || found == 0 {
+        let done = |v: &View| v.pending == 0 && v.roots == first.roots;
+        if views.len() != expected || !views.iter().all(done) {
             return false;
         }
         // The same entries are the same history; what is void may be here and not there.
-        let mut sets = self.views().map(|v| v.set);
-        let first = sets.next();
-        if sets.all(|set| Some(set) == first) {
+        if views.iter().all(|v| v.set == first.set) {
             return true;
         }
-        let mut entries = self
-            .views()
+        let mut entries = views
+            .iter()
             .map(|v| self.snapshot(v.node).map(|s| counting(&s)));
         let first = entries.next();
         entries.all(|e| Some(e) == first)
@@ -256,15 +248,17 @@ impl World {
         // Whatever an active member was told is durable reached all the others, unless it is void. They are equal
         // by now, so that one of them stands for all.
         let first = views.first().and_then(|v| self.snapshot(v.node));
+        let held: Option<BTreeSet<IntentionId>> = first.map(|s| {
+            let entries = s.entries_from(LocalSeq(0), usize::MAX).unwrap_or_default();
+            entries.iter().map(|entry| entry.header.id()).collect()
+        });
         for view in &views {
             let Some(own) = self.snapshot(view.node) else {
                 continue;
             };
             for id in self.nodes[view.node.index()].acknowledged.clone() {
-                if own.is_void(&id).unwrap_or(false) {
-                    continue;
-                }
-                if first.as_ref().is_some_and(|s| s.contains(&id) != Ok(true)) {
+                let everywhere = held.as_ref().is_none_or(|held| held.contains(&id));
+                if !everywhere && !own.is_void(&id).unwrap_or(false) {
                     let text = format!("{} of {} is not everywhere", short(&id.0), view.node);
                     self.violate(text);
                 }
@@ -307,30 +301,43 @@ impl World {
                 Notice::Fork { .. } | Notice::More { .. } => {}
             }
         }
-        let history = store.snapshot().history(None, usize::MAX, false);
-        for row in history.map_err(unreadable)? {
-            let header = &row.stored.header;
-            let body = row.stored.body.as_deref().map(lattice_format::Body::decode);
-            let Some(Ok(body)) = body.filter(|_| header.author == node.device) else {
+        let snapshot = store.snapshot();
+        for entry in own_entries(&snapshot, node.device).map_err(unreadable)? {
+            let body = entry.body.as_deref().map(lattice_format::Body::decode);
+            let Some(Ok(body)) = body else {
                 continue;
             };
+            let entry = entry.header.id();
+            let outcomes = snapshot.outcomes(&entry).map_err(unreadable)?;
+            let outcomes = outcomes.unwrap_or_default();
             for (index, transaction) in (0u32..).zip(body.transactions) {
                 let Some(told) = transaction.told else {
                     continue;
                 };
-                let now = row.outcomes.get(index as usize);
-                let known = match noticed.get(&(header.id(), index)) {
+                let now = outcomes.get(index as usize);
+                let known = match noticed.get(&(entry, index)) {
                     Some(noticed) => noticed.as_ref() == now,
                     None => Some(told) == now.map(Outcome::digest),
                 };
                 if !known {
-                    let text = format!("{id} told something else of {}", short(&header.id().0));
+                    let text = format!("{id} told something else of {}", short(&entry.0));
                     return Err(text);
                 }
             }
         }
         Ok(())
     }
+}
+
+/// What a device has written, as far as it is known.
+fn own_entries(snapshot: &Snapshot, device: DeviceKey) -> Result<Vec<Stored>, StorageError> {
+    let mut out = Vec::new();
+    for tip in snapshot.tips()?.iter().filter(|t| t.author == device) {
+        for local in snapshot.branch_from(&tip.id, Seq(0), usize::MAX)? {
+            out.extend(snapshot.entry_at(local)?);
+        }
+    }
+    Ok(out)
 }
 
 /// The entries that count, in their order.

@@ -37,7 +37,7 @@ pub use model::{Modelled, Rules, model, model_all};
 pub use node::NodeId;
 pub use plan::{Act, Fails, Plan, Shape, Step};
 pub use report::{json, svg, table};
-pub use scenario::{Played, Scenario, play};
+pub use scenario::{Played, Scenario, play, play_twice};
 pub use shelf::Shelf;
 pub use swarm::{Progress, Swarm, swarm};
 pub use trace::Trace;

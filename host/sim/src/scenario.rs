@@ -6,9 +6,11 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::thread;
 
 use lattice_kernel::engine::Role;
 use lattice_kernel::testing::disk::{Dice, Survives};
+use lattice_runtime::profile::THREAD_STACK_BYTES;
 use rhai::{Array, Dynamic, Engine, EvalAltResult, Position, Token};
 
 use crate::code::Code;
@@ -32,7 +34,7 @@ pub struct Scenario<'a> {
     /// Whether every line of the trace is kept.
     pub keep_trace: bool,
     /// Finds the code of a plugin by its name, as `plugin("kv")` asks for it.
-    pub code: &'a dyn Fn(&str) -> Result<Code, String>,
+    pub code: &'a (dyn Fn(&str) -> Result<Code, String> + Sync),
 }
 
 impl std::fmt::Debug for Scenario<'_> {
@@ -84,14 +86,38 @@ pub(crate) fn wrong<T>(text: impl Into<String>) -> Said<T> {
 
 /// Plays a scenario. A script that is wrong is a failure as well.
 pub fn play(scenario: &Scenario<'_>) -> Played {
-    let mut codes = Vec::new();
-    let mut first = None;
-    for name in plugins(scenario.script) {
-        match (scenario.code)(&name) {
-            Ok(code) => codes.push((name, code)),
-            Err(reason) => first = Some(reason),
+    play_with(scenario, &codes(scenario))
+}
+
+/// Plays a scenario in two threads at the same time. It is a failure if any effect differs.
+pub fn play_twice(scenario: &Scenario<'_>) -> Played {
+    let codes = codes(scenario);
+    let hash = |played: &Played| played.world.as_ref().map(|world| world.trace().hash());
+    thread::scope(|scope| {
+        let again = thread::Builder::new()
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn_scoped(scope, || hash(&play_with(scenario, &codes)));
+        let mut played = play_with(scenario, &codes);
+        let again = again.map(thread::ScopedJoinHandle::join);
+        let same = matches!(again, Ok(Ok(again)) if again == hash(&played));
+        if !same && played.failure.is_none() {
+            played.failure = Some("the second time the effects were others".to_owned());
         }
-    }
+        played
+    })
+}
+
+/// Plugins by name, or why there is one that was not found.
+type Codes = Result<Vec<(String, Code)>, String>;
+
+fn codes(scenario: &Scenario<'_>) -> Codes {
+    let names = plugins(scenario.script).into_iter();
+    names
+        .map(|name| (scenario.code)(&name).map(|code| (name, code)))
+        .collect()
+}
+
+fn play_with(scenario: &Scenario<'_>, codes: &Codes) -> Played {
     let stage = Rc::new(RefCell::new(Stage {
         settings: Settings {
             seed: scenario.seed,
@@ -105,12 +131,12 @@ pub fn play(scenario: &Scenario<'_>) -> Played {
         dice: None,
         converged_ms: Vec::new(),
         in_child: false,
-        codes,
+        codes: codes.clone().unwrap_or_default(),
     }));
     let printed = Rc::new(RefCell::new(Vec::new()));
-    let failure = match first {
-        Some(reason) => Some(reason),
-        None => {
+    let failure = match codes {
+        Err(reason) => Some(reason.clone()),
+        Ok(_) => {
             let mut engine = Engine::new();
             engine.set_max_operations(SCRIPT_OPERATIONS_MAX);
             free_the_word_call(&mut engine);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lattice_sim::{Code, Played, Scenario, json, play, svg, table};
+use lattice_sim::{Code, Played, Scenario, json, play, play_twice, svg, table};
 
 use crate::components::component;
 
@@ -18,15 +18,33 @@ fn played(script: &str, seed: u64) -> Played {
     with_nodes(script, seed, 1)
 }
 
-fn with_nodes(script: &str, seed: u64, nodes: u16) -> Played {
-    play(&Scenario {
+fn scenario(script: &str, seed: u64, nodes: u16) -> Scenario<'_> {
+    Scenario {
         script,
         seed,
         nodes,
         settings: BTreeMap::new(),
         keep_trace: true,
         code: &code,
-    })
+    }
+}
+
+fn with_nodes(script: &str, seed: u64, nodes: u16) -> Played {
+    play(&scenario(script, seed, nodes))
+}
+
+#[test]
+fn a_scenario_played_twice_at_the_same_time_has_the_effects_of_one_play() {
+    let script = include_str!("../../scenarios/large/growth.rhai");
+    let (once, twice) = (
+        with_nodes(script, 3, 6),
+        play_twice(&scenario(script, 3, 6)),
+    );
+    assert_eq!(twice.failure, None);
+    assert_eq!(twice.printed, once.printed);
+    let hash = |played: Played| played.world.map(|world| world.trace().hash());
+    let (once, twice) = (hash(once), hash(twice));
+    assert!(once.is_some() && once == twice);
 }
 
 #[test]
