@@ -61,7 +61,7 @@ pub(crate) fn add(
         let named = meta_of(rows, name)?;
         // What is in the past has its own past there too.
         if !past::reaches(&vector, named.branch, named.seq) {
-            vector = merge(&vector, &*pasts.get(rows, name, &named)?);
+            vector = merge(&vector, &pasts.get(rows, name, &named)?);
         }
     }
     vector = merge(&vector, &[(branch_id, header.seq)]);

@@ -182,7 +182,7 @@ impl Image {
         self.pages.resize(len.div_ceil(PAGE), None);
         // What is cut off reads as zeros if the disk grows again.
         if len < old
-            && len % PAGE != 0
+            && !len.is_multiple_of(PAGE)
             && let Some(Some(last)) = self.pages.last_mut()
         {
             Arc::make_mut(last)[len % PAGE..].fill(0);
