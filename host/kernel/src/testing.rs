@@ -6,6 +6,7 @@
 
 pub mod disk;
 mod governance;
+pub mod memo;
 
 pub use governance::{add_child, admit, genesis_with, resign, revoke, set_quota};
 

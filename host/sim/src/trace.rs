@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+/// Bytes of lines that are hashed at once.
+const HASHED_BYTES: usize = 64 * 1024;
 /// Lines that are kept for the report of a failure.
 const TAIL_LINES: usize = 40;
 
@@ -13,6 +15,8 @@ const TAIL_LINES: usize = 40;
 #[derive(Debug)]
 pub struct Trace {
     hasher: blake3::Hasher,
+    /// Lines that are not hashed yet.
+    waiting: Vec<u8>,
     count: u64,
     line: String,
     tail: VecDeque<String>,
@@ -24,6 +28,7 @@ impl Trace {
     pub(crate) fn new(keep_all: bool) -> Self {
         Self {
             hasher: blake3::Hasher::new(),
+            waiting: Vec::with_capacity(HASHED_BYTES),
             count: 0,
             line: String::new(),
             tail: VecDeque::new(),
@@ -37,8 +42,12 @@ impl Trace {
         self.line.clear();
         // Writing to a String does not fail.
         let _ = write!(self.line, "{at_ms:>9} {what}");
-        self.hasher.update(self.line.as_bytes());
-        self.hasher.update(b"\n");
+        if self.waiting.len() + self.line.len() >= HASHED_BYTES {
+            self.hasher.update(&self.waiting);
+            self.waiting.clear();
+        }
+        self.waiting.extend_from_slice(self.line.as_bytes());
+        self.waiting.push(b'\n');
         self.count += 1;
         if let Some(all) = &mut self.all {
             all.push(self.line.clone());
@@ -54,7 +63,9 @@ impl Trace {
 
     /// The hash of everything so far.
     pub fn hash(&self) -> [u8; 32] {
-        *self.hasher.finalize().as_bytes()
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.waiting);
+        *hasher.finalize().as_bytes()
     }
 
     /// How many effects there were.

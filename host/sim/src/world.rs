@@ -219,6 +219,7 @@ impl World {
 
     /// A network in which nothing is going to happen.
     pub(crate) fn empty(code: &Code, dice: Dice, nodes: Vec<Node>, keep_trace: bool) -> Self {
+        lattice_kernel::testing::memo::remember();
         Self {
             now_ms: 0,
             code: code.clone(),
