@@ -15,7 +15,7 @@ use crate::cell::{Cell, Space, ValueMark};
 use crate::dag::{self, LocalSeq, Meta};
 use crate::engine::{Answer, AskError, Cut, Engine, HostFault, Question};
 use crate::fold::Core;
-use crate::limits::{ANSWERS_MAX, CUT_ROUNDS_EXTRA};
+use crate::limits::{ANSWERS_MAX, CUT_ROUNDS_EXTRA, CUTS_DUE_MAX};
 use crate::mutant::{self, Mutant};
 use crate::record;
 use crate::rows::{RowsView, StorageError};
@@ -188,8 +188,6 @@ fn cuts_key(author: &DeviceKey) -> Vec<u8> {
 
 /// Whose cuts must be asked for: the authors one after the other, or nothing for everybody's.
 const CUTS_DUE: &[u8] = b"Mcuts-due";
-/// Authors that are named there; of more, everybody's cuts are asked for.
-const CUTS_DUE_MAX: usize = 64;
 
 /// A cut, with the places of its revocation.
 #[derive(Debug, Default, PartialEq, Eq)]

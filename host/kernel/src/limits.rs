@@ -45,6 +45,16 @@ pub const BATCH_ENTRIES_MAX: usize = 4096;
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Entries since [`crate::Store::take_changes`] that are named one by one; more count as a change of all.
 pub const CHANGED_ENTRIES_MAX: usize = 10_000;
+/// Version vectors of entries that are remembered, to add the next ones.
+pub const PASTS_CACHED_MAX: usize = 512;
+/// The most pairs in them, the newest vector aside.
+pub const PAST_PAIRS_CACHED_MAX: usize = 16 * 1024;
+/// The most entries of the end of the log that are kept decoded.
+pub const RECENT_MAX: usize = 128;
+/// The most bytes of headers and bodies among them, the newest entry aside.
+pub const RECENT_BYTES_MAX: usize = 256 * 1024;
+/// Authors whose cuts are to be asked for that are named one by one; of more, everybody's cuts are asked for.
+pub const CUTS_DUE_MAX: usize = 64;
 /// Notices that are kept until acknowledged; further ones only raise a counter.
 pub const NOTICES_MAX: usize = 10_000;
 /// The most bytes of those notices; further ones likewise only raise the counter.

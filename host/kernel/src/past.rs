@@ -18,6 +18,7 @@ use std::sync::Arc;
 use lattice_format::Seq;
 
 use crate::dag::{BranchId, LocalSeq, Meta, damaged, key};
+use crate::limits::{PAST_PAIRS_CACHED_MAX, PASTS_CACHED_MAX};
 use crate::rows::{Rows, RowsView, StorageError};
 
 /// Up to where a past reaches, by branch, in ascending order.
@@ -260,11 +261,6 @@ pub(crate) struct PastCache {
     pairs: usize,
 }
 
-/// The most vectors that are remembered.
-const CACHE_VECTORS_MAX: usize = 512;
-/// The most pairs in them, the newest vector aside.
-const CACHE_PAIRS_MAX: usize = 16 * 1024;
-
 impl PastCache {
     pub(crate) fn get(
         &mut self,
@@ -287,7 +283,7 @@ impl PastCache {
             Some(old) => self.pairs -= old.len(),
         }
         while self.order.len() > 1
-            && (self.order.len() > CACHE_VECTORS_MAX || self.pairs > CACHE_PAIRS_MAX)
+            && (self.order.len() > PASTS_CACHED_MAX || self.pairs > PAST_PAIRS_CACHED_MAX)
             && let Some(oldest) = self.order.pop_front()
         {
             if let Some(old) = self.vectors.remove(&oldest) {
@@ -448,19 +444,25 @@ mod tests {
     fn remembered_vectors_are_bounded_by_their_number_and_their_pairs() {
         let vector = |len: u32| Arc::new((0..len).map(|b| (BranchId(b), Seq(0))).collect());
         let mut cache = PastCache::default();
-        for local in 0..=CACHE_VECTORS_MAX as u64 {
+        for local in 0..=PASTS_CACHED_MAX as u64 {
             cache.put(LocalSeq(local), vector(1));
         }
         assert_eq!(
             (cache.vectors.len(), cache.pairs),
-            (CACHE_VECTORS_MAX, CACHE_VECTORS_MAX)
+            (PASTS_CACHED_MAX, PASTS_CACHED_MAX)
         );
-        cache.put(LocalSeq(1_000), vector((CACHE_PAIRS_MAX - 9) as u32));
-        assert_eq!((cache.vectors.len(), cache.pairs), (10, CACHE_PAIRS_MAX));
+        cache.put(LocalSeq(1_000), vector((PAST_PAIRS_CACHED_MAX - 9) as u32));
+        assert_eq!(
+            (cache.vectors.len(), cache.pairs),
+            (10, PAST_PAIRS_CACHED_MAX)
+        );
         // The newest stays, however large it is; the same one again counts once.
         for _ in 0..2 {
-            cache.put(LocalSeq(1_001), vector((CACHE_PAIRS_MAX + 1) as u32));
-            assert_eq!((cache.vectors.len(), cache.pairs), (1, CACHE_PAIRS_MAX + 1));
+            cache.put(LocalSeq(1_001), vector((PAST_PAIRS_CACHED_MAX + 1) as u32));
+            assert_eq!(
+                (cache.vectors.len(), cache.pairs),
+                (1, PAST_PAIRS_CACHED_MAX + 1)
+            );
         }
     }
 }

@@ -3,12 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::dag::LocalSeq;
+use crate::limits::{RECENT_BYTES_MAX, RECENT_MAX};
 use crate::log::Stored;
-
-/// The most entries that are kept decoded.
-const RECENT_MAX: usize = 128;
-/// The most bytes of headers and bodies among them, the newest entry aside.
-const RECENT_BYTES_MAX: usize = 256 * 1024;
 
 /// The last entries, in the order of the log.
 #[derive(Debug, Default)]
