@@ -47,7 +47,8 @@ impl Components {
         let wasm = Wasm::open(directory, compiler)
             .map_err(|error| OpenError::Runtime(error.to_string()))?;
         let wasm = Arc::new(wasm);
-        pace::keep(&wasm).map_err(|error| OpenError::Runtime(format!("no thread: {error}")))?;
+        pace::keep(&wasm)
+            .map_err(|error| OpenError::Runtime(format!("no thread that ticks: {error}")))?;
         Ok(Self {
             wasm,
             bundled: BUNDLED

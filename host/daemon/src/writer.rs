@@ -241,6 +241,8 @@ impl Writer {
 
     fn wait(&mut self, until: Option<Instant>) -> Waited {
         if self.ends.jobs.is_empty() {
+            // Whoever was just answered may be waiting for this very processor.
+            std::thread::yield_now();
             self.ends.listener.resting();
         }
         let runtime = self.ends.runtime.clone();
@@ -484,9 +486,20 @@ impl Writer {
 
     /// Tells the node and whoever watches what changed.
     fn tell(&self, changes: Changes, written: &[IntentionId]) {
+        let changes = Arc::new(changes);
+        let watchers = || {
+            // Nobody watching is no error.
+            let _ = self.ends.changes.send(Arc::clone(&changes));
+        };
+        // What this node wrote is news to its peers above all, and what came from one of them is to those who
+        // watch here.
+        if written.is_empty() {
+            watchers();
+        }
         self.ends.listener.changed(&self.id, &changes, written);
-        // Nobody watching is no error.
-        let _ = self.ends.changes.send(Arc::new(changes));
+        if !written.is_empty() {
+            watchers();
+        }
     }
 
     /// Hands things to know over to the node, which keeps them.
