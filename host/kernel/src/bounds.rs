@@ -313,6 +313,27 @@ fn entries_are_named_one_by_one_up_to_their_bound() {
 }
 
 #[test]
+fn cells_are_named_one_by_one_up_to_their_bound() {
+    let mut store = testing::found(0, NOW);
+    let add = |store: &mut Store| {
+        let call = testing::program(&[Step::Add { k: 0, by: 1 }]);
+        store.call(Lane::App, vec![call], NOW, ChainId(1)).unwrap();
+        store.commit(NOW).unwrap();
+    };
+    store.take_changes();
+    add(&mut store);
+    let cells = store.take_changes().cells;
+    store.core.changes.cells = vec![cells[0].clone(); CHANGED_CELLS_MAX - cells.len()];
+    add(&mut store);
+    assert!(!store.core.changes.all);
+    assert_eq!(store.core.changes.cells.len(), CHANGED_CELLS_MAX);
+    add(&mut store);
+    let changes = store.take_changes();
+    assert!(changes.cells.len() < CHANGED_CELLS_MAX);
+    assert!(changes.all, "one more counts as a change of all");
+}
+
+#[test]
 fn a_commit_runs_so_much_of_a_changed_governance_itself_and_leaves_the_rest() {
     // The run of the revocation itself was before the commit.
     for (count, left) in [(CUT_RUNS, 0), (CUT_RUNS + 1, 1)] {

@@ -20,6 +20,7 @@ use crate::dag::{self, LocalSeq};
 use crate::engine::{CallKind, Engine, HostFault};
 use crate::execution::{Execution, outcome_of};
 use crate::governance::Answers;
+use crate::limits::CHANGED_CELLS_MAX;
 use crate::log::{Log, Noticed, Stored};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notice;
@@ -50,9 +51,6 @@ pub struct Changes {
     /// Too much changed to list: look at everything again.
     pub all: bool,
 }
-
-/// Changed cells that are listed one by one.
-const CHANGED_CELLS_MAX: usize = 10_000;
 
 /// The derived state of a store, with what it takes to advance it.
 pub(crate) struct Core {

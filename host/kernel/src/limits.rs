@@ -45,6 +45,8 @@ pub const BATCH_ENTRIES_MAX: usize = 4096;
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Entries since [`crate::Store::take_changes`] that are named one by one; more count as a change of all.
 pub const CHANGED_ENTRIES_MAX: usize = 10_000;
+/// Cells that have changed since then and are named one by one; more count as a change of all.
+pub const CHANGED_CELLS_MAX: usize = 10_000;
 /// Version vectors of entries that are remembered, to add the next ones.
 pub const PASTS_CACHED_MAX: usize = 512;
 /// The most pairs in them, the newest vector aside.

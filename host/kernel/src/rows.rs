@@ -7,6 +7,7 @@
 //! of one moment.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -53,10 +54,28 @@ struct Table {
 }
 
 impl Table {
-    /// What came of a read; the writer hears of it when it failed.
-    fn read<T>(&self, read: Result<T, redb::StorageError>) -> Result<T, StorageError> {
-        self.suspicion.of(read.map_err(StorageError::from))
+    /// Reads; the writer hears of it when that failed.
+    fn read<T>(
+        &self,
+        read: impl FnOnce() -> Result<T, redb::StorageError>,
+    ) -> Result<T, StorageError> {
+        self.suspicion.of(guarded(|| Ok(read()?)))
     }
+}
+
+/// Does something with the file. redb panics on some damage to it; to us that is an error of the disk, which must
+/// reach nothing but its store. Nothing half done is seen afterwards: redb's locks are poisoned then, and everything
+/// that follows is an error as well.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    catch_unwind(AssertUnwindSafe(work)).map_or_else(
+        |_| {
+            Err(StorageError(
+                "state.redb is damaged: its pages contradict each other; remove it while no daemon runs, and it is made again from the log"
+                    .into(),
+            ))
+        },
+        |done| done.map_err(|error| StorageError(format!("state.redb: {error}"))),
+    )
 }
 
 /// A consistent view of the map. Cheap to clone; stays as it is while the writer goes on.
@@ -84,7 +103,7 @@ impl RowsView {
         match &self.disk {
             None => Ok(None),
             Some(table) => {
-                let value = table.read(table.rows.get(key))?;
+                let value = table.read(|| table.rows.get(key))?;
                 Ok(value.map(|guard| Arc::from(guard.value())))
             }
         }
@@ -112,7 +131,10 @@ impl RowsView {
         let mut memory = self.overlay.range::<_, [u8]>(bounds);
         let mut disk = match &self.disk {
             None => None,
-            Some(table) => Some((table, table.read(table.rows.range::<&[u8]>(bounds))?)),
+            Some(table) => {
+                let range = table.read(|| table.rows.range::<&[u8]>(bounds))?;
+                Some((table, range))
+            }
         };
         let mut step_memory = || {
             if reverse {
@@ -125,12 +147,14 @@ impl RowsView {
             let Some((table, disk)) = &mut disk else {
                 return Ok(None);
             };
-            let next = if reverse {
-                disk.next_back()
-            } else {
-                disk.next()
-            };
-            table.read(next.transpose())
+            table.read(|| {
+                let next = if reverse {
+                    disk.next_back()
+                } else {
+                    disk.next()
+                };
+                next.transpose()
+            })
         };
         let mut from_memory = step_memory();
         let mut from_disk = step_disk()?;
@@ -185,9 +209,29 @@ impl RowsView {
     }
 }
 
+/// A database that is closed without a panic, whatever redb finds in it then.
+struct Held(Option<Database>);
+
+impl std::ops::Deref for Held {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("taken by drop alone")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("state.redb is damaged: it could not be closed");
+        }
+    }
+}
+
 /// The map with its only writer.
 pub struct Rows {
-    db: Database,
+    db: Held,
     view: RowsView,
     suspicion: Arc<Suspicion>,
 }
@@ -213,7 +257,7 @@ impl Rows {
     /// When the disk fails or the file is damaged.
     pub fn open(db: Database) -> Result<Self, StorageError> {
         let mut rows = Self {
-            db,
+            db: Held(Some(db)),
             view: RowsView {
                 disk: None,
                 overlay: OrdMap::new(),
@@ -225,15 +269,17 @@ impl Rows {
     }
 
     fn reload(&mut self) -> Result<(), StorageError> {
-        let read = self.db.begin_read()?;
-        self.view.disk = match read.open_table(ROWS) {
-            Ok(rows) => Some(Arc::new(Table {
+        let rows = guarded(|| match self.db.begin_read()?.open_table(ROWS) {
+            Ok(rows) => Ok(Some(rows)),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        })?;
+        self.view.disk = rows.map(|rows| {
+            Arc::new(Table {
                 rows,
                 suspicion: self.suspicion.clone(),
-            })),
-            Err(redb::TableError::TableDoesNotExist(_)) => None,
-            Err(error) => return Err(error.into()),
-        };
+            })
+        });
         Ok(())
     }
 
@@ -284,9 +330,11 @@ impl Rows {
     /// # Errors
     /// When the disk fails.
     pub fn clear(&mut self) -> Result<(), StorageError> {
-        let write = self.db.begin_write()?;
-        write.delete_table(ROWS)?;
-        write.commit()?;
+        guarded(|| {
+            let write = self.db.begin_write()?;
+            write.delete_table(ROWS)?;
+            Ok(write.commit()?)
+        })?;
         self.view.overlay = OrdMap::new();
         self.reload()
     }
@@ -299,6 +347,13 @@ impl Rows {
         if self.view.overlay.is_empty() {
             return Ok(());
         }
+        guarded(|| self.write_overlay())?;
+        self.reload()?;
+        self.view.overlay = OrdMap::new();
+        Ok(())
+    }
+
+    fn write_overlay(&self) -> Result<(), StorageError> {
         let mut write = self.db.begin_write()?;
         write.set_durability(Durability::Immediate)?;
         write.set_quick_repair(true);
@@ -311,10 +366,7 @@ impl Rows {
                 };
             }
         }
-        write.commit()?;
-        self.reload()?;
-        self.view.overlay = OrdMap::new();
-        Ok(())
+        Ok(write.commit()?)
     }
 }
 

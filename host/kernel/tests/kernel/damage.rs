@@ -207,6 +207,35 @@ fn a_damaged_log_is_refused_or_reads_the_same() {
 }
 
 #[test]
+fn a_damaged_state_is_an_error_at_most_and_made_again_without_it() {
+    let (log, state, _) = grown(6);
+    let (log, state) = (log.live(), state.live());
+    let dir = in_dir(&log, Some(&state));
+    let (_, expected) = read_all(dir.path()).unwrap();
+    let used: Vec<usize> = (0..state.len()).filter(|at| state[*at] != 0).collect();
+    let (mut refused, mut dice) = (0, Dice(13));
+    for round in 0..300 {
+        let mut broken = state.clone();
+        let at = used[dice.below(used.len() as u64) as usize];
+        let end = (at + [1, 64, 512][round % 3]).min(broken.len());
+        broken[at..end].fill(dice.roll() as u8);
+        let dir = in_dir(&log, Some(&broken));
+        // What a row says is taken as it is: replicas compare their roots, and rebuild.
+        match catch_unwind(AssertUnwindSafe(|| read_all(dir.path()))) {
+            Err(_) => panic!("round {round}: bytes {at} to {end}: a panic instead of an error"),
+            Ok(Err(text)) => {
+                refused += 1;
+                assert!(text.contains("state.redb"), "round {round}: {text}");
+                std::fs::remove_file(dir.path().join("state.redb")).unwrap();
+                assert_eq!(read_all(dir.path()).unwrap().1, expected, "round {round}");
+            }
+            Ok(Ok(_)) => {}
+        }
+    }
+    assert!(refused > 5, "only {refused} of 300 damages were noticed");
+}
+
+#[test]
 fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
     let (log, state, _) = grown(5);
     let (log, state) = (log.live(), state.live());
