@@ -265,7 +265,23 @@ impl Rows {
             suspicion: Arc::default(),
         };
         rows.reload()?;
+        if rows.view.disk.is_none() {
+            guarded(|| rows.drop_older_forms())?;
+        }
         Ok(rows)
+    }
+
+    /// Lets go of rows in a form that is not used any more: the log is folded anew into [`ROWS`].
+    fn drop_older_forms(&self) -> Result<(), StorageError> {
+        let older: Vec<_> = self.db.begin_read()?.list_tables()?.collect();
+        if older.is_empty() {
+            return Ok(());
+        }
+        let write = self.db.begin_write()?;
+        for table in older {
+            write.delete_table(table)?;
+        }
+        Ok(write.commit()?)
     }
 
     fn reload(&mut self) -> Result<(), StorageError> {
@@ -454,6 +470,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn rows_of_an_older_form_are_dropped() {
+        let older: TableDefinition<'static, &'static [u8], u64> = TableDefinition::new("derived-0");
+        let db = Database::builder()
+            .create_with_backend(InMemoryBackend::new())
+            .unwrap();
+        let write = db.begin_write().unwrap();
+        write
+            .open_table(older)
+            .unwrap()
+            .insert(&[1][..], 1)
+            .unwrap();
+        write.commit().unwrap();
+        let mut rows = Rows::open(db).unwrap();
+        rows.put([1], [1]);
+        rows.flush().unwrap();
+        let tables: Vec<_> = rows
+            .db
+            .begin_read()
+            .unwrap()
+            .list_tables()
+            .unwrap()
+            .collect();
+        let names: Vec<_> = tables.iter().map(redb::TableHandle::name).collect();
+        assert_eq!(names, [redb::TableHandle::name(&ROWS)]);
     }
 
     #[test]
