@@ -6,9 +6,10 @@
 
 use lattice_format::{IntentionId, StoreId, Time, VerifiedHeader};
 
-use crate::dag::{self, LocalSeq};
+use crate::dag::LocalSeq;
 use crate::fold::Info;
 use crate::mutant::{self, Mutant};
+use crate::near::{Named, Near};
 use crate::rows::{RowsView, StorageError};
 
 /// Why an intention can never belong to the store. What floats on it never can either, and its
@@ -79,6 +80,7 @@ pub(crate) enum Admission {
 /// Decides about one verified header.
 pub(crate) fn admit(
     rows: &RowsView,
+    near: &mut Near,
     info: &Info,
     header: &VerifiedHeader,
 ) -> Result<Admission, StorageError> {
@@ -96,10 +98,10 @@ pub(crate) fn admit(
         ));
     }
     let mut missing = Vec::new();
-    let mut locals: Vec<(IntentionId, LocalSeq)> = Vec::new();
+    let mut found: Vec<(IntentionId, Named)> = Vec::new();
     for name in header.names() {
-        match dag::local_of(rows, &name)? {
-            Some(local) => locals.push((name, local)),
+        match near.names.find(rows, &name)? {
+            Some(named) => found.push((name, named)),
             None if mutant::active(Mutant::DependencyNotAwaited) && header.deps.contains(&name) => {
             }
             None => missing.push(name),
@@ -108,7 +110,7 @@ pub(crate) fn admit(
     if !missing.is_empty() {
         return Ok(Admission::Missing(missing));
     }
-    Ok(match check(rows, info, header, &locals)? {
+    Ok(match check(rows, near, info, header, &found)? {
         Ok(()) => Admission::Admitted,
         Err(error) => Admission::Never(error),
     })
@@ -116,9 +118,10 @@ pub(crate) fn admit(
 
 fn check(
     rows: &RowsView,
+    near: &mut Near,
     info: &Info,
     header: &VerifiedHeader,
-    names: &[(IntentionId, LocalSeq)],
+    names: &[(IntentionId, Named)],
 ) -> Result<Result<(), AdmitError>, StorageError> {
     let max = info.genesis.limits.body_bytes;
     if header.body.len > max {
@@ -127,29 +130,27 @@ fn check(
             max,
         }));
     }
-    let local_of = |id: IntentionId| {
+    let named = |id: IntentionId| {
         names
             .iter()
             .find(|(name, _)| *name == id)
-            .map(|(_, local)| *local)
+            .map(|(_, named)| *named)
             .ok_or_else(|| StorageError(format!("{id} was looked up and is gone")))
     };
-    for (name, local) in names {
-        let named = dag::meta(rows, *local)?.time;
-        if header.time <= named {
+    for (name, named) in names {
+        if header.time <= named.time {
             return Ok(Err(AdmitError::Time {
                 time: header.time,
                 name: *name,
-                named,
+                named: named.time,
             }));
         }
     }
     let prev = header
         .prev
         .expect("verified: every intention but a genesis has one");
-    let prev_local = local_of(prev)?;
-    let prev_meta = dag::meta(rows, prev_local)?;
-    let prev_branch = dag::branch(rows, prev_meta.branch)?;
+    let before = named(prev)?;
+    let prev_branch = near.branch(rows, before.branch)?;
     let bad_prev = Ok(Err(AdmitError::Prev {
         prev,
         seq: header.seq.0,
@@ -157,15 +158,15 @@ fn check(
     let same_chain = (prev_branch.author, prev_branch.chain) == (header.author, header.chain);
     let bytes_before = if header.seq.0 == 0 {
         // A chain's first intention stands on the genesis; the genesis itself is its author's first.
-        if prev_local != LocalSeq(0) || same_chain {
+        if before.local != LocalSeq(0) || same_chain {
             return bad_prev;
         }
         0
     } else {
-        if !same_chain || prev_meta.seq.0.checked_add(1) != Some(header.seq.0) {
+        if !same_chain || before.seq.0.checked_add(1) != Some(header.seq.0) {
             return bad_prev;
         }
-        prev_meta.chain_bytes
+        before.chain_bytes
     };
     let actual = bytes_before.saturating_add(u64::from(header.body.len));
     if header.chain_bytes != actual {
@@ -177,7 +178,7 @@ fn check(
     let grant = header
         .grant
         .expect("verified: every intention but a genesis has one");
-    if !dag::admits(rows, &header.author, local_of(grant)?)? {
+    if !near.admits(rows, &header.author, named(grant)?.local)? {
         return Ok(Err(AdmitError::Grant { grant }));
     }
     Ok(Ok(()))

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use lattice_format::{ChainId, IntentionId, Position, Time, VerifiedBody, VerifiedHeader};
 
-use crate::dag::{self, LocalSeq};
+use crate::dag::LocalSeq;
 use crate::fold::Settled;
 use crate::governance::Answers;
 use crate::grow;
 use crate::limits::{CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVERLAY_ROWS_MAX};
 use crate::local::CallError;
 use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
+use crate::near::Heads;
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::receive::Received;
@@ -24,6 +25,7 @@ use crate::versions::{RangeLengths, Roots};
 /// What a failed commit goes back to.
 pub(crate) struct Undo {
     rows: RowsView,
+    heads: Heads,
     roots: Roots,
     lengths: RangeLengths,
     last_time: Time,
@@ -43,6 +45,7 @@ impl Store {
         if self.undo.is_none() {
             self.undo = Some(Undo {
                 rows: self.core.rows.view(),
+                heads: self.core.near.heads.clone(),
                 roots: self.core.roots.clone(),
                 lengths: self.core.lengths.clone(),
                 last_time: self.last_time,
@@ -58,10 +61,10 @@ impl Store {
     pub(crate) fn roll_back(&mut self) {
         self.open = None;
         self.pending.clear();
-        self.core.pasts.clear();
         self.core.noticed.clear();
         if let Some(undo) = self.undo.take() {
             self.core.rows.restore(undo.rows);
+            self.core.near.go_back(undo.heads);
             self.core.roots = undo.roots;
             self.core.lengths = undo.lengths;
             self.last_time = undo.last_time;
@@ -100,7 +103,7 @@ impl Store {
         received_ms: u64,
     ) -> Result<LocalSeq, StorageError> {
         let local = self.next;
-        let added = grow::add(&mut self.core.rows, &mut self.core.pasts, header, local)?;
+        let added = grow::add(&mut self.core.rows, &mut self.core.near, header, local)?;
         assert_eq!(added.local, local, "entries are numbered densely");
         if added.new_branch {
             self.core.cuts_of_are_due(&header.author)?;
@@ -180,6 +183,14 @@ impl Store {
             self.broken = Some(error);
         }
         Ok(batch.into_iter().map(|entry| entry.header).collect())
+    }
+
+    /// Commits calls that nobody has committed yet.
+    pub(crate) fn commit_calls(&mut self, now_ms: u64) -> Result<(), StorageError> {
+        if self.open.is_some() || self.unsigned.is_some() {
+            self.commit(now_ms)?;
+        }
+        self.sound()
     }
 
     /// Lets the derived state follow the log.
@@ -299,7 +310,7 @@ impl Store {
         self.core.last_run = [Position::MIN; 2];
         self.core.lengths = RangeLengths::default();
         self.core.answers = Answers::default();
-        self.core.pasts.clear();
+        self.core.near.go_back(Heads::new());
         self.core.changes.all = true;
         self.next = LocalSeq(0);
         self.last_time = Time::default();
@@ -389,16 +400,13 @@ impl Store {
                 before.app_paused.clone(),
             ),
         };
-        let mut heads: Vec<IntentionId> = dag::heads(&self.core.rows)?
-            .into_iter()
-            .map(|(id, _)| id)
-            .collect();
-        heads.sort_unstable();
         self.published = Snapshot {
             info: self.core.info.clone(),
             engine: self.core.engine.clone(),
             rows: self.core.rows.view(),
             log: self.core.log.clone(),
+            names: self.core.near.names.clone(),
+            any_cut: self.core.near.any_cut,
             summary: Arc::new(Summary {
                 count: self.next.0,
                 applied: self.core.roots.applied_count,
@@ -408,7 +416,7 @@ impl Store {
                 pending,
                 last_time: self.last_time,
                 replays: self.core.replays.clone(),
-                heads,
+                heads: self.core.near.heads.keys().copied().collect(),
                 system_paused,
                 app_paused,
             }),

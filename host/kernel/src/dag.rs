@@ -23,6 +23,7 @@ use std::ops::ControlFlow;
 
 use lattice_format::{ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time};
 
+use crate::near::Heads;
 use crate::past;
 use crate::rows::{RowsView, StorageError, prefix_end};
 
@@ -271,11 +272,11 @@ pub(crate) fn entry_of_branch(
 }
 
 /// The heads: entries that no witnessed entry names.
-pub(crate) fn heads(rows: &RowsView) -> Result<Vec<(IntentionId, LocalSeq)>, StorageError> {
-    let mut out = Vec::new();
+pub(crate) fn heads(rows: &RowsView) -> Result<Heads, StorageError> {
+    let mut out = Heads::new();
     rows.scan(b"H", b"I", false, |row, value| {
         if let (Some(id), Some(local)) = (IntentionId::from_slice(&row[1..]), u64_of(value)) {
-            out.push((id, LocalSeq(local)));
+            out.insert(id, LocalSeq(local));
         }
         ControlFlow::Continue(())
     })?;

@@ -279,6 +279,11 @@ impl Waiting {
             .collect()
     }
 
+    /// How many float, and how many are parked.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.floating.len(), self.parked.len())
+    }
+
     pub(crate) fn floating(&self) -> Vec<FloatingRow> {
         let mut rows: Vec<_> = self.floating.iter().collect();
         rows.sort_by_key(|(_, f)| f.arrived);

@@ -23,9 +23,9 @@ use crate::governance::Answers;
 use crate::limits::CHANGED_CELLS_MAX;
 use crate::log::{Log, Noticed, Stored};
 use crate::mutant::{self, Mutant};
+use crate::near::Near;
 use crate::notice::Notice;
 use crate::outcome::{HostRefusal, Outcome};
-use crate::past::PastCache;
 use crate::quota;
 use crate::record::{self, Due, Record};
 use crate::rows::{Rows, StorageError};
@@ -60,7 +60,7 @@ pub(crate) struct Core {
     pub(crate) info: Arc<Info>,
     pub(crate) roots: Roots,
     pub(crate) answers: Answers,
-    pub(crate) pasts: PastCache,
+    pub(crate) near: Near,
     pub(crate) lengths: RangeLengths,
     pub(crate) changes: Changes,
     pub(crate) due: Due,
@@ -132,6 +132,11 @@ pub(crate) fn code_cell() -> Cell {
 }
 
 impl Core {
+    /// The place of an entry in the log.
+    pub(crate) fn local_of(&self, id: &IntentionId) -> Result<Option<LocalSeq>, StorageError> {
+        self.near.names.local_of(&self.rows, id)
+    }
+
     /// Runs what is due, at most `max_runs` of it, governance first.
     pub(crate) fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
         self.paused = [None, None];
@@ -209,7 +214,7 @@ impl Core {
         position: Position,
         local: LocalSeq,
     ) -> Result<Effects, Stopped> {
-        if record::is_cut_off(&self.rows, &position.id)? {
+        if self.near.any_cut && record::is_cut_off(&self.rows, &position.id)? {
             return Ok(Effects {
                 void: true,
                 ..Effects::default()

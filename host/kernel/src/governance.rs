@@ -372,6 +372,7 @@ impl Core {
         }
         if record::is_cut_off(&self.rows, &meta.id)? != void {
             record::set_cut_off(&mut self.rows, &meta.id, void);
+            self.near.any_cut |= void;
             self.due
                 .set(&mut self.rows, meta.lane, meta.position(), local);
         }

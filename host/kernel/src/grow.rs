@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use lattice_format::{IntentionId, VerifiedHeader};
 
-use crate::dag::{
-    Branch, BranchId, LocalSeq, Meta, branch, branches_of, damaged, key, local_key, local_of, meta,
-};
+use crate::dag::{Branch, BranchId, LocalSeq, Meta, branches_of, damaged, key, local_key};
 use crate::mutant::{self, Mutant};
-use crate::past::{self, PastCache, Vector, merge};
+use crate::near::{Named, Near};
+use crate::past::{self, Vector, merge};
 use crate::rows::{Rows, StorageError};
 
 /// What adding an entry found out.
@@ -24,13 +23,14 @@ pub(crate) struct Added {
 /// Adds an admitted entry, everything that it names being there, as number `local`.
 pub(crate) fn add(
     rows: &mut Rows,
-    pasts: &mut PastCache,
+    near: &mut Near,
     header: &VerifiedHeader,
     local: LocalSeq,
 ) -> Result<Added, StorageError> {
     let id = header.id();
-    let named = |id: IntentionId| -> Result<LocalSeq, StorageError> {
-        local_of(rows, &id)?
+    let named = |id: IntentionId| -> Result<Named, StorageError> {
+        near.names
+            .find(rows, &id)?
             .ok_or_else(|| StorageError(format!("entry {id} is named but not in the log")))
     };
     let prev = header.prev.map(named).transpose()?;
@@ -43,7 +43,7 @@ pub(crate) fn add(
         .collect::<Result<Vec<_>, _>>()?;
 
     let (branch_id, previous_vector, new_branch, fork) =
-        place_in_branch(rows, pasts, header, local, prev)?;
+        place_in_branch(rows, near, header, local, prev)?;
     let meta = Meta {
         id,
         time: header.time,
@@ -51,27 +51,29 @@ pub(crate) fn add(
         seq: header.seq,
         lane: header.lane,
         chain_bytes: header.chain_bytes,
-        prev,
-        grant,
-        deps,
+        prev: prev.map(|named| named.local),
+        grant: grant.map(|named| named.local),
+        deps: deps.iter().map(|named| named.local).collect(),
     };
 
     let mut vector = previous_vector.to_vec();
-    for name in meta.names() {
-        let named = meta_of(rows, name)?;
+    for named in prev.iter().chain(&grant).chain(&deps) {
         // What is in the past has its own past there too.
         if !past::reaches(&vector, named.branch, named.seq) {
-            vector = merge(&vector, &pasts.get(rows, name, &named)?);
+            vector = merge(&vector, &near.pasts.get(rows, named.local)?);
         }
     }
     vector = merge(&vector, &[(branch_id, header.seq)]);
     past::store(rows, branch_id, header.seq, &previous_vector, &vector)?;
-    pasts.put(local, Arc::new(vector));
+    near.pasts.put(local, Arc::new(vector));
 
     let local_bytes = local.0.to_be_bytes();
     for name in header.names() {
-        rows.remove(key(b'H', &[&name.0]));
+        if near.heads.remove(&name).is_some() {
+            rows.remove(key(b'H', &[&name.0]));
+        }
     }
+    near.heads.insert(id, local);
     rows.put(key(b'H', &[&id.0]), local_bytes);
     rows.put(
         key(b'I', &[&id.0[..16]]),
@@ -89,6 +91,14 @@ pub(crate) fn add(
     }
     rows.put(key(b'T', &[&header.position().to_bytes()]), local_bytes);
     rows.put(local_key(local), meta.encode());
+    let named = Named {
+        local,
+        branch: branch_id,
+        seq: header.seq,
+        time: header.time,
+        chain_bytes: header.chain_bytes,
+    };
+    near.names.put(id, named);
     Ok(Added {
         local,
         fork,
@@ -96,34 +106,27 @@ pub(crate) fn add(
     })
 }
 
-fn meta_of(rows: &Rows, local: LocalSeq) -> Result<Meta, StorageError> {
-    meta(rows, local)
-}
-
 fn place_in_branch(
     rows: &mut Rows,
-    pasts: &mut PastCache,
+    near: &mut Near,
     header: &VerifiedHeader,
     local: LocalSeq,
-    prev: Option<LocalSeq>,
+    prev: Option<Named>,
 ) -> Result<(BranchId, Vector, bool, bool), StorageError> {
     let mut parent = None;
     if let Some(prev) = prev
         && header.seq.0 > 0
     {
-        let prev_meta = meta(rows, prev)?;
-        let mut row = branch(rows, prev_meta.branch)?;
-        if row.tip == prev_meta.seq {
+        let mut row = near.branch(rows, prev.branch)?;
+        if row.tip == prev.seq {
             row.tip = header.seq;
             row.tip_local = local;
-            rows.put(
-                key(b'B', &[&prev_meta.branch.0.to_be_bytes()]),
-                row.encode(),
-            );
-            let vector = pasts.get(rows, prev, &prev_meta)?;
-            return Ok((prev_meta.branch, vector, false, false));
+            rows.put(key(b'B', &[&prev.branch.0.to_be_bytes()]), row.encode());
+            near.set_branch(prev.branch, row);
+            let vector = near.pasts.get(rows, prev.local)?;
+            return Ok((prev.branch, vector, false, false));
         }
-        parent = Some((prev_meta.branch, prev_meta.seq));
+        parent = Some((prev.branch, prev.seq));
     }
     let fork = !branches_of(rows, &header.author, Some(header.chain))?.is_empty();
     let next = rows.first(b"B", b"C", true)?.map_or(Ok(0), |(row, _)| {
@@ -142,6 +145,7 @@ fn place_in_branch(
         tip_local: local,
     };
     rows.put(key(b'B', &[&id.0.to_be_bytes()]), row.encode());
+    near.set_branch(id, row);
     rows.put(
         key(
             b'A',

@@ -26,6 +26,7 @@ mod local;
 mod log;
 pub mod lthash;
 pub mod mutant;
+mod near;
 mod notice;
 pub mod outcome;
 mod past;

@@ -51,6 +51,10 @@ pub const CHANGED_CELLS_MAX: usize = 10_000;
 pub const PASTS_CACHED_MAX: usize = 512;
 /// The most pairs in them, the newest vector aside.
 pub const PAST_PAIRS_CACHED_MAX: usize = 16 * 1024;
+/// Entries that were added or named lately whose places are remembered.
+pub const NAMES_MAX: usize = 768;
+/// Branches that are remembered, and admissions, to admit and add the next entries.
+pub const BRANCHES_MAX: usize = 512;
 /// The most entries of the end of the log that are kept decoded.
 pub const RECENT_MAX: usize = 128;
 /// The most bytes of headers and bodies among them, the newest entry aside.

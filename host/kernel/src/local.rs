@@ -400,7 +400,7 @@ impl Store {
     /// Heads without void entries, in whose place stand the entries that those named.
     fn live_heads(&self) -> Result<Vec<(LocalSeq, IntentionId)>, StorageError> {
         let rows = &self.core.rows;
-        let mut queue: Vec<LocalSeq> = dag::heads(rows)?.into_iter().map(|(_, l)| l).collect();
+        let mut queue: Vec<LocalSeq> = self.core.near.heads.values().copied().collect();
         let mut expanded = false;
         let mut live: Vec<(LocalSeq, IntentionId)> = Vec::new();
         while let Some(local) = queue.pop() {

@@ -4,20 +4,37 @@
 //! Hashing", 2019): each element is expanded to 1,024 16-bit lanes, and the set's hash is their
 //! sum, lane by lane, wrapping. 2,048 bytes give at least 200 bits of security.
 
+use std::sync::OnceLock;
+
 use lattice_format::Digest;
 
 const LANES: usize = 1024;
 const CONTEXT: &str = "lattice 2026-11 lthash element 1";
 
 /// The hash of a set of byte strings.
-#[derive(Clone, PartialEq, Eq)]
-pub struct LtHash(Box<[u16; LANES]>);
+#[derive(Clone)]
+pub struct LtHash {
+    lanes: Box<[u16; LANES]>,
+    /// Computed when it is first asked for, as long as nothing changes.
+    digest: OnceLock<Digest>,
+}
 
 impl Default for LtHash {
     fn default() -> Self {
-        Self(Box::new([0; LANES]))
+        Self {
+            lanes: Box::new([0; LANES]),
+            digest: OnceLock::new(),
+        }
     }
 }
+
+impl PartialEq for LtHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.lanes == other.lanes
+    }
+}
+
+impl Eq for LtHash {}
 
 impl std::fmt::Debug for LtHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,7 +49,7 @@ impl Element {
     /// An element made of these parts.
     pub fn new(parts: &[&[u8]]) -> Self {
         // Hashing the context anew for each element would double the cost of short ones.
-        static KEYED: std::sync::OnceLock<blake3::Hasher> = std::sync::OnceLock::new();
+        static KEYED: OnceLock<blake3::Hasher> = OnceLock::new();
         let mut hasher = KEYED
             .get_or_init(|| blake3::Hasher::new_derive_key(CONTEXT))
             .clone();
@@ -54,16 +71,21 @@ impl LtHash {
     /// Length of the full hash, in bytes.
     pub const BYTES: usize = LANES * 2;
 
+    fn changed(&mut self) -> std::slice::IterMut<'_, u16> {
+        self.digest.take();
+        self.lanes.iter_mut()
+    }
+
     /// Adds an element.
     pub fn add(&mut self, element: &Element) {
-        for (lane, bytes) in self.0.iter_mut().zip(element.expand().as_chunks::<2>().0) {
+        for (lane, bytes) in self.changed().zip(element.expand().as_chunks::<2>().0) {
             *lane = lane.wrapping_add(u16::from_le_bytes(*bytes));
         }
     }
 
     /// Removes an element that was added before.
     pub fn remove(&mut self, element: &Element) {
-        for (lane, bytes) in self.0.iter_mut().zip(element.expand().as_chunks::<2>().0) {
+        for (lane, bytes) in self.changed().zip(element.expand().as_chunks::<2>().0) {
             *lane = lane.wrapping_sub(u16::from_le_bytes(*bytes));
         }
     }
@@ -71,7 +93,7 @@ impl LtHash {
     /// The full hash, little-endian.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut out = [0; Self::BYTES];
-        for (bytes, lane) in out.as_chunks_mut::<2>().0.iter_mut().zip(self.0.iter()) {
+        for (bytes, lane) in out.as_chunks_mut::<2>().0.iter_mut().zip(self.lanes.iter()) {
             *bytes = lane.to_le_bytes();
         }
         out
@@ -83,7 +105,7 @@ impl LtHash {
             return None;
         }
         let mut hash = Self::default();
-        for (lane, bytes) in hash.0.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        for (lane, bytes) in hash.lanes.iter_mut().zip(bytes.as_chunks::<2>().0) {
             *lane = u16::from_le_bytes(*bytes);
         }
         Some(hash)
@@ -91,7 +113,9 @@ impl LtHash {
 
     /// BLAKE3 of the full hash.
     pub fn digest(&self) -> Digest {
-        Digest(*blake3::hash(&self.to_bytes()).as_bytes())
+        *self
+            .digest
+            .get_or_init(|| Digest(*blake3::hash(&self.to_bytes()).as_bytes()))
     }
 }
 
@@ -103,15 +127,22 @@ mod tests {
     fn order_does_not_matter_and_removal_undoes() {
         let (a, b) = (Element::new(&[b"a"]), Element::new(&[b"b", b"c"]));
         let mut one = LtHash::default();
-        one.add(&a);
+        let digests = [one.digest(), {
+            one.add(&a);
+            one.digest()
+        }];
+        assert_ne!(digests[0], digests[1]);
         one.add(&b);
         let mut other = LtHash::default();
         other.add(&b);
         other.add(&a);
         assert_eq!(one, other);
+        assert_eq!(one.digest(), other.digest());
         assert_eq!(LtHash::from_slice(&one.to_bytes()), Some(one.clone()));
-        one.remove(&a);
         one.remove(&b);
+        assert_eq!(one.digest(), digests[1]);
+        one.remove(&a);
+        assert_eq!(one.digest(), digests[0]);
         assert_eq!(one, LtHash::default());
     }
 

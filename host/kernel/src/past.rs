@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use lattice_format::Seq;
 
-use crate::dag::{BranchId, LocalSeq, Meta, damaged, key};
+use crate::dag::{self, BranchId, LocalSeq, Meta, damaged, key};
 use crate::limits::{PAST_PAIRS_CACHED_MAX, PASTS_CACHED_MAX};
 use crate::rows::{Rows, RowsView, StorageError};
 
@@ -262,16 +262,11 @@ pub(crate) struct PastCache {
 }
 
 impl PastCache {
-    pub(crate) fn get(
-        &mut self,
-        rows: &RowsView,
-        local: LocalSeq,
-        meta: &Meta,
-    ) -> Result<Vector, StorageError> {
+    pub(crate) fn get(&mut self, rows: &RowsView, local: LocalSeq) -> Result<Vector, StorageError> {
         if let Some(vector) = self.vectors.get(&local) {
             return Ok(vector.clone());
         }
-        let vector = Arc::new(load(rows, meta)?);
+        let vector = Arc::new(load(rows, &dag::meta(rows, local)?)?);
         self.put(local, vector.clone());
         Ok(vector)
     }

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use lattice_format::{DeviceKey, Header, IntentionId, SignedHeader, VerifiedHeader, VerifyError};
 
 use crate::admit::{self, Admission};
-use crate::dag;
 use crate::floating::{Arrival, FloatReason};
 use crate::mutant::{self, Mutant};
 use crate::rows::StorageError;
@@ -56,15 +55,33 @@ impl Store {
         now_ms: u64,
         seed: [u8; 32],
     ) -> Result<Received, StorageError> {
+        let received = self.take_in(from, entries, now_ms, seed)?;
         self.commit(now_ms)?;
+        Ok(received)
+    }
+
+    /// The same for one of several deliveries that share a commit: nothing is durable, and no sender may be answered,
+    /// before the [`Store::commit`] that must follow. What becomes of each is what it would be one by one.
+    ///
+    /// # Errors
+    /// When the disk fails; nothing that was taken in since the last commit is kept then.
+    pub fn take_in(
+        &mut self,
+        from: DeviceKey,
+        entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
+        now_ms: u64,
+        seed: [u8; 32],
+    ) -> Result<Received, StorageError> {
+        self.commit_calls(now_ms)?;
         let mut received = Received::default();
-        let arrivals = self.verify(from, entries, &seed, &mut received)?;
-        if let Err(error) = self.admit_all(arrivals, now_ms, &mut received) {
+        let taken = self
+            .verify(from, entries, &seed, &mut received)
+            .and_then(|arrivals| self.admit_all(arrivals, now_ms, &mut received));
+        if let Err(error) = taken {
             self.roll_back();
             return Err(error);
         }
         self.settled &= self.pending.is_empty();
-        self.commit(now_ms)?;
         received.missing = self.waiting.missing();
         received.bodies_missing = self.waiting.bodies_missing();
         Ok(received)
@@ -81,7 +98,7 @@ impl Store {
         let mut bodies = Vec::new();
         for (signed, body) in entries {
             let id = Header::id_of(&signed.bytes);
-            let known = dag::local_of(&self.core.rows, &id)?.is_some();
+            let known = self.core.local_of(&id)?.is_some();
             let waits =
                 self.waiting.contains(&id) && !(body.is_some() && self.waiting.lacks_body(&id));
             if known || waits || self.waiting.was_dropped(&id) {
@@ -149,10 +166,11 @@ impl Store {
     ) -> Result<(), StorageError> {
         while let Some(arrival) = queue.pop_front() {
             let id = arrival.header.id();
-            if dag::local_of(&self.core.rows, &id)?.is_some() {
+            if self.core.local_of(&id)?.is_some() {
                 continue;
             }
-            match admit::admit(&self.core.rows, &self.core.info, &arrival.header)? {
+            let core = &mut self.core;
+            match admit::admit(&core.rows, &mut core.near, &core.info, &arrival.header)? {
                 Admission::Never(error) => {
                     received.blame.push(Blame {
                         id: Some(id),

@@ -24,8 +24,8 @@ use crate::governance::storage;
 use crate::grow;
 use crate::log::Stored;
 use crate::lthash::{Element, LtHash};
+use crate::near::Near;
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
-use crate::past::PastCache;
 use crate::rows::{Rows, StorageError};
 use crate::run::{Place, Run};
 use crate::state::{self, Newest};
@@ -93,9 +93,9 @@ fn memory() -> Result<Rows, StorageError> {
 
 impl Judge<'_> {
     fn read_graph(&mut self, entries: &[Stored]) -> Result<(), StorageError> {
-        let mut pasts = PastCache::default();
+        let mut near = Near::default();
         for (local, entry) in (0u64..).zip(entries) {
-            grow::add(&mut self.graph, &mut pasts, &entry.header, LocalSeq(local))?;
+            grow::add(&mut self.graph, &mut near, &entry.header, LocalSeq(local))?;
             let id = entry.header.id();
             if entry.header.lane == Lane::System {
                 for index in calls_of(entry, Lane::System) {

@@ -14,6 +14,7 @@ use crate::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Ques
 use crate::fold::{Info, code_cell};
 use crate::governance;
 use crate::log::{Log, Stored};
+use crate::near::Names;
 use crate::outcome::{HostRefusal, Outcome};
 use crate::quota;
 use crate::record::{self, Record};
@@ -112,6 +113,10 @@ pub struct Snapshot {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) rows: RowsView,
     pub(crate) log: Log,
+    /// Entries that were added lately, later ones than these included.
+    pub(crate) names: Names,
+    /// Whether governance may have cut any entry off.
+    pub(crate) any_cut: bool,
     pub(crate) summary: Arc<Summary>,
     /// What sync tells of it, made when it is first asked for.
     pub(crate) offered: Arc<OnceLock<Offered>>,
@@ -149,7 +154,7 @@ impl Snapshot {
     /// # Errors
     /// As all of these: when the disk fails.
     pub fn contains(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        Ok(dag::local_of(&self.rows, id)?.is_some())
+        Ok(self.local_of(id)?.is_some())
     }
 
     /// That intention, if it is witnessed.
@@ -157,7 +162,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn entry(&self, id: &IntentionId) -> Result<Option<Stored>, StorageError> {
-        match dag::local_of(&self.rows, id)? {
+        match self.local_of(id)? {
             Some(local) => self.log.entry(local),
             None => Ok(None),
         }
@@ -193,7 +198,10 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn local_of(&self, id: &IntentionId) -> Result<Option<LocalSeq>, StorageError> {
-        dag::local_of(&self.rows, id)
+        match self.names.get(id) {
+            Some(named) if named.local.0 < self.summary.count => Ok(Some(named.local)),
+            _ => dag::local_of(&self.rows, id),
+        }
     }
 
     /// The last intention of each chain, sorted; a fork gives a chain several. A branch that
@@ -242,7 +250,7 @@ impl Snapshot {
         seq: Seq,
         limit: usize,
     ) -> Result<Vec<LocalSeq>, StorageError> {
-        let Some(local) = dag::local_of(&self.rows, tip)? else {
+        let Some(local) = self.local_of(tip)? else {
             return Ok(Vec::new());
         };
         let meta = dag::meta(&self.rows, local)?;
@@ -275,7 +283,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn in_past_or_same(&self, x: &IntentionId, y: &IntentionId) -> Result<bool, StorageError> {
-        match dag::local_of(&self.rows, x)? {
+        match self.local_of(x)? {
             Some(x) => dag::in_past_or_same(&self.rows, x, *y),
             None => Ok(false),
         }
@@ -286,7 +294,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn is_void(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        let Some(local) = dag::local_of(&self.rows, id)? else {
+        let Some(local) = self.local_of(id)? else {
             return Ok(false);
         };
         let meta = dag::meta(&self.rows, local)?;
@@ -298,7 +306,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn is_cut_off(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        record::is_cut_off(&self.rows, id)
+        Ok(self.any_cut && record::is_cut_off(&self.rows, id)?)
     }
 
     /// Whether a quota has ever been in effect: without one, and without cuts, nothing is void.
@@ -314,7 +322,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn outcomes(&self, id: &IntentionId) -> Result<Option<Vec<Outcome>>, StorageError> {
-        let Some(local) = dag::local_of(&self.rows, id)? else {
+        let Some(local) = self.local_of(id)? else {
             return Ok(None);
         };
         let meta = dag::meta(&self.rows, local)?;
@@ -420,11 +428,6 @@ impl Snapshot {
             })?;
         }
         Ok(places)
-    }
-
-    /// Whether governance has cut any entry off.
-    pub(crate) fn any_is_cut_off(&self) -> Result<bool, StorageError> {
-        record::any_is_cut_off(&self.rows)
     }
 
     /// Asks governance at the end of the system lane.

@@ -19,9 +19,9 @@ use crate::governance::Answers;
 use crate::limits::OVERLAY_ROWS_MAX;
 use crate::local::{CallError, Open};
 use crate::log::{Append, Closes, Log, Noticed, Stored, WitnessRecord};
+use crate::near::Near;
 use crate::notice::{Kept, Notice};
 use crate::outcome::Outcome;
-use crate::past::PastCache;
 use crate::record::{self, Due};
 use crate::rows::{Rows, StorageError};
 use crate::snapshot::{Snapshot, Summary};
@@ -430,11 +430,14 @@ impl Store {
             .and_then(|b| (*b).try_into().ok())
             .unwrap_or(info.id.0);
         let kept_notices = Kept::of(&log.notices()?);
+        let near = Near::of(&rows)?;
         let published = Snapshot {
             info: info.clone(),
             engine: engine.clone(),
             rows: rows.view(),
             log: log.clone(),
+            names: near.names.clone(),
+            any_cut: near.any_cut,
             summary: Arc::new(Summary {
                 count: 0,
                 applied: 0,
@@ -463,7 +466,7 @@ impl Store {
             info,
             roots,
             answers: Answers::default(),
-            pasts: PastCache::default(),
+            near,
             lengths,
             changes: Changes::default(),
             due,
@@ -529,6 +532,11 @@ impl Store {
         self.published.clone()
     }
 
+    /// The same, for whoever needs it no longer than the store stays as it is.
+    pub fn published(&self) -> &Snapshot {
+        &self.published
+    }
+
     // --- for status and people -------------------------------------------------------------------
 
     /// What changed since the last call of this function.
@@ -544,6 +552,11 @@ impl Store {
     /// Entries that wait for their time.
     pub fn parked(&self) -> Vec<ParkedRow> {
         self.waiting.parked()
+    }
+
+    /// How many entries float, and how many are parked.
+    pub fn waiting_counts(&self) -> (usize, usize) {
+        self.waiting.counts()
     }
 
     /// Unacknowledged notices by number, oldest first, and last how many more were raised than are kept.

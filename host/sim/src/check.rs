@@ -138,23 +138,23 @@ impl World {
         let Some(store) = &self.nodes[id.index()].store else {
             return;
         };
-        let (floating, parked) = (store.floating().len(), store.parked().len());
-        let snapshot = store.snapshot();
-        let summary = snapshot.summary();
+        let (floating, parked) = store.waiting_counts();
+        let summary = store.published().summary();
         if summary.pending == 0 && summary.applied == summary.count {
-            let now = Seen {
+            let now = || Seen {
                 by: id,
                 state: summary.state_root,
                 outcomes: summary.outcome_root,
                 heads: summary.heads.clone(),
                 count: summary.count,
             };
-            let before = self.seen.entry(summary.set).or_insert_with(|| now.clone());
-            let same = Seen {
-                by: before.by,
-                ..now.clone()
-            };
-            if *before != same {
+            let before = self.seen.entry(summary.set).or_insert_with(now);
+            let same = before.state == summary.state_root
+                && before.outcomes == summary.outcome_root
+                && before.heads == summary.heads
+                && before.count == summary.count;
+            if !same {
+                let now = now();
                 let text = format!("the same entries, and not the same: {before:?} {now:?}");
                 self.violate(text);
             }

@@ -5,7 +5,7 @@ use lattice_kernel::engine::MemberStatus;
 use lattice_kernel::testing::{self, disk::Dice};
 use lattice_kernel::{LocalSeq, Stored};
 
-use crate::node::{Entries, Job, NodeId};
+use crate::node::{Delivery, Entries, Job, NodeId};
 use crate::plan::{Act, Fails};
 use crate::queue::Event;
 use crate::world::{Block, Mend, World};
@@ -236,14 +236,12 @@ impl World {
         };
         self.note(to, format_args!("is given a lie of kind {kind} by {by}"));
         // Whoever is told a lie has no session that it could be told in.
-        self.job(
-            to,
-            Job::Receive {
-                from: device,
-                entries: entry,
-                via: None,
-            },
-        );
+        let delivery = Delivery {
+            from: device,
+            entries: entry,
+            via: None,
+        };
+        self.job(to, Job::Receive(delivery));
     }
 }
 

@@ -133,13 +133,14 @@ impl World {
         };
         let peer = conn.end(side.other()).node;
         let begins = !std::mem::replace(&mut conn.end(side).began, true);
-        // Without the topic, which the length of the protocol's own type counts.
-        let mut len = message.size().unwrap_or(0) + LENGTH_BYTES - TOPIC_BYTES;
+        // A Vec takes all that is written to it.
+        let bytes = postcard::to_allocvec(&message).unwrap_or_default();
+        // Without the topic, which the protocol's own type counts.
+        let mut len = bytes.len() + LENGTH_BYTES - TOPIC_BYTES;
         if begins {
             len += LENGTH_BYTES + TOPIC_BYTES;
         }
-        let text = serde_json::to_vec(&message).unwrap_or_default();
-        let hash = short(blake3::hash(&text).as_bytes());
+        let hash = short(blake3::hash(&bytes).as_bytes());
         self.note(me, format_args!("gossips {len} {hash} to {peer}"));
         let arrival = now_ms + self.delay(me, peer, len);
         self.stats.gossip_messages += 1;

@@ -33,17 +33,21 @@ impl fmt::Display for NodeId {
 /// Entries as they travel.
 pub(crate) type Entries = Vec<(SignedHeader, Option<Vec<u8>>)>;
 
+/// Entries of a peer; the session that they came through gets the answer.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) from: DeviceKey,
+    pub(crate) entries: Entries,
+    pub(crate) via: Option<(StreamId, Side)>,
+}
+
 /// What waits for the writer.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// A call by somebody on this node.
     Call { lane: Lane, calls: Vec<Call> },
-    /// Entries of a peer; the session that they came through gets the answer.
-    Receive {
-        from: DeviceKey,
-        entries: Entries,
-        via: Option<(StreamId, Side)>,
-    },
+    /// Entries of a peer.
+    Receive(Delivery),
     /// Somebody's read of the store failed: see whether its disk did.
     ReadFailed,
 }

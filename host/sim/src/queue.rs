@@ -1,6 +1,6 @@
 //! What is to happen when: events by virtual time, and among equals in the order in which they were made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::gossip::Due;
 use crate::node::NodeId;
@@ -47,29 +47,32 @@ pub(crate) enum Event {
 /// The events to come.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    made: u64,
-    events: BTreeMap<(u64, u64), Event>,
+    /// By their time; none of them is empty.
+    events: BTreeMap<u64, VecDeque<Event>>,
 }
 
 impl Queue {
     /// Adds an event at a time in milliseconds since the run began.
     pub(crate) fn at(&mut self, at_ms: u64, event: Event) {
-        self.made += 1;
-        self.events.insert((at_ms, self.made), event);
+        self.events.entry(at_ms).or_default().push_back(event);
     }
 
     /// The time of the next event.
     pub(crate) fn next_ms(&self) -> Option<u64> {
-        self.events.first_key_value().map(|((at_ms, _), _)| *at_ms)
+        self.events.first_key_value().map(|(at_ms, _)| *at_ms)
     }
 
     /// The next event and its time, if it happens no later than `until_ms`.
     pub(crate) fn next(&mut self, until_ms: u64) -> Option<(u64, Event)> {
-        let first = self.events.first_entry()?;
-        if first.key().0 > until_ms {
+        let mut first = self.events.first_entry()?;
+        let at_ms = *first.key();
+        if at_ms > until_ms {
             return None;
         }
-        let ((at_ms, _), event) = first.remove_entry();
+        let event = first.get_mut().pop_front()?;
+        if first.get().is_empty() {
+            first.remove();
+        }
         Some((at_ms, event))
     }
 }

@@ -85,6 +85,17 @@ impl Trace {
 }
 
 /// The first bytes of an id or hash, for a line of the trace.
-pub(crate) fn short(bytes: &[u8; 32]) -> String {
-    hex::encode(&bytes[..4])
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Short(u32);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// Shortens an id or hash to them.
+pub(crate) fn short(bytes: &[u8; 32]) -> Short {
+    let [a, b, c, d, ..] = *bytes;
+    Short(u32::from_be_bytes([a, b, c, d]))
 }

@@ -15,7 +15,7 @@ use lattice_kernel::sync::{
 use crate::limits::{
     IDLE_MS, OUT_BYTES_HIGH, OUT_BYTES_MAX, RECONCILE_MS, RESEND_MS, RETRY_MIN_MS,
 };
-use crate::node::{Job, NodeId};
+use crate::node::{Delivery, Job, NodeId};
 use crate::queue::Event;
 use crate::trace::short;
 use crate::world::World;
@@ -323,8 +323,8 @@ impl World {
             return self.drop_end(id, side, "this node does not serve the store now");
         };
         let clock_ms = crate::world::clock(self.now_ms, node.skew_ms);
-        let (life, snapshot) = (node.life, store.snapshot());
-        let effects = match session.handle(input, clock_ms, &snapshot) {
+        let life = node.life;
+        let effects = match session.handle(input, clock_ms, store.published()) {
             Ok(effects) => effects,
             Err(error) => {
                 return self.drop_end(id, side, &format!("the log cannot be read: {error}"));
@@ -352,7 +352,8 @@ impl World {
                 self.stats.links.entry((peer, me)).or_default().entries += entries.len() as u64;
                 self.note(me, format_args!("gets {} entries of {peer}", entries.len()));
                 let via = Some((id, side));
-                self.job(me, Job::Receive { from, entries, via });
+                let delivery = Delivery { from, entries, via };
+                self.job(me, Job::Receive(delivery));
             }
             Effect::InSync { count, .. } => {
                 self.stats.rounds += 1;

@@ -2,7 +2,7 @@
 //!
 //! Each source is in causal order by itself; live entries wait for the plan, on which they may build.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use lattice_format::{DeviceKey, IntentionId, Position, SignedHeader};
 
@@ -21,7 +21,7 @@ use crate::{LocalSeq, Snapshot, StorageError, Stored};
 /// Ids to be remembered; the oldest are forgotten.
 #[derive(Debug, Default)]
 struct Known {
-    ids: BTreeSet<IntentionId>,
+    ids: HashSet<IntentionId>,
     order: VecDeque<IntentionId>,
 }
 

@@ -40,7 +40,7 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Offered, StorageError> {
 /// A void entry (one that is cut off; what exceeds a quota is void and goes on as any other) is not
 /// offered and not counted: instead of a void tip stands the last entry of its branch that counts.
 fn find_tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
-    let any_void = snapshot.any_is_cut_off()?;
+    let any_void = snapshot.any_cut;
     let mut out = BTreeSet::new();
     // What another branch continues is no tip, so a branch that is void down to where it left
     // another one must vanish: its last counting entry is an inner one.
@@ -126,7 +126,7 @@ pub(super) fn rows(
     from: Position,
     limit: usize,
 ) -> Result<Vec<(Position, LocalSeq, bool)>, StorageError> {
-    let any_void = snapshot.any_is_cut_off()?;
+    let any_void = snapshot.any_cut;
     snapshot
         .places(Some(from), limit, false)?
         .into_iter()

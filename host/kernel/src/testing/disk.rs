@@ -4,6 +4,7 @@
 //! fails, nothing works any more; what is found afterwards is the synced image with none, some or
 //! all of the journal applied, the last write perhaps torn.
 
+use std::borrow::Cow;
 use std::io::{Error, ErrorKind};
 use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,8 +15,10 @@ use redb::{Database, StorageBackend};
 use crate::Files;
 use crate::rows::StorageError;
 
-/// Memory that redb may use for pages of one database, in bytes.
-const CACHE_BYTES: usize = 512 * 1024;
+/// Memory that redb may use for pages of the two databases of a store, in bytes. The end of the log, which is what is
+/// read of it most, is kept decoded as well.
+const LOG_CACHE_BYTES: usize = 192 * 1024;
+const STATE_CACHE_BYTES: usize = 832 * 1024;
 
 /// Numbers that a seed determines (SplitMix64: Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]
@@ -86,7 +89,8 @@ impl Power {
 /// # Errors
 /// When a disk fails, or what it holds is no database.
 pub fn files(log: &Disk, state: &Disk) -> Result<Files, StorageError> {
-    Ok(Files::from_databases(log.database()?, state.database()?))
+    let log = log.open(LOG_CACHE_BYTES)?;
+    Ok(Files::from_databases(log, state.open(STATE_CACHE_BYTES)?))
 }
 
 /// What [`Files::in_dir`] does on two disks: derived state that is damaged is made anew, on the empty disk
@@ -95,28 +99,67 @@ pub fn files(log: &Disk, state: &Disk) -> Result<Files, StorageError> {
 /// # Errors
 /// When the log does not open.
 pub fn repaired(log: &Disk, state: &Disk, power: &Power) -> Result<(Files, Disk), StorageError> {
-    let log = log.database()?;
-    match state.database() {
+    let log = log.open(LOG_CACHE_BYTES)?;
+    match state.open(STATE_CACHE_BYTES) {
         Ok(db) => Ok((Files::from_databases(log, db), state.clone())),
         Err(_) => {
             let fresh = Disk::new(power);
-            let db = fresh.database()?;
+            let db = fresh.open(STATE_CACHE_BYTES)?;
             Ok((Files::from_databases(log, db), fresh))
         }
     }
 }
 
+type Page = Arc<[u8; PAGE]>;
+
 #[derive(Clone, Debug)]
 enum Change {
     Write(u64, Vec<u8>),
+    /// The same of whole pages, from that page on, which images share.
+    Pages(usize, Vec<Page>),
     Len(u64),
 }
 
 impl Change {
+    fn of(offset: u64, data: &[u8]) -> Self {
+        match data.as_chunks::<PAGE>() {
+            (pages, []) if offset.is_multiple_of(PAGE as u64) => {
+                let pages = pages.iter().map(|page| Arc::from(*page)).collect();
+                Self::Pages(offset as usize / PAGE, pages)
+            }
+            _ => Self::Write(offset, data.to_vec()),
+        }
+    }
+
     fn apply(&self, image: &mut Image) {
         match self {
             Self::Write(offset, data) => image.write(*offset as usize, data),
+            Self::Pages(first, pages) => image.put(*first, pages),
             Self::Len(len) => image.resize(*len as usize),
+        }
+    }
+
+    /// Where it begins, and the bytes, of a write.
+    fn written(&self) -> Option<(usize, Cow<'_, [u8]>)> {
+        match self {
+            Self::Write(offset, data) => Some((*offset as usize, data.into())),
+            Self::Pages(first, pages) => {
+                let bytes = pages.iter().flat_map(|page| page.iter().copied());
+                Some((first * PAGE, bytes.collect::<Vec<_>>().into()))
+            }
+            Self::Len(_) => None,
+        }
+    }
+
+    /// The pages that it touches, of a write.
+    fn touched(&self) -> Range<usize> {
+        match self {
+            Self::Write(offset, data) => {
+                let offset = *offset as usize;
+                offset / PAGE..(offset + data.len()).div_ceil(PAGE)
+            }
+            Self::Pages(first, pages) => *first..first + pages.len(),
+            Self::Len(_) => 0..0,
         }
     }
 }
@@ -127,7 +170,7 @@ const PAGE: usize = 4096;
 #[derive(Clone, Debug, Default)]
 struct Image {
     len: usize,
-    pages: Vec<Option<Arc<[u8; PAGE]>>>,
+    pages: Vec<Option<Page>>,
 }
 
 impl Image {
@@ -177,6 +220,16 @@ impl Image {
         }
     }
 
+    fn put(&mut self, first: usize, pages: &[Page]) {
+        let end = first + pages.len();
+        if self.len < end * PAGE {
+            self.resize(end * PAGE);
+        }
+        for (own, page) in self.pages[first..end].iter_mut().zip(pages) {
+            *own = Some(page.clone());
+        }
+    }
+
     fn resize(&mut self, len: usize) {
         let old = std::mem::replace(&mut self.len, len);
         self.pages.resize(len.div_ceil(PAGE), None);
@@ -220,13 +273,8 @@ impl Medium {
             self.synced.clone_from(&self.live);
             return;
         }
-        for change in journal {
-            let Change::Write(offset, data) = change else {
-                continue;
-            };
-            for (page, ..) in parts(offset as usize, data.len()) {
-                self.synced.pages[page].clone_from(&self.live.pages[page]);
-            }
+        for page in journal.iter().flat_map(Change::touched) {
+            self.synced.pages[page].clone_from(&self.live.pages[page]);
         }
     }
 }
@@ -289,8 +337,12 @@ impl Disk {
     /// # Errors
     /// When the disk fails, or what it holds is no database.
     pub fn database(&self) -> Result<Database, StorageError> {
+        self.open(STATE_CACHE_BYTES)
+    }
+
+    fn open(&self, cache_bytes: usize) -> Result<Database, StorageError> {
         Ok(Database::builder()
-            .set_cache_size(CACHE_BYTES)
+            .set_cache_size(cache_bytes)
             .create_with_backend(self.clone())?)
     }
 
@@ -330,10 +382,10 @@ impl Disk {
                 change.apply(&mut image);
             } else if survives == Survives::Torn
                 && index == prefix
-                && let Change::Write(offset, data) = change
+                && let Some((offset, data)) = change.written()
             {
                 let len = dice.below(data.len() as u64) as usize;
-                image.write(*offset as usize, &data[..len]);
+                image.write(offset, &data[..len]);
             }
         }
         image.to_bytes()
@@ -385,7 +437,7 @@ impl StorageBackend for Disk {
         if medium.room.is_some_and(|room| end > room) {
             return Err(Error::from(ErrorKind::StorageFull));
         }
-        let change = Change::Write(offset, data.to_vec());
+        let change = Change::of(offset, data);
         change.apply(&mut medium.live);
         medium.journal.push(change);
         Ok(())
