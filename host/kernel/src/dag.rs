@@ -201,6 +201,14 @@ pub(crate) fn meta(rows: &RowsView, local: LocalSeq) -> Result<Meta, StorageErro
         .ok_or_else(|| damaged("entries"))
 }
 
+/// The id of the entry at `local`, which exists.
+pub(crate) fn id_at(rows: &RowsView, local: LocalSeq) -> Result<IntentionId, StorageError> {
+    rows.get(&local_key(local))?
+        .and_then(|row| Position::from_slice(row.get(..Position::LEN)?))
+        .map(|position| position.id)
+        .ok_or_else(|| damaged("entries"))
+}
+
 /// The branch with that number, which exists.
 pub(crate) fn branch(rows: &RowsView, id: BranchId) -> Result<Branch, StorageError> {
     rows.get(&key(b'B', &[&id.0.to_be_bytes()]))?

@@ -7,7 +7,7 @@ use lattice_format::{IntentionId, VerifiedHeader};
 use crate::dag::{Branch, BranchId, LocalSeq, Meta, branches_of, damaged, key, local_key};
 use crate::mutant::{self, Mutant};
 use crate::near::{Named, Near};
-use crate::past::{self, Vector, merge};
+use crate::past::{self, Vector};
 use crate::rows::{Rows, StorageError};
 
 /// What adding an entry found out.
@@ -60,10 +60,10 @@ pub(crate) fn add(
     for named in prev.iter().chain(&grant).chain(&deps) {
         // What is in the past has its own past there too.
         if !past::reaches(&vector, named.branch, named.seq) {
-            vector = merge(&vector, &near.pasts.get(rows, named.local)?);
+            past::merge_into(&mut vector, &near.pasts.get(rows, named.local)?);
         }
     }
-    vector = merge(&vector, &[(branch_id, header.seq)]);
+    past::merge_into(&mut vector, &[(branch_id, header.seq)]);
     past::store(rows, branch_id, header.seq, &previous_vector, &vector)?;
     near.pasts.put(local, Arc::new(vector));
 

@@ -21,6 +21,7 @@ mod floating;
 mod fold;
 mod governance;
 mod grow;
+mod ids;
 pub mod limits;
 mod local;
 mod log;

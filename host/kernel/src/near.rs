@@ -7,6 +7,7 @@ use imbl::OrdMap;
 use lattice_format::{DeviceKey, IntentionId, Seq, Time};
 
 use crate::dag::{self, Branch, BranchId, LocalSeq};
+use crate::ids::IdMap;
 use crate::limits::{BRANCHES_MAX, NAMES_MAX};
 use crate::past::PastCache;
 use crate::record;
@@ -100,7 +101,7 @@ pub(crate) struct Named {
 
 #[derive(Debug, Default)]
 struct Lately {
-    known: HashMap<IntentionId, Named>,
+    known: IdMap<Named>,
     order: VecDeque<IntentionId>,
 }
 

@@ -217,8 +217,25 @@ pub(crate) fn store(
     Ok(())
 }
 
+/// Raises a vector to another one, branch by branch; both sorted. Mostly it knows all of the branches.
+pub(crate) fn merge_into(vector: &mut Vec<(BranchId, Seq)>, other: &[(BranchId, Seq)]) {
+    let mut at = 0;
+    for (index, (branch, seq)) in other.iter().enumerate() {
+        while vector.get(at).is_some_and(|(own, _)| own < branch) {
+            at += 1;
+        }
+        match vector.get_mut(at) {
+            Some((own, reach)) if own == branch => *reach = *seq.max(reach),
+            _ => {
+                *vector = merge(vector, &other[index..]);
+                return;
+            }
+        }
+    }
+}
+
 /// The larger of two vectors, branch by branch; both sorted.
-pub(crate) fn merge(a: &[(BranchId, Seq)], b: &[(BranchId, Seq)]) -> Vec<(BranchId, Seq)> {
+fn merge(a: &[(BranchId, Seq)], b: &[(BranchId, Seq)]) -> Vec<(BranchId, Seq)> {
     let mut out = Vec::with_capacity(a.len().max(b.len()));
     let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
     loop {
@@ -365,6 +382,24 @@ mod tests {
                     prop_assert_eq!(seen(&rows, branch, BranchId(other), Seq(seq)).unwrap(), expected);
                 }
             }
+        }
+
+        #[test]
+        fn a_vector_is_raised_to_what_both_reach(
+            a in proptest::collection::btree_map(0u32..12, 0u64..9, 0..9),
+            b in proptest::collection::btree_map(0u32..12, 0u64..9, 0..9),
+        ) {
+            let list = |map: &BTreeMap<u32, u64>| {
+                map.iter().map(|(b, s)| (BranchId(*b), Seq(*s))).collect::<Vec<_>>()
+            };
+            let mut both = a.clone();
+            for (branch, seq) in &b {
+                let reach = both.entry(*branch).or_default();
+                *reach = (*reach).max(*seq);
+            }
+            let mut raised = list(&a);
+            merge_into(&mut raised, &list(&b));
+            prop_assert_eq!(raised, list(&both));
         }
 
         #[test]

@@ -216,7 +216,7 @@ impl Snapshot {
                 author: branch.author,
                 chain: branch.chain,
                 seq: branch.tip,
-                id: dag::meta(&self.rows, branch.tip_local)?.id,
+                id: dag::id_at(&self.rows, branch.tip_local)?,
                 local: branch.tip_local,
             });
         }

@@ -2,7 +2,7 @@
 //!
 //! Each source is in causal order by itself; live entries wait for the plan, on which they may build.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use lattice_format::{DeviceKey, IntentionId, Position, SignedHeader};
 
@@ -16,12 +16,13 @@ use super::peer::{Access, Fault};
 use super::plan::Plan;
 use super::ranges::Leaf;
 use super::source;
+use crate::ids::IdSet;
 use crate::{LocalSeq, Snapshot, StorageError, Stored};
 
 /// Ids to be remembered; the oldest are forgotten.
 #[derive(Debug, Default)]
 struct Known {
-    ids: HashSet<IntentionId>,
+    ids: IdSet,
     order: VecDeque<IntentionId>,
 }
 
