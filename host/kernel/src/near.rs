@@ -175,8 +175,56 @@ impl Names {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use lattice_format::{ChainId, Lane};
+
     use super::*;
+    use crate::testing::{self, Step, device};
+
+    #[test]
+    fn what_is_undone_leaves_no_trace() {
+        let now_ms = 1_000_000;
+        let mut store = testing::found(0, now_ms);
+        let genesis = store.snapshot().summary().heads[0];
+        let call = || vec![testing::program(&[Step::StoreGlobal])];
+        let run = |store: &mut crate::Store| {
+            store.call(Lane::App, call(), now_ms, ChainId(1)).unwrap();
+            store.close_intention(now_ms).unwrap();
+            *store.core.near.heads.keys().next().unwrap()
+        };
+        let undone = run(&mut store);
+        assert!(undone != genesis && store.core.local_of(&undone).unwrap().is_some());
+        store.roll_back();
+        let near = &mut store.core.near;
+        assert_eq!(near.heads, dag::heads(&store.core.rows).unwrap());
+        assert_eq!(near.heads.get(&genesis), Some(&LocalSeq(0)));
+        assert_eq!(near.names.get(&undone), None);
+        let branch = near.branch(&store.core.rows, BranchId(0)).unwrap();
+        assert_eq!(branch.tip_local, LocalSeq(0));
+        assert!(store.core.local_of(&undone).unwrap().is_none());
+        let snapshot = store.snapshot();
+        assert!(!snapshot.contains(&undone).unwrap());
+        // Another one takes its place.
+        let later = store.call(Lane::App, call(), now_ms + 1, ChainId(1));
+        assert!(later.unwrap().outcome.is_ok());
+        store.commit(now_ms + 1).unwrap();
+        let heads = store.core.near.heads.clone();
+        assert_eq!(heads, dag::heads(&store.core.rows).unwrap());
+        assert!(!heads.contains_key(&undone) && heads.len() == 1);
+    }
+
+    #[test]
+    fn an_admission_that_was_found_is_found_again_and_no_other() {
+        let store = testing::found(0, 1_000_000);
+        let (mut near, rows) = (Near::default(), &store.core.rows);
+        for _ in 0..2 {
+            assert!(near.admits(rows, &device(0), LocalSeq(0)).unwrap());
+            assert!(!near.admits(rows, &device(1), LocalSeq(0)).unwrap());
+            assert!(!near.admits(rows, &device(0), LocalSeq(1)).unwrap());
+        }
+        assert_eq!(near.admissions.len(), 1);
+    }
 
     #[test]
     fn the_last_names_are_kept_up_to_their_number() {

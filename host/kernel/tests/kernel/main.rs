@@ -4,6 +4,7 @@
 
 mod crash;
 mod damage;
+mod deliveries;
 mod failed_reads;
 mod fold;
 mod hostile;
