@@ -61,7 +61,7 @@ impl Near {
 
     /// Notes what the row of a branch says.
     pub(crate) fn set_branch(&mut self, id: BranchId, branch: Branch) {
-        if self.branches.len() >= BRANCHES_MAX {
+        if self.branches.len() >= BRANCHES_MAX && !self.branches.contains_key(&id) {
             self.branches.clear();
         }
         self.branches.insert(id, branch);
@@ -224,6 +224,29 @@ mod tests {
             assert!(!near.admits(rows, &device(0), LocalSeq(1)).unwrap());
         }
         assert_eq!(near.admissions.len(), 1);
+    }
+
+    #[test]
+    fn branches_and_admissions_are_kept_up_to_their_number() {
+        let store = testing::found(0, 1_000_000);
+        let (mut near, rows) = (Near::default(), &store.core.rows);
+        let branch = near.branch(rows, BranchId(0)).unwrap();
+        for n in 1..BRANCHES_MAX as u64 {
+            near.set_branch(BranchId(n as u32), branch.clone());
+            near.admissions.insert((device(0), LocalSeq(n)));
+        }
+        assert_eq!(near.branches.len(), BRANCHES_MAX);
+        assert!(near.admits(rows, &device(0), LocalSeq(0)).unwrap());
+        assert_eq!(near.admissions.len(), BRANCHES_MAX);
+        // The same ones again need no room.
+        near.set_branch(BranchId(0), branch.clone());
+        assert!(near.admits(rows, &device(0), LocalSeq(0)).unwrap());
+        assert_eq!(near.branches.len(), BRANCHES_MAX);
+        near.set_branch(BranchId(BRANCHES_MAX as u32), branch);
+        near.admissions.remove(&(device(0), LocalSeq(0)));
+        near.admissions.insert((device(0), LocalSeq(u64::MAX)));
+        assert!(near.admits(rows, &device(0), LocalSeq(0)).unwrap());
+        assert_eq!((near.branches.len(), near.admissions.len()), (1, 1));
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::trace::short;
 use crate::wire::{Side, StreamId};
 use crate::world::World;
 
+/// What became of a delivery of so many entries, and who is to hear of it.
+type Taken = (Option<(StreamId, Side)>, u64, Received);
+
 impl World {
     /// Hands the writer of a node something to do. A machine that does not run forgets it.
     pub(crate) fn job(&mut self, id: NodeId, job: Job) {
@@ -173,7 +176,7 @@ impl World {
     }
 
     /// What was taken in is durable.
-    fn took(&mut self, id: NodeId, taken: Vec<(Option<(StreamId, Side)>, u64, Received)>) {
+    fn took(&mut self, id: NodeId, taken: Vec<Taken>) {
         for (_, sent, received) in &taken {
             self.stats.received += sent;
             self.stats.known += received.known as u64;

@@ -95,3 +95,36 @@ impl Writer {
         kept
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lattice_format::Signature;
+
+    use super::*;
+
+    #[test]
+    fn a_group_is_full_by_its_deliveries_its_entries_or_its_bytes() {
+        let entry = |len: usize| {
+            let signed = SignedHeader {
+                bytes: Arc::from([0; 8]),
+                signature: Signature([0; 64]),
+            };
+            (signed, Some(vec![0; len - 8]))
+        };
+        let full_after = |delivery: Entries| {
+            let mut size = Size::default();
+            (1..=BATCH_ENTRIES_MAX)
+                .find(|_| {
+                    size.add(&delivery);
+                    size.is_full()
+                })
+                .unwrap_or_default()
+        };
+        assert_eq!(full_after(vec![entry(8)]), GROUP_DELIVERIES_MAX);
+        assert_eq!(full_after(vec![entry(8); BATCH_ENTRIES_MAX / 2]), 2);
+        assert_eq!(full_after(vec![entry(BATCH_BYTES_MAX / 4)]), 4);
+        assert_eq!(full_after(vec![entry(BATCH_BYTES_MAX / 4 - 1)]), 5);
+    }
+}

@@ -467,6 +467,24 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn of_a_torn_write_of_whole_pages_a_beginning_is_found() {
+        let (len, mut between) = (2 * PAGE, 0);
+        for seed in 0..50 {
+            let disk = Disk::new(&Power::steady());
+            disk.write(0, &vec![1; len]).expect("there is room");
+            disk.sync_data().expect("there is power");
+            disk.write(0, &vec![2; len]).expect("there is room");
+            let found = disk.after_crash(Survives::Torn, &mut Dice(seed));
+            let torn = found.iter().position(|byte| *byte == 1).unwrap_or(len);
+            assert_eq!(found.len(), len);
+            assert!(found[torn..].iter().all(|byte| *byte == 1));
+            between += usize::from(torn % PAGE != 0);
+            assert_eq!(disk.live(), vec![2; len]);
+        }
+        assert!(between > 10);
+    }
+
     proptest! {
         #[test]
         fn a_disk_of_shared_pages_reads_as_plain_bytes(
