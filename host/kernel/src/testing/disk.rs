@@ -166,6 +166,28 @@ impl Change {
 
 const PAGE: usize = 4096;
 
+/// Bytes of a page that are looked at together.
+const PIECE: usize = 16;
+
+/// A page without the zeros at its end: a page of a tree is seldom full, and nodes by the thousand have hundreds
+/// of pages each.
+type Page = Arc<[u8]>;
+
+fn page(bytes: &[u8; PAGE]) -> Option<Page> {
+    let (pieces, _) = bytes.as_chunks::<PIECE>();
+    let used = pieces.iter().rposition(|piece| *piece != [0; PIECE])? + 1;
+    Some(Arc::from(pieces[..used].as_flattened()))
+}
+
+/// The whole of a page.
+fn whole(page: Option<&Page>) -> [u8; PAGE] {
+    let mut out = [0; PAGE];
+    if let Some(page) = page {
+        out[..page.len()].copy_from_slice(page);
+    }
+    out
+}
+
 /// What a disk holds, in pages that images share until one of them is written. Pages of zeros take no memory.
 #[derive(Clone, Debug, Default)]
 struct Image {
@@ -194,10 +216,11 @@ impl Image {
         }
         for (page, at, part) in parts(offset, out.len()) {
             let out = &mut out[part];
-            match &self.pages[page] {
-                Some(bytes) => out.copy_from_slice(&bytes[at..at + out.len()]),
-                None => out.fill(0),
-            }
+            let stored = self.pages[page].as_deref().unwrap_or_default();
+            let stored = stored.get(at..).unwrap_or_default();
+            let (used, zeros) = out.split_at_mut(stored.len().min(out.len()));
+            used.copy_from_slice(&stored[..used.len()]);
+            zeros.fill(0);
         }
         true
     }
@@ -206,17 +229,16 @@ impl Image {
         if self.len < offset + data.len() {
             self.resize(offset + data.len());
         }
-        for (page, at, part) in parts(offset, data.len()) {
-            let (data, page) = (&data[part], &mut self.pages[page]);
-            match (page.as_mut().and_then(Arc::get_mut), data.first_chunk()) {
-                (Some(own), _) => own[at..at + data.len()].copy_from_slice(data),
-                (None, Some(whole)) => *page = Some(Arc::new(*whole)),
-                (None, None) => {
-                    let mut copy = page.as_deref().copied().unwrap_or([0; PAGE]);
+        for (number, at, part) in parts(offset, data.len()) {
+            let (data, stored) = (&data[part], &mut self.pages[number]);
+            *stored = match data.first_chunk() {
+                Some(all) => page(all),
+                None => {
+                    let mut copy = whole(stored.as_ref());
                     copy[at..at + data.len()].copy_from_slice(data);
-                    *page = Some(Arc::new(copy));
+                    page(&copy)
                 }
-            }
+            };
         }
     }
 
@@ -236,9 +258,11 @@ impl Image {
         // What is cut off reads as zeros if the disk grows again.
         if len < old
             && !len.is_multiple_of(PAGE)
-            && let Some(Some(last)) = self.pages.last_mut()
+            && let Some(last) = self.pages.last_mut()
         {
-            Arc::make_mut(last)[len % PAGE..].fill(0);
+            let mut copy = whole(last.as_ref());
+            copy[len % PAGE..].fill(0);
+            *last = page(&copy);
         }
     }
 }
@@ -518,5 +542,26 @@ mod tests {
                 prop_assert_eq!(read.then_some(&out[..]), live.get(at..at + len));
             }
         }
+    }
+
+    #[test]
+    fn pages_take_no_memory_for_the_zeros_at_their_end() {
+        let disk = Disk::new(&Power::steady());
+        let held = || {
+            let medium = disk.lock();
+            let pages = medium.live.pages.iter();
+            pages
+                .map(|page| page.as_ref().map(|page| page.len()))
+                .collect::<Vec<_>>()
+        };
+        let mut bytes = vec![0; 3 * PAGE];
+        bytes[..100].fill(1);
+        bytes[3 * PAGE - 1] = 1;
+        disk.write(0, &bytes).expect("there is room");
+        assert_eq!(held(), [Some(112), None, Some(PAGE)]);
+        disk.write(50, &[0; 50]).expect("there is room");
+        disk.write(PAGE as u64 + 1, &[1]).expect("there is room");
+        disk.set_len(3 * PAGE as u64 - 1).expect("there is room");
+        assert_eq!(held(), [Some(64), Some(PIECE), None]);
     }
 }
