@@ -55,6 +55,10 @@ impl Frames {
         is_known: impl Fn(u8) -> bool,
     ) -> Result<Option<(u8, Bytes)>, FrameError> {
         loop {
+            if self.buffer.is_empty() {
+                // A node has many peers, most of them silent: what the largest message took goes back.
+                self.buffer = BytesMut::new();
+            }
             if self.buffer.len() < FRAME_HEAD_BYTES {
                 return Ok(None);
             }
@@ -114,4 +118,34 @@ pub(crate) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     out.push(kind);
     out.extend_from_slice(payload);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_keeps_no_memory_once_everything_is_read() {
+        let mut frames = Frames::default();
+        let bytes = [
+            frame(1, &[7; 100_000]),
+            frame(2, &[]),
+            frame(9, &[7; 1_000]),
+        ]
+        .concat();
+        let (all, known) = (bytes.len(), |kind| kind < 9);
+        for cut in [3, 50_000, all - 500, all] {
+            frames.push(&bytes[..cut]);
+            let mut kinds = Vec::new();
+            while let Ok(Some((kind, _))) = frames.next(FRAME_BYTES_MAX, known) {
+                kinds.push(kind);
+            }
+            let whole = cut > all - 1_000;
+            assert_eq!(kinds, if whole { &[1, 2][..] } else { &[] });
+            assert_eq!(frames.buffer.capacity() == 0, whole, "{cut}");
+            frames.push(&bytes[cut..]);
+            while let Ok(Some(_)) = frames.next(FRAME_BYTES_MAX, known) {}
+            assert_eq!(frames.buffer.capacity(), 0, "{cut}");
+        }
+    }
 }
