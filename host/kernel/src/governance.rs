@@ -23,10 +23,36 @@ use crate::run::{Range, Reads, Run};
 use crate::state;
 use crate::versions;
 
+/// An answer and what it was made from, in as little memory as that takes: there is one for each member at least.
 struct Remembered {
-    reads: Reads,
-    ranges: Vec<ValueMark>,
+    cells: Box<[(Cell, ValueMark)]>,
+    ranges: Box<[(Range, ValueMark)]>,
     answer: Answer,
+}
+
+impl Remembered {
+    fn of(
+        rows: &RowsView,
+        asked: &Reads,
+        answer: &Answer,
+        at: Position,
+    ) -> Result<Self, StorageError> {
+        let cells = asked.cells.iter().map(|(cell, mark)| (cell.clone(), *mark));
+        let ranges = asked.ranges.iter();
+        let ranges = ranges.map(|range| Ok((range.clone(), range_mark(rows, range, at)?)));
+        Ok(Self {
+            cells: cells.collect(),
+            ranges: ranges.collect::<Result<_, StorageError>>()?,
+            answer: answer.clone(),
+        })
+    }
+
+    fn reads(&self) -> Reads {
+        Reads {
+            cells: self.cells.iter().cloned().collect(),
+            ranges: self.ranges.iter().map(|(range, _)| range.clone()).collect(),
+        }
+    }
 }
 
 /// Answers by question, each with what it was made from.
@@ -93,7 +119,7 @@ impl Answers {
                 if same_values(rows, known, at)? {
                     let reads = match mutant::active(Mutant::CachedAuthorizationReadsLost) {
                         true => Reads::default(),
-                        false => known.reads.clone(),
+                        false => known.reads(),
                     };
                     return Ok(Asked {
                         reads,
@@ -108,35 +134,28 @@ impl Answers {
                 self.by_question.clear();
                 self.count = 0;
             }
-            let ranges = asked
-                .reads
-                .ranges
-                .iter()
-                .map(|range| range_mark(rows, range, at))
-                .collect::<Result<_, _>>()?;
-            let list = self.by_question.entry(question.clone()).or_default();
+            let remembered = Remembered::of(rows, &asked.reads, answer, at)?;
+            // Most questions have one answer.
+            let list = self.by_question.entry(question.clone());
+            let list = list.or_insert_with(|| Vec::with_capacity(1));
             if list.len() == ANSWERS_PER_QUESTION {
                 list.remove(0);
                 self.count -= 1;
             }
             self.count += 1;
-            list.push(Remembered {
-                reads: asked.reads.clone(),
-                ranges,
-                answer: answer.clone(),
-            });
+            list.push(remembered);
         }
         Ok(asked)
     }
 }
 
 fn same_values(rows: &RowsView, known: &Remembered, at: Position) -> Result<bool, StorageError> {
-    for (cell, mark) in &known.reads.cells {
+    for (cell, mark) in &known.cells {
         if versions::mark_at(rows, cell, at)? != *mark {
             return Ok(false);
         }
     }
-    for (range, mark) in known.reads.ranges.iter().zip(&known.ranges) {
+    for (range, mark) in &known.ranges {
         if range_mark(rows, range, at)? != *mark {
             return Ok(false);
         }
