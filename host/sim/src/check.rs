@@ -27,7 +27,8 @@ pub(crate) struct Seen {
     by: NodeId,
     state: Digest,
     outcomes: Digest,
-    heads: Vec<IntentionId>,
+    /// In short: as many sets of entries are met as there are nodes times commits, each with its heads.
+    heads: Digest,
     count: u64,
 }
 
@@ -145,7 +146,7 @@ impl World {
                 by: id,
                 state: summary.state_root,
                 outcomes: summary.outcome_root,
-                heads: summary.heads.clone(),
+                heads: digest(&summary.heads),
                 count: summary.count,
             };
             let before = self.seen.entry(summary.set).or_insert_with(now);
@@ -340,6 +341,14 @@ fn own_entries(snapshot: &Snapshot, device: DeviceKey) -> Result<Vec<Stored>, St
     Ok(out)
 }
 
+fn digest(ids: &[IntentionId]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for id in ids {
+        hasher.update(&id.0);
+    }
+    Digest(*hasher.finalize().as_bytes())
+}
+
 /// The entries that count, in their order.
 fn counting(snapshot: &Snapshot) -> Vec<IntentionId> {
     let history = snapshot
@@ -347,4 +356,31 @@ fn counting(snapshot: &Snapshot) -> Vec<IntentionId> {
         .unwrap_or_default();
     let live = history.into_iter().filter(|row| !row.void);
     live.map(|row| row.position.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::Code;
+    use crate::world::{Settings, Topology};
+
+    #[test]
+    fn nodes_with_the_same_entries_and_other_heads_are_told_apart() {
+        let mut world = World::new(&Settings {
+            seed: 1,
+            nodes: 1,
+            code: Code::model(),
+            topology: Topology::Full,
+            keep_trace: false,
+        });
+        world.run_for(1_000);
+        world.check_now(NodeId(0));
+        assert_eq!(world.violation(), None);
+        let known = world.seen.values_mut().last();
+        let known = known.expect("the genesis is a set of entries");
+        known.heads = digest(&[IntentionId([7; 32])]);
+        world.check_now(NodeId(0));
+        let wrong = world.violation().expect("the heads differ");
+        assert!(wrong.text.starts_with("the same entries"), "{wrong}");
+    }
 }
