@@ -152,7 +152,7 @@ impl World {
             let before = self.seen.entry(summary.set).or_insert_with(now);
             let same = before.state == summary.state_root
                 && before.outcomes == summary.outcome_root
-                && before.heads == summary.heads
+                && before.heads == digest(&summary.heads)
                 && before.count == summary.count;
             if !same {
                 let now = now();

@@ -110,13 +110,11 @@ pub fn repaired(log: &Disk, state: &Disk, power: &Power) -> Result<(Files, Disk)
     }
 }
 
-type Page = Arc<[u8; PAGE]>;
-
 #[derive(Clone, Debug)]
 enum Change {
     Write(u64, Vec<u8>),
     /// The same of whole pages, from that page on, which images share.
-    Pages(usize, Vec<Page>),
+    Pages(usize, Vec<Option<Page>>),
     Len(u64),
 }
 
@@ -124,7 +122,7 @@ impl Change {
     fn of(offset: u64, data: &[u8]) -> Self {
         match data.as_chunks::<PAGE>() {
             (pages, []) if offset.is_multiple_of(PAGE as u64) => {
-                let pages = pages.iter().map(|page| Arc::from(*page)).collect();
+                let pages = pages.iter().map(page).collect();
                 Self::Pages(offset as usize / PAGE, pages)
             }
             _ => Self::Write(offset, data.to_vec()),
@@ -144,7 +142,7 @@ impl Change {
         match self {
             Self::Write(offset, data) => Some((*offset as usize, data.into())),
             Self::Pages(first, pages) => {
-                let bytes = pages.iter().flat_map(|page| page.iter().copied());
+                let bytes = pages.iter().flat_map(|page| whole(page.as_ref()));
                 Some((first * PAGE, bytes.collect::<Vec<_>>().into()))
             }
             Self::Len(_) => None,
@@ -242,13 +240,13 @@ impl Image {
         }
     }
 
-    fn put(&mut self, first: usize, pages: &[Page]) {
+    fn put(&mut self, first: usize, pages: &[Option<Page>]) {
         let end = first + pages.len();
         if self.len < end * PAGE {
             self.resize(end * PAGE);
         }
         for (own, page) in self.pages[first..end].iter_mut().zip(pages) {
-            *own = Some(page.clone());
+            own.clone_from(page);
         }
     }
 
