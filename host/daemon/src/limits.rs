@@ -6,8 +6,6 @@ use std::time::Duration;
 pub const WRITER_QUEUE: usize = 1024;
 /// The most calls of one group commit.
 pub const GROUP_CALLS_MAX: usize = 512;
-/// The most deliveries of peers that share a commit.
-pub const GROUP_DELIVERIES_MAX: usize = 64;
 /// How far apart the times of a file's last writing and last change lie when something set them.
 pub const TIMES_APART: Duration = Duration::from_secs(2);
 /// How often the writer of a store does what time asks of it, while something is going on.

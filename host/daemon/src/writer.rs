@@ -5,8 +5,6 @@
 //! slices, so that replaying a peer's past never holds up fresh calls for long. A writer with
 //! nothing to do sleeps.
 
-mod deliveries;
-
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -261,7 +259,7 @@ impl Writer {
         })
     }
 
-    /// Does one job, and for calls and deliveries those that wait behind it. Returns one that it took and did not do.
+    /// Does one job, and for calls those that wait behind it. Returns one that it took and did not do.
     fn serve(&mut self, job: Job) -> Option<Job> {
         let Some(store) = &mut self.store else {
             // Dropping a reply tells the caller; `published` says why.
@@ -273,7 +271,19 @@ impl Writer {
                 from,
                 entries,
                 reply,
-            } => return self.take_in(from, entries, reply),
+            } => {
+                let received = store.receive(from, entries, self.times.now_ms(), clock::seed());
+                match &received {
+                    Ok(_) => {
+                        self.pending = self.pending.max(1);
+                        // What waits only for the fold is seen at once by whoever watches.
+                        self.settle(SETTLE_RUNS_BUSY);
+                    }
+                    // After a failed write the database takes no other: it is opened anew.
+                    Err(error) => self.fail(error.to_string()),
+                }
+                let _ = reply.send(received);
+            }
             Job::With(ask) => {
                 ask(store);
                 self.publish(&[]);

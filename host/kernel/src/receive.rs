@@ -55,23 +55,6 @@ impl Store {
         now_ms: u64,
         seed: [u8; 32],
     ) -> Result<Received, StorageError> {
-        let received = self.take_in(from, entries, now_ms, seed)?;
-        self.commit(now_ms)?;
-        Ok(received)
-    }
-
-    /// The same for one of several deliveries that share a commit: nothing is durable, and no sender may be answered,
-    /// before the [`Store::commit`] that must follow. What becomes of each is what it would be one by one.
-    ///
-    /// # Errors
-    /// When the disk fails; nothing that was taken in since the last commit is kept then.
-    pub fn take_in(
-        &mut self,
-        from: DeviceKey,
-        entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
-        now_ms: u64,
-        seed: [u8; 32],
-    ) -> Result<Received, StorageError> {
         self.commit_calls(now_ms)?;
         let mut received = Received::default();
         let taken = self
@@ -82,6 +65,7 @@ impl Store {
             return Err(error);
         }
         self.settled &= self.pending.is_empty();
+        self.commit(now_ms)?;
         received.missing = self.waiting.missing();
         received.bodies_missing = self.waiting.bodies_missing();
         Ok(received)

@@ -32,8 +32,6 @@ pub const OUT_BYTES_MAX: usize = OUT_BYTES_HIGH + 16 * 1024 * 1024;
 pub const SETTLE_RUNS: u64 = 64;
 /// Calls that share a commit, at most.
 pub const GROUP_CALLS_MAX: usize = 64;
-/// Deliveries of peers that share a commit, at most.
-pub const GROUP_DELIVERIES_MAX: usize = 64;
 /// Virtual time after the last fault within which all members are equal, in milliseconds: one longest pause
 /// between dials, two comparisons, and room for bytes on slow links.
 pub const CONVERGE_MS: u64 = RETRY_MAX_MS + 2 * RECONCILE_MS + 60_000;

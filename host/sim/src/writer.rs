@@ -3,17 +3,13 @@
 
 use lattice_format::{Call, DeviceKey, Genesis, Lane, SignedHeader};
 use lattice_kernel::testing::disk::{self, SURVIVALS, Survives};
-use lattice_kernel::{CreateError, NewStore, OpenError, Received, Store};
+use lattice_kernel::{CreateError, NewStore, OpenError, Store};
 
-use crate::limits::{GROUP_CALLS_MAX, GROUP_DELIVERIES_MAX, SETTLE_RUNS, TICK_MS};
+use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS, TICK_MS};
 use crate::node::{Delivery, Disks, Job, Machine, NodeId};
 use crate::queue::Event;
 use crate::trace::short;
-use crate::wire::{Side, StreamId};
 use crate::world::World;
-
-/// What became of a delivery of so many entries, and who is to hear of it.
-type Taken = (Option<(StreamId, Side)>, u64, Received);
 
 impl World {
     /// Hands the writer of a node something to do. A machine that does not run forgets it.
@@ -128,91 +124,56 @@ impl World {
         }
     }
 
-    /// Takes in the entries that wait, commits them together, and answers the sessions that they came through.
-    fn receive(&mut self, id: NodeId, first: Delivery) {
+    fn receive(&mut self, id: NodeId, delivery: Delivery) {
+        let Delivery { from, entries, via } = delivery;
         let now_ms = self.clock(id);
-        let mut next = Some(first);
-        let mut taken = Vec::new();
-        let mut failed = None;
-        while let Some(Delivery { from, entries, via }) = next.take() {
-            let mut seed = [0; 32];
-            seed[..8].copy_from_slice(&self.dice.roll().to_be_bytes());
-            let sent = entries.len() as u64;
-            let node = &mut self.nodes[id.index()];
-            let Some(store) = &mut node.store else {
-                return;
-            };
-            match store.take_in(from, entries, now_ms, seed) {
-                Ok(received) => taken.push((via, sent, received)),
-                Err(error) => {
-                    taken.push((via, sent, Received::default()));
-                    failed = Some(error);
-                    break;
-                }
-            }
-            if taken.len() < GROUP_DELIVERIES_MAX
-                && matches!(node.jobs.front(), Some(Job::Receive(_)))
-                && let Some(Job::Receive(delivery)) = node.jobs.pop_front()
-            {
-                next = Some(delivery);
-            }
-        }
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.dice.roll().to_be_bytes());
+        let sent = entries.len() as u64;
         let Some(store) = &mut self.nodes[id.index()].store else {
             return;
         };
-        let committed = match failed {
-            None => store.commit(now_ms).map(drop),
-            Some(error) => Err(error),
-        };
-        match committed {
-            Ok(()) => self.took(id, taken),
+        match store.receive(from, entries, now_ms, seed) {
+            Ok(received) => {
+                self.stats.received += sent;
+                self.stats.known += received.known as u64;
+                self.note(
+                    id,
+                    format_args!(
+                        "takes {} new, {} known, {} floating, {} parked, {} without room, {} missing, {} at fault",
+                        received.witnessed.len(),
+                        received.known,
+                        received.floating,
+                        received.parked,
+                        received.no_room,
+                        received.missing.len(),
+                        received.blame.len(),
+                    ),
+                );
+                for new in &received.witnessed {
+                    self.note(id, format_args!("witnesses {}", short(&new.0)));
+                }
+                let node = &mut self.nodes[id.index()];
+                node.acknowledged.extend(&received.witnessed);
+                node.pending = node.pending.max(1);
+                let life = node.life;
+                self.settle(id);
+                if self.nodes[id.index()].life != life {
+                    return;
+                }
+                if let Some((stream, side)) = via {
+                    self.received(stream, side, Some(received));
+                }
+                if self.nodes[id.index()].life == life {
+                    self.after_change(id);
+                }
+            }
             Err(error) => {
-                for (stream, side) in taken.into_iter().filter_map(|(via, ..)| via) {
+                if let Some((stream, side)) = via {
                     self.received(stream, side, None);
                 }
                 self.fail(id, &error.0);
             }
-        }
-    }
-
-    /// What was taken in is durable.
-    fn took(&mut self, id: NodeId, taken: Vec<Taken>) {
-        for (_, sent, received) in &taken {
-            self.stats.received += sent;
-            self.stats.known += received.known as u64;
-            self.note(
-                id,
-                format_args!(
-                    "takes {} new, {} known, {} floating, {} parked, {} without room, {} missing, {} at fault",
-                    received.witnessed.len(),
-                    received.known,
-                    received.floating,
-                    received.parked,
-                    received.no_room,
-                    received.missing.len(),
-                    received.blame.len(),
-                ),
-            );
-            for new in &received.witnessed {
-                self.note(id, format_args!("witnesses {}", short(&new.0)));
-            }
-            let node = &mut self.nodes[id.index()];
-            node.acknowledged.extend(&received.witnessed);
-        }
-        let node = &mut self.nodes[id.index()];
-        node.pending = node.pending.max(1);
-        let life = node.life;
-        self.settle(id);
-        for (via, _, received) in taken {
-            if self.nodes[id.index()].life != life {
-                return;
-            }
-            if let Some((stream, side)) = via {
-                self.received(stream, side, Some(received));
-            }
-        }
-        if self.nodes[id.index()].life == life {
-            self.after_change(id);
         }
     }
 

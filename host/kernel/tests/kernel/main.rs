@@ -4,7 +4,6 @@
 
 mod crash;
 mod damage;
-mod deliveries;
 mod failed_reads;
 mod fold;
 mod hostile;
