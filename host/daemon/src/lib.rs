@@ -42,6 +42,7 @@ mod notices;
 mod outcome;
 mod pace;
 mod page;
+mod places;
 mod plugins;
 mod records;
 mod restored;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use lattice_format::{Call, CallId, DeviceKey, IntentionId, Lane, SignedHeader, StoreId, Time};
+use lattice_format::{Call, DeviceKey, IntentionId, Lane, SignedHeader, StoreId};
 use lattice_kernel::engine::HostFault;
 use lattice_kernel::{
     CallError, Changes, Notice, Outcome, Received, Snapshot, StorageError, Store, Told,
@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
 use crate::limits::{GROUP_CALLS_MAX, TICK};
+use crate::places::{Place, Places};
 
 /// Late entries that are run again between two groups of fresh calls: how long these wait for each other.
 const SETTLE_RUNS_BUSY: u64 = 32;
@@ -34,19 +35,6 @@ pub(crate) struct Done {
     pub(crate) outcome: Outcome,
     /// Where it stands; `None` when it never entered the log.
     pub(crate) place: Option<Place>,
-}
-
-/// Where a transaction stands in the log.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    /// The entry.
-    pub(crate) entry: IntentionId,
-    /// The transaction's place in it.
-    pub(crate) transaction: u32,
-    /// The entry's time.
-    pub(crate) time: Time,
-    /// Identities of its calls.
-    pub(crate) calls: Vec<CallId>,
 }
 
 /// What a writer is asked for.
@@ -558,47 +546,4 @@ impl Writer {
 enum Waited {
     Job(Job),
     Time,
-}
-
-/// Finds where the transactions of one commit stand, in the order in which they ran.
-struct Places<'a> {
-    entries: std::slice::Iter<'a, lattice_format::VerifiedHeader>,
-    current: Option<&'a lattice_format::VerifiedHeader>,
-    call: u32,
-    transaction: u32,
-}
-
-impl<'a> Places<'a> {
-    fn new(entries: &'a [lattice_format::VerifiedHeader]) -> Self {
-        let mut entries = entries.iter();
-        Self {
-            current: entries.next(),
-            entries,
-            call: 0,
-            transaction: 0,
-        }
-    }
-
-    /// The place of the next transaction, whose first call is `first` and which has `count` calls.
-    fn next(&mut self, first: CallId, count: u32) -> Option<Place> {
-        loop {
-            let header = self.current?;
-            if header.call_id(self.call) == first {
-                let place = Place {
-                    entry: header.id(),
-                    transaction: self.transaction,
-                    time: header.time,
-                    calls: (self.call..self.call + count)
-                        .map(|i| header.call_id(i))
-                        .collect(),
-                };
-                self.call += count;
-                self.transaction += 1;
-                return Some(place);
-            }
-            self.current = self.entries.next();
-            self.call = 0;
-            self.transaction = 0;
-        }
-    }
 }
