@@ -9,7 +9,7 @@ use ed25519_dalek::SigningKey;
 use lattice_format::{
     Call, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, Lane, Limits, verify_batch,
 };
-use lattice_kernel::engine::CallKind;
+use lattice_kernel::run::engine::CallKind;
 use lattice_kernel::{Files, LocalSeq, NewStore, Outcome, Store, Stored};
 use lattice_runtime::values::{Value, cbor};
 use lattice_runtime::{Compiler, Schema, Wasm};

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use lattice_format::{Call, ChainId, ComponentId, DeviceKey, IntentionId, Lane, StoreId};
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{self, Step};
 use lattice_kernel::{Changes, Notice};
 use tokio::time::timeout;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lattice_format::{Call, Lane};
-use lattice_kernel::engine::{CallEnd, CallKind};
+use lattice_kernel::run::engine::{CallEnd, CallKind};
 use lattice_kernel::{Outcome, Queried, Snapshot, TrapKind};
 use lattice_runtime::profile::THREAD_STACK_BYTES;
 use tokio::sync::oneshot;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lattice_format::ComponentId;
-use lattice_kernel::engine::{Engine, HostFault};
+use lattice_kernel::run::engine::{Engine, HostFault};
 use lattice_runtime::{Compiler, InspectError, InstallError, Schema, Wasm};
 
 use crate::bundled::{BUNDLED, Bundled};

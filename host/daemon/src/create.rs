@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lattice_format::{ComponentRef, DeviceKey, Genesis, Lane, Limits, Param};
-use lattice_kernel::engine::{Member, MemberStatus, Role};
 use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+use lattice_kernel::run::engine::{Member, MemberStatus, Role};
 use lattice_kernel::{CreateError, Files, NewStore, Store};
 
 use crate::api;

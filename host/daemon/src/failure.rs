@@ -119,9 +119,9 @@ impl From<lattice_kernel::StorageError> for Failure {
 }
 
 /// Something is wrong with this machine.
-impl From<lattice_kernel::engine::HostFault> for Failure {
-    fn from(fault: lattice_kernel::engine::HostFault) -> Self {
-        use lattice_kernel::engine::HostFault;
+impl From<lattice_kernel::run::engine::HostFault> for Failure {
+    fn from(fault: lattice_kernel::run::engine::HostFault) -> Self {
+        use lattice_kernel::run::engine::HostFault;
         match &fault {
             HostFault::MissingCode(_) => Failure::not_ready(fault.to_string()).hint(
                 "it is fetched from peers while a daemon runs; `lattice store status` says more",

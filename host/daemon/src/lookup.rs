@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lattice_format::{ComponentId, DeviceKey, Lane, StoreId};
 use lattice_kernel::Snapshot;
-use lattice_kernel::engine::{CallKind, Member};
+use lattice_kernel::run::engine::{CallKind, Member};
 use lattice_runtime::{Function, Interface, Schema};
 
 use crate::failure::{Failure, Result};
@@ -347,7 +347,7 @@ pub(crate) fn find_member(members: &[Member], text: &str) -> Result<DeviceKey> {
 
 #[cfg(test)]
 mod tests {
-    use lattice_kernel::engine::{MemberStatus, Role};
+    use lattice_kernel::run::engine::{MemberStatus, Role};
     use prost::Message as _;
 
     use super::*;

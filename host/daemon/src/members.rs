@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lattice_format::{Call, DeviceKey, Lane};
 use lattice_kernel::Outcome;
-use lattice_kernel::engine::{Member, MemberStatus, Role};
+use lattice_kernel::run::engine::{Member, MemberStatus, Role};
 use lattice_net::{Governance, InviteKey, PeerAddr, Token};
 use lattice_runtime::values::{Type, Value, cbor};
 

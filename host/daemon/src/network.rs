@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use futures_util::future::BoxFuture;
 use lattice_format::{Call, ComponentId, DeviceKey, Lane, StoreId};
 use lattice_kernel::blob::BlobStore;
-use lattice_kernel::engine::{CallEnd, HostFault, MemberStatus, Role};
+use lattice_kernel::run::engine::{CallEnd, HostFault, MemberStatus, Role};
 use lattice_kernel::{Outcome, Received, Snapshot};
 use lattice_net::{
     Claim, ClaimRefusal, DeliverError, Entries, Governance, InviteState, Net, NetConfig, NetEvent,

@@ -555,7 +555,7 @@ impl Listener for NodeListener {
         let Some(node) = self.0.upgrade() else { return };
         let Some(slot) = node.slot(store) else { return };
         let system =
-            |cell: &lattice_kernel::cell::Cell| cell.lane() == lattice_format::Lane::System;
+            |cell: &lattice_kernel::state::cell::Cell| cell.lane() == lattice_format::Lane::System;
         if changes.all || changes.cells.iter().any(system) {
             slot.governance_changed();
         }

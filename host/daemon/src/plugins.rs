@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lattice_format::ComponentId;
-use lattice_kernel::engine::CallKind;
+use lattice_kernel::run::engine::CallKind;
 use lattice_runtime::values::Type;
 use lattice_runtime::{Interface, Schema, limits::COMPONENT_BYTES_MAX};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lattice_format::DeviceKey;
-use lattice_kernel::engine::{HostFault, Member, MemberStatus};
+use lattice_kernel::run::engine::{HostFault, Member, MemberStatus};
 use lattice_kernel::{FloatReason, LocalSeq, Snapshot, StorageError};
 use lattice_net::{PeerStatus, PeerStoreStatus};
 

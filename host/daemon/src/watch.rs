@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lattice_kernel::engine::CallEnd;
+use lattice_kernel::run::engine::CallEnd;
 use lattice_kernel::{Changes, Queried};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;

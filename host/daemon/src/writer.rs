@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use lattice_format::{Call, DeviceKey, IntentionId, Lane, SignedHeader, StoreId};
-use lattice_kernel::engine::HostFault;
+use lattice_kernel::run::engine::HostFault;
 use lattice_kernel::{
     CallError, Changes, Notice, Outcome, Received, Snapshot, StorageError, Store, Told,
 };

@@ -7,13 +7,13 @@ use lattice_format::{
     CallId, ChainId, ComponentId, Header, IntentionId, Lane, Limits, Position, SignedHeader,
 };
 
-use crate::cell::{Cell, Space};
-use crate::dag::LocalSeq;
-use crate::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Question, Role};
-use crate::governance::Answers;
+use crate::fold::governance::Answers;
+use crate::graph::dag::LocalSeq;
 use crate::limits::*;
 use crate::outcome::TrapKind;
+use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Question, Role};
 use crate::run::{Place, Run, RunFault};
+use crate::state::cell::{Cell, Space};
 use crate::testing::{self, ModelEngine, Step};
 use crate::{Notice, Received, Store};
 

@@ -20,10 +20,12 @@ use lattice_format::{
 use redb::Database;
 use redb::backends::InMemoryBackend;
 
-use crate::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Instance, Question};
-use crate::files::Files;
 use crate::outcome::{HostRefusal, TrapKind};
+use crate::run::engine::{
+    Answer, AskError, CallEnd, CallKind, Engine, HostFault, Instance, Question,
+};
 use crate::run::{Run, RunFault};
+use crate::storage::files::Files;
 use crate::store::{NewStore, Store};
 
 /// The model program.

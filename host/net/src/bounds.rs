@@ -10,7 +10,7 @@ use iroh::endpoint::{Connection, QuicTransportConfig, SendStream, VarInt, preset
 use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::blob::BlobStore;
-use lattice_kernel::engine::{Member, MemberStatus, Role};
+use lattice_kernel::run::engine::{Member, MemberStatus, Role};
 use lattice_kernel::sync::ALPN as SYNC_ALPN;
 use lattice_kernel::testing::{device, key};
 use lattice_kernel::{Received, Snapshot};

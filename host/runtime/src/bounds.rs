@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use lattice_format::{ComponentId, Limits};
-use lattice_kernel::engine::HostFault;
+use lattice_kernel::run::engine::HostFault;
 use tempfile::TempDir;
 
 use crate::code::{self, Compiler};

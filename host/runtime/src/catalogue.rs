@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use lattice_format::ComponentId;
-use lattice_kernel::engine::HostFault;
+use lattice_kernel::run::engine::HostFault;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use lattice_format::ComponentId;
-use lattice_kernel::engine::{CallKind, HostFault};
+use lattice_kernel::run::engine::{CallKind, HostFault};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 

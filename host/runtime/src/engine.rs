@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lattice_format::{ComponentId, Limits};
-use lattice_kernel::engine::{Answer, AskError, Engine, HostFault, Instance, Question};
 use lattice_kernel::run::Run;
+use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
     Enabled, Engine as WasmEngine, InstanceAllocationStrategy, PoolingAllocationConfig,

@@ -5,8 +5,8 @@
 //! must not run stores that others run as well.
 
 use lattice_format::{Call, ComponentId, Limits};
-use lattice_kernel::engine::{CallEnd, CallKind, HostFault, Instance};
 use lattice_kernel::outcome::TrapKind;
+use lattice_kernel::run::engine::{CallEnd, CallKind, HostFault, Instance};
 use wasmtime::component::Component;
 
 use crate::component::Prepared;

@@ -1,11 +1,11 @@
 //! The fixed questions that the host asks a governance component, statically typed.
 
 use lattice_format::{CallId, DeviceKey, IntentionId, Lane, Limits, StoreId, Time};
-use lattice_kernel::engine::{
-    Answer, AskError, Checkpoint, Child, Cut, InEffect, Member, MemberStatus, Question, Role,
-};
 use lattice_kernel::outcome::TrapKind;
 use lattice_kernel::run::Run;
+use lattice_kernel::run::engine::{
+    Answer, AskError, Checkpoint, Child, Cut, InEffect, Member, MemberStatus, Question, Role,
+};
 use wasmtime::Store;
 
 use crate::component::Prepared;

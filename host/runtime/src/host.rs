@@ -4,8 +4,8 @@
 //! boundary and charges for them.
 
 use lattice_format::{BlobId, CallId};
-use lattice_kernel::engine::HostFault;
 use lattice_kernel::outcome::TrapKind;
+use lattice_kernel::run::engine::HostFault;
 use lattice_kernel::run::{self, Run, RunFault};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::{HasData, Linker};

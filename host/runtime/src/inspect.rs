@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use lattice_format::ComponentId;
-use lattice_kernel::engine::CallKind;
+use lattice_kernel::run::engine::CallKind;
 use wasmparser::{Parser, Payload, Validator};
 use wit_parser::decoding::{DecodedWasm, decode};
 use wit_parser::{InterfaceId, Resolve, WorldId, WorldItem, WorldKey};

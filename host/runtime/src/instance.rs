@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use lattice_format::{Call, Limits};
-use lattice_kernel::engine::{CallEnd, CallKind, HostFault, Instance};
 use lattice_kernel::outcome::{HostRefusal, TrapKind};
 use lattice_kernel::run::Run;
+use lattice_kernel::run::engine::{CallEnd, CallKind, HostFault, Instance};
 use wasmtime::component::Val;
 use wasmtime::{Store, Trap, WasmBacktrace};
 

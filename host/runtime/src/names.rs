@@ -1,6 +1,6 @@
 //! What the names of interfaces mean to the host.
 
-use lattice_kernel::engine::CallKind;
+use lattice_kernel::run::engine::CallKind;
 
 /// The interface of `init` and `migrate`.
 pub(crate) const LIFECYCLE: &str = "lattice:store/lifecycle";

@@ -7,7 +7,7 @@
 use wasmtime::{Config, OperatorCost, WasmFeatures};
 
 use lattice_format::Limits;
-use lattice_kernel::engine::HostFault;
+use lattice_kernel::run::engine::HostFault;
 
 /// The number of this profile in a genesis.
 ///

@@ -1,7 +1,7 @@
 //! What a component offers and needs, in plain values.
 
 use lattice_format::ComponentId;
-use lattice_kernel::engine::CallKind;
+use lattice_kernel::run::engine::CallKind;
 
 use crate::names;
 use crate::values::Type;

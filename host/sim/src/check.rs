@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use lattice_format::{DeviceKey, Digest, IntentionId, Lane, Seq};
-use lattice_kernel::engine::{Answer, Member, MemberStatus, Question};
+use lattice_kernel::fold::reference::scratch;
 use lattice_kernel::limits::{FLOATING_MAX, PARKED_MAX};
-use lattice_kernel::scratch::scratch;
+use lattice_kernel::run::engine::{Answer, Member, MemberStatus, Question};
 use lattice_kernel::{LocalSeq, Notice, Outcome, Snapshot, StorageError, Stored};
 
 use crate::limits::RESENT_FACTOR;

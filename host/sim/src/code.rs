@@ -7,7 +7,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use lattice_format::{
     Call, ComponentRef, DeviceKey, Genesis, IntentionId, Lane, Limits, Param, StoreId,
 };
-use lattice_kernel::engine::{CallEnd, CallKind, Engine, Member, Role};
+use lattice_kernel::run::engine::{CallEnd, CallKind, Engine, Member, Role};
 use lattice_kernel::testing::disk::Dice;
 use lattice_kernel::testing::{self, KEYS, ModelEngine, Step};
 use lattice_kernel::{Outcome, Snapshot};

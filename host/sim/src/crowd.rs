@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::disk::Dice;
 use lattice_kernel::{LocalSeq, Stored};
 use rhai::{Dynamic, Engine};

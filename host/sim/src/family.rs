@@ -7,7 +7,7 @@
 use std::mem::swap;
 use std::rc::Rc;
 
-use lattice_kernel::engine::{Member, MemberStatus, Role};
+use lattice_kernel::run::engine::{Member, MemberStatus, Role};
 use rhai::Engine;
 
 use crate::node::{Disks, Machine, Node, NodeId};

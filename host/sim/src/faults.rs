@@ -1,7 +1,7 @@
 //! What the steps of a plan do to a world.
 
 use lattice_format::{Body, BodyRef, Header, IntentionId, Lane, Seq, SignedHeader, VerifiedHeader};
-use lattice_kernel::engine::MemberStatus;
+use lattice_kernel::run::engine::MemberStatus;
 use lattice_kernel::testing::{self, disk::Dice};
 use lattice_kernel::{LocalSeq, Stored};
 
@@ -170,7 +170,7 @@ impl World {
         );
     }
 
-    fn admit(&mut self, by: NodeId, whom: NodeId, role: lattice_kernel::engine::Role) {
+    fn admit(&mut self, by: NodeId, whom: NodeId, role: lattice_kernel::run::engine::Role) {
         let device = self.nodes[whom.index()].device;
         let (Some(members), Some(id)) = (self.seen_members(by), self.store_id) else {
             return;

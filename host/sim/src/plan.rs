@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use lattice_format::Call;
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::disk::Dice;
 
 use crate::code::Code;

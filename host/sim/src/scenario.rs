@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::thread;
 
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::disk::{Dice, Survives};
 use lattice_runtime::profile::THREAD_STACK_BYTES;
 use rhai::{Array, Dynamic, Engine, EvalAltResult, Position, Token};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use lattice_format::{Call, DeviceKey, Digest, StoreId};
-use lattice_kernel::engine::Engine;
+use lattice_kernel::run::engine::Engine;
 use lattice_kernel::testing::disk::{Dice, Survives};
 use lattice_kernel::{Notice, Outcome, Snapshot};
 

@@ -16,7 +16,7 @@ use super::peer::{Access, Fault};
 use super::plan::Plan;
 use super::ranges::Leaf;
 use super::source;
-use crate::ids::IdSet;
+use crate::graph::ids::IdSet;
 use crate::{LocalSeq, Snapshot, StorageError, Stored};
 
 /// Ids to be remembered; the oldest are forgotten.

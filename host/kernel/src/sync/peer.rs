@@ -7,7 +7,7 @@ use super::limits::{FAULTS_MAX, SLOW_MS};
 use super::message::Wants;
 use super::ranges::RangeFault;
 use crate::Snapshot;
-use crate::engine::{Answer, AskError, Member, MemberStatus, Question};
+use crate::run::engine::{Answer, AskError, Member, MemberStatus, Question};
 
 /// What governance lets a peer have. The shell asks governance and tells the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

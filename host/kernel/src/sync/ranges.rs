@@ -13,7 +13,7 @@ use lattice_format::IntentionId;
 use super::limits::{FRONTIER_MAX, JOBS_MAX, RANGES_MAX, SCAN_ROWS, SCANS_MAX};
 use super::message::{Message, Range, RangeContent, RangeSummary};
 use super::summary::{Cursor, Read, Summarizer, element};
-use crate::lthash::LtHash;
+use crate::state::lthash::LtHash;
 use crate::{Snapshot, StorageError};
 
 /// A range of which the peer has told everything: what it has not, it lacks.

@@ -7,7 +7,7 @@ use lattice_format::{IntentionId, Position};
 use super::limits::{BLOCKS_MAX, LEAF_IDS, RANGES_MAX};
 use super::message::{Range, RangeContent, RangeSummary};
 use super::source;
-use crate::lthash::{Element, LtHash};
+use crate::state::lthash::{Element, LtHash};
 use crate::{Snapshot, StorageError};
 
 /// Rows that one read takes.

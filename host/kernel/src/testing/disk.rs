@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use redb::{Database, StorageBackend};
 
 use crate::Files;
-use crate::rows::StorageError;
+use crate::storage::rows::StorageError;
 
 /// Memory that redb may use for pages of the two databases of a store, in bytes. The end of the log, which is what is
 /// read of it most, is kept decoded as well.

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use lattice_format::{Body, ChainId, IntentionId, Lane};
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::disk::{Dice, Disk, Power, SURVIVALS, Survives, files, repaired};
 use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
 use lattice_kernel::{Files, Notice, OpenError, Outcome, StorageError, Store, Stored};

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use lattice_format::{ChainId, IntentionId, Lane};
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::disk::{Dice, Disk, Power, files};
 use lattice_kernel::testing::{self, ModelEngine, Step, device, key};
 use lattice_kernel::{Files, LocalSeq, Notice, Store, Stored};

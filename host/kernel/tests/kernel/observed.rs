@@ -2,8 +2,8 @@
 
 use lattice_format::{CallId, IntentionId, Lane};
 use lattice_kernel::Outcome;
-use lattice_kernel::engine::Role;
 use lattice_kernel::mutant::{self, Mutant};
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{self, device, key};
 use lattice_kernel::{Store, Stored};
 

@@ -2,7 +2,7 @@
 //! and a node does not sign what would be.
 
 use lattice_format::{ChainId, IntentionId, Lane};
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{self, Step, device};
 use lattice_kernel::{CallError, Notice, Store};
 

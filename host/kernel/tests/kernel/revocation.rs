@@ -2,8 +2,8 @@
 //! order things arrive, and whoever was told otherwise learns of it.
 
 use lattice_format::{ChainId, IntentionId, Lane};
-use lattice_kernel::cell::Space;
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
+use lattice_kernel::state::cell::Space;
 use lattice_kernel::testing::{self, Step, device};
 use lattice_kernel::{CallError, Notice, Outcome, Store, Stored};
 
@@ -256,9 +256,9 @@ fn a_revoked_admin_takes_what_it_governed_with_it() {
     team.agree(&[crony, cut_member], &[revocation]);
     let members = team.stores[1]
         .snapshot()
-        .ask(&lattice_kernel::engine::Question::Members)
+        .ask(&lattice_kernel::run::engine::Question::Members)
         .unwrap();
-    let lattice_kernel::engine::Answer::Members(members) = members else {
+    let lattice_kernel::run::engine::Answer::Members(members) = members else {
         panic!("another answer: {members:?}");
     };
     assert!(

@@ -7,7 +7,7 @@ use lattice_format::{
     Body, BodyRef, ChainId, Header, IntentionId, Lane, Seq, Signature, SignedHeader, Time,
     Transaction,
 };
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{self, ModelEngine, Step, device, key, memory_files};
 use lattice_kernel::{NewStore, Received, Store};
 

@@ -1,8 +1,8 @@
 //! A few devices that call, govern and exchange entries in every order.
 
 use lattice_format::{Call, ChainId, DeviceKey, Lane, SignedHeader};
-use lattice_kernel::engine::Role;
-use lattice_kernel::scratch::{Scratch, scratch};
+use lattice_kernel::fold::reference::{Scratch, scratch};
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
 use lattice_kernel::{LocalSeq, Snapshot, Store, Stored};
 use proptest::prelude::*;

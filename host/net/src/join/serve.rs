@@ -5,7 +5,7 @@ use std::sync::Arc;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use lattice_format::{BlobId, Body, ComponentId, DeviceKey, Signature, StoreId};
-use lattice_kernel::engine::MemberStatus;
+use lattice_kernel::run::engine::MemberStatus;
 use lattice_kernel::{LocalSeq, Snapshot};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;

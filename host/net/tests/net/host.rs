@@ -10,8 +10,8 @@ use lattice_format::{
     BlobId, Call, ChainId, ComponentId, DeviceKey, IntentionId, Lane, Limits, SignedHeader, StoreId,
 };
 use lattice_kernel::blob::BlobStore;
-use lattice_kernel::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
 use lattice_kernel::run::Run;
+use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
 use lattice_kernel::testing::{self, ModelEngine, Step, program};
 use lattice_kernel::{NewStore, Received, Snapshot, Store};
 use lattice_net::{

@@ -1,7 +1,7 @@
 //! Devices join by token: from the inviter or another member, once, and only while the invite lasts.
 
 use lattice_format::{BlobId, ComponentId, DeviceKey, StoreId};
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{APP, GOVERNANCE};
 use lattice_net::join::Agreement;
 use lattice_net::{

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lattice_format::Limits;
-use lattice_kernel::engine::{Answer, HostFault, Question};
+use lattice_kernel::run::engine::{Answer, HostFault, Question};
 use lattice_kernel::testing::{device, key};
 use lattice_kernel::{Files, Outcome, Store, TrapKind};
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use lattice_format::{ChainId, ComponentId, ComponentRef, Genesis, Lane, Limits};
-use lattice_kernel::engine::HostFault;
+use lattice_kernel::run::engine::HostFault;
 use lattice_kernel::testing::{key, memory_files};
 use lattice_kernel::{CallError, NewStore, Store};
 use lattice_runtime::limits::{

@@ -56,7 +56,7 @@ fn governance_answers_its_own_queries() {
         .query(&call, lattice_format::Lane::System, 1_000_000_000)
         .unwrap()
         .end;
-    let lattice_kernel::engine::CallEnd::Ok(bytes) = end else {
+    let lattice_kernel::run::engine::CallEnd::Ok(bytes) = end else {
         panic!("{end:?}");
     };
     let function = system

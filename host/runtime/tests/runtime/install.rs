@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use lattice_kernel::engine::{Engine, HostFault};
+use lattice_kernel::run::engine::{Engine, HostFault};
 use lattice_runtime::limits::{COMPILE_CPU_MAX, COMPILE_MEMORY_BYTES_MAX, COMPILED_BYTES_MAX};
 use lattice_runtime::{Compiler, InstallError, Wasm};
 
@@ -93,17 +93,20 @@ fn a_schema_tells_functions_types_and_imports() {
         "lattice:kv/commands.put",
         "lattice:kv/commands@0.1.0.put",
     ] {
-        let found = schema.find(lattice_kernel::engine::CallKind::Command, name);
+        let found = schema.find(lattice_kernel::run::engine::CallKind::Command, name);
         assert_eq!(found.len(), 1, "{name}");
     }
     assert!(
         schema
-            .find(lattice_kernel::engine::CallKind::Query, "put")
+            .find(lattice_kernel::run::engine::CallKind::Query, "put")
             .is_empty()
     );
     assert!(
         schema
-            .find(lattice_kernel::engine::CallKind::Command, "ommands.put")
+            .find(
+                lattice_kernel::run::engine::CallKind::Command,
+                "ommands.put"
+            )
             .is_empty()
     );
 }

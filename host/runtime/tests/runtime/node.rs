@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use ed25519_dalek::SigningKey;
 use lattice_format::{Call, ChainId, ComponentId, ComponentRef, Genesis, Lane, Limits};
-use lattice_kernel::engine::CallEnd;
+use lattice_kernel::run::engine::CallEnd;
 use lattice_kernel::{CallError, CreateError, Files, NewStore, Outcome, Store};
 use lattice_runtime::values::{Value, cbor, text, wave};
 use lattice_runtime::{Compiler, Schema, Wasm};
@@ -125,7 +125,12 @@ impl Node {
         })
     }
 
-    fn encode(&self, kind: lattice_kernel::engine::CallKind, name: &str, args: &[&str]) -> Call {
+    fn encode(
+        &self,
+        kind: lattice_kernel::run::engine::CallKind,
+        name: &str,
+        args: &[&str],
+    ) -> Call {
         let found = self.schema.find(kind, name);
         let [(interface, function)] = found[..] else {
             panic!("{} functions are named {name}", found.len());
@@ -148,7 +153,7 @@ impl Node {
 
     /// Runs a call and leaves its intention, and with it its instance, open.
     pub(crate) fn call_open(&mut self, name: &str, args: &[&str]) -> Result<(), CallError> {
-        let call = self.encode(lattice_kernel::engine::CallKind::Command, name, args);
+        let call = self.encode(lattice_kernel::run::engine::CallKind::Command, name, args);
         let told = self
             .store
             .call(Lane::App, vec![call], self.now_ms, ChainId(1))?;
@@ -166,7 +171,7 @@ impl Node {
     }
 
     pub(crate) fn call(&mut self, name: &str, args: &[&str]) -> Seen {
-        let call = self.encode(lattice_kernel::engine::CallKind::Command, name, args);
+        let call = self.encode(lattice_kernel::run::engine::CallKind::Command, name, args);
         let function = self
             .schema
             .function(&call.interface, &call.function)
@@ -181,7 +186,7 @@ impl Node {
     }
 
     pub(crate) fn query(&self, name: &str, args: &[&str]) -> Seen {
-        let call = self.encode(lattice_kernel::engine::CallKind::Query, name, args);
+        let call = self.encode(lattice_kernel::run::engine::CallKind::Query, name, args);
         let function = self
             .schema
             .function(&call.interface, &call.function)

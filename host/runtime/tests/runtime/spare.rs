@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lattice_format::Limits;
 use lattice_kernel::CallError;
-use lattice_kernel::engine::HostFault;
+use lattice_kernel::run::engine::HostFault;
 use lattice_runtime::Wasm;
 
 use crate::node::{Node, built, engine, raw};

@@ -1,6 +1,6 @@
 //! A disk that fails one read in a session, on a node where nobody writes.
 
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{Step as Model, program};
 use lattice_sim::{Act, Code, Fails, NodeId, Settings, Step, Topology, World};
 

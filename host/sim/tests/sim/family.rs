@@ -1,7 +1,7 @@
 //! Changes of membership that take more than one store or more than one call: children, invites and claims.
 
 use lattice_kernel::Notice;
-use lattice_kernel::engine::{Answer, MemberStatus, Question, Role};
+use lattice_kernel::run::engine::{Answer, MemberStatus, Question, Role};
 use lattice_kernel::testing::{Step as Model, program};
 use lattice_sim::{Act, Code, NodeId, Settings, Topology, World};
 

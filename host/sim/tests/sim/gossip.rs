@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{Step, program};
 use lattice_sim::{Act, Code, NodeId, Settings, Topology, World};
 

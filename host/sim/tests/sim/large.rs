@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::disk::Dice;
 use lattice_kernel::testing::{Step as Model, program};
 use lattice_sim::{Act, Code, NodeId, Settings, Step, Topology, World};

@@ -1,6 +1,6 @@
 //! What nodes that were apart send each other is little more than what they lack.
 
-use lattice_kernel::engine::Role;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::testing::{Step as Model, program};
 use lattice_kernel::{LocalSeq, Stored};
 use lattice_sim::{Act, Code, NodeId, Settings, Step, Topology, World};

@@ -2,7 +2,7 @@
 
 use lattice_format::{DeviceKey, IntentionId, StoreId};
 
-use crate::engine::{Member, MemberStatus, Role};
+use crate::run::engine::{Member, MemberStatus, Role};
 use crate::sync::limits::*;
 use crate::sync::{Announced, Announcement, Gossip, Governance, Move, topic};
 use crate::testing;

@@ -76,7 +76,7 @@ pub(super) fn write(store: &mut Store, n: usize, now_ms: u64) {
 pub(super) fn three() -> [Store; 3] {
     let mut a = testing::found(0, NOW);
     for n in 1..3 {
-        let admit = testing::admit(testing::device(n), crate::engine::Role::Writer);
+        let admit = testing::admit(testing::device(n), crate::run::engine::Role::Writer);
         call(&mut a, Lane::System, admit, NOW);
     }
     let mut b = join(&a, 1);

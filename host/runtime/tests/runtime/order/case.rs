@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use lattice_kernel::engine::{Answer, Question};
+use lattice_kernel::run::engine::{Answer, Question};
 use lattice_kernel::{Outcome, Snapshot, Stored};
 use lattice_runtime::Wasm;
 use proptest::prelude::*;

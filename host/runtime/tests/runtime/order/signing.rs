@@ -6,7 +6,7 @@ use lattice_format::{
     VerifiedHeader,
 };
 use lattice_kernel::Stored;
-use lattice_kernel::engine::CallKind;
+use lattice_kernel::run::engine::CallKind;
 use lattice_kernel::testing::{device, key};
 use lattice_runtime::values::{Type, Value, wave};
 

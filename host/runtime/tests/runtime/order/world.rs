@@ -8,8 +8,8 @@ use ed25519_dalek::SigningKey;
 use lattice_format::{
     Body, Call, ChainId, ComponentRef, DeviceKey, Digest, Genesis, Lane, Param, SignedHeader,
 };
-use lattice_kernel::engine::CallKind;
-use lattice_kernel::scratch::{Scratch, scratch};
+use lattice_kernel::fold::reference::{Scratch, scratch};
+use lattice_kernel::run::engine::CallKind;
 use lattice_kernel::testing::{device, key, memory_files};
 use lattice_kernel::{CallError, LocalSeq, NewStore, Notice, Outcome, Snapshot, Store, Stored};
 use lattice_runtime::values::{Type, Value, cbor};

@@ -1,0 +1,573 @@
+//! Questions to the governance component, their cached answers, and what they cut off.
+//!
+//! The kernel never looks inside governance state. It asks the listed questions, remembers each
+//! answer with the values that it was made from, and uses it again wherever those values are the
+//! same. A remembered answer brings its reads to each use: an entry depends on what allowed it.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use lattice_format::{ComponentId, DeviceKey, IntentionId, Lane, Limits, Position, StoreId, Time};
+
+use crate::fold::core::Core;
+use crate::fold::record;
+use crate::graph::dag::{self, LocalSeq, Meta};
+use crate::limits::{ANSWERS_MAX, CUT_ROUNDS_EXTRA, CUTS_DUE_MAX};
+use crate::mutant::{self, Mutant};
+use crate::run::call_index;
+use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Question};
+use crate::run::{Range, Reads, Run};
+use crate::state::cell::{Cell, Space, ValueMark};
+use crate::state::live;
+use crate::state::versions;
+use crate::storage::rows::{RowsView, StorageError};
+
+/// An answer and what it was made from, in as little memory as that takes: there is one for each member at least.
+struct Remembered {
+    cells: Box<[(Cell, ValueMark)]>,
+    ranges: Box<[(Range, ValueMark)]>,
+    answer: Answer,
+}
+
+impl Remembered {
+    fn of(
+        rows: &RowsView,
+        asked: &Reads,
+        answer: &Answer,
+        at: Position,
+    ) -> Result<Self, StorageError> {
+        let cells = asked.cells.iter().map(|(cell, mark)| (cell.clone(), *mark));
+        let ranges = asked.ranges.iter();
+        let ranges = ranges.map(|range| Ok((range.clone(), range_mark(rows, range, at)?)));
+        Ok(Self {
+            cells: cells.collect(),
+            ranges: ranges.collect::<Result<_, StorageError>>()?,
+            answer: answer.clone(),
+        })
+    }
+
+    fn reads(&self) -> Reads {
+        Reads {
+            cells: self.cells.iter().cloned().collect(),
+            ranges: self.ranges.iter().map(|(range, _)| range.clone()).collect(),
+        }
+    }
+}
+
+/// Answers by question, each with what it was made from.
+#[derive(Default)]
+pub(crate) struct Answers {
+    by_question: HashMap<Question, Vec<Remembered>>,
+    count: usize,
+}
+
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answers({})", self.count)
+    }
+}
+
+/// Answers that one question keeps: one for each set of values met lately.
+const ANSWERS_PER_QUESTION: usize = 4;
+
+/// Whom and what to ask.
+pub(crate) struct Asking<'a> {
+    pub(crate) engine: &'a dyn Engine,
+    pub(crate) component: &'a ComponentId,
+    pub(crate) limits: &'a Limits,
+    pub(crate) store: StoreId,
+}
+
+impl Asking<'_> {
+    /// Asks without remembering.
+    pub(crate) fn ask(&self, rows: &RowsView, question: &Question, at: Position) -> Asked {
+        let run = Run::query(
+            rows.clone(),
+            Some(self.store),
+            Lane::System,
+            at,
+            Time::default(),
+        );
+        self.ask_in(run, question)
+    }
+
+    pub(crate) fn ask_in(&self, run: Run, question: &Question) -> Asked {
+        let (run, answer) = self.engine.ask(self.component, self.limits, run, question);
+        let (reads, _) = run.into_effects();
+        Asked { reads, answer }
+    }
+}
+
+/// An answer with the reads that it rests on.
+pub(crate) struct Asked {
+    pub(crate) reads: Reads,
+    pub(crate) answer: Result<Answer, AskError>,
+}
+
+impl Answers {
+    /// Asks, or uses an answer made from the same values.
+    pub(crate) fn ask(
+        &mut self,
+        asking: &Asking<'_>,
+        rows: &RowsView,
+        question: &Question,
+        at: Position,
+    ) -> Result<Asked, StorageError> {
+        if let Some(list) = self.by_question.get(question) {
+            for known in list.iter().rev() {
+                if same_values(rows, known, at)? {
+                    let reads = match mutant::active(Mutant::CachedAuthorizationReadsLost) {
+                        true => Reads::default(),
+                        false => known.reads(),
+                    };
+                    return Ok(Asked {
+                        reads,
+                        answer: Ok(known.answer.clone()),
+                    });
+                }
+            }
+        }
+        let asked = asking.ask(rows, question, at);
+        if let Ok(answer) = &asked.answer {
+            if self.count >= ANSWERS_MAX {
+                self.by_question.clear();
+                self.count = 0;
+            }
+            let remembered = Remembered::of(rows, &asked.reads, answer, at)?;
+            // Most questions have one answer.
+            let list = self.by_question.entry(question.clone());
+            let list = list.or_insert_with(|| Vec::with_capacity(1));
+            if list.len() == ANSWERS_PER_QUESTION {
+                list.remove(0);
+                self.count -= 1;
+            }
+            self.count += 1;
+            list.push(remembered);
+        }
+        Ok(asked)
+    }
+}
+
+fn same_values(rows: &RowsView, known: &Remembered, at: Position) -> Result<bool, StorageError> {
+    for (cell, mark) in &known.cells {
+        if versions::mark_at(rows, cell, at)? != *mark {
+            return Ok(false);
+        }
+    }
+    for (range, mark) in &known.ranges {
+        if range_mark(rows, range, at)? != *mark {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Everything that a run at `at` sees in a range, shortened.
+fn range_mark(rows: &RowsView, range: &Range, at: Position) -> Result<ValueMark, StorageError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |key: &[u8], value: &[u8]| {
+        hasher.update(&(key.len() as u64).to_le_bytes());
+        hasher.update(key);
+        hasher.update(&(value.len() as u64).to_le_bytes());
+        hasher.update(value);
+        ControlFlow::Continue(())
+    };
+    let (Some(start), end) = (Cell::from_slice(&range.start), Cell::from_slice(&range.end)) else {
+        return Err(StorageError("a range mark is damaged".into()));
+    };
+    // An end in another space means the end of this one.
+    let end = end.filter(|end| (end.lane(), end.space()) == (start.lane(), start.space()));
+    let end = end.as_ref().map(Cell::key);
+    match start.space() {
+        Space::Numbers => {
+            live::scan_numbers_at(rows, start.lane(), start.key(), end, at, |key, number| {
+                add(key, &number.to_be_bytes())
+            })?;
+        }
+        space => live::scan_bytes_at(
+            rows,
+            start.lane(),
+            space,
+            start.key(),
+            end,
+            at,
+            false,
+            |key, value| add(key, &value),
+        )?,
+    }
+    Ok(ValueMark::of_bytes(Some(hasher.finalize().as_bytes())))
+}
+
+fn cuts_key(author: &DeviceKey) -> Vec<u8> {
+    let mut key = vec![b'X'];
+    key.extend_from_slice(&author.0);
+    key
+}
+
+/// Whose cuts must be asked for: the authors one after the other, or nothing for everybody's.
+const CUTS_DUE: &[u8] = b"Mcuts-due";
+
+/// A cut, with the places of its revocation.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct PlacedCut {
+    revocations: Vec<LocalSeq>,
+    kept: Vec<IntentionId>,
+}
+
+/// The cuts of one author, resolved: where each revocation stands, and what it keeps.
+struct Resolved {
+    /// An entry that holds the call of the revocation and counts.
+    revocation: LocalSeq,
+    kept: Vec<Meta>,
+}
+
+impl Core {
+    /// Notes that governance has changed.
+    pub(crate) fn cuts_are_due(&mut self) {
+        self.rows.put(CUTS_DUE, []);
+    }
+
+    /// Notes that there is more of an author to be cut: nobody else's cuts depend on that.
+    pub(crate) fn cuts_of_are_due(&mut self, author: &DeviceKey) -> Result<(), StorageError> {
+        let known = self.rows.get(CUTS_DUE)?;
+        let named = known.as_deref().unwrap_or_default();
+        let everybody = known.is_some() && named.is_empty();
+        if everybody || named.chunks(DeviceKey::LEN).any(|other| other == author.0) {
+            return Ok(());
+        }
+        if named.len() >= CUTS_DUE_MAX * DeviceKey::LEN {
+            self.cuts_are_due();
+        } else {
+            self.rows.put(CUTS_DUE, [named, &author.0].concat());
+        }
+        Ok(())
+    }
+
+    /// Whether the cuts must be asked for again.
+    pub(crate) fn are_cuts_due(&self) -> Result<bool, StorageError> {
+        Ok(self.rows.get(CUTS_DUE)?.is_some())
+    }
+
+    pub(crate) fn asking(&self) -> Asking<'_> {
+        Asking {
+            engine: &*self.engine,
+            component: &self.info.genesis.system.id,
+            limits: &self.info.genesis.limits,
+            store: self.info.id,
+        }
+    }
+
+    /// Asks at a position, remembering the answer.
+    pub(crate) fn ask_at(
+        &mut self,
+        question: &Question,
+        at: Position,
+    ) -> Result<Asked, StorageError> {
+        let asking = Asking {
+            engine: &*self.engine,
+            component: &self.info.genesis.system.id,
+            limits: &self.info.genesis.limits,
+            store: self.info.id,
+        };
+        self.answers.ask(&asking, &self.rows, question, at)
+    }
+
+    /// Asks for the cuts at the end of the system lane and marks every entry whose standing they
+    /// change. Tells whether any of them is governance itself, which must then be folded again.
+    ///
+    /// # Errors
+    /// A fault of this host; nothing has changed then.
+    pub(crate) fn refresh_cuts(&mut self) -> Result<(), HostFault> {
+        let Some(due) = self.rows.get(CUTS_DUE).map_err(storage)? else {
+            return Ok(());
+        };
+        let authors = match due.is_empty() {
+            true => dag::authors(&self.rows).map_err(storage)?,
+            false => due
+                .chunks(DeviceKey::LEN)
+                .filter_map(DeviceKey::from_slice)
+                .collect(),
+        };
+        for author in authors {
+            let cuts = self.ask_cuts(&author)?;
+            self.apply_cuts(&author, &cuts).map_err(storage)?;
+        }
+        self.rows.remove(CUTS_DUE);
+        Ok(())
+    }
+
+    fn apply_cuts(&mut self, author: &DeviceKey, cuts: &[Cut]) -> Result<(), StorageError> {
+        let cuts = self.place(cuts)?;
+        let encoded = encode_cuts(&cuts);
+        let known = self.rows.get(&cuts_key(author))?;
+        if known.as_deref().unwrap_or_default() == encoded {
+            return Ok(());
+        }
+        if encoded.is_empty() {
+            self.rows.remove(cuts_key(author));
+        } else {
+            self.rows.put(cuts_key(author), encoded);
+        }
+        let resolved = self.resolve(author, &cuts)?;
+        for branch_id in dag::branches_of(&self.rows, author, None)? {
+            let branch = dag::branch(&self.rows, branch_id)?;
+            for seq in branch.first.0..=branch.tip.0 {
+                let seq = lattice_format::Seq(seq);
+                if let Some(local) = dag::entry_of_branch(&self.rows, branch_id, seq)? {
+                    let meta = dag::meta(&self.rows, local)?;
+                    self.judge(local, &meta, &resolved)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The revocations of an author as of now, also where nothing of it has come yet and nobody asked for its cuts.
+    ///
+    /// # Errors
+    /// A fault of this host.
+    pub(crate) fn revocations(&mut self, author: &DeviceKey) -> Result<Vec<LocalSeq>, HostFault> {
+        let unknown = dag::branches_of(&self.rows, author, None)
+            .map_err(storage)?
+            .is_empty();
+        let cuts = if unknown || self.are_cuts_due().map_err(storage)? {
+            let cuts = self.ask_cuts(author)?;
+            self.place(&cuts).map_err(storage)?
+        } else {
+            self.cuts_known(author).map_err(storage)?
+        };
+        Ok(cuts.into_iter().flat_map(|cut| cut.revocations).collect())
+    }
+
+    /// What governance says at the end of the system lane.
+    fn ask_cuts(&mut self, author: &DeviceKey) -> Result<Vec<Cut>, HostFault> {
+        let asked = self
+            .ask_at(&Question::Cuts(*author), Position::MAX)
+            .map_err(storage)?;
+        match asked.answer {
+            Ok(Answer::Cuts(cuts)) => Ok(cuts),
+            // A governance component that traps here cuts nobody off, on every replica alike.
+            Ok(_) | Err(AskError::Trapped(_)) => Ok(Vec::new()),
+            Err(AskError::Host(fault)) => Err(fault),
+        }
+    }
+
+    fn cuts_known(&self, author: &DeviceKey) -> Result<Vec<PlacedCut>, StorageError> {
+        let Some(row) = self.rows.get(&cuts_key(author))? else {
+            return Ok(Vec::new());
+        };
+        decode_cuts(&row).ok_or_else(|| StorageError("a row of cuts is damaged".into()))
+    }
+
+    /// Sets whether a new entry is void by the cuts known now. Later changes of them are found by
+    /// [`Core::refresh_cuts`].
+    pub(crate) fn judge_new(
+        &mut self,
+        author: &DeviceKey,
+        local: LocalSeq,
+    ) -> Result<(), StorageError> {
+        let cuts = self.cuts_known(author)?;
+        if cuts.is_empty() {
+            return Ok(());
+        }
+        let resolved = self.resolve(author, &cuts)?;
+        let meta = dag::meta(&self.rows, local)?;
+        self.judge(local, &meta, &resolved)
+    }
+
+    fn judge(
+        &mut self,
+        local: LocalSeq,
+        meta: &Meta,
+        cuts: &[Resolved],
+    ) -> Result<(), StorageError> {
+        let mut void = false;
+        // The genesis is nobody's to void: without it there is no store.
+        if local.0 != 0 {
+            for cut in cuts {
+                void |= !self.spares(cut, meta)?;
+            }
+        }
+        if record::is_cut_off(&self.rows, &meta.id)? != void {
+            record::set_cut_off(&mut self.rows, &meta.id, void);
+            self.cache.any_cut |= void;
+            self.due
+                .set(&mut self.rows, meta.lane, meta.position(), local);
+        }
+        Ok(())
+    }
+
+    fn spares(&self, cut: &Resolved, entry: &Meta) -> Result<bool, StorageError> {
+        if let Some(grant) = entry.grant
+            && dag::local_in_past_or_same(&self.rows, cut.revocation, grant)?
+        {
+            return Ok(true);
+        }
+        for kept in &cut.kept {
+            if dag::is_prev_ancestor_or_same(&self.rows, entry, kept)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Finds where the revocations stand. A device that forks its chain can have made several with one
+    /// id: each of them cuts.
+    fn place(&self, cuts: &[Cut]) -> Result<Vec<PlacedCut>, StorageError> {
+        let mut out = Vec::with_capacity(cuts.len());
+        for cut in cuts {
+            let mut revocations = Vec::new();
+            call_index::entries(
+                &self.rows,
+                Lane::System,
+                cut.revocation,
+                Position::MAX,
+                |_, local| {
+                    revocations.push(local);
+                    Ok(ControlFlow::Continue(()))
+                },
+            )?;
+            out.push(PlacedCut {
+                revocations,
+                kept: cut.kept.clone(),
+            });
+        }
+        Ok(out)
+    }
+
+    fn resolve(
+        &self,
+        author: &DeviceKey,
+        cuts: &[PlacedCut],
+    ) -> Result<Vec<Resolved>, StorageError> {
+        let mut out = Vec::new();
+        for cut in cuts {
+            for revocation in &cut.revocations {
+                let mut kept = Vec::new();
+                for id in &cut.kept {
+                    if let Some(meta) = self.kept(author, *revocation, id)? {
+                        kept.push(meta);
+                    }
+                }
+                out.push(Resolved {
+                    revocation: *revocation,
+                    kept,
+                });
+            }
+        }
+        Ok(out)
+    }
+
+    /// A kept id counts only in the revocation's own past, and only if it is the author's.
+    fn kept(
+        &self,
+        author: &DeviceKey,
+        revocation: LocalSeq,
+        id: &IntentionId,
+    ) -> Result<Option<Meta>, StorageError> {
+        let Some(local) = dag::local_of(&self.rows, id)? else {
+            return Ok(None);
+        };
+        let meta = dag::meta(&self.rows, local)?;
+        let own = dag::branch(&self.rows, meta.branch)?.author == *author;
+        let seen = dag::local_in_past_or_same(&self.rows, local, revocation)?;
+        Ok((own && seen).then_some(meta))
+    }
+
+    /// How often governance may be cut and folded again before something is wrong.
+    pub(crate) fn cut_rounds_max(&self) -> Result<usize, StorageError> {
+        Ok(dag::authors(&self.rows)?.len() + CUT_ROUNDS_EXTRA)
+    }
+}
+
+pub(crate) fn storage(error: StorageError) -> HostFault {
+    HostFault::Storage(error.0)
+}
+
+fn encode_cuts(cuts: &[PlacedCut]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for cut in cuts {
+        out.extend_from_slice(&(cut.revocations.len() as u32).to_be_bytes());
+        for local in &cut.revocations {
+            out.extend_from_slice(&local.0.to_be_bytes());
+        }
+        out.extend_from_slice(&(cut.kept.len() as u32).to_be_bytes());
+        for id in &cut.kept {
+            out.extend_from_slice(&id.0);
+        }
+    }
+    out
+}
+
+fn decode_cuts(mut bytes: &[u8]) -> Option<Vec<PlacedCut>> {
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let mut cut = PlacedCut::default();
+        let (count, mut rest) = bytes.split_first_chunk::<4>()?;
+        for _ in 0..u32::from_be_bytes(*count) {
+            let (local, tail) = rest.split_first_chunk::<8>()?;
+            cut.revocations.push(LocalSeq(u64::from_be_bytes(*local)));
+            rest = tail;
+        }
+        let (count, mut rest) = rest.split_first_chunk::<4>()?;
+        for _ in 0..u32::from_be_bytes(*count) {
+            let (id, tail) = rest.split_first_chunk::<32>()?;
+            cut.kept.push(IntentionId(*id));
+            rest = tail;
+        }
+        out.push(cut);
+        bytes = rest;
+    }
+    Some(out)
+}
+
+/// Shared by readers and the writer: whom to ask, without remembering.
+pub(crate) fn ask_view(
+    engine: &Arc<dyn Engine>,
+    component: &ComponentId,
+    limits: &Limits,
+    store: StoreId,
+    rows: &RowsView,
+    question: &Question,
+) -> Result<Answer, AskError> {
+    Asking {
+        engine: &**engine,
+        component,
+        limits,
+        store,
+    }
+    .ask(rows, question, Position::MAX)
+    .answer
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn cuts_are_asked_for_by_author_until_these_are_many_or_governance_changes() {
+        let mut core = testing::found(0, 1_000_000).core;
+        core.refresh_cuts().unwrap();
+        assert!(!core.are_cuts_due().unwrap());
+        let author = |n: u8| DeviceKey([n; 32]);
+        let due = |core: &Core| core.rows.get(CUTS_DUE).unwrap().unwrap().to_vec();
+        for n in 0..CUTS_DUE_MAX as u8 {
+            for _ in 0..2 {
+                core.cuts_of_are_due(&author(n)).unwrap();
+            }
+        }
+        let named: Vec<u8> = (0..CUTS_DUE_MAX as u8).flat_map(|n| author(n).0).collect();
+        assert_eq!(due(&core), named);
+        core.cuts_of_are_due(&author(200)).unwrap();
+        assert_eq!(due(&core), [0; 0]);
+        core.cuts_of_are_due(&author(200)).unwrap();
+        assert_eq!(due(&core), [0; 0], "everybody's are due as before");
+        core.refresh_cuts().unwrap();
+        core.cuts_of_are_due(&author(1)).unwrap();
+        core.cuts_are_due();
+        assert_eq!(due(&core), [0; 0]);
+    }
+}

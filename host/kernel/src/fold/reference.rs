@@ -1,0 +1,537 @@
+//! The judge of the fold: sort everything, run everything, from nothing.
+//!
+//! It shares with the fold what one run sees and writes, and nothing of how runs are scheduled,
+//! marked, cached or cut: no versions, no marks, no remembered answers, and ancestors by walking
+//! the graph. Slow on purpose; tests, `doctor` and the simulator compare with it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use lattice_format::{
+    Body, Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, Position, StoreId, Time,
+};
+use redb::Database;
+use redb::backends::InMemoryBackend;
+
+use crate::fold::core::{call_count, code_cell, init_args};
+use crate::fold::governance::storage;
+use crate::graph::dag::{self, LocalSeq};
+use crate::graph::insert;
+use crate::graph::lookup_cache::LookupCache;
+use crate::log::Stored;
+use crate::outcome::{HostRefusal, Outcome, TrapKind};
+use crate::run::call_index;
+use crate::run::engine::{
+    Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, Instance, Question,
+};
+use crate::run::{Place, Run};
+use crate::state::cell::{Cell, Op, Space, newest_key};
+use crate::state::live::{self, Newest};
+use crate::state::lthash::{Element, LtHash};
+use crate::state::versions::RootDigests;
+use crate::storage::rows::{Rows, StorageError};
+
+/// What a fold from nothing comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scratch {
+    /// Digests of the roots.
+    pub roots: RootDigests,
+    /// Outcomes by position and lane; void entries have none.
+    pub outcomes: BTreeMap<(Position, Lane), Vec<Outcome>>,
+    /// What has no effect: cut off by governance, or above its author's quota.
+    pub void: BTreeSet<IntentionId>,
+    /// Of those, what is above a quota.
+    pub over_quota: BTreeSet<IntentionId>,
+}
+
+type Outcomes = BTreeMap<(Position, Lane), Vec<Outcome>>;
+
+struct Judge<'a> {
+    engine: &'a dyn Engine,
+    genesis: Genesis,
+    store: StoreId,
+    entries: Vec<&'a Stored>,
+    /// Graph rows, and nothing else: every fold starts from these.
+    graph: Rows,
+    past: HashMap<IntentionId, HashSet<IntentionId>>,
+    /// The entries of governance that hold the call of an id.
+    revocations: HashMap<CallId, Vec<IntentionId>>,
+}
+
+/// Folds `entries`, which are complete and in an order that respects causality, as a log is.
+///
+/// # Errors
+/// When the engine cannot run on this host.
+pub fn scratch(engine: &dyn Engine, entries: &[Stored]) -> Result<Scratch, HostFault> {
+    let first = entries
+        .first()
+        .ok_or_else(|| HostFault::Storage("there is no genesis to fold".into()))?;
+    let genesis = first
+        .body
+        .as_deref()
+        .and_then(|b| Body::decode(b).ok())
+        .and_then(|b| b.genesis)
+        .ok_or_else(|| HostFault::Storage("the first entry is no genesis".into()))?;
+    let mut judge = Judge {
+        engine,
+        genesis,
+        store: StoreId::from(first.header.id()),
+        entries: entries.iter().collect(),
+        graph: memory().map_err(storage)?,
+        past: HashMap::new(),
+        revocations: HashMap::new(),
+    };
+    judge.read_graph(entries).map_err(storage)?;
+    judge.entries.sort_by_key(|e| e.header.position());
+    judge.fold()
+}
+
+fn memory() -> Result<Rows, StorageError> {
+    let db = Database::builder().create_with_backend(InMemoryBackend::new())?;
+    Rows::open(db)
+}
+
+impl Judge<'_> {
+    fn read_graph(&mut self, entries: &[Stored]) -> Result<(), StorageError> {
+        let mut cache = LookupCache::default();
+        for (local, entry) in (0u64..).zip(entries) {
+            insert::add(&mut self.graph, &mut cache, &entry.header, LocalSeq(local))?;
+            let id = entry.header.id();
+            if entry.header.lane == Lane::System {
+                for index in calls_of(entry, Lane::System) {
+                    let call = entry.header.call_id(index);
+                    self.revocations.entry(call).or_default().push(id);
+                }
+            }
+            let mut past = HashSet::from([id]);
+            for name in entry.header.names() {
+                past.extend(self.past.get(&name).into_iter().flatten().copied());
+            }
+            self.past.insert(id, past);
+        }
+        Ok(())
+    }
+
+    fn fold(&self) -> Result<Scratch, HostFault> {
+        let mut void = BTreeSet::new();
+        for _ in 0..self.entries.len() + 2 {
+            let mut over_quota = BTreeSet::new();
+            let (rows, outcomes) =
+                self.fold_lane(Lane::System, self.fresh()?, &void, &mut over_quota)?;
+            let next = self.cut(&rows, &void)?;
+            if next != void {
+                void = next;
+                continue;
+            }
+            let (rows, app) = self.fold_lane(Lane::App, rows, &void, &mut over_quota)?;
+            void.extend(&over_quota);
+            let mut all: BTreeMap<_, _> = outcomes;
+            all.extend(app);
+            return Ok(Scratch {
+                roots: self.roots(&rows, &all)?,
+                outcomes: all,
+                void,
+                over_quota,
+            });
+        }
+        Err(HostFault::Storage("the cuts do not settle".into()))
+    }
+
+    fn fresh(&self) -> Result<Rows, HostFault> {
+        let mut rows = memory().map_err(storage)?;
+        rows.restore(self.graph.view());
+        Ok(rows)
+    }
+
+    fn ask(&self, rows: &Rows, question: &Question) -> Result<Option<Answer>, HostFault> {
+        let run = Run::query(
+            rows.view(),
+            Some(self.store),
+            Lane::System,
+            Position::MAX,
+            Time::default(),
+        );
+        let (_, answer) =
+            self.engine
+                .ask(&self.genesis.system.id, &self.genesis.limits, run, question);
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(AskError::Trapped(_)) => Ok(None),
+            Err(AskError::Host(fault)) => Err(fault),
+        }
+    }
+
+    /// Governance state at an entry's position is what has been folded so far, for the system
+    /// lane; for the app lane it must be folded up to there.
+    fn fold_lane(
+        &self,
+        lane: Lane,
+        mut rows: Rows,
+        void: &BTreeSet<IntentionId>,
+        over_quota: &mut BTreeSet<IntentionId>,
+    ) -> Result<(Rows, Outcomes), HostFault> {
+        let mut outcomes = BTreeMap::new();
+        // For the app lane: governance as it stood at each position.
+        let mut system = match lane {
+            Lane::App => Some(self.fresh()?),
+            Lane::System => None,
+        };
+        let mut written: HashMap<DeviceKey, u64> = HashMap::new();
+        for entry in &self.entries {
+            let id = entry.header.id();
+            let genesis = entry.header.is_genesis();
+            if void.contains(&id) {
+                continue;
+            }
+            if let Some(governance) = &system {
+                let len = u64::from(entry.header.body.len);
+                let sum = written.entry(entry.header.author).or_default();
+                if entry.header.lane == Lane::App
+                    && self
+                        .quota(governance)?
+                        .is_some_and(|quota| *sum + len > quota)
+                {
+                    over_quota.insert(id);
+                    continue;
+                }
+                *sum += len;
+            }
+            if let Some(system) = &mut system
+                && (genesis || entry.header.lane == Lane::System)
+            {
+                let (_, mut writes) = self.run(Lane::System, system, system, entry)?;
+                writes.extend(self.called(Lane::System, entry)?);
+                write(system, entry.header.position(), writes).map_err(storage)?;
+            }
+            let mine = genesis && (lane == Lane::System || self.genesis.app.is_some())
+                || !genesis && entry.header.lane == lane;
+            if !mine {
+                continue;
+            }
+            let governance = system.as_ref().unwrap_or(&rows);
+            let (outcome, mut writes) = self.run(lane, governance, &rows, entry)?;
+            writes.extend(self.called(lane, entry)?);
+            write(&mut rows, entry.header.position(), writes).map_err(storage)?;
+            outcomes.insert((entry.header.position(), lane), outcome);
+        }
+        Ok((rows, outcomes))
+    }
+
+    /// The rows of an entry's calls.
+    fn called(&self, lane: Lane, entry: &Stored) -> Result<Vec<(Cell, Op)>, HostFault> {
+        let id = entry.header.id();
+        let local = dag::local_of(&self.graph, &id)
+            .map_err(storage)?
+            .expect("the graph holds every entry");
+        let indices = calls_of(entry, lane);
+        Ok(indices
+            .map(|index| call_index::row(lane, entry.header.call_id(index), id, local))
+            .collect())
+    }
+
+    /// The quota in effect where governance stands so.
+    fn quota(&self, governance: &Rows) -> Result<Option<u64>, HostFault> {
+        match self.ask(governance, &Question::InEffect)? {
+            Some(Answer::InEffect(effect)) => Ok(effect.quota_bytes),
+            _ => Ok(None),
+        }
+    }
+
+    fn run(
+        &self,
+        lane: Lane,
+        governance: &Rows,
+        rows: &Rows,
+        entry: &Stored,
+    ) -> Result<(Vec<Outcome>, BTreeMap<Cell, Op>), HostFault> {
+        let malformed = || Outcome::Refused {
+            index: 0,
+            error: HostRefusal::Malformed.to_cbor(),
+        };
+        let body = entry.body.as_deref().map(Body::decode);
+        let Some(Ok(body)) = body else {
+            return Ok((vec![malformed()], BTreeMap::new()));
+        };
+        let place = Place {
+            names: entry.header.names().collect(),
+            header: Arc::new(lattice_format::Header::clone(&entry.header)),
+            index: 0,
+        };
+        let genesis = entry.header.is_genesis();
+        let run = Run::command(
+            rows.view(),
+            (!genesis).then_some(self.store),
+            lane,
+            Position::MAX,
+            place,
+        );
+        if genesis {
+            return self.init(lane, run);
+        }
+        if body.genesis.is_some() {
+            return Ok((vec![malformed()], BTreeMap::new()));
+        }
+        let mut outcomes = Vec::new();
+        let mut next = 0;
+        let mut idle = Some(run);
+        let mut instance: Option<Box<dyn Instance>> = None;
+        for transaction in &body.transactions {
+            let first = next;
+            next += transaction.calls.len() as u32;
+            let (outcome, broken) = self.transaction(
+                lane,
+                governance,
+                rows,
+                entry,
+                first,
+                &transaction.calls,
+                &mut idle,
+                &mut instance,
+            )?;
+            if broken && let Some(instance) = instance.take() {
+                idle = Some(instance.finish());
+            }
+            outcomes.push(outcome);
+        }
+        let run = match instance {
+            Some(instance) => instance.finish(),
+            None => idle.expect("no instance owns the run"),
+        };
+        Ok((outcomes, run.into_effects().1))
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of the plain loop above"
+    )]
+    fn transaction(
+        &self,
+        lane: Lane,
+        governance: &Rows,
+        rows: &Rows,
+        entry: &Stored,
+        first: u32,
+        calls: &[Call],
+        idle: &mut Option<Run>,
+        instance: &mut Option<Box<dyn Instance>>,
+    ) -> Result<(Outcome, bool), HostFault> {
+        for (index, call) in (0u32..).zip(calls) {
+            let question = Question::Authorize {
+                author: entry.header.author,
+                lane,
+                interface: call.interface.clone(),
+                function: call.function.clone(),
+            };
+            if self.ask(governance, &question)? != Some(Answer::Authorize(true)) {
+                return Ok((Outcome::Unauthorized { index }, false));
+            }
+        }
+        let code = match lane {
+            Lane::System => Some(self.genesis.system.id),
+            Lane::App => live::bytes_at(rows, &code_cell(), Position::MAX)
+                .map_err(storage)?
+                .and_then(|v| lattice_format::ComponentId::from_slice(&v)),
+        };
+        let Some(code) = code else {
+            let error = HostRefusal::NoSuchFunction.to_cbor();
+            return Ok((Outcome::Refused { index: 0, error }, false));
+        };
+        if let Some(run) = idle.take() {
+            *instance = Some(
+                self.engine
+                    .instantiate(&code, &self.genesis.limits, run)
+                    .map_err(|(_, fault)| fault)?,
+            );
+        }
+        let instance = instance.as_mut().expect("made just above, or before");
+        instance.run_mut().begin_transaction();
+        let mut fuel = self.genesis.limits.fuel;
+        let mut values: Vec<Vec<u8>> = Vec::new();
+        for (index, call) in (0u32..).zip(calls) {
+            instance.run_mut().begin_call(first + index);
+            let (outcome, broken) = match instance.call(CallKind::Command, call, &mut fuel)? {
+                CallEnd::Ok(value) => {
+                    values.push(value);
+                    let bytes: usize = values.iter().map(Vec::len).sum();
+                    if bytes <= self.genesis.limits.result_bytes as usize {
+                        continue;
+                    }
+                    let kind = TrapKind::Limit;
+                    (Outcome::Trapped { index, kind }, true)
+                }
+                CallEnd::Refused(error) => (Outcome::Refused { index, error }, false),
+                CallEnd::Trapped(kind) => (Outcome::Trapped { index, kind }, true),
+            };
+            instance.run_mut().rollback();
+            return Ok((outcome, broken));
+        }
+        Ok((Outcome::Ok(values), false))
+    }
+
+    fn init(&self, lane: Lane, run: Run) -> Result<(Vec<Outcome>, BTreeMap<Cell, Op>), HostFault> {
+        let (component, params): (_, &[Param]) = match (lane, &self.genesis.app) {
+            (Lane::App, Some(app)) => (app.id, &self.genesis.app_params),
+            _ => (self.genesis.system.id, &self.genesis.system_params),
+        };
+        let mut instance = self
+            .engine
+            .instantiate(&component, &self.genesis.limits, run)
+            .map_err(|(_, fault)| fault)?;
+        instance.run_mut().begin_transaction();
+        instance.run_mut().begin_call(u32::from(lane.number()));
+        let call = Call {
+            interface: "lattice:store/lifecycle".into(),
+            function: "init".into(),
+            args: init_args(params),
+        };
+        let mut fuel = self.genesis.limits.fuel;
+        let end = instance.call(CallKind::Init, &call, &mut fuel)?;
+        let mut run = instance.finish();
+        let index = 0;
+        let outcome = match end {
+            CallEnd::Ok(value) => {
+                if lane == Lane::App {
+                    run.host_write(code_cell(), Op::Put(component.0[..].into()));
+                }
+                Outcome::Ok(vec![value])
+            }
+            CallEnd::Refused(error) => {
+                run.rollback();
+                Outcome::Refused { index, error }
+            }
+            CallEnd::Trapped(kind) => {
+                run.rollback();
+                Outcome::Trapped { index, kind }
+            }
+        };
+        Ok((vec![outcome], run.into_effects().1))
+    }
+
+    /// Which entries governance cuts off, asked at the end of the system lane.
+    fn cut(
+        &self,
+        rows: &Rows,
+        before: &BTreeSet<IntentionId>,
+    ) -> Result<BTreeSet<IntentionId>, HostFault> {
+        let mut void = BTreeSet::new();
+        let authors: BTreeSet<_> = self.entries.iter().map(|e| e.header.author).collect();
+        for author in authors {
+            let cuts = match self.ask(rows, &Question::Cuts(author))? {
+                Some(Answer::Cuts(cuts)) => cuts,
+                _ => Vec::new(),
+            };
+            for entry in &self.entries {
+                if entry.header.author == author
+                    && !entry.header.is_genesis()
+                    && cuts.iter().any(|cut| !self.spares(cut, entry, before))
+                {
+                    void.insert(entry.header.id());
+                }
+            }
+        }
+        Ok(void)
+    }
+
+    /// Whether each revocation of that id that counts spares the entry.
+    fn spares(&self, cut: &Cut, entry: &Stored, void: &BTreeSet<IntentionId>) -> bool {
+        let revocations = self.revocations.get(&cut.revocation);
+        revocations
+            .into_iter()
+            .flatten()
+            .filter(|id| !void.contains(*id))
+            .all(|id| self.is_spared_by(id, &cut.kept, entry))
+    }
+
+    fn is_spared_by(&self, revocation: &IntentionId, kept: &[IntentionId], entry: &Stored) -> bool {
+        if let Some(grant) = entry.header.grant
+            && self.past[&grant].contains(revocation)
+        {
+            return true;
+        }
+        let by_id = |id: &IntentionId| self.entries.iter().find(|e| e.header.id() == *id);
+        kept.iter()
+            .filter(|kept| self.past[revocation].contains(*kept))
+            .filter_map(by_id)
+            .filter(|kept| kept.header.author == entry.header.author)
+            .any(|kept| {
+                let mut at = Some(*kept);
+                while let Some(step) = at {
+                    if step.header.id() == entry.header.id() {
+                        return true;
+                    }
+                    at = match step.header.seq.0 {
+                        0 => None,
+                        _ => step.header.prev.as_ref().and_then(by_id).copied(),
+                    };
+                }
+                false
+            })
+    }
+
+    fn roots(&self, rows: &Rows, outcomes: &Outcomes) -> Result<RootDigests, HostFault> {
+        let mut state_root = LtHash::default();
+        rows.scan(b"N", b"O", false, |row, value| {
+            let cell = &row[1..];
+            if Cell::from_slice(cell).is_some_and(|cell| !cell.space().in_root()) {
+                return std::ops::ControlFlow::Continue(());
+            }
+            match Newest::decode(value).map(|n| n.op) {
+                Ok(Op::Put(bytes)) => state_root.add(&Element::new(&[cell, &bytes])),
+                Ok(Op::Add(n)) if n != 0 => {
+                    state_root.add(&Element::new(&[cell, &n.to_be_bytes()]));
+                }
+                _ => {}
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .map_err(storage)?;
+        let mut outcome_root = LtHash::default();
+        for ((position, lane), list) in outcomes {
+            let first = u32::from(*lane == Lane::App && position.id.0 == self.store.0);
+            for (index, outcome) in (first..).zip(list) {
+                outcome_root.add(&Element::new(&[
+                    &position.id.0,
+                    &index.to_be_bytes(),
+                    &outcome.to_cbor(),
+                ]));
+            }
+        }
+        let mut applied = LtHash::default();
+        for entry in &self.entries {
+            applied.add(&Element::new(&[&entry.header.id().0]));
+        }
+        Ok(RootDigests {
+            state: state_root.digest(),
+            outcomes: outcome_root.digest(),
+            applied: applied.digest(),
+        })
+    }
+}
+
+/// The indices of the calls that an entry makes in a lane.
+fn calls_of(entry: &Stored, lane: Lane) -> std::ops::Range<u32> {
+    match (entry.header.is_genesis(), lane) {
+        (true, Lane::System) => 0..1,
+        (true, Lane::App) => 1..2,
+        (false, _) => 0..call_count(entry.body.as_deref()),
+    }
+}
+
+/// One value a cell: the plain state of the plain fold.
+fn write(
+    rows: &mut Rows,
+    position: Position,
+    writes: BTreeMap<Cell, Op>,
+) -> Result<(), StorageError> {
+    for (cell, op) in writes {
+        let op = match (cell.space(), op) {
+            (Space::Numbers, Op::Add(by)) => {
+                let before = live::number_at(rows, &cell, Position::MAX)?;
+                Op::Add(before.wrapping_add(by))
+            }
+            (_, op) => op,
+        };
+        rows.put(newest_key(&cell), Newest { position, op }.encode());
+    }
+    Ok(())
+}

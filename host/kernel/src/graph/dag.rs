@@ -1,0 +1,364 @@
+//! The graph of witnessed intentions: who names whom, which chains there are, what is in whose past.
+//!
+//! Everything here is derived from the log and kept in the same map as the state, so a reader's
+//! view of both is of one moment. Rows (integers big-endian):
+//!
+//! ```text
+//! 'I' id[..16]                         → local (8) id[16..]
+//! 'D' local (8)                        → Meta
+//! 'B' branch (4)                       → Branch
+//! 'A' author (32) chain (8) branch (4) → nothing
+//! 'C' branch (4) seq (8)               → local (8)
+//! 'S' branch (4) seq (8)               → see past.rs
+//! 'H' id                               → local (8): heads
+//! 'P' key (32) local (8)               → nothing: who admits whom
+//! 'T' position (44)                    → local (8): the canonical order
+//! ```
+//!
+//! A *branch* is a chain without forks: a fork starts a new branch. `S` says how far into other
+//! branches an entry's past reaches (version vectors: Parker et al., "Detection of Mutual
+//! Inconsistency in Distributed Systems", 1983, stored as differences).
+
+use std::ops::ControlFlow;
+
+use lattice_format::{ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time};
+
+use crate::graph::lookup_cache::Heads;
+use crate::graph::version_vector;
+use crate::storage::rows::{RowsView, StorageError, prefix_end};
+
+/// Place of an entry in this node's log, from 0. It differs from node to node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalSeq(pub u64);
+
+/// Number of a chain without forks on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct BranchId(pub(crate) u32);
+
+/// What the graph knows of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) id: IntentionId,
+    pub(crate) time: Time,
+    pub(crate) branch: BranchId,
+    pub(crate) seq: Seq,
+    pub(crate) lane: Lane,
+    pub(crate) chain_bytes: u64,
+    /// `None` in the genesis.
+    pub(crate) prev: Option<LocalSeq>,
+    pub(crate) grant: Option<LocalSeq>,
+    pub(crate) deps: Vec<LocalSeq>,
+}
+
+impl Meta {
+    pub(crate) fn position(&self) -> Position {
+        Position {
+            time: self.time,
+            id: self.id,
+        }
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = LocalSeq> + '_ {
+        self.prev
+            .into_iter()
+            .chain(self.grant)
+            .chain(self.deps.iter().copied())
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(100);
+        out.extend_from_slice(&self.position().to_bytes());
+        out.extend_from_slice(&self.branch.0.to_be_bytes());
+        out.extend_from_slice(&self.seq.0.to_be_bytes());
+        out.push(self.lane.number());
+        out.extend_from_slice(&self.chain_bytes.to_be_bytes());
+        for local in [self.prev, self.grant] {
+            out.extend_from_slice(&local.map_or(u64::MAX, |l| l.0).to_be_bytes());
+        }
+        for dep in &self.deps {
+            out.extend_from_slice(&dep.0.to_be_bytes());
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let mut take = |n: usize| {
+            let (head, tail) = rest.split_at_checked(n)?;
+            rest = tail;
+            Some(head)
+        };
+        let position = Position::from_slice(take(Position::LEN)?)?;
+        let branch = BranchId(u32::from_be_bytes(take(4)?.try_into().ok()?));
+        let seq = Seq(u64_of(take(8)?)?);
+        let lane = Lane::from_number(u32::from(take(1)?[0]))?;
+        let chain_bytes = u64_of(take(8)?)?;
+        let some = |n: u64| (n != u64::MAX).then_some(LocalSeq(n));
+        let prev = some(u64_of(take(8)?)?);
+        let grant = some(u64_of(take(8)?)?);
+        let deps = rest
+            .chunks(8)
+            .map(|c| u64_of(c).map(LocalSeq))
+            .collect::<Option<_>>()?;
+        Some(Self {
+            id: position.id,
+            time: position.time,
+            branch,
+            seq,
+            lane,
+            chain_bytes,
+            prev,
+            grant,
+            deps,
+        })
+    }
+}
+
+/// A chain without forks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Branch {
+    pub(crate) author: DeviceKey,
+    pub(crate) chain: ChainId,
+    /// Where it left another branch; `None` for a chain's first branch.
+    pub(crate) parent: Option<(BranchId, Seq)>,
+    pub(crate) first: Seq,
+    pub(crate) tip: Seq,
+    pub(crate) tip_local: LocalSeq,
+}
+
+impl Branch {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(80);
+        out.extend_from_slice(&self.author.0);
+        out.extend_from_slice(&self.chain.0.to_be_bytes());
+        let (parent, at) = self.parent.unwrap_or((BranchId(u32::MAX), Seq(0)));
+        out.extend_from_slice(&parent.0.to_be_bytes());
+        out.extend_from_slice(&at.0.to_be_bytes());
+        out.extend_from_slice(&self.first.0.to_be_bytes());
+        out.extend_from_slice(&self.tip.0.to_be_bytes());
+        out.extend_from_slice(&self.tip_local.0.to_be_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 76] = bytes.try_into().ok()?;
+        let parent = u32::from_be_bytes(bytes[40..44].try_into().ok()?);
+        Some(Self {
+            author: DeviceKey::from_slice(&bytes[..32])?,
+            chain: ChainId(u64_of(&bytes[32..40])?),
+            parent: (parent != u32::MAX)
+                .then_some((BranchId(parent), Seq(u64_of(&bytes[44..52])?))),
+            first: Seq(u64_of(&bytes[52..60])?),
+            tip: Seq(u64_of(&bytes[60..68])?),
+            tip_local: LocalSeq(u64_of(&bytes[68..76])?),
+        })
+    }
+}
+
+fn u64_of(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
+pub(crate) fn damaged(what: &str) -> StorageError {
+    StorageError(format!(
+        "the index of {what} is damaged: delete state.redb to rebuild it"
+    ))
+}
+
+pub(crate) fn key(table: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = vec![table];
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    out
+}
+
+pub(crate) fn local_key(local: LocalSeq) -> Vec<u8> {
+    key(b'D', &[&local.0.to_be_bytes()])
+}
+
+// --- reading ---------------------------------------------------------------------------------------
+
+/// Place of an intention in the log.
+pub(crate) fn local_of(
+    rows: &RowsView,
+    id: &IntentionId,
+) -> Result<Option<LocalSeq>, StorageError> {
+    let Some(row) = rows.get(&key(b'I', &[&id.0[..16]]))? else {
+        return Ok(None);
+    };
+    let Some((local, rest)) = row.split_first_chunk() else {
+        return Err(damaged("ids"));
+    };
+    // Half an id is enough to find an entry; the whole decides.
+    Ok((*rest == id.0[16..]).then_some(LocalSeq(u64::from_be_bytes(*local))))
+}
+
+/// What the graph knows of the entry at `local`, which exists.
+pub(crate) fn meta(rows: &RowsView, local: LocalSeq) -> Result<Meta, StorageError> {
+    rows.get(&local_key(local))?
+        .and_then(|row| Meta::decode(&row))
+        .ok_or_else(|| damaged("entries"))
+}
+
+/// The id of the entry at `local`, which exists.
+pub(crate) fn id_at(rows: &RowsView, local: LocalSeq) -> Result<IntentionId, StorageError> {
+    rows.get(&local_key(local))?
+        .and_then(|row| Position::from_slice(row.get(..Position::LEN)?))
+        .map(|position| position.id)
+        .ok_or_else(|| damaged("entries"))
+}
+
+/// The branch with that number, which exists.
+pub(crate) fn branch(rows: &RowsView, id: BranchId) -> Result<Branch, StorageError> {
+    rows.get(&key(b'B', &[&id.0.to_be_bytes()]))?
+        .and_then(|row| Branch::decode(&row))
+        .ok_or_else(|| damaged("chains"))
+}
+
+/// All branches, by number.
+pub(crate) fn branches(rows: &RowsView) -> Result<Vec<(BranchId, Branch)>, StorageError> {
+    let mut out = Vec::new();
+    let mut bad = false;
+    rows.scan(b"B", b"C", false, |row, value| {
+        match (
+            row[1..].try_into().map(u32::from_be_bytes),
+            Branch::decode(value),
+        ) {
+            (Ok(id), Some(branch)) => out.push((BranchId(id), branch)),
+            _ => bad = true,
+        }
+        ControlFlow::Continue(())
+    })?;
+    if bad { Err(damaged("chains")) } else { Ok(out) }
+}
+
+/// Branches of one author, of one chain or of all.
+pub(crate) fn branches_of(
+    rows: &RowsView,
+    author: &DeviceKey,
+    chain: Option<ChainId>,
+) -> Result<Vec<BranchId>, StorageError> {
+    let prefix = match chain {
+        Some(chain) => key(b'A', &[&author.0, &chain.0.to_be_bytes()]),
+        None => key(b'A', &[&author.0]),
+    };
+    let end = prefix_end(&prefix).expect("the table's letter is below 255");
+    let mut out = Vec::new();
+    rows.scan(&prefix, &end, false, |row, _| {
+        if let Some(Ok(id)) = row.get(41..).map(TryInto::try_into) {
+            out.push(BranchId(u32::from_be_bytes(id)));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(out)
+}
+
+/// The authors of witnessed entries, sorted.
+pub(crate) fn authors(rows: &RowsView) -> Result<Vec<DeviceKey>, StorageError> {
+    let mut out: Vec<DeviceKey> = Vec::new();
+    rows.scan(b"A", b"B", false, |row, _| {
+        if let Some(author) = row.get(1..33).and_then(DeviceKey::from_slice)
+            && out.last() != Some(&author)
+        {
+            out.push(author);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(out)
+}
+
+/// The entry at `seq` of a branch itself, its parents left out.
+pub(crate) fn entry_of_branch(
+    rows: &RowsView,
+    branch: BranchId,
+    seq: Seq,
+) -> Result<Option<LocalSeq>, StorageError> {
+    rows.get(&key(b'C', &[&branch.0.to_be_bytes(), &seq.0.to_be_bytes()]))?
+        .map(|row| u64_of(&row).map(LocalSeq).ok_or_else(|| damaged("chains")))
+        .transpose()
+}
+
+/// The heads: entries that no witnessed entry names.
+pub(crate) fn heads(rows: &RowsView) -> Result<Heads, StorageError> {
+    let mut out = Heads::new();
+    rows.scan(b"H", b"I", false, |row, value| {
+        if let (Some(id), Some(local)) = (IntentionId::from_slice(&row[1..]), u64_of(value)) {
+            out.insert(id, LocalSeq(local));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(out)
+}
+
+/// Whether the entry at `admitting` admits `device`.
+pub(crate) fn admits(
+    rows: &RowsView,
+    device: &DeviceKey,
+    admitting: LocalSeq,
+) -> Result<bool, StorageError> {
+    Ok(rows
+        .get(&key(b'P', &[&device.0, &admitting.0.to_be_bytes()]))?
+        .is_some())
+}
+
+/// The entries that admit `device`, the latest witnessed first.
+pub(crate) fn grants(rows: &RowsView, device: &DeviceKey) -> Result<Vec<LocalSeq>, StorageError> {
+    let prefix = key(b'P', &[&device.0]);
+    let end = prefix_end(&prefix).expect("the table's letter is below 255");
+    let mut out = Vec::new();
+    rows.scan(&prefix, &end, true, |row, _| {
+        if let Some(local) = u64_of(&row[33..]) {
+            out.push(LocalSeq(local));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(out)
+}
+
+/// Whether `x` is the entry `y` or in its causal past.
+pub(crate) fn local_in_past_or_same(
+    rows: &RowsView,
+    x: LocalSeq,
+    y: LocalSeq,
+) -> Result<bool, StorageError> {
+    if x == y {
+        return Ok(true);
+    }
+    // Whatever an entry names was witnessed before it.
+    if x > y {
+        return Ok(false);
+    }
+    let (x, y) = (meta(rows, x)?, meta(rows, y)?);
+    Ok(version_vector::seen(rows, y.branch, x.branch, y.seq)?.is_some_and(|seq| seq >= x.seq))
+}
+
+/// Whether the entry at `x` is `y` or in its causal past; `y` is witnessed.
+pub(crate) fn in_past_or_same(
+    rows: &RowsView,
+    x: LocalSeq,
+    y: IntentionId,
+) -> Result<bool, StorageError> {
+    match local_of(rows, &y)? {
+        Some(y) => local_in_past_or_same(rows, x, y),
+        None => Ok(false),
+    }
+}
+
+/// Whether `x` is `y` or reached from it by following `prev` alone.
+pub(crate) fn is_prev_ancestor_or_same(
+    rows: &RowsView,
+    x: &Meta,
+    y: &Meta,
+) -> Result<bool, StorageError> {
+    let (mut at, mut reach) = (y.branch, y.seq);
+    loop {
+        if at == x.branch {
+            return Ok(x.seq <= reach);
+        }
+        match branch(rows, at)?.parent {
+            Some((parent, seq)) => (at, reach) = (parent, seq),
+            None => return Ok(false),
+        }
+    }
+}

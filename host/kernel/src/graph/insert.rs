@@ -1,0 +1,162 @@
+//! How the graph grows: an admitted entry finds its branch, and what its past reaches.
+
+use std::sync::Arc;
+
+use lattice_format::{IntentionId, VerifiedHeader};
+
+use crate::graph::dag::{Branch, BranchId, LocalSeq, Meta, branches_of, damaged, key, local_key};
+use crate::graph::lookup_cache::{LookupCache, Named};
+use crate::graph::version_vector::{self, Vector};
+use crate::mutant::{self, Mutant};
+use crate::storage::rows::{Rows, StorageError};
+
+/// What adding an entry found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Added {
+    pub(crate) local: LocalSeq,
+    /// The entry starts a branch of a chain that exists already: evidence of a fork.
+    pub(crate) fork: bool,
+    /// The entry starts a branch.
+    pub(crate) new_branch: bool,
+}
+
+/// Adds an admitted entry, everything that it names being there, as number `local`.
+pub(crate) fn add(
+    rows: &mut Rows,
+    cache: &mut LookupCache,
+    header: &VerifiedHeader,
+    local: LocalSeq,
+) -> Result<Added, StorageError> {
+    let id = header.id();
+    let named = |id: IntentionId| -> Result<Named, StorageError> {
+        cache
+            .names
+            .find(rows, &id)?
+            .ok_or_else(|| StorageError(format!("entry {id} is named but not in the log")))
+    };
+    let prev = header.prev.map(named).transpose()?;
+    let grant = header.grant.map(named).transpose()?;
+    let deps = header
+        .deps
+        .iter()
+        .map(|d| named(*d))
+        .filter(|d| d.is_ok() || !mutant::active(Mutant::DependencyNotAwaited))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let (branch_id, previous_vector, new_branch, fork) =
+        place_in_branch(rows, cache, header, local, prev)?;
+    let meta = Meta {
+        id,
+        time: header.time,
+        branch: branch_id,
+        seq: header.seq,
+        lane: header.lane,
+        chain_bytes: header.chain_bytes,
+        prev: prev.map(|named| named.local),
+        grant: grant.map(|named| named.local),
+        deps: deps.iter().map(|named| named.local).collect(),
+    };
+
+    let mut vector = previous_vector.to_vec();
+    for named in prev.iter().chain(&grant).chain(&deps) {
+        // What is in the past has its own past there too.
+        if !version_vector::reaches(&vector, named.branch, named.seq) {
+            version_vector::merge_into(&mut vector, &cache.pasts.get(rows, named.local)?);
+        }
+    }
+    version_vector::merge_into(&mut vector, &[(branch_id, header.seq)]);
+    version_vector::store(rows, branch_id, header.seq, &previous_vector, &vector)?;
+    cache.pasts.put(local, Arc::new(vector));
+
+    let local_bytes = local.0.to_be_bytes();
+    for name in header.names() {
+        if cache.heads.remove(&name).is_some() {
+            rows.remove(key(b'H', &[&name.0]));
+        }
+    }
+    cache.heads.insert(id, local);
+    rows.put(key(b'H', &[&id.0]), local_bytes);
+    rows.put(
+        key(b'I', &[&id.0[..16]]),
+        [&local_bytes, &id.0[16..]].concat(),
+    );
+    rows.put(
+        key(
+            b'C',
+            &[&branch_id.0.to_be_bytes(), &header.seq.0.to_be_bytes()],
+        ),
+        local_bytes,
+    );
+    for device in &header.admits {
+        rows.put(key(b'P', &[&device.0, &local_bytes]), []);
+    }
+    rows.put(key(b'T', &[&header.position().to_bytes()]), local_bytes);
+    rows.put(local_key(local), meta.encode());
+    let named = Named {
+        local,
+        branch: branch_id,
+        seq: header.seq,
+        time: header.time,
+        chain_bytes: header.chain_bytes,
+    };
+    cache.names.put(id, named);
+    Ok(Added {
+        local,
+        fork,
+        new_branch,
+    })
+}
+
+fn place_in_branch(
+    rows: &mut Rows,
+    cache: &mut LookupCache,
+    header: &VerifiedHeader,
+    local: LocalSeq,
+    prev: Option<Named>,
+) -> Result<(BranchId, Vector, bool, bool), StorageError> {
+    let mut parent = None;
+    if let Some(prev) = prev
+        && header.seq.0 > 0
+    {
+        let mut row = cache.branch(rows, prev.branch)?;
+        if row.tip == prev.seq {
+            row.tip = header.seq;
+            row.tip_local = local;
+            rows.put(key(b'B', &[&prev.branch.0.to_be_bytes()]), row.encode());
+            cache.set_branch(prev.branch, row);
+            let vector = cache.pasts.get(rows, prev.local)?;
+            return Ok((prev.branch, vector, false, false));
+        }
+        parent = Some((prev.branch, prev.seq));
+    }
+    let fork = !branches_of(rows, &header.author, Some(header.chain))?.is_empty();
+    let next = rows.first(b"B", b"C", true)?.map_or(Ok(0), |(row, _)| {
+        row[1..]
+            .try_into()
+            .map(|id| u32::from_be_bytes(id) + 1)
+            .map_err(|_| damaged("chains"))
+    })?;
+    let id = BranchId(next);
+    let row = Branch {
+        author: header.author,
+        chain: header.chain,
+        parent,
+        first: header.seq,
+        tip: header.seq,
+        tip_local: local,
+    };
+    rows.put(key(b'B', &[&id.0.to_be_bytes()]), row.encode());
+    cache.set_branch(id, row);
+    rows.put(
+        key(
+            b'A',
+            &[
+                &header.author.0,
+                &header.chain.0.to_be_bytes(),
+                &id.0.to_be_bytes(),
+            ],
+        ),
+        [],
+    );
+    Ok((id, Arc::new(Vec::new()), true, fork))
+}

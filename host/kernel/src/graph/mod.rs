@@ -1,0 +1,9 @@
+//! The graph of witnessed entries: admission, chains, heads, causal past, and what still waits.
+
+pub mod admit;
+pub(crate) mod dag;
+pub(crate) mod ids;
+pub(crate) mod insert;
+pub(crate) mod lookup_cache;
+pub(crate) mod pending;
+pub(crate) mod version_vector;

@@ -1,0 +1,494 @@
+//! One execution: what it reads, what it writes, and where it stands.
+//!
+//! A run owns a consistent view of the state below its position and keeps its writes to itself.
+//! Every base value that influences it is marked: absent keys, the whole interval that a scan
+//! examined, numbers read. Refused and trapped transactions keep their marks and lose their
+//! writes. Over-wide marks are safe, narrow ones never.
+
+pub(crate) mod call_index;
+pub mod engine;
+mod scan;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use lattice_format::{
+    BlobId, CallId, DeviceKey, Header, IntentionId, Lane, Position, StoreId, Time,
+};
+
+use crate::graph::dag::{self, LocalSeq};
+use crate::limits::{
+    KEY_BYTES_MAX, READ_BYTES_MAX, READ_MARK_BYTES, TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX,
+};
+use crate::mutant::{self, Mutant};
+use crate::outcome::TrapKind;
+use crate::run::engine::HostFault;
+use crate::state::cell::{Cell, Op, Space, ValueMark};
+use crate::state::live;
+pub use crate::state::reads::{Page, Range, Reads};
+use crate::storage::rows::{RowsView, StorageError};
+
+/// Why a host function did not return.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunFault {
+    /// The guest traps.
+    #[error("the guest trapped ({0})")]
+    Trap(TrapKind),
+    /// This host failed; the call has no outcome.
+    #[error(transparent)]
+    Host(#[from] HostFault),
+}
+
+impl From<StorageError> for RunFault {
+    fn from(error: StorageError) -> Self {
+        Self::Host(HostFault::Storage(error.0))
+    }
+}
+
+/// What `context.current` tells a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CurrentEntry {
+    /// Identity of the call.
+    pub id: CallId,
+    /// The device that made it.
+    pub author: DeviceKey,
+    /// Time of its intention.
+    pub time: Time,
+    /// Its place in the intention.
+    pub index: u32,
+}
+
+/// What a command knows of its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The header as far as it is fixed before the run.
+    pub(crate) header: Arc<Header>,
+    /// What the header names.
+    pub(crate) names: Vec<IntentionId>,
+    /// Index, in the intention, of the call that runs.
+    pub(crate) index: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Mode {
+    Command(Place),
+    Query { time: Time },
+}
+
+/// One execution of an intention or a query.
+#[derive(Debug)]
+pub struct Run {
+    pub(crate) rows: RowsView,
+    store: Option<StoreId>,
+    pub(crate) lane: Lane,
+    pub(crate) at: Position,
+    mode: Mode,
+    pub(crate) own: BTreeMap<Cell, Op>,
+    /// What `own` held before each write of the transaction that runs.
+    journal: Vec<(Cell, Option<Op>)>,
+    transaction_bytes: usize,
+    pub(crate) reads: Reads,
+    /// What the host read for the run. Kept apart: it does not count for the guest's bound.
+    host: Reads,
+    read_bytes: usize,
+    /// What was answered about other entries' calls.
+    observed: BTreeMap<CallId, bool>,
+    /// Set when a query asks for the time: its result then changes with every entry.
+    clock_read: bool,
+    call_seed: [u8; 32],
+}
+
+impl Run {
+    /// A run of an intention's calls. `store` is `None` in a genesis.
+    pub(crate) fn command(
+        rows: RowsView,
+        store: Option<StoreId>,
+        lane: Lane,
+        at: Position,
+        place: Place,
+    ) -> Self {
+        Self::new(rows, store, lane, at, Mode::Command(place))
+    }
+
+    /// A run of a query at `at`, with the clock at `time`.
+    pub(crate) fn query(
+        rows: RowsView,
+        store: Option<StoreId>,
+        lane: Lane,
+        at: Position,
+        time: Time,
+    ) -> Self {
+        Self::new(rows, store, lane, at, Mode::Query { time })
+    }
+
+    fn new(rows: RowsView, store: Option<StoreId>, lane: Lane, at: Position, mode: Mode) -> Self {
+        Self {
+            rows,
+            store,
+            lane,
+            at,
+            mode,
+            own: BTreeMap::new(),
+            journal: Vec::new(),
+            transaction_bytes: 0,
+            reads: Reads::default(),
+            host: Reads::default(),
+            read_bytes: 0,
+            observed: BTreeMap::new(),
+            clock_read: false,
+            call_seed: [0; 32],
+        }
+    }
+
+    /// A query over the state as this run would leave it, its own writes included.
+    pub(crate) fn query_over(&self) -> Self {
+        let mut query = Self::query(
+            self.rows.clone(),
+            self.store,
+            self.lane,
+            self.at,
+            Time::default(),
+        );
+        query.own = self.own.clone();
+        query
+    }
+
+    /// Whether this is a query: it cannot write, and knows no current entry.
+    pub fn is_query(&self) -> bool {
+        matches!(self.mode, Mode::Query { .. })
+    }
+
+    pub(crate) fn command_place(&self) -> Result<&Place, RunFault> {
+        match &self.mode {
+            Mode::Command(place) => Ok(place),
+            Mode::Query { .. } => Err(RunFault::Trap(TrapKind::Misuse)),
+        }
+    }
+
+    // --- what the host functions of lattice:store do ---------------------------------------------
+
+    /// `state.get`.
+    ///
+    /// # Errors
+    /// As all host functions: a trap of the guest, or a fault of this host.
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<Arc<[u8]>>, RunFault> {
+        check_key(key)?;
+        self.bytes(Cell::new(self.lane, Space::Bytes, key))
+    }
+
+    fn bytes(&mut self, cell: Cell) -> Result<Option<Arc<[u8]>>, RunFault> {
+        match self.own.get(&cell) {
+            Some(Op::Put(bytes)) => return Ok(Some(bytes.clone())),
+            Some(_) => return Ok(None),
+            None => {}
+        }
+        let value = live::bytes_at(&self.rows, &cell, self.at)?;
+        if value.is_some() || !mutant::active(Mutant::AbsentKeysUntracked) {
+            self.mark_cell(cell, ValueMark::of_bytes(value.as_deref()))?;
+        }
+        Ok(value)
+    }
+
+    /// `state.put`.
+    ///
+    /// # Errors
+    /// See [`Run::get`].
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), RunFault> {
+        self.command_place()?;
+        check_key(key)?;
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(RunFault::Trap(TrapKind::Limit));
+        }
+        self.write(
+            Cell::new(self.lane, Space::Bytes, key),
+            Op::Put(value.into()),
+        )
+    }
+
+    /// `state.delete`.
+    ///
+    /// # Errors
+    /// See [`Run::get`].
+    pub fn delete(&mut self, key: &[u8]) -> Result<(), RunFault> {
+        self.command_place()?;
+        check_key(key)?;
+        self.write(Cell::new(self.lane, Space::Bytes, key), Op::Delete)
+    }
+
+    /// `state.add`: neither a read nor an absolute write.
+    ///
+    /// # Errors
+    /// See [`Run::get`].
+    pub fn add(&mut self, key: &[u8], by: i64) -> Result<(), RunFault> {
+        self.command_place()?;
+        check_key(key)?;
+        let cell = Cell::new(self.lane, Space::Numbers, key);
+        let before = match self.own.get(&cell) {
+            Some(Op::Add(before)) => *before,
+            _ => 0,
+        };
+        self.write(cell, Op::Add(before.wrapping_add(by)))
+    }
+
+    /// `state.number`.
+    ///
+    /// # Errors
+    /// See [`Run::get`].
+    pub fn number(&mut self, key: &[u8]) -> Result<i64, RunFault> {
+        check_key(key)?;
+        let cell = Cell::new(self.lane, Space::Numbers, key);
+        let base = live::number_at(&self.rows, &cell, self.at)?;
+        let own = match self.own.get(&cell) {
+            Some(Op::Add(own)) => *own,
+            _ => 0,
+        };
+        self.mark_cell(cell, ValueMark::of_number(base))?;
+        Ok(base.wrapping_add(own))
+    }
+
+    /// `blobs.pin`.
+    ///
+    /// # Errors
+    /// See [`Run::get`].
+    pub fn pin(&mut self, owner: &[u8], blob: BlobId) -> Result<(), RunFault> {
+        self.command_place()?;
+        let cell = self.pin_cell(owner, blob)?;
+        self.write(cell, Op::Put(Arc::from([])))
+    }
+
+    /// `blobs.unpin`.
+    ///
+    /// # Errors
+    /// See [`Run::get`].
+    pub fn unpin(&mut self, owner: &[u8], blob: BlobId) -> Result<(), RunFault> {
+        self.command_place()?;
+        let cell = self.pin_cell(owner, blob)?;
+        self.write(cell, Op::Delete)
+    }
+
+    fn pin_cell(&self, owner: &[u8], blob: BlobId) -> Result<Cell, RunFault> {
+        check_key(owner)?;
+        let mut key = owner.to_vec();
+        key.extend_from_slice(&blob.0);
+        Ok(Cell::new(self.lane, Space::Pins, &key))
+    }
+
+    /// `context.current`.
+    ///
+    /// # Errors
+    /// Traps in a query.
+    pub fn current(&self) -> Result<CurrentEntry, RunFault> {
+        let place = self.command_place()?;
+        Ok(CurrentEntry {
+            id: place.header.call_id(place.index),
+            author: place.header.author,
+            time: place.header.time,
+            index: place.index,
+        })
+    }
+
+    /// `context.observed`: whether the author had seen that call, of an entry that counts. Calls of void
+    /// entries are seen by nobody, so the answer is a read.
+    ///
+    /// # Errors
+    /// See [`Run::get`]; traps in a query.
+    pub fn observed(&mut self, other: CallId) -> Result<bool, RunFault> {
+        let place = self.command_place()?;
+        if (0..place.index).any(|index| place.header.call_id(index) == other) {
+            return Ok(true);
+        }
+        if let Some(known) = self.observed.get(&other) {
+            return Ok(*known);
+        }
+        let found = self.find_observed(other)?;
+        let observed = found.is_some();
+        match found {
+            _ if mutant::active(Mutant::ObservedCallsUntracked) => {}
+            Some((cell, local)) => {
+                let mark = ValueMark::of_bytes(Some(&local.0.to_be_bytes()));
+                self.host.cells.insert(cell, mark);
+            }
+            None => {
+                for lane in observable(self.lane) {
+                    self.host.add_range(call_index::span(*lane, other));
+                }
+            }
+        }
+        self.observed.insert(other, observed);
+        // The same for every answer: what is marked for it may differ from replica to replica.
+        self.count_read(2 * call_index::KEY_BYTES)?;
+        Ok(observed)
+    }
+
+    /// The row that says so of an entry in the past of this one.
+    fn find_observed(&self, other: CallId) -> Result<Option<(Cell, LocalSeq)>, RunFault> {
+        let place = self.command_place()?;
+        let mut found = None;
+        for lane in observable(self.lane) {
+            call_index::entries(&self.rows, *lane, other, self.at, |cell, local| {
+                for name in &place.names {
+                    if dag::in_past_or_same(&self.rows, local, *name)? {
+                        found = Some((cell, local));
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            if found.is_some() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// `context.store`.
+    ///
+    /// # Errors
+    /// Traps in a genesis, whose id is the store's.
+    pub fn store(&self) -> Result<StoreId, RunFault> {
+        self.store.ok_or(RunFault::Trap(TrapKind::Misuse))
+    }
+
+    /// The time that virtual clocks show: the entry's; in a query that of the last applied entry,
+    /// which counts as a read.
+    pub fn clock(&mut self) -> Time {
+        match &self.mode {
+            Mode::Command(place) => place.header.time,
+            Mode::Query { time } => {
+                self.clock_read = true;
+                *time
+            }
+        }
+    }
+
+    /// Seed of virtual randomness: the call's id in a command, and zeros in a query.
+    pub fn random_seed(&self) -> [u8; 32] {
+        self.call_seed
+    }
+
+    // --- what the kernel does with a run ----------------------------------------------------------
+
+    /// Sets which call of the intention runs.
+    pub(crate) fn begin_call(&mut self, index: u32) {
+        if let Mode::Command(place) = &mut self.mode {
+            place.index = index;
+            self.call_seed = place.header.call_id(index).0;
+        }
+    }
+
+    /// Starts a transaction: what it writes can be undone by [`Run::rollback`].
+    pub(crate) fn begin_transaction(&mut self) {
+        self.journal.clear();
+        self.transaction_bytes = 0;
+    }
+
+    /// Undoes the writes of the transaction. Its reads stay.
+    pub(crate) fn rollback(&mut self) {
+        while let Some((cell, before)) = self.journal.pop() {
+            match before {
+                Some(op) => self.own.insert(cell, op),
+                None => self.own.remove(&cell),
+            };
+        }
+    }
+
+    /// Whether the transaction wrote anything.
+    pub(crate) fn transaction_wrote(&self) -> bool {
+        !self.journal.is_empty()
+    }
+
+    /// The device whose calls these are; the reader itself in a query.
+    pub(crate) fn author(&self) -> DeviceKey {
+        match &self.mode {
+            Mode::Command(place) => place.header.author,
+            Mode::Query { .. } => DeviceKey([0; 32]),
+        }
+    }
+
+    /// Puts back earlier reads; a mutant alone does that.
+    pub(crate) fn forget_reads_since(&mut self, (reads, host): (Reads, Reads)) {
+        self.reads = reads;
+        self.host = host;
+    }
+
+    /// Marks a read that the host made for this run.
+    pub(crate) fn host_reads(&mut self, reads: &Reads) {
+        self.host.merge(reads);
+    }
+
+    /// Writes a row of the host's own.
+    pub(crate) fn host_write(&mut self, cell: Cell, op: Op) {
+        self.own.insert(cell, op);
+    }
+
+    /// Whether a query asked for the time.
+    pub fn clock_was_read(&self) -> bool {
+        self.clock_read
+    }
+
+    /// What it and the host for it read so far; a mutant alone asks.
+    pub(crate) fn all_reads(&self) -> (Reads, Reads) {
+        (self.reads.clone(), self.host.clone())
+    }
+
+    /// What it read so far.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// Reads and writes, at the end.
+    pub(crate) fn into_effects(self) -> (Reads, BTreeMap<Cell, Op>) {
+        let mut reads = self.reads;
+        reads.merge(&self.host);
+        (reads, self.own)
+    }
+
+    fn mark_cell(&mut self, cell: Cell, mark: ValueMark) -> Result<(), RunFault> {
+        let len = cell.as_bytes().len();
+        if let Entry::Vacant(entry) = self.reads.cells.entry(cell) {
+            entry.insert(mark);
+            self.count_read(len)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a new mark for the bound on them.
+    pub(crate) fn count_read(&mut self, key_bytes: usize) -> Result<(), RunFault> {
+        self.read_bytes += key_bytes + READ_MARK_BYTES;
+        if self.read_bytes > READ_BYTES_MAX {
+            return Err(RunFault::Trap(TrapKind::Limit));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write(&mut self, cell: Cell, op: Op) -> Result<(), RunFault> {
+        self.transaction_bytes += cell.as_bytes().len()
+            + match &op {
+                Op::Put(bytes) => bytes.len(),
+                _ => 8,
+            };
+        if self.transaction_bytes > TRANSACTION_WRITE_BYTES_MAX {
+            return Err(RunFault::Trap(TrapKind::Limit));
+        }
+        let before = self.own.insert(cell.clone(), op);
+        self.journal.push((cell, before));
+        Ok(())
+    }
+}
+
+/// Whose calls a run can have observed: governance is folded without the app lane.
+fn observable(lane: Lane) -> &'static [Lane] {
+    match lane {
+        Lane::System => &[Lane::System],
+        Lane::App => &[Lane::App, Lane::System],
+    }
+}
+
+pub(crate) fn check_key(key: &[u8]) -> Result<(), RunFault> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(RunFault::Trap(TrapKind::Limit));
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! What a run read of the state below it, and pages of scanned rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::state::cell::{Cell, ValueMark};
+
+/// A page of scanned rows.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Keys and values; values are empty in [`Run::scan_keys`].
+    pub rows: Vec<(Vec<u8>, Arc<[u8]>)>,
+    /// Whether another row follows in the direction of the scan.
+    pub more: bool,
+}
+
+/// A half-open interval of cells that a run examined.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Range {
+    /// First cell, encoded.
+    pub start: Vec<u8>,
+    /// End, encoded, exclusive.
+    pub end: Vec<u8>,
+}
+
+/// Everything that a run read of the state below it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Reads {
+    /// Cells and what was seen in them.
+    pub cells: BTreeMap<Cell, ValueMark>,
+    /// Intervals examined.
+    pub ranges: BTreeSet<Range>,
+}
+
+impl Reads {
+    /// Adds those of `other`.
+    pub fn merge(&mut self, other: &Reads) {
+        for (cell, mark) in &other.cells {
+            self.cells.entry(cell.clone()).or_insert(*mark);
+        }
+        for range in &other.ranges {
+            self.add_range(range.clone());
+        }
+    }
+
+    /// Whether a change of `cell` touches anything read.
+    pub fn touches(&self, cell: &Cell) -> bool {
+        self.cells.contains_key(cell)
+            || self
+                .ranges
+                .iter()
+                .any(|r| *r.start <= *cell.as_bytes() && *cell.as_bytes() < *r.end)
+    }
+
+    /// Tells whether the range is new.
+    pub(crate) fn add_range(&mut self, range: Range) -> bool {
+        range.start < range.end && self.ranges.insert(range)
+    }
+}

@@ -1,0 +1,5 @@
+//! The redb files of a store: opening and guarding them, their rows, and what is noticed when one fails.
+
+pub(crate) mod files;
+pub(crate) mod health;
+pub mod rows;

@@ -1,0 +1,515 @@
+//! Local calls: they run before they are signed, and what they executed is exactly what is signed.
+//!
+//! Waiting calls share an intention, its instance and its commit. A call that is refused, traps or
+//! is unauthorized goes back to its caller, never reaches the log, and ends the intention being
+//! filled: its instance has memory that replicas will not have.
+
+use std::sync::Arc;
+
+use lattice_format::limits::{CALLS_MAX, DEPS_MAX, NAME_BYTES_MAX};
+use lattice_format::{
+    Body, BodyRef, Call, CallId, ChainId, DeviceKey, Digest, Header, IntentionId, Lane, Position,
+    Seq, Time, Transaction, VerifiedHeader,
+};
+
+use crate::fold::core::{Effects, Stopped};
+use crate::fold::execution::Execution;
+use crate::fold::governance::storage;
+use crate::fold::quota;
+use crate::fold::record;
+use crate::graph::dag::{self, LocalSeq};
+use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
+use crate::mutant::{self, Mutant};
+use crate::outcome::Outcome;
+use crate::run::call_index;
+use crate::run::engine::{Answer, HostFault, Member, MemberStatus, Question};
+use crate::run::{Place, Run};
+use crate::storage::rows::StorageError;
+use crate::store::Store;
+
+/// What a caller is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// What became of the transaction. Only [`Outcome::Ok`] is in the log; all others left nothing.
+    pub outcome: Outcome,
+    /// Identity of the transaction's first call.
+    pub call: CallId,
+}
+
+/// Why a local call did not run to an outcome. Nothing was logged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// This device is not admitted to the store.
+    #[error("this device ({device}) is not a member of the store; join it with an invite")]
+    NotAdmitted {
+        /// This device.
+        device: DeviceKey,
+    },
+    /// Governance lets this device write, but a revocation that its admission did not know of makes void whatever it
+    /// signs.
+    #[error(
+        "this device ({device}) was also revoked by somebody whose revocation was not known where it was admitted again, so nobody counts what it signs; an admin can revoke it and admit it once more"
+    )]
+    CutOff {
+        /// This device.
+        device: DeviceKey,
+    },
+    /// The transaction alone is larger than a body may be.
+    #[error("a transaction of {len} bytes exceeds {max}, the most in this store")]
+    TooLarge {
+        /// Its encoded length in bytes.
+        len: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// With this transaction the device would exceed its quota.
+    #[error(
+        "this call makes an entry of {len} bytes, and with the {written} that this device has written it exceeds {quota}, the quota of one author in this store; an admin can raise it"
+    )]
+    OverQuota {
+        /// Length in bytes of the entry's body with this transaction in it.
+        len: u64,
+        /// Bytes of bodies that this device has written, all its chains together.
+        written: u64,
+        /// The quota in effect, in bytes.
+        quota: u64,
+    },
+    /// The transaction has no call, or too many, or a name is too long.
+    #[error("{0}")]
+    Malformed(String),
+    /// The clock stands at the end of time.
+    #[error("no time is left above {0:?}, the last one applied")]
+    Time(Time),
+    /// This host could not run it.
+    #[error(transparent)]
+    Host(#[from] HostFault),
+}
+
+impl From<StorageError> for CallError {
+    fn from(error: StorageError) -> Self {
+        Self::Host(storage(error))
+    }
+}
+
+impl From<Stopped> for CallError {
+    fn from(stopped: Stopped) -> Self {
+        Self::Host(match stopped {
+            Stopped::Fault(fault) => fault,
+            Stopped::Storage(error) => storage(error),
+        })
+    }
+}
+
+/// An intention that is being filled.
+pub(crate) struct Open {
+    header: Arc<Header>,
+    execution: Execution,
+    transactions: Vec<Transaction>,
+    outcomes: Vec<Outcome>,
+    bytes: usize,
+    members_before: Option<Vec<Member>>,
+    /// Whatever it holds is void by the cuts known now.
+    cut_off: bool,
+}
+
+/// Bytes that the claim of roots takes in a body, at most.
+const CLAIM_BYTES: usize = 256;
+
+/// Bytes that a transaction takes in a body, at most.
+fn transaction_bytes(calls: &[Call]) -> usize {
+    calls
+        .iter()
+        .map(|c| c.interface.len() + c.function.len() + c.args.len() + 24)
+        .sum::<usize>()
+        + 48
+}
+
+fn check(calls: &[Call]) -> Result<(), CallError> {
+    if calls.is_empty() || calls.len() > CALLS_MAX {
+        return Err(CallError::Malformed(format!(
+            "a transaction of {} calls: it takes 1 to {CALLS_MAX}",
+            calls.len()
+        )));
+    }
+    for call in calls {
+        for name in [&call.interface, &call.function] {
+            if name.is_empty() || name.len() > NAME_BYTES_MAX {
+                return Err(CallError::Malformed(format!(
+                    "a name of {} bytes: it takes 1 to {NAME_BYTES_MAX}",
+                    name.len()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Runs calls of one lane as one transaction, at the end of the order. What it did is in the
+    /// log only after [`Store::commit`]; answer the caller then.
+    ///
+    /// `chain` is used when this device must start a chain: 64 fresh random bits.
+    ///
+    /// # Errors
+    /// When it could not run; an outcome other than `ok` is no error.
+    pub fn call(
+        &mut self,
+        lane: Lane,
+        calls: Vec<Call>,
+        now_ms: u64,
+        chain: ChainId,
+    ) -> Result<Told, CallError> {
+        check(&calls)?;
+        let bytes = transaction_bytes(&calls);
+        // Room for the claim of roots beside the transactions.
+        let max = self.core.info.genesis.limits.body_bytes as usize - CLAIM_BYTES;
+        if bytes > max {
+            return Err(CallError::TooLarge { len: bytes, max });
+        }
+        let full = self.open.as_ref().is_some_and(|open| {
+            open.header.lane != lane
+                || open.bytes + bytes > LOCAL_BODY_BYTES.min(max)
+                || open.transactions.len() >= LOCAL_TRANSACTIONS
+                || open.execution.next_index() as usize + calls.len() > CALLS_MAX
+        });
+        if full {
+            self.close_before_commit(now_ms)?;
+        }
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.open_intention(lane, now_ms, chain)?,
+        };
+        if lane == Lane::App
+            && let Err(error) = self.check_quota(&open, &calls, bytes)
+        {
+            self.open = Some(open);
+            return Err(error);
+        }
+        let index = open.execution.next_index();
+        let call = open.header.call_id(index);
+        match open.execution.transaction(&mut self.core, &calls) {
+            Ok(outcome) if outcome.is_ok() && open.cut_off => Err(CallError::CutOff {
+                device: self.author,
+            }),
+            Ok(outcome) if outcome.is_ok() => {
+                let wrote = open.execution.run_mut().transaction_wrote();
+                open.transactions.push(Transaction {
+                    calls,
+                    told: Some(outcome.digest()),
+                });
+                open.outcomes.push(outcome.clone());
+                open.bytes += bytes;
+                self.open = Some(open);
+                // What is allowed may have changed for whatever follows.
+                if lane == Lane::System && wrote {
+                    self.close_before_commit(now_ms)?;
+                }
+                Ok(Told { outcome, call })
+            }
+            Ok(outcome) => {
+                open.execution.rewind_index(index);
+                self.open = Some(open);
+                if !mutant::active(Mutant::RefusalKeepsIntentionOpen) {
+                    self.close_before_commit(now_ms)?;
+                }
+                Ok(Told { outcome, call })
+            }
+            Err(stopped) => {
+                open.execution.rewind_index(index);
+                self.open = Some(open);
+                self.close_before_commit(now_ms)?;
+                Err(stopped.into())
+            }
+        }
+    }
+
+    /// Refuses what this device's quota would make void, before anything runs.
+    fn check_quota(&self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
+        let allowance = quota::allowance(&self.core.rows, &self.author, Position::MAX)?;
+        let Some(quota) = allowance.quota else {
+            return Ok(());
+        };
+        if allowance.fits((open.bytes + bytes + CLAIM_BYTES) as u64) {
+            return Ok(());
+        }
+        // LookupCache the bound the length is taken exactly; only its claim may still be shorter.
+        let mut transactions = open.transactions.clone();
+        transactions.push(Transaction {
+            calls: calls.to_vec(),
+            told: Some(Digest([0; 32])),
+        });
+        let body = Body {
+            transactions,
+            genesis: None,
+            claim: self.settled.then(|| self.core.claim()),
+        };
+        let len = body.encode().len() as u64;
+        if allowance.fits(len) {
+            return Ok(());
+        }
+        Err(CallError::OverQuota {
+            len,
+            written: allowance.written,
+            quota,
+        })
+    }
+
+    fn open_intention(
+        &mut self,
+        lane: Lane,
+        now_ms: u64,
+        chain: ChainId,
+    ) -> Result<Open, CallError> {
+        let revocations = self.core.revocations(&self.author)?;
+        let (grant, cut_off) = self.own_grant(&revocations)?;
+        let header = self.next_header(lane, now_ms, chain, grant)?;
+        let members_before = match lane {
+            Lane::System => Some(self.members_at_end(None)?),
+            Lane::App => None,
+        };
+        let place = Place {
+            names: header.names().collect(),
+            header: Arc::new(header),
+            index: 0,
+        };
+        let header = place.header.clone();
+        let run = Run::command(
+            self.core.rows.view(),
+            Some(self.core.info.id),
+            lane,
+            Position::MAX,
+            place,
+        );
+        Ok(Open {
+            header,
+            execution: Execution::new(lane, Position::MAX, run),
+            transactions: Vec::new(),
+            outcomes: Vec::new(),
+            bytes: 0,
+            members_before,
+            cut_off,
+        })
+    }
+
+    fn members_at_end(&mut self, run: Option<Run>) -> Result<Vec<Member>, CallError> {
+        let asked = match run {
+            Some(run) => self.core.asking().ask_in(run, &Question::Members),
+            None => self.core.ask_at(&Question::Members, Position::MAX)?,
+        };
+        match asked.answer {
+            Ok(Answer::Members(members)) => Ok(members),
+            Ok(_) => Err(CallError::Host(HostFault::Unusable {
+                component: self.core.info.genesis.system.id,
+                reason: "it answered another question".into(),
+            })),
+            Err(crate::run::engine::AskError::Host(fault)) => Err(CallError::Host(fault)),
+            // Governance that traps admits nobody.
+            Err(crate::run::engine::AskError::Trapped(_)) => Ok(Vec::new()),
+        }
+    }
+
+    /// Everything of the next header that is fixed before its calls run.
+    fn next_header(
+        &self,
+        lane: Lane,
+        now_ms: u64,
+        chain: ChainId,
+        grant: IntentionId,
+    ) -> Result<Header, CallError> {
+        let rows = &self.core.rows;
+        let author = self.author;
+        let (chain, seq, prev, chain_bytes) = match self.own_tip()? {
+            Some((local, meta)) => {
+                let branch = dag::branch(rows, meta.branch)?;
+                debug_assert_eq!(branch.tip_local, local);
+                let next = meta.seq.0 + 1;
+                (branch.chain, Seq(next), meta.id, meta.chain_bytes)
+            }
+            None => (chain, Seq(0), IntentionId::from(self.core.info.id), 0),
+        };
+        let mut heads = self.live_heads()?;
+        heads.retain(|(_, id)| *id != prev);
+        // Oldest first when there are more: what waited longest is named first.
+        heads.sort_unstable();
+        heads.truncate(DEPS_MAX);
+        let mut deps: Vec<IntentionId> = heads.into_iter().map(|(_, id)| id).collect();
+        deps.sort_unstable();
+        let latest = self.last_time;
+        let time = Time::local(now_ms, latest).ok_or(CallError::Time(latest))?;
+        Ok(Header {
+            store: Some(self.core.info.id),
+            author,
+            chain,
+            seq,
+            prev: Some(prev),
+            deps,
+            time,
+            grant: Some(grant),
+            admits: Vec::new(),
+            lane,
+            body: BodyRef {
+                hash: Body::hash_of(&[]),
+                len: 0,
+                key: 0,
+            },
+            // The bytes before this body; completed at signing.
+            chain_bytes,
+            parent_view: None,
+            hints: Vec::new(),
+            critical: 0,
+        })
+    }
+
+    /// The latest entry that admits this device, is not void, and knows of every revocation of the device; or only
+    /// not void, if there is none, and that it is so.
+    fn own_grant(&self, revocations: &[LocalSeq]) -> Result<(IntentionId, bool), CallError> {
+        let mut void_by_cut = None;
+        for local in dag::grants(&self.core.rows, &self.author)? {
+            let id = dag::meta(&self.core.rows, local)?.id;
+            if record::is_cut_off(&self.core.rows, &id)? {
+                continue;
+            }
+            let mut spared = true;
+            for revocation in revocations {
+                spared &= dag::local_in_past_or_same(&self.core.rows, *revocation, local)?;
+            }
+            if spared {
+                return Ok((id, false));
+            }
+            void_by_cut.get_or_insert((id, true));
+        }
+        void_by_cut.ok_or(CallError::NotAdmitted {
+            device: self.author,
+        })
+    }
+
+    /// The tip of the chain that this device goes on with.
+    fn own_tip(&self) -> Result<Option<(LocalSeq, dag::Meta)>, StorageError> {
+        let Some(chain) = self.chain.filter(|chain| self.left_chain != Some(*chain)) else {
+            return Ok(None);
+        };
+        // A fork of the own chain is continued by nobody: a new chain starts.
+        let branches = dag::branches_of(&self.core.rows, &self.author, Some(chain))?;
+        let [branch] = branches[..] else {
+            return Ok(None);
+        };
+        let local = dag::branch(&self.core.rows, branch)?.tip_local;
+        Ok(Some((local, dag::meta(&self.core.rows, local)?)))
+    }
+
+    /// Heads without void entries, in whose place stand the entries that those named.
+    fn live_heads(&self) -> Result<Vec<(LocalSeq, IntentionId)>, StorageError> {
+        let rows = &self.core.rows;
+        let mut queue: Vec<LocalSeq> = self.core.cache.heads.values().copied().collect();
+        let mut expanded = false;
+        let mut live: Vec<(LocalSeq, IntentionId)> = Vec::new();
+        while let Some(local) = queue.pop() {
+            let meta = dag::meta(rows, local)?;
+            if record::is_cut_off(rows, &meta.id)? {
+                expanded = true;
+                queue.extend(meta.names());
+            } else if !live.iter().any(|(l, _)| *l == local) {
+                live.push((local, meta.id));
+            }
+        }
+        if expanded {
+            // What a void entry named may be in the past of another head.
+            let all = live.clone();
+            let mut kept = Vec::with_capacity(all.len());
+            for (local, id) in live {
+                let mut covered = false;
+                for (other, _) in &all {
+                    covered |= *other != local && dag::local_in_past_or_same(rows, local, *other)?;
+                }
+                if !covered {
+                    kept.push((local, id));
+                }
+            }
+            live = kept;
+        }
+        Ok(live)
+    }
+
+    /// As [`Store::close_intention`], where callers have been told something already: when it
+    /// fails, the next commit says so to all of them.
+    fn close_before_commit(&mut self, now_ms: u64) -> Result<(), CallError> {
+        self.close_intention(now_ms).inspect_err(|error| {
+            self.unsigned = Some(error.clone());
+        })
+    }
+
+    /// Signs the intention being filled, if it holds anything, and applies it. Durable only with
+    /// the next commit.
+    pub(crate) fn close_intention(&mut self, now_ms: u64) -> Result<(), CallError> {
+        let Some(mut open) = self.open.take() else {
+            return Ok(());
+        };
+        if open.transactions.is_empty() {
+            return Ok(());
+        }
+        let mut header = Header::clone(&open.header);
+        if let Some(before) = &open.members_before {
+            let query = open.execution.run_mut().query_over();
+            let after = self.members_at_end(Some(query))?;
+            header.admits = gained(before, &after);
+        }
+        let calls = open.transactions.iter().map(|t| t.calls.len() as u32).sum();
+        let body = Body {
+            transactions: open.transactions,
+            genesis: None,
+            // What governance cuts off by what was just called is not void yet.
+            claim: (self.settled && !self.core.are_cuts_due()?).then(|| self.core.claim()),
+        };
+        let bytes = body.encode();
+        header.body = BodyRef {
+            hash: Body::hash_of(&bytes),
+            len: u32::try_from(bytes.len()).expect("bounded by LOCAL_BODY_BYTES or the genesis"),
+            key: 0,
+        };
+        header.chain_bytes += u64::from(header.body.len);
+        self.chain = Some(header.chain);
+        let header = VerifiedHeader::sign(header, &self.key)
+            .expect("this file makes headers as verification wants them");
+        let body = header
+            .check_body(bytes)
+            .expect("its hash was taken from these bytes");
+        let (reads, writes) = open.execution.finish().into_effects();
+        let mut effects = Effects {
+            void: false,
+            outcomes: open.outcomes.clone(),
+            reads,
+            writes,
+        };
+        if header.lane == Lane::App {
+            let (within, judged) = quota::judge(&self.core.rows, &header, Position::MAX)?;
+            assert!(within, "calls were let through above the quota");
+            effects.reads.merge(&judged);
+        }
+        self.core
+            .account(header.lane, Position::MAX, &header, self.next, &mut effects)
+            .map_err(CallError::from)?;
+        call_index::add(&mut effects, header.lane, &header, self.next, calls);
+        let local = self.index(&header, Some(&body), now_ms, open.outcomes)?;
+        self.core
+            .install(header.lane, header.position(), local, effects)?;
+        Ok(())
+    }
+}
+
+/// Devices that are active members after and were not before, at most as many as a header admits.
+fn gained(before: &[Member], after: &[Member]) -> Vec<DeviceKey> {
+    let active = |members: &[Member], device: &DeviceKey| {
+        members
+            .iter()
+            .any(|m| m.device == *device && m.status == MemberStatus::Active)
+    };
+    let mut out: Vec<DeviceKey> = after
+        .iter()
+        .filter(|m| m.status == MemberStatus::Active && !active(before, &m.device))
+        .map(|m| m.device)
+        .collect();
+    out.sort_unstable();
+    out.dedup();
+    out.truncate(lattice_format::limits::ADMITS_MAX);
+    out
+}

@@ -1,0 +1,223 @@
+//! Entries from peers: verified, admitted, and witnessed after everything that they name.
+
+use std::collections::VecDeque;
+
+use lattice_format::{DeviceKey, Header, IntentionId, SignedHeader, VerifiedHeader, VerifyError};
+
+use crate::graph::admit::{self, Admission};
+use crate::graph::pending::{Arrival, FloatReason};
+use crate::mutant::{self, Mutant};
+use crate::storage::rows::StorageError;
+use crate::store::Store;
+
+/// Something for which a sender answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blame {
+    /// The intention, where its bytes say which.
+    pub id: Option<IntentionId>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What became of a received batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// New in the log.
+    pub witnessed: Vec<IntentionId>,
+    /// In the log or waiting already.
+    pub known: usize,
+    /// Waiting for something else.
+    pub floating: usize,
+    /// Waiting for their time.
+    pub parked: usize,
+    /// Dropped because too much waits; ask again later.
+    pub no_room: usize,
+    /// Named and unknown: to be asked for.
+    pub missing: Vec<IntentionId>,
+    /// Known by header alone: their bodies are to be asked for.
+    pub bodies_missing: Vec<IntentionId>,
+    /// What the sender answers for.
+    pub blame: Vec<Blame>,
+}
+
+impl Store {
+    /// Verifies, admits and witnesses what a peer sent, and marks it for execution: call
+    /// [`Store::settle`] afterwards. Everything witnessed is durable when this returns.
+    ///
+    /// `seed` are 32 fresh random bytes, for the batch verification of signatures.
+    ///
+    /// # Errors
+    /// When the disk fails; nothing of the batch is kept then.
+    pub fn receive(
+        &mut self,
+        from: DeviceKey,
+        entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
+        now_ms: u64,
+        seed: [u8; 32],
+    ) -> Result<Received, StorageError> {
+        self.commit_calls(now_ms)?;
+        let mut received = Received::default();
+        let taken = self
+            .verify(from, entries, &seed, &mut received)
+            .and_then(|arrivals| self.admit_all(arrivals, now_ms, &mut received));
+        if let Err(error) = taken {
+            self.roll_back();
+            return Err(error);
+        }
+        self.settled &= self.pending.is_empty();
+        self.commit(now_ms)?;
+        received.missing = self.waiting.missing();
+        received.bodies_missing = self.waiting.bodies_missing();
+        Ok(received)
+    }
+
+    fn verify(
+        &mut self,
+        from: DeviceKey,
+        entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
+        seed: &[u8; 32],
+        received: &mut Received,
+    ) -> Result<VecDeque<Arrival>, StorageError> {
+        let mut unknown = Vec::new();
+        let mut bodies = Vec::new();
+        for (signed, body) in entries {
+            let id = Header::id_of(&signed.bytes);
+            let known = self.core.local_of(&id)?.is_some();
+            let waits =
+                self.waiting.contains(&id) && !(body.is_some() && self.waiting.lacks_body(&id));
+            if known || waits || self.waiting.was_dropped(&id) {
+                received.known += 1;
+            } else {
+                unknown.push(signed);
+                bodies.push(body);
+            }
+        }
+        let mut arrivals = VecDeque::new();
+        let results = verified(unknown.clone(), seed);
+        for ((result, signed), body) in results.into_iter().zip(unknown).zip(bodies) {
+            let header = match result {
+                Ok(header) => header,
+                Err(VerifyError::Signature { .. })
+                    if mutant::active(Mutant::SignatureUnchecked) =>
+                {
+                    match VerifiedHeader::from_trusted_storage(signed) {
+                        Ok(header) => header,
+                        Err(_) => continue,
+                    }
+                }
+                Err(error @ VerifyError::UnknownFormat { .. }) => {
+                    if self
+                        .waiting
+                        .float_unknown(&signed.bytes, from, error.to_string())
+                    {
+                        received.floating += 1;
+                    } else {
+                        received.no_room += 1;
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    received.blame.push(Blame {
+                        id: None,
+                        reason: error.to_string(),
+                    });
+                    continue;
+                }
+            };
+            let body = match body.map(|bytes| header.check_body(bytes)) {
+                None => None,
+                Some(Ok(body)) => Some(body),
+                Some(Err(error)) => {
+                    // The header may be sound; its body can come from somebody else.
+                    received.blame.push(Blame {
+                        id: Some(header.id()),
+                        reason: error.to_string(),
+                    });
+                    None
+                }
+            };
+            arrivals.push_back(Arrival { header, body, from });
+        }
+        Ok(arrivals)
+    }
+
+    /// Admits what can be admitted, and whatever that wakes.
+    pub(crate) fn admit_all(
+        &mut self,
+        mut queue: VecDeque<Arrival>,
+        now_ms: u64,
+        received: &mut Received,
+    ) -> Result<(), StorageError> {
+        while let Some(arrival) = queue.pop_front() {
+            let id = arrival.header.id();
+            if self.core.local_of(&id)?.is_some() {
+                continue;
+            }
+            let core = &mut self.core;
+            match admit::admit(&core.rows, &mut core.cache, &core.info, &arrival.header)? {
+                Admission::Never(error) => {
+                    received.blame.push(Blame {
+                        id: Some(id),
+                        reason: error.to_string(),
+                    });
+                    self.waiting.drop_for_ever(id);
+                }
+                Admission::Missing(missing) => {
+                    if missing.iter().any(|name| self.waiting.was_dropped(name)) {
+                        self.waiting.drop_for_ever(id);
+                        received.blame.push(Blame {
+                            id: Some(id),
+                            reason: "it names an entry that can never be admitted".into(),
+                        });
+                    } else {
+                        self.float(arrival, FloatReason::Missing(missing), received);
+                    }
+                }
+                Admission::NotUnderstood(reason) => {
+                    self.float(arrival, FloatReason::NotUnderstood(reason.into()), received);
+                }
+                Admission::Admitted => {
+                    let horizon = now_ms.saturating_add(self.core.info.genesis.drift_ms);
+                    let wall_ms = arrival.header.time.wall_ms;
+                    if wall_ms > horizon {
+                        let not_before = wall_ms - self.core.info.genesis.drift_ms;
+                        if self.waiting.park(arrival, not_before) {
+                            received.parked += 1;
+                        } else {
+                            received.no_room += 1;
+                        }
+                    } else if arrival.body.is_none() {
+                        self.float(arrival, FloatReason::BodyMissing, received);
+                    } else {
+                        self.waiting.take(&id);
+                        self.index(&arrival.header, arrival.body.as_ref(), now_ms, Vec::new())?;
+                        self.due(&arrival.header)?;
+                        received.witnessed.push(id);
+                        queue.extend(self.waiting.woken_by(&id));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn float(&mut self, arrival: Arrival, reason: FloatReason, received: &mut Received) {
+        if self.waiting.float(arrival, reason) {
+            received.floating += 1;
+        } else {
+            received.no_room += 1;
+        }
+    }
+}
+
+/// Verifies headers.
+#[cfg(not(feature = "testing"))]
+fn verified(batch: Vec<SignedHeader>, seed: &[u8; 32]) -> Vec<Result<VerifiedHeader, VerifyError>> {
+    lattice_format::verify_batch(batch, seed)
+}
+
+/// Verifies headers; where many nodes run in one thread, each header once for all of them.
+#[cfg(feature = "testing")]
+fn verified(batch: Vec<SignedHeader>, seed: &[u8; 32]) -> Vec<Result<VerifiedHeader, VerifyError>> {
+    crate::testing::memo::verify_batch(batch, seed)
+}

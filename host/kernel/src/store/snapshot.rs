@@ -1,0 +1,533 @@
+//! What readers see: a consistent view of what the log holds durably.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
+
+use lattice_format::{
+    Call, ChainId, ComponentId, DeviceKey, Digest, Genesis, IntentionId, Lane, Position, Seq,
+    StoreId, Time,
+};
+
+use crate::fold::core::{Info, code_cell};
+use crate::fold::governance;
+use crate::fold::quota;
+use crate::fold::record::{self, Record};
+use crate::graph::dag::{self, LocalSeq};
+use crate::graph::lookup_cache::Names;
+use crate::log::{Log, Stored};
+use crate::outcome::{HostRefusal, Outcome};
+use crate::run::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Question};
+use crate::run::{Reads, Run};
+use crate::state::live;
+use crate::storage::rows::{RowsView, StorageError};
+use crate::sync::Offered;
+
+/// A store in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Intentions witnessed.
+    pub count: u64,
+    /// Intentions applied; equal to `count` when nothing is pending.
+    pub applied: u64,
+    /// Digest of the set of applied intentions.
+    pub set: Digest,
+    /// Digest of the state root.
+    pub state_root: Digest,
+    /// Digest of the outcome root.
+    pub outcome_root: Digest,
+    /// Runs that are due.
+    pub pending: u64,
+    /// The largest time of a witnessed intention.
+    pub last_time: Time,
+    /// Runs that were repeated since the store was opened, by the author whose late entry, or whose being
+    /// cut off, made them stale.
+    pub replays: Arc<BTreeMap<DeviceKey, u64>>,
+    /// Intentions that no other names.
+    pub heads: Vec<IntentionId>,
+    /// Why the system lane waits, if it does.
+    pub system_paused: Option<HostFault>,
+    /// Why the app lane waits, if it does.
+    pub app_paused: Option<HostFault>,
+}
+
+/// The last intention of a chain; a fork gives a chain several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tip {
+    /// The device.
+    pub author: DeviceKey,
+    /// Its chain.
+    pub chain: ChainId,
+    /// Place of the intention in the chain.
+    pub seq: Seq,
+    /// The intention.
+    pub id: IntentionId,
+    /// Its place in this node's log.
+    pub local: LocalSeq,
+}
+
+/// One row of a store's history.
+#[derive(Clone, Debug)]
+pub struct HistoryRow {
+    /// Where it stands in the order.
+    pub position: Position,
+    /// The entry.
+    pub stored: Stored,
+    /// It has no effect: governance has cut it off, or it exceeds its author's quota.
+    pub void: bool,
+    /// It is void because governance has cut it off.
+    pub cut_off: bool,
+    /// What became of its transactions; empty while it is pending or void. A genesis has one
+    /// for each lane.
+    pub outcomes: Vec<Outcome>,
+    /// It has not run yet, or must run again.
+    pub pending: bool,
+}
+
+/// Where an entry stands in the fold.
+struct Standing {
+    outcomes: Vec<Outcome>,
+    void: bool,
+    cut_off: bool,
+    pending: bool,
+}
+
+/// The result of a query.
+#[derive(Clone, Debug)]
+pub struct Queried {
+    /// How it ended.
+    pub end: CallEnd,
+    /// What it read: it must be asked again when one of these changes.
+    pub reads: Reads,
+    /// It asked for the time, which every entry changes.
+    pub clock: bool,
+}
+
+/// A key of the state with its value.
+pub type StateRow = (Vec<u8>, Arc<[u8]>);
+
+/// A consistent view of one store. Cheap to clone, and stays as it is.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) info: Arc<Info>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) rows: RowsView,
+    pub(crate) log: Log,
+    /// Entries that were added lately, later ones than these included.
+    pub(crate) names: Names,
+    /// Whether governance may have cut any entry off.
+    pub(crate) any_cut: bool,
+    pub(crate) summary: Arc<Summary>,
+    /// What sync tells of it, made when it is first asked for.
+    pub(crate) offered: Arc<OnceLock<Offered>>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snapshot({}, {:?})", self.info.id, self.summary)
+    }
+}
+
+impl Snapshot {
+    /// The store.
+    pub fn store_id(&self) -> StoreId {
+        self.info.id
+    }
+
+    /// What its genesis fixed.
+    pub fn genesis(&self) -> &Genesis {
+        &self.info.genesis
+    }
+
+    /// When it was founded, by the founder's clock.
+    pub fn genesis_time(&self) -> Time {
+        self.info.position.time
+    }
+
+    /// The store in numbers.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Whether that intention is witnessed.
+    ///
+    /// # Errors
+    /// As all of these: when the disk fails.
+    pub fn contains(&self, id: &IntentionId) -> Result<bool, StorageError> {
+        Ok(self.local_of(id)?.is_some())
+    }
+
+    /// That intention, if it is witnessed.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn entry(&self, id: &IntentionId) -> Result<Option<Stored>, StorageError> {
+        match self.local_of(id)? {
+            Some(local) => self.log.entry(local),
+            None => Ok(None),
+        }
+    }
+
+    /// The intention at that place of this node's log. Whatever an intention names has a smaller
+    /// place.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn entry_at(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
+        if local.0 >= self.summary.count {
+            return Ok(None);
+        }
+        self.log.entry(local)
+    }
+
+    /// Up to `limit` intentions from that place of this node's log on.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn entries_from(&self, local: LocalSeq, limit: usize) -> Result<Vec<Stored>, StorageError> {
+        let left = self.summary.count.saturating_sub(local.0);
+        let limit = limit.min(usize::try_from(left).unwrap_or(usize::MAX));
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.log.entries(local, limit)
+    }
+
+    /// The place of an intention in this node's log.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn local_of(&self, id: &IntentionId) -> Result<Option<LocalSeq>, StorageError> {
+        match self.names.get(id) {
+            Some(named) if named.local.0 < self.summary.count => Ok(Some(named.local)),
+            _ => dag::local_of(&self.rows, id),
+        }
+    }
+
+    /// The last intention of each chain, sorted; a fork gives a chain several. A branch that
+    /// another entry of its own chain continues has only the later tip.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tips(&self) -> Result<Vec<Tip>, StorageError> {
+        let mut tips = Vec::new();
+        for (_, branch) in dag::branches(&self.rows)? {
+            tips.push(Tip {
+                author: branch.author,
+                chain: branch.chain,
+                seq: branch.tip,
+                id: dag::id_at(&self.rows, branch.tip_local)?,
+                local: branch.tip_local,
+            });
+        }
+        tips.sort_unstable();
+        Ok(tips)
+    }
+
+    /// Digest of all tips: equal on two nodes if and only if they have witnessed the same entries.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tips_digest(&self) -> Result<Digest, StorageError> {
+        let mut hasher = blake3::Hasher::new_derive_key("lattice 2026-11 tips 1");
+        for tip in self.tips()? {
+            hasher.update(&tip.author.0);
+            hasher.update(&tip.chain.0.to_be_bytes());
+            hasher.update(&tip.seq.0.to_be_bytes());
+            hasher.update(&tip.id.0);
+        }
+        Ok(Digest(*hasher.finalize().as_bytes()))
+    }
+
+    /// Places of the `prev`-ancestors of `tip`, itself included, from `seq` on, ascending, at most
+    /// `limit`. Empty when `tip` is not witnessed.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn branch_from(
+        &self,
+        tip: &IntentionId,
+        seq: Seq,
+        limit: usize,
+    ) -> Result<Vec<LocalSeq>, StorageError> {
+        let Some(local) = self.local_of(tip)? else {
+            return Ok(Vec::new());
+        };
+        let meta = dag::meta(&self.rows, local)?;
+        // From the tip's branch up through the branches that it left.
+        let mut parts = vec![(meta.branch, meta.seq)];
+        loop {
+            let (at, _) = parts[parts.len() - 1];
+            match dag::branch(&self.rows, at)?.parent {
+                Some((parent, left_at)) if left_at >= seq => parts.push((parent, left_at)),
+                _ => break,
+            }
+        }
+        let mut out = Vec::new();
+        for (branch_id, last) in parts.into_iter().rev() {
+            let first = dag::branch(&self.rows, branch_id)?.first.max(seq);
+            for n in first.0..=last.0 {
+                if out.len() == limit {
+                    return Ok(out);
+                }
+                if let Some(local) = dag::entry_of_branch(&self.rows, branch_id, Seq(n))? {
+                    out.push(local);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether `x` is `y` or in its causal past. False when either is unknown.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn in_past_or_same(&self, x: &IntentionId, y: &IntentionId) -> Result<bool, StorageError> {
+        match self.local_of(x)? {
+            Some(x) => dag::in_past_or_same(&self.rows, x, *y),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the entry has no effect: governance has cut it off, or it exceeds its author's quota.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn is_void(&self, id: &IntentionId) -> Result<bool, StorageError> {
+        let Some(local) = self.local_of(id)? else {
+            return Ok(false);
+        };
+        let meta = dag::meta(&self.rows, local)?;
+        Ok(self.standing(local, meta.lane, meta.position())?.void)
+    }
+
+    /// Whether governance has cut the entry off: a node that sees it so neither offers nor counts it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn is_cut_off(&self, id: &IntentionId) -> Result<bool, StorageError> {
+        Ok(self.any_cut && record::is_cut_off(&self.rows, id)?)
+    }
+
+    /// Whether a quota has ever been in effect: without one, and without cuts, nothing is void.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn ever_had_quota(&self) -> Result<bool, StorageError> {
+        quota::ever(&self.rows)
+    }
+
+    /// What became of each transaction; `None` while the entry is unknown, pending or void.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn outcomes(&self, id: &IntentionId) -> Result<Option<Vec<Outcome>>, StorageError> {
+        let Some(local) = self.local_of(id)? else {
+            return Ok(None);
+        };
+        let meta = dag::meta(&self.rows, local)?;
+        let standing = self.standing(local, meta.lane, meta.position())?;
+        Ok((!standing.void && !standing.pending).then_some(standing.outcomes))
+    }
+
+    fn standing(
+        &self,
+        local: LocalSeq,
+        lane: Lane,
+        position: Position,
+    ) -> Result<Standing, StorageError> {
+        let lanes: &[Lane] = match (local.0, &self.info.genesis.app) {
+            (0, Some(_)) => &[Lane::System, Lane::App],
+            _ => std::slice::from_ref(&lane),
+        };
+        let cut_off = record::is_cut_off(&self.rows, &position.id)?;
+        let mut void = cut_off;
+        let mut outcomes = Vec::new();
+        let mut pending = false;
+        for lane in lanes {
+            pending |= record::is_due(&self.rows, *lane, position)?;
+            if let Some(record) = Record::load(&self.rows, *lane, position)? {
+                void |= record.void;
+                outcomes.extend(record.outcomes);
+            }
+        }
+        // What a void record says of a run that is due may be over: only a cut says it at once.
+        void = if pending { cut_off } else { void };
+        Ok(Standing {
+            outcomes,
+            void,
+            cut_off,
+            pending,
+        })
+    }
+
+    /// Entries in canonical order, from `from` on (exclusive), at most `limit`.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn history(
+        &self,
+        from: Option<Position>,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<HistoryRow>, StorageError> {
+        let places = self.places(from, limit, reverse)?;
+        let mut out = Vec::with_capacity(places.len());
+        for (position, local) in places {
+            let stored = self
+                .log
+                .entry(local)?
+                .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
+            let standing = self.standing(local, stored.header.lane, position)?;
+            out.push(HistoryRow {
+                position,
+                stored,
+                void: standing.void,
+                cut_off: standing.cut_off,
+                outcomes: standing.outcomes,
+                pending: standing.pending,
+            });
+        }
+        Ok(out)
+    }
+
+    /// Where entries stand in canonical order, and their places in the log, likewise.
+    pub(crate) fn places(
+        &self,
+        from: Option<Position>,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<(Position, LocalSeq)>, StorageError> {
+        let key = |position: Position| {
+            let mut key = vec![b'T'];
+            key.extend_from_slice(&position.to_bytes());
+            key
+        };
+        let (start, end) = match (from, reverse) {
+            (None, _) => (key(Position::MIN), vec![b'T' + 1]),
+            (Some(from), false) => {
+                let mut start = key(from);
+                start.push(0);
+                (start, vec![b'T' + 1])
+            }
+            (Some(from), true) => (key(Position::MIN), key(from)),
+        };
+        let mut places = Vec::new();
+        if limit > 0 {
+            self.rows.scan(&start, &end, reverse, |row, value| {
+                if let (Some(position), Ok(local)) =
+                    (Position::from_slice(&row[1..]), value.try_into())
+                {
+                    places.push((position, LocalSeq(u64::from_be_bytes(local))));
+                }
+                if places.len() == limit {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+        }
+        Ok(places)
+    }
+
+    /// Asks governance at the end of the system lane.
+    ///
+    /// # Errors
+    /// When the governance component traps or cannot run here.
+    pub fn ask(&self, question: &Question) -> Result<Answer, AskError> {
+        governance::ask_view(
+            &self.engine,
+            &self.info.genesis.system.id,
+            &self.info.genesis.limits,
+            self.info.id,
+            &self.rows,
+            question,
+        )
+    }
+
+    /// The code in effect of the app lane; `None` in a pure root store, or until the genesis ran.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn code_in_effect(&self) -> Result<Option<ComponentId>, StorageError> {
+        let value = live::bytes_at(&self.rows, &code_cell(), Position::MAX)?;
+        Ok(value.and_then(|v| ComponentId::from_slice(&v)))
+    }
+
+    /// Runs a query on this view.
+    ///
+    /// # Errors
+    /// When this host cannot run it: [`HostFault::MissingCode`] on a headless node.
+    pub fn query(&self, call: &Call, lane: Lane, mut fuel: u64) -> Result<Queried, HostFault> {
+        let component = match lane {
+            Lane::System => Some(self.info.genesis.system.id),
+            Lane::App => self.code_in_effect().map_err(governance::storage)?,
+        };
+        let Some(component) = component else {
+            if let (Lane::App, Some(app)) = (lane, &self.info.genesis.app) {
+                // The genesis has not run here: its code is missing, or still compiled.
+                return Err(HostFault::MissingCode(app.id));
+            }
+            return Ok(Queried {
+                end: CallEnd::Refused(HostRefusal::NoSuchFunction.to_cbor()),
+                reads: Reads::default(),
+                clock: false,
+            });
+        };
+        let run = Run::query(
+            self.rows.clone(),
+            Some(self.info.id),
+            lane,
+            Position::MAX,
+            self.summary.last_time,
+        );
+        let mut instance = self
+            .engine
+            .instantiate(&component, &self.info.genesis.limits, run)
+            .map_err(|(_, fault)| fault)?;
+        let end = instance.call(CallKind::Query, call, &mut fuel)?;
+        let run = instance.finish();
+        let clock = run.clock_was_read();
+        let mut reads = run.reads().clone();
+        if lane == Lane::App {
+            reads.cells.insert(
+                code_cell(),
+                crate::state::cell::ValueMark::of_bytes(Some(&component.0)),
+            );
+        }
+        Ok(Queried { end, reads, clock })
+    }
+
+    /// What a range of state holds, for a checker or a person: visible cells in ascending order.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn rows(
+        &self,
+        lane: Lane,
+        space: crate::state::cell::Space,
+    ) -> Result<Vec<StateRow>, StorageError> {
+        let mut out = Vec::new();
+        if space == crate::state::cell::Space::Numbers {
+            live::scan_numbers_at(&self.rows, lane, b"", None, Position::MAX, |key, number| {
+                out.push((key.to_vec(), Arc::from(number.to_be_bytes())));
+                ControlFlow::Continue(())
+            })?;
+        } else {
+            live::scan_bytes_at(
+                &self.rows,
+                lane,
+                space,
+                b"",
+                None,
+                Position::MAX,
+                false,
+                |key, value| {
+                    out.push((key.to_vec(), value));
+                    ControlFlow::Continue(())
+                },
+            )?;
+        }
+        Ok(out)
+    }
+}
