@@ -1,0 +1,458 @@
+//! How a store begins: founded, adopted from a received genesis, or opened from its files.
+
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use lattice_format::{
+    Body, BodyRef, ChainId, DeviceKey, Genesis, Header, Lane, Seq, SignedHeader, StoreId, Time,
+    VerifiedHeader,
+};
+
+use crate::fold::core::{Changes, Core, Info, Stopped};
+use crate::fold::governance::Answers;
+use crate::fold::record::{self, Due};
+use crate::graph::dag::LocalSeq;
+use crate::graph::lookup_cache::LookupCache;
+use crate::graph::pending::Waiting;
+use crate::limits::OVERLAY_ROWS_MAX;
+use crate::log::notice::Kept;
+use crate::log::{Closes, Log, Noticed, Stored};
+use crate::outcome::Outcome;
+use crate::run::call_index;
+use crate::run::engine::{Engine, HostFault, Unserved};
+use crate::state::versions::{RangeLengths, Roots};
+use crate::storage::files::Files;
+use crate::storage::rows::{Rows, StorageError};
+use crate::store::snapshot::{Snapshot, Summary};
+use crate::store::{INDEXED, LAST_TIME, LENGTHS, OWN_CHAIN, ROOTS, Store, WITNESS};
+
+/// Runs that opening a store does at once; a longer replay is left to [`Store::settle`].
+const OPEN_RUNS_MAX: u64 = 5_000;
+
+/// What a new store is to be.
+#[derive(Clone, Debug)]
+pub struct NewStore {
+    /// What its genesis fixes.
+    pub genesis: Genesis,
+    /// Members of a parent, admitted besides the founder.
+    pub admits: Vec<DeviceKey>,
+    /// The founder's chain: 64 fresh random bits, which also make the store's id unique.
+    pub chain: ChainId,
+}
+
+/// Why a store was not made. Nothing of it is left in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The files already hold a store.
+    #[error("the files already hold {0} entries of a store")]
+    NotEmpty(u64),
+    /// The genesis breaks a rule of the format.
+    #[error("the genesis: {0}")]
+    Genesis(String),
+    /// The `init` of a component did not succeed: without it there is no store.
+    #[error("init of the {lane} component ended with {outcome:?}")]
+    Init {
+        /// "governance" or "app".
+        lane: &'static str,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// This host could not run it.
+    #[error(transparent)]
+    Host(#[from] HostFault),
+    /// The disk failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Why a store was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log holds no genesis.
+    #[error("log.redb holds no genesis: the store was never completed; remove its directory")]
+    Empty,
+    /// The disk failed, or a file is damaged.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl Store {
+    /// Founds a store: signs its genesis, runs both `init`s, and makes it durable.
+    ///
+    /// # Errors
+    /// When the files are not empty, a rule is broken, or an `init` does not succeed.
+    pub fn create(
+        files: Files,
+        engine: Arc<dyn Engine>,
+        key: SigningKey,
+        spec: NewStore,
+        now_ms: u64,
+    ) -> Result<Self, CreateError> {
+        let author = DeviceKey(key.verifying_key().to_bytes());
+        let mut admits = spec.admits;
+        admits.push(author);
+        admits.sort_unstable();
+        admits.dedup();
+        let body = Body {
+            transactions: Vec::new(),
+            genesis: Some(spec.genesis),
+            claim: None,
+        }
+        .encode();
+        let len = u32::try_from(body.len())
+            .map_err(|_| CreateError::Genesis(format!("a body of {} bytes", body.len())))?;
+        let header = Header {
+            store: None,
+            author,
+            chain: spec.chain,
+            seq: Seq(0),
+            prev: None,
+            deps: Vec::new(),
+            time: Time {
+                wall_ms: now_ms,
+                counter: 0,
+            },
+            grant: None,
+            admits,
+            lane: Lane::System,
+            body: BodyRef {
+                hash: Body::hash_of(&body),
+                len,
+                key: 0,
+            },
+            chain_bytes: u64::from(len),
+            parent_view: None,
+            hints: Vec::new(),
+            critical: 0,
+        };
+        let header = VerifiedHeader::sign(header, &key)
+            .map_err(|error| CreateError::Genesis(error.to_string()))?;
+        let mut store = Self::found(files, engine, key, header, body, now_ms)?;
+        store.chain = Some(spec.chain);
+        store.core.rows.put(OWN_CHAIN, spec.chain.0.to_be_bytes());
+        store.run_genesis_now()?;
+        store.commit(now_ms)?;
+        store.flush(now_ms)?;
+        Ok(store)
+    }
+
+    /// Starts a replica from a received genesis. The caller has compared its id with what it asked
+    /// for. The app half may stay due until the component arrives.
+    ///
+    /// # Errors
+    /// When the bytes are no genesis, or governance refuses it.
+    pub fn adopt(
+        files: Files,
+        engine: Arc<dyn Engine>,
+        key: SigningKey,
+        genesis: (SignedHeader, Vec<u8>),
+        now_ms: u64,
+    ) -> Result<Self, CreateError> {
+        let header = lattice_format::verify(genesis.0)
+            .map_err(|error| CreateError::Genesis(error.to_string()))?;
+        if !header.is_genesis() {
+            return Err(CreateError::Genesis(format!(
+                "{} is not a genesis",
+                header.id()
+            )));
+        }
+        let mut store = Self::found(files, engine, key, header, genesis.1, now_ms)?;
+        let position = store.core.info.position;
+        let lanes: &[Lane] = match store.core.info.genesis.app {
+            Some(_) => &[Lane::System, Lane::App],
+            None => &[Lane::System],
+        };
+        for lane in lanes {
+            store
+                .core
+                .due
+                .set(&mut store.core.rows, *lane, position, LocalSeq(0));
+        }
+        store.commit(now_ms)?;
+        store.settle(OPEN_RUNS_MAX)?;
+        store.flush(now_ms)?;
+        Ok(store)
+    }
+
+    fn found(
+        files: Files,
+        engine: Arc<dyn Engine>,
+        key: SigningKey,
+        header: VerifiedHeader,
+        body: Vec<u8>,
+        now_ms: u64,
+    ) -> Result<Self, CreateError> {
+        let body = header
+            .check_body(body)
+            .map_err(|error| CreateError::Genesis(error.to_string()))?;
+        let decoded =
+            Body::decode(body.bytes()).map_err(|error| CreateError::Genesis(error.to_string()))?;
+        let genesis = decoded
+            .genesis
+            .filter(|_| decoded.transactions.is_empty())
+            .ok_or_else(|| CreateError::Genesis("its body says nothing of a store".into()))?;
+        if header.body.len > genesis.limits.body_bytes || genesis.limits.body_bytes < 1024 {
+            return Err(CreateError::Genesis(format!(
+                "its body has {} bytes, and it allows {}",
+                header.body.len, genesis.limits.body_bytes
+            )));
+        }
+        let log = Log::open(files.log)?;
+        let count = log.len()?;
+        if count != 0 {
+            return Err(CreateError::NotEmpty(count));
+        }
+        let info = Arc::new(Info {
+            id: StoreId::from(header.id()),
+            genesis,
+            position: header.position(),
+        });
+        let mut store = Self::assemble(log, Rows::open(files.state)?, engine, key, info, now_ms)?;
+        store.index(&header, Some(&body), now_ms, Vec::new())?;
+        Ok(store)
+    }
+
+    fn run_genesis_now(&mut self) -> Result<(), CreateError> {
+        let header = self.pending[0].header.clone();
+        let stored = Stored {
+            local: LocalSeq(0),
+            header: header.clone(),
+            body: None,
+            received_ms: 0,
+        };
+        let position = self.core.info.position;
+        let lanes: &[(Lane, &str)] = match self.core.info.genesis.app {
+            Some(_) => &[(Lane::System, "governance"), (Lane::App, "app")],
+            None => &[(Lane::System, "governance")],
+        };
+        for (lane, name) in lanes {
+            let failed = |stopped| match stopped {
+                Stopped::Fault(fault) => CreateError::Host(fault),
+                Stopped::Storage(error) => CreateError::Storage(error),
+            };
+            let mut effects = self
+                .core
+                .run_genesis(*lane, position, &stored)
+                .map_err(failed)?;
+            if let Some(outcome) = effects.outcomes.iter().find(|o| !o.is_ok()) {
+                return Err(CreateError::Init {
+                    lane: name,
+                    outcome: outcome.clone(),
+                });
+            }
+            self.core
+                .account(*lane, position, &header, LocalSeq(0), &mut effects)
+                .map_err(failed)?;
+            call_index::add(&mut effects, *lane, &header, LocalSeq(0), 2);
+            self.core.install(*lane, position, LocalSeq(0), effects)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a store: reads how far the derived state has come and replays the difference.
+    ///
+    /// # Errors
+    /// When the log is empty or damaged.
+    pub fn open(
+        files: Files,
+        engine: Arc<dyn Engine>,
+        key: SigningKey,
+        now_ms: u64,
+    ) -> Result<Self, OpenError> {
+        let log = Log::open(files.log)?;
+        let count = log.len()?;
+        let first = log.entry(LocalSeq(0))?.ok_or(OpenError::Empty)?;
+        let body = first
+            .body
+            .as_deref()
+            .and_then(|bytes| Body::decode(bytes).ok())
+            .and_then(|body| body.genesis);
+        let (true, Some(genesis)) = (first.header.is_genesis(), body) else {
+            return Err(StorageError(
+                "log.redb is damaged: its first entry is no genesis; restore the store from a backup, or join it again".into(),
+            )
+            .into());
+        };
+        let info = Arc::new(Info {
+            id: StoreId::from(first.header.id()),
+            genesis,
+            position: first.header.position(),
+        });
+        let rows = Rows::open(files.state)?;
+        let mut store = Self::assemble(log, rows, engine, key, info, now_ms)?;
+        if store.next.0 > count {
+            // The log was put back to an earlier day; whatever was derived beyond it is void.
+            return Err(StorageError(format!(
+                "state.redb knows {} entries and log.redb only {count}: if the log was restored from a backup, delete state.redb",
+                store.next.0
+            ))
+            .into());
+        }
+        let behind = store.next.0 < count || store.core.due.total() > 0;
+        store.replay(count)?;
+        store.durable = store.next;
+        store.settle(OPEN_RUNS_MAX)?;
+        if behind {
+            store.core.notice_stale_notices()?;
+            store.commit(now_ms)?;
+        }
+        Ok(store)
+    }
+
+    /// Indexes what the derived state does not know yet.
+    pub(crate) fn replay(&mut self, count: u64) -> Result<(), StorageError> {
+        while self.next.0 < count {
+            for stored in self.core.log.entries(self.next, 256)? {
+                if let Some(bytes) = &stored.body {
+                    stored.header.check_body(bytes.clone()).map_err(|e| {
+                        StorageError(format!(
+                            "log.redb is damaged: entry {}: {e}",
+                            stored.local.0
+                        ))
+                    })?;
+                }
+                self.index_only(&stored.header, stored.received_ms)?;
+                self.due(&stored.header)?;
+                if self.core.rows.pending_rows() > OVERLAY_ROWS_MAX {
+                    self.save_marks();
+                    self.core.rows.flush()?;
+                }
+            }
+        }
+        // A notice is raised when something changes, not when it is derived again.
+        self.core.notices.clear();
+        Ok(())
+    }
+
+    pub(crate) fn due(&mut self, header: &VerifiedHeader) -> Result<(), StorageError> {
+        let local = LocalSeq(self.next.0 - 1);
+        let position = header.position();
+        if local.0 == 0 {
+            self.core
+                .due
+                .set(&mut self.core.rows, Lane::System, position, local);
+            if self.core.info.genesis.app.is_some() {
+                self.core
+                    .due
+                    .set(&mut self.core.rows, Lane::App, position, local);
+            }
+        } else {
+            self.core
+                .due
+                .set(&mut self.core.rows, header.lane, position, local);
+        }
+        self.core.judge_new(&header.author, local)
+    }
+
+    fn assemble(
+        log: Log,
+        rows: Rows,
+        engine: Arc<dyn Engine>,
+        key: SigningKey,
+        info: Arc<Info>,
+        now_ms: u64,
+    ) -> Result<Self, StorageError> {
+        let profile = info.genesis.profile;
+        let engine = if engine.serves(profile) {
+            engine
+        } else {
+            Arc::new(Unserved(profile))
+        };
+        let author = DeviceKey(key.verifying_key().to_bytes());
+        let number = |name: &[u8]| -> Result<Option<u64>, StorageError> {
+            Ok(rows
+                .get(name)?
+                .and_then(|v| Some(u64::from_be_bytes((*v).try_into().ok()?))))
+        };
+        let next = LocalSeq(number(INDEXED)?.unwrap_or(0));
+        let chain = number(OWN_CHAIN)?.map(ChainId);
+        let roots = match rows.get(ROOTS)? {
+            None => Roots::default(),
+            Some(bytes) => Roots::from_slice(&bytes).ok_or_else(|| {
+                StorageError("the roots are damaged: delete state.redb to rebuild it".into())
+            })?,
+        };
+        let lengths = rows
+            .get(LENGTHS)?
+            .map_or_else(RangeLengths::default, |b| RangeLengths::from_slice(&b));
+        let last_time = rows.get(LAST_TIME)?.map_or(Time::default(), |b| {
+            lattice_format::Position::from_slice(&b).map_or(Time::default(), |p| p.time)
+        });
+        let witness = rows
+            .get(WITNESS)?
+            .and_then(|b| (*b).try_into().ok())
+            .unwrap_or(info.id.0);
+        let kept_notices = Kept::of(&log.notices()?);
+        let cache = LookupCache::of(&rows)?;
+        let published = Snapshot {
+            info: info.clone(),
+            engine: engine.clone(),
+            rows: rows.view(),
+            log: log.clone(),
+            names: cache.names.clone(),
+            any_cut: cache.any_cut,
+            summary: Arc::new(Summary {
+                count: 0,
+                applied: 0,
+                set: roots.digests().applied,
+                state_root: roots.digests().state,
+                outcome_root: roots.digests().outcomes,
+                pending: 0,
+                last_time,
+                replays: Arc::default(),
+                heads: Vec::new(),
+                system_paused: None,
+                app_paused: None,
+            }),
+            offered: Arc::default(),
+        };
+        let due = Due::load(&rows)?;
+        let last_run = [
+            record::last_run(&rows, Lane::System)?,
+            record::last_run(&rows, Lane::App)?,
+        ];
+        let closes = Closes(log.clone());
+        let core = Core {
+            rows,
+            log,
+            engine,
+            info,
+            roots,
+            answers: Answers::default(),
+            cache,
+            lengths,
+            changes: Changes::default(),
+            due,
+            last_run,
+            notices: Vec::new(),
+            noticed: Noticed::new(),
+            replays: Arc::default(),
+            me: author,
+            paused: [None, None],
+        };
+        Ok(Self {
+            core,
+            key,
+            author,
+            open: None,
+            chain,
+            left_chain: None,
+            last_time,
+            settled: true,
+            next,
+            durable: next,
+            pending: Vec::new(),
+            waiting: Waiting::default(),
+            witness,
+            witnessed_since: 0,
+            flushed_at_ms: now_ms,
+            unflushed: 0,
+            kept_notices,
+            published,
+            undo: None,
+            unsigned: None,
+            broken: None,
+            _closes: closes,
+        })
+    }
+}
