@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use lattice_format::{Call, ChainId, ComponentId, DeviceKey, IntentionId, Lane, StoreId};
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{self, Step};
 use lattice_kernel::{Changes, Notice};
+use lattice_testing::{self as testing, Step};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 

@@ -7,9 +7,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lattice_format::{Call, ChainId, IntentionId, Lane, StoreId};
-use lattice_kernel::testing::disk::{Disk, Power, files};
-use lattice_kernel::testing::{self, ModelEngine, key};
 use lattice_kernel::{Changes, Files, LocalSeq, NewStore, Notice, Snapshot, StorageError, Store};
+use lattice_testing::disk::{Disk, Power, files};
+use lattice_testing::{self as testing, ModelEngine, key};
 use redb::Database;
 
 use crate::limits::TICK;

@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 use lattice_format::{Call, DeviceKey, IntentionId, Lane, SignedHeader, StoreId};
 use lattice_kernel::run::engine::HostFault;
 use lattice_kernel::{
-    CallError, Changes, Notice, Outcome, Received, Snapshot, StorageError, Store, Told,
+    BatchVerifier, CallError, Changes, Notice, Outcome, Received, Snapshot, StorageError, Store,
+    Told,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -260,7 +261,8 @@ impl Writer {
                 entries,
                 reply,
             } => {
-                let received = store.receive(from, entries, self.times.now_ms(), clock::seed());
+                let verifier = BatchVerifier(clock::seed());
+                let received = store.receive(from, entries, self.times.now_ms(), verifier);
                 match &received {
                     Ok(_) => {
                         self.pending = self.pending.max(1);

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use lattice_format::{BlobId, StoreId};
 use lattice_kernel::blob::{BlobStore, Fetch, FetchInput, Server};
 use lattice_kernel::sync::{Access, Config, Effect, Input, Role, Session, Wants};
-use lattice_kernel::testing::{self, device};
-use lattice_kernel::{Outcome, Store};
+use lattice_kernel::{BatchVerifier, Outcome, Store};
+use lattice_testing::{self as testing, device};
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
@@ -65,7 +65,8 @@ fn give(session: &mut Session, input: Input, now_ms: u64, store: &mut Store) {
             assert!(count < EFFECTS_MAX, "one piece has no end");
             match effect {
                 Effect::Deliver(entries) => {
-                    let received = store.receive(device(1), entries, now_ms, [7; 32]);
+                    let received =
+                        store.receive(device(1), entries, now_ms, BatchVerifier([7; 32]));
                     inputs.push(Input::Received(Some(
                         received.expect("memory does not fail"),
                     )));

@@ -15,7 +15,7 @@ use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Que
 use crate::run::{Place, Run, RunFault};
 use crate::state::cell::{Cell, Space};
 use crate::testing::{self, ModelEngine, Step};
-use crate::{Notice, Received, Store};
+use crate::{BatchVerifier, Notice, Received, Store};
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -236,7 +236,12 @@ fn entries(store: &Store, from: u64) -> Vec<(SignedHeader, Option<Vec<u8>>)> {
 }
 
 fn deliver(from: &Store, after: u64, to: &mut Store, now_ms: u64) -> Received {
-    let received = to.receive(from.author, entries(from, after), now_ms, [7; 32]);
+    let received = to.receive(
+        from.author,
+        entries(from, after),
+        now_ms,
+        BatchVerifier([7; 32]),
+    );
     let received = received.unwrap();
     assert_eq!(received.blame, vec![]);
     while to.settle(u64::MAX).unwrap().pending > 0 {}
@@ -427,7 +432,8 @@ fn governance_is_cut_and_folded_so_often_and_then_stands_still() {
                 .collect(),
         };
         let mut c = adopted(&a, 2, Arc::new(engine));
-        c.receive(a.author, entries(&a, 1), NOW, [7; 32]).unwrap();
+        c.receive(a.author, entries(&a, 1), NOW, BatchVerifier([7; 32]))
+            .unwrap();
         let paused = c.snapshot().summary().system_paused.clone();
         let paused = paused.map(|fault| fault.to_string());
         assert_eq!(paused.is_some(), stands, "{paused:?}");

@@ -5,6 +5,9 @@
 //! the daemon and the simulator run the same objects. A write passes through
 //! `admit → log → dag → fold → versions → state`, a file each.
 
+#[cfg(test)]
+extern crate self as lattice_kernel;
+
 pub mod blob;
 #[cfg(test)]
 mod bounds;
@@ -19,7 +22,9 @@ pub mod state;
 pub mod storage;
 mod store;
 pub mod sync;
-#[cfg(feature = "testing")]
+// Unit tests see what is private here, so they need the models on this very kernel, not on a second one.
+#[cfg(test)]
+#[path = "../../testing/src/model/mod.rs"]
 pub mod testing;
 
 pub use fold::core::{Changes, Settled};
@@ -34,4 +39,5 @@ pub use storage::rows::StorageError;
 pub use store::author::{CallError, Told};
 pub use store::receive::{Blame, Received};
 pub use store::snapshot::{HistoryRow, Queried, Snapshot, StateRow, Summary, Tip};
+pub use store::verification::{BatchVerifier, VerifyBatch};
 pub use store::{CreateError, NewStore, OpenError, Store};

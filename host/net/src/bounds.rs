@@ -12,8 +12,8 @@ use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::blob::BlobStore;
 use lattice_kernel::run::engine::{Member, MemberStatus, Role};
 use lattice_kernel::sync::ALPN as SYNC_ALPN;
-use lattice_kernel::testing::{device, key};
 use lattice_kernel::{Received, Snapshot};
+use lattice_testing::{device, key};
 use prost::Message;
 
 use crate::endpoint::{self, endpoint_addr, own_addr};

@@ -8,11 +8,11 @@ use lattice_format::{
     Call, ComponentRef, DeviceKey, Genesis, IntentionId, Lane, Limits, Param, StoreId,
 };
 use lattice_kernel::run::engine::{CallEnd, CallKind, Engine, Member, Role};
-use lattice_kernel::testing::disk::Dice;
-use lattice_kernel::testing::{self, KEYS, ModelEngine, Step};
 use lattice_kernel::{Outcome, Snapshot};
 use lattice_runtime::values::{Type, Value, cbor, text, wave};
 use lattice_runtime::{InstallError, Schema, Wasm};
+use lattice_testing::Dice;
+use lattice_testing::{self as testing, KEYS, ModelEngine, Step};
 
 use crate::limits::START_MS;
 

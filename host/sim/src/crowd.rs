@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::disk::Dice;
 use lattice_kernel::{LocalSeq, Stored};
+use lattice_testing::Dice;
 use rhai::{Dynamic, Engine};
 
 use crate::node::NodeId;

@@ -2,8 +2,8 @@
 
 use lattice_format::{Body, BodyRef, Header, IntentionId, Lane, Seq, SignedHeader, VerifiedHeader};
 use lattice_kernel::run::engine::MemberStatus;
-use lattice_kernel::testing::{self, disk::Dice};
 use lattice_kernel::{LocalSeq, Stored};
+use lattice_testing::{self as testing, Dice};
 
 use crate::node::{Delivery, Entries, Job, NodeId};
 use crate::plan::{Act, Fails};

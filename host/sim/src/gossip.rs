@@ -20,7 +20,7 @@ use iroh_gossip::proto::{
 use lattice_format::{DeviceKey, IntentionId};
 use lattice_kernel::sync::limits::{GOSSIP_BYTES_MAX, GOSSIP_COLLECT_MS};
 use lattice_kernel::sync::{Access, Announcement, Gossip, Input, Move};
-use lattice_kernel::testing::disk::Dice;
+use lattice_testing::Dice;
 use rand_core::{SeedableRng, TryRng};
 
 use crate::limits::{GOSSIP_LATE_MS, RETRY_MIN_MS};

@@ -5,7 +5,7 @@
 //! For that a frame is taken apart as protobuf, without knowing its messages, and put together again.
 
 use bytes::Bytes;
-use lattice_kernel::testing::disk::Dice;
+use lattice_testing::Dice;
 
 use crate::limits::OUT_BYTES_HIGH;
 use crate::node::NodeId;

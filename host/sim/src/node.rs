@@ -7,7 +7,7 @@ use ed25519_dalek::SigningKey;
 use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
 use lattice_kernel::Store;
 use lattice_kernel::sync::Governance;
-use lattice_kernel::testing::disk::{Disk, Power};
+use lattice_testing::disk::{Disk, Power};
 
 use crate::gossip::Membership;
 use crate::queue::Event;

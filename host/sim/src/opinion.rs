@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use lattice_format::{Body, Call, CallId, DeviceKey, Lane, Time};
-use lattice_kernel::testing::{APP_COMMANDS, GOVERNANCE_COMMANDS, KEYS};
 use lattice_kernel::{HistoryRow, Outcome, TrapKind};
+use lattice_testing::{APP_COMMANDS, GOVERNANCE_COMMANDS, KEYS};
 
 use crate::trace::short;
 

@@ -8,7 +8,7 @@ use std::fmt;
 
 use lattice_format::Call;
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::disk::Dice;
+use lattice_testing::Dice;
 
 use crate::code::Code;
 use crate::node::NodeId;

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::thread;
 
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::disk::{Dice, Survives};
 use lattice_runtime::profile::THREAD_STACK_BYTES;
+use lattice_testing::Dice;
+use lattice_testing::disk::Survives;
 use rhai::{Array, Dynamic, Engine, EvalAltResult, Position, Token};
 
 use crate::code::Code;

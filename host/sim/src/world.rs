@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use lattice_format::{Call, DeviceKey, Digest, StoreId};
 use lattice_kernel::run::engine::Engine;
-use lattice_kernel::testing::disk::{Dice, Survives};
 use lattice_kernel::{Notice, Outcome, Snapshot};
+use lattice_testing::Dice;
+use lattice_testing::disk::Survives;
+use lattice_testing::verified::VerifiedHeaders;
 
 use crate::check::{Seen, View};
 use crate::code::Code;
@@ -172,6 +174,8 @@ pub struct World {
     pub(crate) store_id: Option<StoreId>,
     pub(crate) stats: Stats,
     pub(crate) seen: BTreeMap<Digest, Seen>,
+    /// What one node has verified, so that the next need not.
+    pub(crate) verified: VerifiedHeaders,
     pub(crate) judged: BTreeSet<Digest>,
     pub(crate) invites: u64,
     /// The invite that claims are made of.
@@ -219,7 +223,6 @@ impl World {
 
     /// A network in which nothing is going to happen.
     pub(crate) fn empty(code: &Code, dice: Dice, nodes: Vec<Node>, keep_trace: bool) -> Self {
-        lattice_kernel::testing::memo::remember();
         Self {
             now_ms: 0,
             code: code.clone(),
@@ -238,6 +241,7 @@ impl World {
             store_id: None,
             stats: Stats::default(),
             seen: BTreeMap::new(),
+            verified: VerifiedHeaders::default(),
             judged: BTreeSet::new(),
             invites: 0,
             invite: None,

@@ -2,8 +2,8 @@
 //! happens when its disk or its machine fails.
 
 use lattice_format::{Call, DeviceKey, Genesis, Lane, SignedHeader};
-use lattice_kernel::testing::disk::{self, SURVIVALS, Survives};
 use lattice_kernel::{CreateError, NewStore, OpenError, Store};
+use lattice_testing::disk::{self, SURVIVALS, Survives};
 
 use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS, TICK_MS};
 use crate::node::{Delivery, Disks, Job, Machine, NodeId};
@@ -133,7 +133,8 @@ impl World {
         let Some(store) = &mut self.nodes[id.index()].store else {
             return;
         };
-        match store.receive(from, entries, now_ms, seed) {
+        let verifier = self.verified.verifier(seed);
+        match store.receive(from, entries, now_ms, verifier) {
             Ok(received) => {
                 self.stats.received += sent;
                 self.stats.known += received.known as u64;

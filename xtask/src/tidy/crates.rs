@@ -11,12 +11,16 @@ use crate::{lockfile, shell};
 
 /// The arrows of the workspace: a crate, and the crates of the tree that it may import. Whatever is not here is
 /// forbidden, a crate without a row included. A new arrow is an argument about the layout: ARCHITECTURE.md.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("host/format", &[]),
     ("host/kernel", &["host/format"]),
     ("host/runtime", &["host/kernel", "host/format"]),
     ("host/net", &["host/kernel", "host/format"]),
-    ("host/sim", &["host/kernel", "host/runtime", "host/format"]),
+    ("host/testing", &["host/kernel", "host/format"]),
+    (
+        "host/sim",
+        &["host/testing", "host/runtime", "host/kernel", "host/format"],
+    ),
     (
         "host/daemon",
         &["host/kernel", "host/runtime", "host/net", "host/format"],
@@ -28,7 +32,13 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ),
     (
         "host/fuzz",
-        &["host/runtime", "host/net", "host/kernel", "host/format"],
+        &[
+            "host/testing",
+            "host/runtime",
+            "host/net",
+            "host/kernel",
+            "host/format",
+        ],
     ),
     ("sdk/rust", &[]),
     ("plugins/*", &["sdk/rust"]),
@@ -36,13 +46,22 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("xtask", &[]),
 ];
 
+/// What any crate of the host may import for its tests, besides its arrows.
+const FOR_TESTS: &str = "host/testing";
+
+/// The feature that builds the kernel with faults. A program must not have it.
+const MUTANTS: &str = "mutants";
+
 /// Heavy dependencies and the crates that exist to keep them in. A name also stands for the family `name-*`.
 const OWNERS: [(&str, &[&str]); 10] = [
     ("wasmtime", &["host/runtime"]),
     ("iroh", &["host/net"]),
     ("iroh-gossip", &["host/net", "host/sim"]),
     // A commit of its own is the raw limit that the figures are held against.
-    ("redb", &["host/kernel", "host/daemon", "host/bench"]),
+    (
+        "redb",
+        &["host/kernel", "host/testing", "host/daemon", "host/bench"],
+    ),
     ("bao-tree", &["host/kernel"]),
     // The command line and the figures are its clients.
     ("tonic", &["host/daemon", "host/cli", "host/bench"]),
@@ -106,6 +125,8 @@ pub struct Dependency {
     pub kind: Kind,
     /// Its directory from the root, if it lies in the tree.
     pub directory: Option<String>,
+    /// The features that it switches on.
+    pub features: Vec<String>,
 }
 
 /// One crate of the workspace.
@@ -181,10 +202,12 @@ fn member(package: &Value, root: &Path) -> Result<Member> {
         let directory = dependency["path"]
             .as_str()
             .and_then(|path| relative(Path::new(path)));
+        let features = dependency["features"].as_array().into_iter().flatten();
         dependencies.push(Dependency {
             name,
             kind,
             directory,
+            features: features.filter_map(text).collect(),
         });
     }
     Ok(Member {
@@ -202,6 +225,7 @@ pub(super) fn check(workspace: &Workspace, tree: &Tree, violations: &mut Vec<Vio
             violations,
         };
         found.arrows(member);
+        found.mutants(member);
         found.owners(member);
         found.purity(member);
         found.license(member);
@@ -283,13 +307,14 @@ impl Found<'_> {
             let message = "has no row in the table of arrows (xtask/src/tidy/crates.rs)".to_owned();
             return self.add(0, "arrow", message);
         };
-        for directory in member
-            .dependencies
-            .iter()
-            .filter_map(|dependency| dependency.directory.as_deref())
-        {
+        let is_of_host = member.directory.starts_with("host/");
+        for dependency in &member.dependencies {
+            let Some(directory) = dependency.directory.as_deref() else {
+                continue;
+            };
+            let is_for_tests = is_of_host && dependency.kind == Kind::Dev && directory == FOR_TESTS;
             // A crate imports itself to switch a feature on for its own tests.
-            if directory != member.directory && !allowed.contains(&directory) {
+            if directory != member.directory && !is_for_tests && !allowed.contains(&directory) {
                 let message = match allowed {
                     [] => format!("imports {directory}, but may import no crate of the tree"),
                     _ => format!(
@@ -298,6 +323,19 @@ impl Found<'_> {
                     ),
                 };
                 self.add(0, "arrow", message);
+            }
+        }
+    }
+
+    fn mutants(&mut self, member: &Member) {
+        for dependency in &member.dependencies {
+            let is_on = dependency.features.iter().any(|name| name == MUTANTS);
+            if is_on && dependency.kind != Kind::Dev {
+                let message = format!(
+                    "builds {} with the feature {MUTANTS}, which only tests may have",
+                    dependency.name
+                );
+                self.add(0, "mutants", message);
             }
         }
     }
@@ -456,6 +494,7 @@ mod tests {
             name: name.to_owned(),
             kind,
             directory: directory.map(str::to_owned),
+            features: Vec::new(),
         }
     }
 
@@ -540,6 +579,24 @@ mod tests {
             ),
             ["arrow"]
         );
+    }
+
+    #[test]
+    fn what_only_tests_use_is_found_in_what_is_shipped() {
+        let testing = |kind| import("lattice-testing", kind, Some("host/testing"));
+        assert!(rules("host/net", testing(Kind::Dev)).is_empty());
+        assert_eq!(rules("host/net", testing(Kind::Normal)), ["arrow"]);
+        assert_eq!(rules("host/net", testing(Kind::Build)), ["arrow"]);
+        assert!(rules("host/sim", testing(Kind::Normal)).is_empty());
+        let plugin = vec![testing(Kind::Dev)];
+        let found = rules_for("plugins/kv", "MIT OR Apache-2.0", plugin);
+        assert_eq!(found, ["arrow"]);
+        let broken = |kind| Dependency {
+            features: vec!["mutants".into()],
+            ..testing(kind)
+        };
+        assert!(rules("host/sim", broken(Kind::Dev)).is_empty());
+        assert_eq!(rules("host/sim", broken(Kind::Normal)), ["mutants"]);
     }
 
     #[test]

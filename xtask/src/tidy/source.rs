@@ -8,12 +8,13 @@ use super::tree::{File, Tree};
 const PRODUCTION_LINES_MAX: usize = 600;
 
 /// The crates below the composition root: they neither talk to the user nor look at the environment.
-const SILENT: [&str; 5] = [
+const SILENT: [&str; 6] = [
     "host/format/",
     "host/kernel/",
     "host/runtime/",
     "host/net/",
     "host/sim/",
+    "host/testing/",
 ];
 
 /// The one file of those that may write to standard error: it holds the `main` of a child process, whose parent

@@ -5,6 +5,7 @@ mod commit;
 mod open;
 pub(crate) mod receive;
 pub(crate) mod snapshot;
+pub(crate) mod verification;
 
 use std::sync::Arc;
 

@@ -9,6 +9,7 @@ use crate::graph::pending::{Arrival, FloatReason};
 use crate::mutant::{self, Mutant};
 use crate::storage::rows::StorageError;
 use crate::store::Store;
+use crate::store::verification::VerifyBatch;
 
 /// Something for which a sender answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,21 +45,22 @@ impl Store {
     /// Verifies, admits and witnesses what a peer sent, and marks it for execution: call
     /// [`Store::settle`] afterwards. Everything witnessed is durable when this returns.
     ///
-    /// `seed` are 32 fresh random bytes, for the batch verification of signatures.
-    ///
     /// # Errors
     /// When the disk fails; nothing of the batch is kept then.
+    ///
+    /// # Panics
+    /// When `verifier` gives another number of results than it got headers.
     pub fn receive(
         &mut self,
         from: DeviceKey,
         entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
         now_ms: u64,
-        seed: [u8; 32],
+        verifier: impl VerifyBatch,
     ) -> Result<Received, StorageError> {
         self.commit_calls(now_ms)?;
         let mut received = Received::default();
         let taken = self
-            .verify(from, entries, &seed, &mut received)
+            .verify(from, entries, verifier, &mut received)
             .and_then(|arrivals| self.admit_all(arrivals, now_ms, &mut received));
         if let Err(error) = taken {
             self.roll_back();
@@ -75,7 +77,7 @@ impl Store {
         &mut self,
         from: DeviceKey,
         entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
-        seed: &[u8; 32],
+        verifier: impl VerifyBatch,
         received: &mut Received,
     ) -> Result<VecDeque<Arrival>, StorageError> {
         let mut unknown = Vec::new();
@@ -93,7 +95,8 @@ impl Store {
             }
         }
         let mut arrivals = VecDeque::new();
-        let results = verified(unknown.clone(), seed);
+        let results = verifier.verify_batch(unknown.clone());
+        assert_eq!(results.len(), unknown.len(), "one result for each header");
         for ((result, signed), body) in results.into_iter().zip(unknown).zip(bodies) {
             let header = match result {
                 Ok(header) => header,
@@ -208,16 +211,4 @@ impl Store {
             received.no_room += 1;
         }
     }
-}
-
-/// Verifies headers.
-#[cfg(not(feature = "testing"))]
-fn verified(batch: Vec<SignedHeader>, seed: &[u8; 32]) -> Vec<Result<VerifiedHeader, VerifyError>> {
-    lattice_format::verify_batch(batch, seed)
-}
-
-/// Verifies headers; where many nodes run in one thread, each header once for all of them.
-#[cfg(feature = "testing")]
-fn verified(batch: Vec<SignedHeader>, seed: &[u8; 32]) -> Vec<Result<VerifiedHeader, VerifyError>> {
-    crate::testing::memo::verify_batch(batch, seed)
 }

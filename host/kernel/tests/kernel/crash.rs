@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use lattice_format::{Body, ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::disk::{Dice, Disk, Power, SURVIVALS, Survives, files, repaired};
-use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
-use lattice_kernel::{Files, Notice, OpenError, Outcome, StorageError, Store, Stored};
+use lattice_kernel::{
+    BatchVerifier, Files, Notice, OpenError, Outcome, StorageError, Store, Stored,
+};
+use lattice_testing::Dice;
+use lattice_testing::disk::{Disk, Power, SURVIVALS, Survives, files, repaired};
+use lattice_testing::{self as testing, KEYS, ModelEngine, Step, device, key, memory_files};
 use redb::Database;
 
 use crate::damage::grown;
@@ -105,7 +108,7 @@ pub fn receive(
     now: u64,
 ) -> Result<Vec<IntentionId>, StorageError> {
     let batch = entries.iter().map(wire).collect();
-    let received = store.receive(device(7), batch, now, [7; 32])?;
+    let received = store.receive(device(7), batch, now, BatchVerifier([7; 32]))?;
     assert_eq!(received.blame, vec![]);
     Ok(received.witnessed)
 }

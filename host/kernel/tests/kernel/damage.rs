@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::disk::{Dice, Disk, Power, files};
-use lattice_kernel::testing::{self, ModelEngine, Step, device, key};
 use lattice_kernel::{Files, LocalSeq, Notice, Store, Stored};
+use lattice_testing::Dice;
+use lattice_testing::disk::{Disk, Power, files};
+use lattice_testing::{self as testing, ModelEngine, Step, device, key};
 
 use crate::crash::{open, others, receive, steps};
 use crate::world::{START_MS, adopt, all, judge, settle, wire};

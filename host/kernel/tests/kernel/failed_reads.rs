@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lattice_format::{ChainId, Lane};
-use lattice_kernel::testing::disk::{Disk, Power, files};
-use lattice_kernel::testing::{self, Step};
 use lattice_kernel::{Files, LocalSeq, Snapshot, StorageError, Store};
+use lattice_testing::disk::{Disk, Power, files};
+use lattice_testing::{self as testing, Step};
 use redb::Database;
 
 use crate::crash::open;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use lattice_kernel::Stored;
-use lattice_kernel::mutant::{self, Mutant};
+use lattice_testing::mutants::{self, Mutant};
 
 use crate::world::{Event, World, adopt, all, deliver, event, event_with_quotas, judge};
 
@@ -167,15 +167,15 @@ fn is_caught_in(
     cases: &impl Strategy<Value = (Vec<Event>, Vec<u16>, Vec<usize>)>,
     world: fn() -> World,
 ) {
-    mutant::select(Some(mutant));
-    let found = runner(2_000, 0)
-        .run(cases, |(events, keys, sizes)| {
-            // A mutant may also run into an assertion of the kernel.
-            std::panic::catch_unwind(|| check_in(world(), &events, &keys, &sizes).map(|_| ()))
-                .unwrap_or_else(|_| Err(TestCaseError::fail("the kernel noticed")))
-        })
-        .is_err();
-    mutant::select(None);
+    let found = mutants::with(mutant, || {
+        runner(2_000, 0)
+            .run(cases, |(events, keys, sizes)| {
+                // A mutant may also run into an assertion of the kernel.
+                std::panic::catch_unwind(|| check_in(world(), &events, &keys, &sizes).map(|_| ()))
+                    .unwrap_or_else(|_| Err(TestCaseError::fail("the kernel noticed")))
+            })
+            .is_err()
+    });
     assert!(found, "{mutant:?} was not caught");
 }
 
@@ -217,8 +217,8 @@ fn a_refused_local_call_that_leaves_its_intention_open_is_caught() {
 fn a_changed_outcome_is_noticed_once_and_durably() {
     use crate::world::{START_MS, settle};
     use lattice_format::{ChainId, Lane};
-    use lattice_kernel::testing::{Step, program};
     use lattice_kernel::{Notice, Outcome};
+    use lattice_testing::{Step, program};
 
     // Device 2 reads key 0 while device 1, whose clock is behind, writes it unseen.
     let mut world = World::new();
@@ -269,7 +269,7 @@ fn a_changed_outcome_is_noticed_once_and_durably() {
 
 #[test]
 fn a_refused_call_leaves_no_memory_behind() {
-    use lattice_kernel::testing::Step;
+    use lattice_testing::Step;
     let call = Event::Call {
         by: 0,
         programs: vec![
@@ -294,8 +294,6 @@ fn a_refused_call_leaves_no_memory_behind() {
         judge(&world.stores[0]).map(|_| ())
     };
     judged().unwrap();
-    mutant::select(Some(Mutant::RefusalKeepsIntentionOpen));
-    let found = judged().is_err();
-    mutant::select(None);
-    assert!(found);
+    let found = mutants::with(Mutant::RefusalKeepsIntentionOpen, judged);
+    assert!(found.is_err());
 }

@@ -5,8 +5,8 @@ use lattice_format::{
     Body, ChainId, DeviceKey, IntentionId, Lane, Seq, Signature, SignedHeader, StoreId, Time,
     VerifiedHeader,
 };
-use lattice_kernel::testing::{self, Step, device, key};
-use lattice_kernel::{FloatReason, HostRefusal, Notice, Outcome};
+use lattice_kernel::{BatchVerifier, FloatReason, HostRefusal, Notice, Outcome};
+use lattice_testing::{self as testing, Step, device, key};
 
 use crate::scene::{Forged, MALLORY, NOW, Scene, program};
 use crate::world::{START_MS, all, judge, settle, wire};
@@ -230,7 +230,7 @@ fn both_sides_of_a_fork_stand_and_somebody_is_told() {
     // In another order elsewhere.
     for forged in [&again, &first, &right, &left, &on_left] {
         let received = replica
-            .receive(device(9), vec![forged.entry()], NOW, [1; 32])
+            .receive(device(9), vec![forged.entry()], NOW, BatchVerifier([1; 32]))
             .unwrap();
         assert_eq!(received.witnessed, vec![forged.id()]);
         settle(&mut replica);
@@ -278,7 +278,7 @@ fn bodies_are_within_the_limit_and_those_that_are_named() {
     let from = device(10);
     let received = scene
         .store
-        .receive(from, vec![first.entry()], NOW, [2; 32])
+        .receive(from, vec![first.entry()], NOW, BatchVerifier([2; 32]))
         .unwrap();
     settle(&mut scene.store);
     assert_eq!(received.witnessed, vec![first.id(), next.id()]);

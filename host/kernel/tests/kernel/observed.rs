@@ -2,10 +2,10 @@
 
 use lattice_format::{CallId, IntentionId, Lane};
 use lattice_kernel::Outcome;
-use lattice_kernel::mutant::{self, Mutant};
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{self, device, key};
 use lattice_kernel::{Store, Stored};
+use lattice_testing::mutants::{self, Mutant};
+use lattice_testing::{self as testing, device, key};
 
 use crate::revocation::{FOUNDER, MEMBER, ROGUE, Team, put, shuffled};
 use crate::world::{START_MS, adopt, all, deliver, judge, settle};
@@ -97,8 +97,7 @@ fn what_was_observed_is_observed_again_when_its_entry_counts_again() {
 
 #[test]
 fn an_answer_that_is_not_tracked_is_caught() {
-    let wrong = |mutant| {
-        mutant::select(mutant);
+    let wrong = || {
         let mut team = Team::new();
         let (rogue, _) = team.app(ROGUE, &put(1));
         team.sync();
@@ -106,12 +105,10 @@ fn an_answer_that_is_not_tracked_is_caught() {
         team.call(MEMBER, Lane::App, testing::saw(call));
         team.send(MEMBER, FOUNDER);
         team.govern(testing::revoke(device(ROGUE), &[]));
-        let judged = judge(&team.stores[0]).is_err();
-        mutant::select(None);
-        judged
+        judge(&team.stores[0]).is_err()
     };
-    assert!(!wrong(None));
-    assert!(wrong(Some(Mutant::ObservedCallsUntracked)));
+    assert!(!wrong());
+    assert!(mutants::with(Mutant::ObservedCallsUntracked, wrong));
 }
 
 /// The same header again around another call: what a device does that forks its chain, and its calls

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use lattice_format::{ChainId, ComponentId, Limits};
 use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question};
-use lattice_kernel::testing::{self, ModelEngine, key, memory_files};
 use lattice_kernel::{CreateError, NewStore, Store};
+use lattice_testing::{self as testing, ModelEngine, key, memory_files};
 
 use crate::world::{START_MS, all, wire};
 

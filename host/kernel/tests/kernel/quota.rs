@@ -3,8 +3,8 @@
 
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{self, Step, device};
 use lattice_kernel::{CallError, Notice, Store};
+use lattice_testing::{self as testing, Step, device};
 
 use crate::world::{START_MS, adopt, all, deliver, judge, settle};
 

@@ -1,7 +1,7 @@
 //! How often entries run again, by whose late entry.
 
 use lattice_format::Lane;
-use lattice_kernel::testing::{self, Step, device};
+use lattice_testing::{self as testing, Step, device};
 
 use crate::revocation::{FOUNDER, MEMBER, ROGUE, Team, put};
 

@@ -4,11 +4,11 @@
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
 use lattice_kernel::state::cell::Space;
-use lattice_kernel::testing::{self, Step, device};
 use lattice_kernel::{CallError, Notice, Outcome, Store, Stored};
+use lattice_testing::{self as testing, Step, device};
 
 use crate::world::{START_MS, adopt, all, deliver, judge, settle};
-use lattice_kernel::testing::disk::Dice;
+use lattice_testing::Dice;
 
 pub const FOUNDER: u8 = 0;
 pub const MEMBER: u8 = 1;

@@ -8,8 +8,8 @@ use lattice_format::{
     Transaction,
 };
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{self, ModelEngine, Step, device, key, memory_files};
-use lattice_kernel::{NewStore, Received, Store};
+use lattice_kernel::{BatchVerifier, NewStore, Received, Store};
+use lattice_testing::{self as testing, ModelEngine, Step, device, key, memory_files};
 
 use crate::world::{START_MS, all, judge, settle};
 
@@ -101,7 +101,7 @@ impl Scene {
     pub fn send(&mut self, entries: Vec<Entry>) -> Received {
         let received = self
             .store
-            .receive(device(9), entries, NOW, [5; 32])
+            .receive(device(9), entries, NOW, BatchVerifier([5; 32]))
             .unwrap();
         settle(&mut self.store);
         received

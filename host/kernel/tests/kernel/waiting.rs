@@ -1,12 +1,12 @@
 //! What has to wait: entries that float or are parked have their bounds, and are judged when they wake.
 
 use lattice_format::{Header, IntentionId, Seq, Signature, SignedHeader, Time};
-use lattice_kernel::FloatReason;
 use lattice_kernel::limits::{
     DROPPED_MAX, FLOATING_BYTES_PER_PEER, FLOATING_MAX, FLOATING_PER_PEER, PARKED_MAX,
     PARKED_PER_PEER,
 };
-use lattice_kernel::testing::device;
+use lattice_kernel::{BatchVerifier, FloatReason};
+use lattice_testing::device;
 
 use crate::scene::{DRIFT_MS, Entry, NOW, Scene};
 use crate::world::{judge, settle};
@@ -83,7 +83,10 @@ fn parked_entries_are_bounded_and_the_latest_gives_way() {
             .map(|n| at(&scene, 10_000 + u64::from(peer) * 1_000 + n, n).entry())
             .collect();
         let from = device(100 + peer);
-        let received = scene.store.receive(from, batch, NOW, [1; 32]).unwrap();
+        let received = scene
+            .store
+            .receive(from, batch, NOW, BatchVerifier([1; 32]))
+            .unwrap();
         assert!(received.parked <= PARKED_PER_PEER);
         assert!(scene.store.parked().len() <= PARKED_MAX);
     }
@@ -211,7 +214,10 @@ fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
         if round == 0 {
             kept_first = batch.iter().map(|(s, _)| Header::id_of(&s.bytes)).collect();
         }
-        let received = scene.store.receive(from, batch, NOW, [4; 32]).unwrap();
+        let received = scene
+            .store
+            .receive(from, batch, NOW, BatchVerifier([4; 32]))
+            .unwrap();
         assert_eq!(received.blame, vec![], "to float is no fault");
         assert_eq!(received.floating + received.no_room, 1_000);
         if round < 30 {

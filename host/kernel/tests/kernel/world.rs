@@ -3,8 +3,8 @@
 use lattice_format::{Call, ChainId, DeviceKey, Lane, SignedHeader};
 use lattice_kernel::fold::reference::{Scratch, scratch};
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{self, KEYS, ModelEngine, Step, device, key, memory_files};
-use lattice_kernel::{LocalSeq, Snapshot, Store, Stored};
+use lattice_kernel::{BatchVerifier, LocalSeq, Snapshot, Store, Stored};
+use lattice_testing::{self as testing, KEYS, ModelEngine, Step, device, key, memory_files};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -284,7 +284,7 @@ pub fn deliver(store: &mut Store, entries: &[Stored]) {
 pub fn deliver_from(store: &mut Store, from: DeviceKey, entries: &[Stored]) {
     let batch = entries.iter().map(wire).collect();
     let received = store
-        .receive(from, batch, START_MS + 1_000, [7; 32])
+        .receive(from, batch, START_MS + 1_000, BatchVerifier([7; 32]))
         .unwrap();
     assert_eq!(received.blame, vec![]);
     settle(store);

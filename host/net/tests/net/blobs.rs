@@ -92,7 +92,7 @@ async fn a_revoked_device_gets_no_blobs() {
     let (a, b, store) = pair().await;
     equal(&[&a, &b], &store).await;
     let blob = a.host.blobs.insert(store, &content(10)).unwrap();
-    let revoke = lattice_kernel::testing::revoke(b.device(), &[]);
+    let revoke = lattice_testing::revoke(b.device(), &[]);
     a.host
         .call(&store, lattice_format::Lane::System, vec![revoke]);
     let error = b

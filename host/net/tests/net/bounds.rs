@@ -5,9 +5,9 @@ use std::time::Duration;
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, VarInt};
 use lattice_format::{BlobId, ComponentId, StoreId};
-use lattice_kernel::testing;
 use lattice_net::limits::*;
 use lattice_net::{JoinError, NetEvent, Offence, PeerAddr, Timings, blob, join};
+use lattice_testing as testing;
 
 use crate::host::{Node, equal, pair, until};
 use crate::hostile::{connect, is_closed, raw};

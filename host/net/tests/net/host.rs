@@ -12,12 +12,12 @@ use lattice_format::{
 use lattice_kernel::blob::BlobStore;
 use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
-use lattice_kernel::testing::{self, ModelEngine, Step, program};
-use lattice_kernel::{NewStore, Received, Snapshot, Store};
+use lattice_kernel::{BatchVerifier, NewStore, Received, Snapshot, Store};
 use lattice_net::{
     Claim, ClaimRefusal, DeliverError, Entries, Governance, InviteState, JoinHost, JoinPhase, Net,
     NetConfig, NetEvent, NetHost, PeerAddr, Timings,
 };
+use lattice_testing::{self as testing, ModelEngine, Step, program};
 
 /// How an invite was made.
 #[derive(Clone, Debug)]
@@ -142,7 +142,9 @@ impl NetHost for Host {
         };
         let received = {
             let mut store = row.store.lock().unwrap();
-            let received = store.receive(from, entries, now_ms(), [7; 32]).unwrap();
+            let received = store
+                .receive(from, entries, now_ms(), BatchVerifier([7; 32]))
+                .unwrap();
             while store.settle(1000).unwrap().pending > 0 {}
             received
         };

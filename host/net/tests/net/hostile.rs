@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use iroh::endpoint::{Connection, presets};
 use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
-use lattice_kernel::testing;
 use lattice_net::{NetEvent, Offence, limits};
+use lattice_testing as testing;
 
 use crate::host::{Node, equal, pair, until};
 

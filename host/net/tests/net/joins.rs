@@ -2,11 +2,11 @@
 
 use lattice_format::{BlobId, ComponentId, DeviceKey, StoreId};
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{APP, GOVERNANCE};
 use lattice_net::join::Agreement;
 use lattice_net::{
     InviteKey, InviteState, JoinError, JoinPhase, JoinTask, NetHost, PeerAddr, Token,
 };
+use lattice_testing::{APP, GOVERNANCE};
 
 use crate::host::{Host, Invite, Node, equal, now_ms, until};
 

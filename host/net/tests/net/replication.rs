@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use lattice_format::Lane;
-use lattice_kernel::testing;
 use lattice_net::{NetEvent, PeerAddr, Timings};
+use lattice_testing as testing;
 
 use crate::host::{Node, equal, pair, until};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use lattice_format::Limits;
 use lattice_kernel::run::engine::{Answer, HostFault, Question};
-use lattice_kernel::testing::{device, key};
-use lattice_kernel::{Files, Outcome, Store, TrapKind};
+use lattice_kernel::{BatchVerifier, Files, Outcome, Store, TrapKind};
+use lattice_testing::{device, key};
 
 use crate::node::{Node, WASM, built, engine, raw};
 use crate::order::apps::{App, Spec};
@@ -56,7 +56,7 @@ fn calls_logged_that_nest_too_deep_come_out_the_same_on_each_replica() {
         let mut replica = world.adopt(number);
         for batch in batches {
             let received = replica
-                .receive(device(200), batch.clone(), START_MS, [7; 32])
+                .receive(device(200), batch.clone(), START_MS, BatchVerifier([7; 32]))
                 .unwrap();
             assert_eq!(received.blame, vec![]);
         }

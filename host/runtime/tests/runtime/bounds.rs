@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use lattice_format::{ChainId, ComponentId, ComponentRef, Genesis, Lane, Limits};
 use lattice_kernel::run::engine::HostFault;
-use lattice_kernel::testing::{key, memory_files};
 use lattice_kernel::{CallError, NewStore, Store};
 use lattice_runtime::limits::{
     COMPONENT_BYTES_MAX, FUNCTIONS_MAX, POOL_CORE_INSTANCES_EACH, POOL_INSTANCES,
@@ -13,6 +12,7 @@ use lattice_runtime::limits::{
 };
 use lattice_runtime::profile::{MEMORY_BYTES_MAX, RESULT_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use lattice_runtime::{Compiler, InstallError, Wasm};
+use lattice_testing::{key, memory_files};
 
 use crate::node::{Node, WASM, built};
 

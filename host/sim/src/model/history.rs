@@ -1,6 +1,6 @@
 //! Random histories: members that hear of each other in part, and liars among them.
 
-use lattice_kernel::testing::disk::Dice;
+use lattice_testing::Dice;
 
 use super::Rules;
 use super::reading::Fixed;

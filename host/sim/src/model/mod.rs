@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use lattice_kernel::testing::disk::Dice;
+use lattice_testing::Dice;
 
 use history::{History, Set, each};
 use replica::Replica;

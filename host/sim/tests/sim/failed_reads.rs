@@ -1,8 +1,8 @@
 //! A disk that fails one read in a session, on a node where nobody writes.
 
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{Step as Model, program};
 use lattice_sim::{Act, Code, Fails, NodeId, Settings, Step, Topology, World};
+use lattice_testing::{Step as Model, program};
 
 /// Entries that one node lacks; with what runs in them, more than another keeps of its log in memory.
 const ENTRIES: u64 = 60;

@@ -2,8 +2,8 @@
 
 use lattice_kernel::Notice;
 use lattice_kernel::run::engine::{Answer, MemberStatus, Question, Role};
-use lattice_kernel::testing::{Step as Model, program};
 use lattice_sim::{Act, Code, NodeId, Settings, Topology, World};
+use lattice_testing::{Step as Model, program};
 
 use crate::components::component;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{Step, program};
 use lattice_sim::{Act, Code, NodeId, Settings, Topology, World};
+use lattice_testing::{Step, program};
 
 const NODES: u16 = 50;
 

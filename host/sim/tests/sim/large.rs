@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::disk::Dice;
-use lattice_kernel::testing::{Step as Model, program};
 use lattice_sim::{Act, Code, NodeId, Settings, Step, Topology, World};
+use lattice_testing::Dice;
+use lattice_testing::{Step as Model, program};
 
 const NODES: u16 = 24;
 const CALLS: u64 = 240;

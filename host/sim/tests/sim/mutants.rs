@@ -2,20 +2,20 @@
 //!
 //! What a run does not find here, no run would find in the kernel.
 
-use lattice_kernel::mutant::{self, Mutant};
 use lattice_sim::{Case, Code, Shape};
+use lattice_testing::mutants::{self, Mutant};
 
 /// Seeds within which each must be found.
 const SEEDS: u64 = 200;
 
 fn is_caught(mutant: Mutant) {
     // Panics are caught and counted; their text would only fill the log.
-    mutant::select(Some(mutant));
-    let found = (0..SEEDS).find_map(|seed| {
-        let finished = Case::new(seed, Shape::default(), &Code::model()).run(false);
-        Some((seed, finished.result.err()?))
+    let found = mutants::with(mutant, || {
+        (0..SEEDS).find_map(|seed| {
+            let finished = Case::new(seed, Shape::default(), &Code::model()).run(false);
+            Some((seed, finished.result.err()?))
+        })
     });
-    mutant::select(None);
     let (seed, violation) = found.unwrap_or_else(|| panic!("{mutant:?} was not found"));
     eprintln!("{mutant:?}: seed {seed}, {violation}");
     let sound = Case::new(seed, Shape::default(), &Code::model()).run(false);

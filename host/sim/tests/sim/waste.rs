@@ -1,9 +1,9 @@
 //! What nodes that were apart send each other is little more than what they lack.
 
 use lattice_kernel::run::engine::Role;
-use lattice_kernel::testing::{Step as Model, program};
 use lattice_kernel::{LocalSeq, Stored};
 use lattice_sim::{Act, Code, NodeId, Settings, Step, Topology, World};
+use lattice_testing::{Step as Model, program};
 
 const NODES: u16 = 10;
 /// So many that what all peers send at the same time would exceed the factor by far.

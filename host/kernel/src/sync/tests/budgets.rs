@@ -11,7 +11,7 @@ use crate::sync::message::{Hello, Message, PeerTip, Range, RangeContent, RangeSu
 use crate::sync::ranges::{RangeFault, Ranges};
 use crate::sync::{Access, Effect, Input, Role, Session, source};
 use crate::testing;
-use crate::{LocalSeq, Received, Store};
+use crate::{BatchVerifier, LocalSeq, Received, Store};
 
 const HELLO: u8 = 1;
 
@@ -384,8 +384,13 @@ fn so_many_ids_are_known_to_be_there_and_the_oldest_is_forgotten() {
             stored.header.signed().clone(),
             stored.body.map(|body| body.to_vec()),
         );
-        a.receive(testing::device(2), vec![entry], NOW + 1_000, [1; 32])
-            .unwrap();
+        a.receive(
+            testing::device(2),
+            vec![entry],
+            NOW + 1_000,
+            BatchVerifier([1; 32]),
+        )
+        .unwrap();
         let effects = session.handle(Input::Changed, NOW + 1_000_000, &a.snapshot());
         let announced = sent(&effects.unwrap())
             .into_iter()
@@ -576,7 +581,7 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
         testing::device(1),
         entries(3, VOID_WALK_MAX + 1),
         now_ms,
-        [1; 32],
+        BatchVerifier([1; 32]),
     )
     .unwrap();
     let revoke = testing::revoke(testing::device(1), &[kept]);
@@ -589,8 +594,13 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     };
     // The last one that counts is named by the void ones alone, so it is offered instead of them.
     assert_eq!(tip(&a), Some(kept));
-    a.receive(testing::device(1), entries(last, 1), now_ms, [1; 32])
-        .unwrap();
+    a.receive(
+        testing::device(1),
+        entries(last, 1),
+        now_ms,
+        BatchVerifier([1; 32]),
+    )
+    .unwrap();
     while a.settle(1000).unwrap().pending > 0 {}
     let void = b.snapshot().summary().heads[0];
     assert_eq!(tip(&a), Some(void), "too far to look");

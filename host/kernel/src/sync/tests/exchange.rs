@@ -6,6 +6,7 @@ use lattice_format::{IntentionId, Lane};
 use proptest::prelude::*;
 
 use super::*;
+use crate::BatchVerifier;
 use crate::sync::message::Message;
 use crate::sync::ranges::Ranges;
 use crate::sync::{Bootstrap, BootstrapStep, ErrorCode, source};
@@ -280,8 +281,13 @@ fn write_void(a: &mut Store, b: &mut Store) {
         .into_iter()
         .map(|s| (s.header.signed().clone(), s.body.map(|body| body.to_vec())))
         .collect();
-    a.receive(testing::device(1), entries, NOW + 1_000_000, [1; 32])
-        .unwrap();
+    a.receive(
+        testing::device(1),
+        entries,
+        NOW + 1_000_000,
+        BatchVerifier([1; 32]),
+    )
+    .unwrap();
     while a.settle(1000).unwrap().pending > 0 {}
 }
 

@@ -5,6 +5,7 @@ use lattice_format::{DeviceKey, Digest, IntentionId, Position, Signature, Signed
 use proptest::prelude::*;
 
 use super::*;
+use crate::BatchVerifier;
 use crate::sync::limits::*;
 use crate::sync::message::{Done, Hello, Message, PeerTip, Range, RangeContent, RangeSummary};
 use crate::sync::{CloseReason, ErrorCode};
@@ -137,7 +138,7 @@ fn entries_that_are_not_valid_are_blamed_on_their_sender() {
         panic!("nothing was delivered");
     };
     let received = store
-        .receive(testing::device(1), entries, NOW, [0; 32])
+        .receive(testing::device(1), entries, NOW, BatchVerifier([0; 32]))
         .unwrap();
     assert_eq!(received.blame.len(), 1);
     let effects = session

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use lattice_format::{ChainId, IntentionId, Lane, SignedHeader};
 
 use super::{Access, Config, Effect, Input, Role, Session, Wants};
-use crate::Store;
 use crate::testing::{self, ModelEngine, Step};
+use crate::{BatchVerifier, Store};
 
 pub(super) const NOW: u64 = 1_800_000_000_000;
 
@@ -180,7 +180,9 @@ impl Link {
                         .iter()
                         .map(|(h, _)| lattice_format::Header::id_of(&h.bytes));
                     self.delivered[side].extend(ids);
-                    let received = store.receive(from, entries, self.now_ms, [3; 32]).unwrap();
+                    let received = store
+                        .receive(from, entries, self.now_ms, BatchVerifier([3; 32]))
+                        .unwrap();
                     while store.settle(1000).unwrap().pending > 0 {}
                     self.inputs
                         .push_back((side, Input::Received(Some(received))));

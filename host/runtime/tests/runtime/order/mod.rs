@@ -16,7 +16,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use lattice_kernel::mutant::{self, Mutant};
+use lattice_testing::mutants::{self, Mutant};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use lattice_runtime::{Compiler, Wasm};
@@ -166,9 +166,9 @@ fn an_interpreter_gives_the_outcomes_of_native_code() {
 /// always the same, so that it is found always or never.
 fn is_caught(mutant: Mutant, app: App) {
     const SEEDS: u64 = 600;
-    mutant::select(Some(mutant));
-    let found = (0..SEEDS).find(|seed| run(app, *seed, 0, &RefCell::default()).is_err());
-    mutant::select(None);
+    let found = mutants::with(mutant, || {
+        (0..SEEDS).find(|seed| run(app, *seed, 0, &RefCell::default()).is_err())
+    });
     match found {
         Some(seed) => println!("{mutant:?} was caught by case {seed} of {}", app.name()),
         None => panic!(

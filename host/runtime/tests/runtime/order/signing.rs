@@ -7,8 +7,8 @@ use lattice_format::{
 };
 use lattice_kernel::Stored;
 use lattice_kernel::run::engine::CallKind;
-use lattice_kernel::testing::{device, key};
 use lattice_runtime::values::{Type, Value, wave};
+use lattice_testing::{device, key};
 
 use crate::order::apps::Spec;
 use crate::order::case::{Act, Change};
@@ -102,7 +102,7 @@ impl World {
         let first = own.get(usize::from(of).checked_rem(own.len())?)?;
         let (lane, transactions) = self.transactions(by, act)?;
         let body = body_of(transactions);
-        let header = lattice_kernel::testing::twin(&first.header, lane, &body, &key(by));
+        let header = lattice_testing::twin(&first.header, lane, &body, &key(by));
         let known = entries.iter().any(|e| e.header.id() == header.id());
         (!known).then(|| (header.signed().clone(), Some(body)))
     }

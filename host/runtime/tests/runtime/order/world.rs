@@ -10,10 +10,12 @@ use lattice_format::{
 };
 use lattice_kernel::fold::reference::{Scratch, scratch};
 use lattice_kernel::run::engine::CallKind;
-use lattice_kernel::testing::{device, key, memory_files};
-use lattice_kernel::{CallError, LocalSeq, NewStore, Notice, Outcome, Snapshot, Store, Stored};
+use lattice_kernel::{
+    BatchVerifier, CallError, LocalSeq, NewStore, Notice, Outcome, Snapshot, Store, Stored,
+};
 use lattice_runtime::values::{Type, Value, cbor};
 use lattice_runtime::{Schema, Wasm};
+use lattice_testing::{device, key, memory_files};
 use proptest::prelude::*;
 
 use crate::node::{WASM, built, install};
@@ -97,7 +99,9 @@ fn settle(store: &mut Store, slice: u64) {
 
 fn receive(store: &mut Store, batch: Vec<Wire>, slice: u64) {
     let now_ms = START_MS + 10_000;
-    let received = store.receive(device(200), batch, now_ms, [7; 32]).unwrap();
+    let received = store
+        .receive(device(200), batch, now_ms, BatchVerifier([7; 32]))
+        .unwrap();
     assert_eq!(received.blame, vec![]);
     assert_eq!((received.parked, received.no_room), (0, 0));
     settle(store, slice);

@@ -10,48 +10,15 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use lattice_kernel::{Files, StorageError};
 use redb::{Database, StorageBackend};
 
-use crate::Files;
-use crate::storage::rows::StorageError;
+use crate::dice::Dice;
 
 /// Memory that redb may use for pages of the two databases of a store, in bytes. The end of the log, which is what is
 /// read of it most, is kept decoded as well.
 const LOG_CACHE_BYTES: usize = 192 * 1024;
 const STATE_CACHE_BYTES: usize = 832 * 1024;
-
-/// Numbers that a seed determines (SplitMix64: Steele, Lea and Flood, 2014).
-#[derive(Clone, Debug)]
-pub struct Dice(
-    /// The seed, and afterwards how far it has come.
-    pub u64,
-);
-
-impl Dice {
-    /// The next number.
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.roll() % n.max(1)
-    }
-
-    /// Whether something of that many in a thousand happens.
-    pub fn per_mille(&mut self, chance: u64) -> bool {
-        self.below(1000) < chance
-    }
-
-    /// A generator of its own, which this one seeds.
-    pub fn split(&mut self) -> Self {
-        Self(self.roll())
-    }
-}
 
 /// How many more operations succeed; shared by disks that fail together.
 #[derive(Clone, Debug)]

@@ -2,31 +2,20 @@
 //!
 //! The programs get, put, delete, scan, add, compute keys from values, keep a global between
 //! transactions, refuse and trap, so that histories made of them depend on order in every way that
-//! components can. FOLD.md's models do the same in Python.
+//! components can.
 
-pub mod disk;
 mod governance;
-pub mod memo;
+mod stores;
 
 pub use governance::{add_child, admit, genesis_with, resign, revoke, set_quota};
+pub use stores::{body_of, device, found, genesis, key, memory_files, twin};
 
-use std::sync::Arc;
-
-use ed25519_dalek::SigningKey;
-use lattice_format::{
-    Body, BodyRef, Call, CallId, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, Header,
-    Lane, Limits, Transaction, VerifiedHeader,
-};
-use redb::Database;
-use redb::backends::InMemoryBackend;
-
-use crate::outcome::{HostRefusal, TrapKind};
-use crate::run::engine::{
+use lattice_format::{Call, CallId, ComponentId, Limits};
+use lattice_kernel::run::engine::{
     Answer, AskError, CallEnd, CallKind, Engine, HostFault, Instance, Question,
 };
-use crate::run::{Run, RunFault};
-use crate::storage::files::Files;
-use crate::store::{NewStore, Store};
+use lattice_kernel::run::{Run, RunFault};
+use lattice_kernel::{HostRefusal, TrapKind};
 
 /// The model program.
 pub const APP: ComponentId = ComponentId([1; 32]);
@@ -150,98 +139,6 @@ pub fn saw(call: CallId) -> Call {
         function: "saw".into(),
         args: call.0.to_vec(),
     }
-}
-
-/// The body of an entry that is one call.
-pub fn body_of(call: Call) -> Vec<u8> {
-    let transaction = Transaction {
-        calls: vec![call],
-        told: None,
-    };
-    Body {
-        transactions: vec![transaction],
-        genesis: None,
-        claim: None,
-    }
-    .encode()
-}
-
-/// The same header again with another body: what a device signs that forks its chain in the very place of an entry,
-/// so that its calls have the ids of those it made before.
-///
-/// # Panics
-/// If the body does not fit a header.
-pub fn twin(first: &Header, lane: Lane, body: &[u8], key: &SigningKey) -> VerifiedHeader {
-    let mut header = first.clone();
-    let len = u32::try_from(body.len()).expect("a body within its bound");
-    header.lane = lane;
-    header.chain_bytes = header.chain_bytes - u64::from(header.body.len) + u64::from(len);
-    header.body = BodyRef {
-        hash: Body::hash_of(body),
-        len,
-        key: 0,
-    };
-    VerifiedHeader::sign(header, key).expect("it differs from a valid one in what any may have")
-}
-
-/// A device key made from a number.
-pub fn key(number: u8) -> SigningKey {
-    SigningKey::from_bytes(&[number.wrapping_add(1); 32])
-}
-
-/// The public half of [`key`].
-pub fn device(number: u8) -> DeviceKey {
-    DeviceKey(key(number).verifying_key().to_bytes())
-}
-
-/// Empty files in memory.
-pub fn memory_files() -> Files {
-    let db = || {
-        Database::builder()
-            .set_cache_size(256 * 1024)
-            .create_with_backend(InMemoryBackend::new())
-            .expect("memory does not fail")
-    };
-    Files::from_databases(db(), db())
-}
-
-/// A genesis of the model components.
-pub fn genesis() -> Genesis {
-    let component = |id, name: &str| ComponentRef {
-        id,
-        name: name.into(),
-    };
-    Genesis {
-        system: component(GOVERNANCE, "model-governance"),
-        app: Some(component(APP, "model-app")),
-        system_params: Vec::new(),
-        app_params: Vec::new(),
-        limits: Limits::default(),
-        profile: 1,
-        drift_ms: crate::limits::DRIFT_MS_DEFAULT,
-        order_rule: 1,
-        root_rule: 1,
-        recovery_keys: Vec::new(),
-        encryption: 0,
-        parent: None,
-    }
-}
-
-/// A store of the model components in memory, founded by device `number` at `now_ms`.
-pub fn found(number: u8, now_ms: u64) -> Store {
-    let spec = NewStore {
-        genesis: genesis(),
-        admits: Vec::new(),
-        chain: ChainId(u64::from(number) + 1),
-    };
-    Store::create(
-        memory_files(),
-        Arc::new(ModelEngine),
-        key(number),
-        spec,
-        now_ms,
-    )
-    .expect("the model governance takes any founder")
 }
 
 impl Engine for ModelEngine {

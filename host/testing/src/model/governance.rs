@@ -4,10 +4,12 @@
 //! `s` → salt of the gossip topic.
 
 use lattice_format::{Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, StoreId};
+use lattice_kernel::run::engine::{
+    Answer, Child, Cut, InEffect, Member, MemberStatus, Question, Role,
+};
+use lattice_kernel::run::{Run, RunFault};
 
 use super::{GOVERNANCE_COMMANDS, Stop, genesis};
-use crate::run::engine::{Answer, Child, Cut, InEffect, Member, MemberStatus, Question, Role};
-use crate::run::{Run, RunFault};
 
 /// A call that admits a device, or admits it again.
 pub fn admit(device: DeviceKey, role: Role) -> Call {
@@ -202,7 +204,7 @@ pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault
         Question::Cuts(author) => {
             let mut start = vec![b'x'];
             start.extend_from_slice(&author.0);
-            let end = crate::storage::rows::prefix_end(&start).unwrap_or_default();
+            let end = lattice_kernel::storage::rows::prefix_end(&start).unwrap_or_default();
             let page = run.scan(&start, Some(&end), u32::MAX, false)?;
             Answer::Cuts(
                 page.rows

@@ -1,0 +1,26 @@
+//! What only tests and the simulator use: nothing that is shipped depends on this crate.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `model` | an engine without Wasm, a small governance, stores made of them |
+//! | `disk` | storage behind redb that fails and loses what was not synced |
+//! | `verified` | signatures verified once for many nodes |
+//! | `mutants` | faults of the kernel, selected by a test |
+//! | `dice` | random numbers from a seed |
+//!
+//! The kernel's unit tests include `model` by its path: a dependency would bring them a second kernel. So `model` names
+//! the kernel as any other crate does, and nothing else of this one.
+
+pub mod dice;
+pub mod disk;
+pub mod model;
+#[cfg(feature = "mutants")]
+pub mod mutants;
+pub mod verified;
+
+pub use dice::Dice;
+pub use model::{
+    APP, APP_COMMANDS, GOVERNANCE, GOVERNANCE_COMMANDS, KEYS, ModelEngine, Step, add_child, admit,
+    body_of, device, found, genesis, genesis_with, key, memory_files, program, resign, revoke, saw,
+    set_quota, twin,
+};
