@@ -139,8 +139,8 @@ pub(crate) fn inspect(input: &[u8]) {
 /// A component that is given the bound on depth: it stays valid.
 pub(crate) fn depth(input: &[u8]) {
     if lattice_runtime::inspect(input).is_ok()
-        && let Ok(bounded) = lattice_runtime::depth::bound(input)
-        && let Err(error) = lattice_runtime::depth::validate(&bounded)
+        && let Ok(bounded) = lattice_runtime::call_depth::bound(input)
+        && let Err(error) = lattice_runtime::call_depth::validate(&bounded)
     {
         panic!("{error}");
     }

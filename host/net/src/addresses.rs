@@ -9,12 +9,12 @@ use lattice_format::DeviceKey;
 use lattice_kernel::sync::Access;
 use prost::Message;
 
+use crate::context::Shared;
 use crate::endpoint::{code, own_addr};
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESS_ROWS_MAX, ADDRESSES_PER_PEER};
 use crate::link::Conn;
-use crate::offence::Offence;
+use crate::misbehaviour::Offence;
 use crate::peers::Source;
-use crate::shared::Shared;
 use crate::token::PeerAddr;
 
 /// How often what was learnt is passed on, at most.
@@ -62,7 +62,7 @@ impl WirePeer {
 /// their addresses are known.
 pub(crate) fn known_members(
     shared: &Shared,
-    share: impl Fn(&crate::shared::StoreNet) -> bool,
+    share: impl Fn(&crate::context::StoreNet) -> bool,
 ) -> Vec<PeerAddr> {
     let mut peers = vec![own_addr(&shared.endpoint)];
     for store in shared.stores() {

@@ -23,10 +23,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::Net;
+use crate::context::Shared;
 use crate::endpoint::{code, device_of, id_of};
 use crate::limits::{BLOB_SOURCES_MAX, BLOBS_SERVED_MAX, CONNECTIONS_PER_PEER, READ_STEP_BYTES};
-use crate::offence::{Offence, PerPeer};
-use crate::shared::Shared;
+use crate::misbehaviour::{Offence, PerPeer};
 
 pub use lattice_kernel::blob::ALPN;
 

@@ -15,9 +15,9 @@ use lattice_format::DeviceKey;
 use lattice_kernel::sync::{self, Access, Move};
 use tokio::sync::mpsc;
 
+use crate::context::{Poke, Shared, StoreNet, TopicCommand, backoff};
 use crate::endpoint::{code, device_of, id_of};
 use crate::limits::GOSSIP_BYTES_MAX;
-use crate::shared::{Poke, Shared, StoreNet, TopicCommand, backoff};
 
 /// Builds the gossip protocol of a node.
 pub(crate) fn spawn(endpoint: iroh::Endpoint) -> Gossip {

@@ -161,7 +161,7 @@ pub enum NetEvent {
         /// The peer.
         peer: DeviceKey,
         /// What it did.
-        kind: crate::offence::Offence,
+        kind: crate::misbehaviour::Offence,
         /// One line.
         text: String,
     },

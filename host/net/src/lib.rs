@@ -13,7 +13,7 @@
 //! | `gossip` | announcements of new ids |
 //! | `blob` | blobs by hash, in the scope of a store |
 //! | `token`, `join` | invitations, and how a device becomes a member |
-//! | `peers`, `offence` | what is known of peers, and held against them |
+//! | `peers`, `misbehaviour` | what is known of peers, and held against them |
 
 pub mod blob;
 pub mod config;
@@ -22,7 +22,7 @@ pub mod gossip;
 pub mod host;
 pub mod join;
 pub mod limits;
-pub mod offence;
+pub mod misbehaviour;
 pub mod peers;
 pub mod token;
 
@@ -30,11 +30,11 @@ mod addresses;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod bounds;
+mod context;
 mod frame;
 mod link;
 mod net;
 mod session;
-mod shared;
 
 pub use config::{NetConfig, Timings};
 pub use endpoint::StartError;
@@ -42,7 +42,7 @@ pub use host::{
     Access, Claim, ClaimRefusal, DeliverError, Entries, Governance, InviteState, NetEvent, NetHost,
 };
 pub use join::{Inspected, JoinError, JoinHost, JoinPhase, JoinTask};
+pub use misbehaviour::Offence;
 pub use net::Net;
-pub use offence::Offence;
 pub use peers::{PeerStatus, PeerStoreStatus};
 pub use token::{InviteKey, PeerAddr, Token, TokenError};

@@ -13,14 +13,14 @@ use lattice_kernel::sync::{ALPN, Access, ErrorCode, FrameError, Role, refusal, s
 use tokio::sync::Notify;
 
 use crate::addresses;
+use crate::context::{NoPlace, Shared, StoreNet, backoff};
 use crate::endpoint::{code, device_of, id_of, remote_socket};
 use crate::gossip;
 use crate::host::NetEvent;
 use crate::limits::{PEERS_MAX, READ_STEP_BYTES};
-use crate::offence::{Allowances, Offence};
+use crate::misbehaviour::{Allowances, Offence};
 use crate::peers::Source;
 use crate::session;
-use crate::shared::{NoPlace, Shared, StoreNet, backoff};
 
 /// The largest Hello, in bytes: what a stream may hold before its store is known.
 const HELLO_BYTES_MAX: usize = 64 * 1024;
@@ -544,7 +544,7 @@ async fn open_session(
     shared: Arc<Shared>,
     conn: Arc<Conn>,
     store: Arc<StoreNet>,
-    place: crate::shared::SessionPlace,
+    place: crate::context::SessionPlace,
 ) {
     let id = store.id;
     let peer = conn.peer;

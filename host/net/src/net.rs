@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::addresses::{self, known_members};
 use crate::blob::{self, BlobProtocol};
 use crate::config::NetConfig;
+use crate::context::{Shared, StoreNet, TopicCommand};
 use crate::endpoint::{self, StartError, own_addr, remote_socket};
 use crate::gossip::{self, GossipGate};
 use crate::host::NetHost;
@@ -22,7 +23,6 @@ use crate::join::{self, JoinProtocol};
 use crate::limits::TOKEN_ADDRESSES_MAX;
 use crate::link::{self, SyncProtocol};
 use crate::peers::{PeerStatus, Source};
-use crate::shared::{Shared, StoreNet, TopicCommand};
 use crate::token::PeerAddr;
 
 /// A running network. Dropping it ends it too, but without [`Net::close`] the goodbyes are lost and

@@ -12,12 +12,12 @@ use lattice_kernel::sync::{
     Access, CloseReason, Config, Due, Effect, ErrorCode, Input, Pace, Role, Session, Wants,
 };
 
+use crate::context::{Poke, SessionPlace, Shared, StoreNet};
 use crate::endpoint::code;
 use crate::host::{DeliverError, NetEvent};
 use crate::limits::{READ_STEP_BYTES, SEND_WINDOW_BYTES};
 use crate::link::Conn;
-use crate::offence::Offence;
-use crate::shared::{Poke, SessionPlace, Shared, StoreNet};
+use crate::misbehaviour::Offence;
 
 /// Bytes that wait to be written beyond which nothing more is read from the peer.
 const OUT_BYTES_HIGH: usize = SEND_WINDOW_BYTES as usize / 2;

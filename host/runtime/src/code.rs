@@ -21,7 +21,7 @@ use wasmtime::{Config, Engine};
 use crate::limits::{
     COMPILE_CPU_MAX, COMPILE_MEMORY_BYTES_MAX, COMPILE_WALL_MAX, COMPILED_BYTES_MAX,
 };
-use crate::{depth, profile};
+use crate::{call_depth, profile};
 
 /// The first argument of a compiling child process; see [`compile_child_main`].
 pub const COMPILE_ARGUMENT: &str = "--compile-component";
@@ -268,7 +268,7 @@ fn to_file(compiler: &Compiler, source: &Path, aside: &Path) -> Result<(), Compi
     let refused = |error: wasmtime::Error| CompileError::Refused(format!("{error:#}"));
     let component = std::fs::read(source).map_err(io("reading", source))?;
     let component =
-        depth::bound(&component).map_err(|error| CompileError::Refused(error.to_string()))?;
+        call_depth::bound(&component).map_err(|error| CompileError::Refused(error.to_string()))?;
     let config = compiler.config().map_err(refused)?;
     let engine = Engine::new(&config).map_err(refused)?;
     let code = engine.precompile_component(&component).map_err(refused)?;

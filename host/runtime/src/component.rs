@@ -8,12 +8,12 @@ use lattice_kernel::run::engine::{CallKind, HostFault};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 
-use crate::fast::{self, TypedCall};
 use crate::governance;
 use crate::host::Data;
+use crate::instance_pool::{Loaded, Spares};
 use crate::names;
 use crate::pace::Pace;
-use crate::spare::{Loaded, Spares};
+use crate::typed_calls::{self, TypedCall};
 use crate::values::{Type, val};
 
 /// A component with everything that does not change from instance to instance.
@@ -86,7 +86,7 @@ impl Prepared {
                 let result = ty.results().map(|ty| val::from_engine(&ty)).next();
                 if let (Some::<Vec<_>>(params), None | Some(Some(_))) = (params, &result) {
                     let result = result.flatten();
-                    let typed = fast::find(&params, result.as_ref());
+                    let typed = typed_calls::find(&params, result.as_ref());
                     let function_ = Function {
                         index,
                         params,

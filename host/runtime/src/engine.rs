@@ -17,6 +17,7 @@ use crate::code::Compiler;
 use crate::component::Prepared;
 use crate::host::Data;
 use crate::inspect::{self, InspectError};
+use crate::instance_pool::{Loaded, Spares};
 use crate::limits::{
     COMPONENT_BYTES_MAX, LOADED_COMPONENTS_MAX, POOL_CORE_INSTANCES, POOL_CORE_INSTANCES_EACH,
     POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_TABLES,
@@ -25,7 +26,6 @@ use crate::limits::{
 use crate::pace::{Pace, Pacer};
 use crate::profile::{MEMORY_BYTES_MAX, PROFILE, TABLE_ELEMENTS_MAX};
 use crate::schema::Schema;
-use crate::spare::{Loaded, Spares};
 use crate::{governance, host, instance, wasi};
 
 /// Runs WebAssembly components: the kernel's engine.

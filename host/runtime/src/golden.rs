@@ -12,7 +12,7 @@ use wasmtime::component::Component;
 use crate::component::Prepared;
 use crate::engine::Wasm;
 use crate::values::{Type, Value, cbor};
-use crate::{depth, instance};
+use crate::{call_depth, instance};
 
 /// The functions that are called.
 const GUEST: &str = include_str!("golden.wat");
@@ -173,7 +173,7 @@ impl Golden {
 fn prepare(wasm: &Wasm) -> Result<std::sync::Arc<Prepared>, String> {
     let bytes = wat::parse_str(GUEST).map_err(|error| error.to_string())?;
     let id = ComponentId(*blake3::hash(&bytes).as_bytes());
-    let bounded = depth::bound(&bytes).map_err(|error| error.to_string())?;
+    let bounded = call_depth::bound(&bytes).map_err(|error| error.to_string())?;
     let component = Component::new(wasm.engine(), bounded).map_err(|error| format!("{error:#}"))?;
     let prepared = wasm.prepare(id, &component);
     prepared.map_err(|fault| fault.to_string())

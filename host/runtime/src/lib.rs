@@ -11,25 +11,25 @@
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod bounds;
+pub mod call_depth;
 mod catalogue;
 mod code;
 mod component;
-pub mod depth;
 mod engine;
-mod fast;
 pub mod golden;
 mod governance;
 mod host;
 mod imports;
 mod inspect;
 mod instance;
+mod instance_pool;
 pub mod limits;
 mod names;
 mod pace;
 pub mod profile;
 mod schema;
-mod spare;
 mod trusted;
+mod typed_calls;
 pub mod values;
 mod wasi;
 

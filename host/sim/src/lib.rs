@@ -6,39 +6,21 @@
 //!
 //! This crate opens no socket, reads no clock and draws no randomness but what a seed determines.
 
-mod case;
 mod check;
-mod code;
-mod crowd;
-mod family;
-mod faults;
-mod gossip;
-mod lies;
 pub mod limits;
 mod model;
-mod neighbours;
-mod node;
-mod opening;
-mod opinion;
-mod plan;
-mod queue;
-mod report;
-mod scenario;
-mod shelf;
-mod swarm;
-mod trace;
-mod wire;
+mod net;
+mod play;
 mod world;
-mod writer;
 
-pub use case::{Case, Finished};
-pub use code::{Code, CodeError};
 pub use model::{Modelled, Rules, model, model_all};
-pub use node::NodeId;
-pub use plan::{Act, Fails, Plan, Shape, Step};
-pub use report::{json, svg, table};
-pub use scenario::{Played, Scenario, play, play_twice};
-pub use shelf::Shelf;
-pub use swarm::{Progress, Swarm, swarm};
-pub use trace::Trace;
+pub use play::case::{Case, Finished};
+pub use play::report::{json, svg, table};
+pub use play::scenario::{Played, Scenario, play, play_twice};
+pub use play::swarm::{Progress, Swarm, swarm};
+pub use world::code::{Code, CodeError};
+pub use world::components::Shelf;
+pub use world::node::NodeId;
+pub use world::plan::{Act, Fails, Plan, Shape, Step};
+pub use world::trace::Trace;
 pub use world::{LinkStats, Sample, Settings, Stats, Topology, Violation, Weather, World};

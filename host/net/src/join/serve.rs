@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::wire::{Answer, ComponentSize, Inspected, Request, Scope, Why};
 use crate::addresses::{WirePeer, known_members};
 use crate::blob;
+use crate::context::Shared;
 use crate::endpoint::{code, device_of};
 use crate::frame::{self, FrameError};
 use crate::host::Claim;
@@ -20,8 +21,7 @@ use crate::limits::{
     CONNECTIONS_PER_PEER, JOIN_REQUEST_BYTES_MAX, JOIN_REQUESTS_MAX, JOINS_SERVED_MAX,
     TOKEN_ADDRESSES_MAX,
 };
-use crate::offence::{Offence, PerPeer};
-use crate::shared::Shared;
+use crate::misbehaviour::{Offence, PerPeer};
 use crate::token::{claim_holds, proof_holds, shortened};
 
 /// Requests of one connection that are served at once.

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::client::{Inspected, JoinError, find};
 use crate::Net;
-use crate::shared::backoff;
+use crate::context::backoff;
 use crate::token::{PeerAddr, Token, TokenError};
 
 /// How often the task looks whether the history has come.

@@ -6,12 +6,12 @@
 
 mod abuse;
 mod bounds;
+mod call_depth;
 mod calls;
-mod depth;
 mod hostile;
 mod install;
+mod instance_pool;
 mod node;
 mod order;
 mod pace;
-mod spare;
 mod wasi;

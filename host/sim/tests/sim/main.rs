@@ -1,10 +1,10 @@
 //! Tests of the simulator, and of Lattice by it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod child_store;
 mod components;
 mod determinism;
 mod failed_reads;
-mod family;
 mod gossip;
 mod large;
 mod model;

@@ -10,7 +10,7 @@ use lattice_format::{Body, Call, CallId, DeviceKey, Lane, Time};
 use lattice_kernel::{HistoryRow, Outcome, TrapKind};
 use lattice_testing::{APP_COMMANDS, GOVERNANCE_COMMANDS, KEYS};
 
-use crate::trace::short;
+use crate::world::trace::short;
 
 /// A member: role, status (0 is active), and what its rank is compared by.
 type Row = (u8, u8, Rank);

@@ -5,9 +5,9 @@ use lattice_kernel::run::engine::MemberStatus;
 use lattice_kernel::{LocalSeq, Stored};
 use lattice_testing::{self as testing, Dice};
 
-use crate::node::{Delivery, Entries, Job, NodeId};
-use crate::plan::{Act, Fails};
-use crate::queue::Event;
+use crate::world::node::{Delivery, Entries, Job, NodeId};
+use crate::world::plan::{Act, Fails};
+use crate::world::queue::Event;
 use crate::world::{Block, Mend, World};
 
 impl World {

@@ -9,9 +9,9 @@ use lattice_kernel::Store;
 use lattice_kernel::sync::Governance;
 use lattice_testing::disk::{Disk, Power};
 
-use crate::gossip::Membership;
-use crate::queue::Event;
-use crate::wire::{Side, StreamId};
+use crate::net::gossip::Membership;
+use crate::net::stream::{Side, StreamId};
+use crate::world::queue::Event;
 
 /// A node's place in its world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use crate::case::Case;
-use crate::code::Code;
-use crate::plan::Shape;
+use crate::play::case::Case;
 use crate::world::Violation;
+use crate::world::code::Code;
+use crate::world::plan::Shape;
 
 /// What a swarm came to.
 #[derive(Clone, Debug, Default)]

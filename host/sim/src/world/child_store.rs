@@ -10,12 +10,12 @@ use std::rc::Rc;
 use lattice_kernel::run::engine::{Member, MemberStatus, Role};
 use rhai::Engine;
 
-use crate::node::{Disks, Machine, Node, NodeId};
-use crate::plan::Act;
-use crate::queue::Event;
-use crate::scenario::{Shared, govern, node, role, span, with, wrong};
-use crate::trace::short;
+use crate::play::scenario::{Shared, govern, node, role, span, with, wrong};
 use crate::world::World;
+use crate::world::node::{Disks, Machine, Node, NodeId};
+use crate::world::plan::Act;
+use crate::world::queue::Event;
+use crate::world::trace::short;
 
 impl World {
     /// Makes a child store on a node, of the members that it sees, and lists it in its parent.

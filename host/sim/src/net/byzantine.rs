@@ -8,8 +8,8 @@ use bytes::Bytes;
 use lattice_testing::Dice;
 
 use crate::limits::OUT_BYTES_HIGH;
-use crate::node::NodeId;
 use crate::world::World;
+use crate::world::node::NodeId;
 
 /// Bytes before the payload of a frame: its length, and the kind of the message.
 const HEAD_BYTES: usize = 5;

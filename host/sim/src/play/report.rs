@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json as object};
 
-use crate::scenario::Played;
+use crate::play::scenario::Played;
 use crate::world::{LinkStats, World};
 
 /// Rows of links that the text shows; the rest is summed up.

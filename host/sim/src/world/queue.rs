@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::gossip::Due;
-use crate::node::NodeId;
-use crate::wire::{Side, StreamId};
+use crate::net::gossip::Due;
+use crate::net::stream::{Side, StreamId};
+use crate::world::node::NodeId;
 
 /// Something that happens at a point of virtual time. `life` counts a node's starts: what was meant for an
 /// earlier one does not happen.

@@ -10,12 +10,12 @@ use iroh_gossip::proto::InEvent;
 use lattice_kernel::sync::Access;
 use serde_json::Value;
 
-use crate::gossip::{Due, Key, Said};
 use crate::limits::{DIAL_MS, IDLE_MS, RESEND_MS};
-use crate::node::{Node, NodeId};
-use crate::trace::short;
-use crate::wire::Side;
+use crate::net::gossip::{Due, Key, Said};
+use crate::net::stream::Side;
 use crate::world::World;
+use crate::world::node::{Node, NodeId};
+use crate::world::trace::short;
 
 /// The length of a message and, once a connection and direction, the topic, in bytes.
 const LENGTH_BYTES: usize = 4;

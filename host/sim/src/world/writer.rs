@@ -6,10 +6,10 @@ use lattice_kernel::{CreateError, NewStore, OpenError, Store};
 use lattice_testing::disk::{self, SURVIVALS, Survives};
 
 use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS, TICK_MS};
-use crate::node::{Delivery, Disks, Job, Machine, NodeId};
-use crate::queue::Event;
-use crate::trace::short;
 use crate::world::World;
+use crate::world::node::{Delivery, Disks, Job, Machine, NodeId};
+use crate::world::queue::Event;
+use crate::world::trace::short;
 
 impl World {
     /// Hands the writer of a node something to do. A machine that does not run forgets it.

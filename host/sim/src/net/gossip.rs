@@ -24,12 +24,12 @@ use lattice_testing::Dice;
 use rand_core::{SeedableRng, TryRng};
 
 use crate::limits::{GOSSIP_LATE_MS, RETRY_MIN_MS};
-use crate::neighbours::{ConnId, Peer};
-use crate::node::NodeId;
-use crate::queue::Event;
-use crate::trace::short;
-use crate::wire::Side;
+use crate::net::neighbours::{ConnId, Peer};
+use crate::net::stream::Side;
 use crate::world::World;
+use crate::world::node::NodeId;
+use crate::world::queue::Event;
+use crate::world::trace::short;
 
 /// A peer as the protocol names it: the bytes of its key, as in iroh.
 pub(crate) type Key = [u8; 32];

@@ -14,12 +14,12 @@ use lattice_testing::Dice;
 use lattice_testing::disk::Survives;
 use rhai::{Array, Dynamic, Engine, EvalAltResult, Position, Token};
 
-use crate::code::Code;
-use crate::crowd;
-use crate::family;
 use crate::limits::{CONVERGE_MS, SCRIPT_OPERATIONS_MAX};
-use crate::node::NodeId;
-use crate::plan::Act;
+use crate::play::script_functions;
+use crate::world::child_store;
+use crate::world::code::Code;
+use crate::world::node::NodeId;
+use crate::world::plan::Act;
 use crate::world::{Block, Settings, Topology, Weather, World};
 
 /// How a scenario is run.
@@ -145,8 +145,8 @@ fn play_with(scenario: &Scenario<'_>, codes: &Codes) -> Played {
             engine.on_print(move |line| lines.borrow_mut().push(line.to_owned()));
             register_network(&mut engine, &stage);
             register_store(&mut engine, &stage);
-            crowd::register(&mut engine, &stage);
-            family::register(&mut engine, &stage);
+            script_functions::register(&mut engine, &stage);
+            child_store::register(&mut engine, &stage);
             let ran = engine.run(scenario.script);
             ran.err().map(|error| error.to_string())
         }

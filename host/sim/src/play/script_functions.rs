@@ -7,9 +7,9 @@ use lattice_kernel::{LocalSeq, Stored};
 use lattice_testing::Dice;
 use rhai::{Dynamic, Engine};
 
-use crate::node::NodeId;
-use crate::plan::Act;
-use crate::scenario::{Said, Shared, node, texts, with, wrong};
+use crate::play::scenario::{Said, Shared, node, texts, with, wrong};
+use crate::world::node::NodeId;
+use crate::world::plan::Act;
 use crate::world::{Topology, World};
 
 /// Registers these functions.

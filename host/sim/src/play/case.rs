@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::code::Code;
 use crate::limits::SHRINK_RUNS_MAX;
-use crate::node::NodeId;
-use crate::plan::{Plan, Shape, Step};
+use crate::world::code::Code;
+use crate::world::node::NodeId;
+use crate::world::plan::{Plan, Shape, Step};
 use crate::world::{Settings, Violation, World};
 
 /// A run that a seed stands for, perhaps with less of what it does.

@@ -11,10 +11,10 @@ use crate::limits::{
     DIAL_MS, FIRST_ROUND_LOOK_MS, FIRST_ROUND_MS, FIRST_ROUNDS_MAX, RECONCILE_MS, RETRY_MAX_MS,
     RETRY_MIN_MS,
 };
-use crate::node::NodeId;
-use crate::queue::Event;
-use crate::wire::{End, Side, Stream, StreamId, Talk};
+use crate::net::stream::{End, Side, Stream, StreamId, Talk};
 use crate::world::World;
+use crate::world::node::NodeId;
+use crate::world::queue::Event;
 
 impl World {
     /// Dials every neighbour that no stream leads to and whose time has come.

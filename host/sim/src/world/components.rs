@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lattice_runtime::{Compiler, Wasm};
 
-use crate::code::Code;
+use crate::world::code::Code;
 
 /// Components by name, and the engine that all worlds share.
 pub struct Shelf {

@@ -22,7 +22,7 @@ use crate::limits::{
     SESSIONS_PER_STORE,
 };
 use crate::link::Links;
-use crate::offence::{Offence, Offences, Verdict};
+use crate::misbehaviour::{Offence, Offences, Verdict};
 use crate::peers::{Peers, Source};
 
 /// How long a session is waited for that does not end its first round.

@@ -1,5 +1,15 @@
 //! A network of nodes in one thread: virtual time, and everything that happens in it.
 
+pub(crate) mod child_store;
+pub(crate) mod code;
+pub(crate) mod components;
+pub(crate) mod faults;
+pub(crate) mod node;
+pub(crate) mod plan;
+pub(crate) mod queue;
+pub(crate) mod trace;
+pub(crate) mod writer;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -12,14 +22,14 @@ use lattice_testing::disk::Survives;
 use lattice_testing::verified::VerifiedHeaders;
 
 use crate::check::{Seen, View};
-use crate::code::Code;
 use crate::limits::{CONVERGE_MS, MESH_NODES, NODES_MAX, START_MS};
-use crate::neighbours::Neighbours;
-use crate::node::{Machine, Node, NodeId};
-use crate::plan::{Act, Step};
-use crate::queue::{Event, Queue};
-use crate::trace::Trace;
-use crate::wire::{Stream, StreamId};
+use crate::net::neighbours::Neighbours;
+use crate::net::stream::{Stream, StreamId};
+use crate::world::code::Code;
+use crate::world::node::{Machine, Node, NodeId};
+use crate::world::plan::{Act, Step};
+use crate::world::queue::{Event, Queue};
+use crate::world::trace::Trace;
 
 /// How packets travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,7 +338,9 @@ impl World {
                 return self.handle(*stream, *side, lattice_kernel::sync::Input::Tick);
             }
             Event::Compare { stream, side } => return self.compare(*stream, *side),
-            Event::Begin { stream } => return self.begin(*stream, crate::wire::Side::Dialer),
+            Event::Begin { stream } => {
+                return self.begin(*stream, crate::net::stream::Side::Dialer);
+            }
         };
         let here = &mut self.nodes[node.index()];
         if here.life != life {

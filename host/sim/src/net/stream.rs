@@ -15,10 +15,10 @@ use lattice_kernel::sync::{
 use crate::limits::{
     IDLE_MS, OUT_BYTES_HIGH, OUT_BYTES_MAX, RECONCILE_MS, RESEND_MS, RETRY_MIN_MS,
 };
-use crate::node::{Delivery, Job, NodeId};
-use crate::queue::Event;
-use crate::trace::short;
 use crate::world::World;
+use crate::world::node::{Delivery, Job, NodeId};
+use crate::world::queue::Event;
+use crate::world::trace::short;
 
 /// A stream's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,6 +6,8 @@
 //! everything is what a fold from nothing comes to, callers know of what changed, nothing without a right was
 //! applied, and nobody was sent what it had more often than is stated.
 
+mod oracle;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -16,10 +18,9 @@ use lattice_kernel::run::engine::{Answer, Member, MemberStatus, Question};
 use lattice_kernel::{LocalSeq, Notice, Outcome, Snapshot, StorageError, Stored};
 
 use crate::limits::RESENT_FACTOR;
-use crate::node::NodeId;
-use crate::opinion;
-use crate::trace::short;
 use crate::world::World;
+use crate::world::node::NodeId;
+use crate::world::trace::short;
 
 /// What one node had when it held a set of entries and nothing was due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,7 +235,7 @@ impl World {
                 "the roots are not those of a fold from nothing".into(),
             ));
         }
-        Ok(opinion::differs(self.code.name(), &history))
+        Ok(oracle::differs(self.code.name(), &history))
     }
 
     /// The *finally* properties.
@@ -361,7 +362,7 @@ fn counting(snapshot: &Snapshot) -> Vec<IntentionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::code::Code;
+    use crate::world::code::Code;
     use crate::world::{Settings, Topology};
 
     #[test]

@@ -10,8 +10,8 @@ use lattice_format::Call;
 use lattice_kernel::run::engine::Role;
 use lattice_testing::Dice;
 
-use crate::code::Code;
-use crate::node::NodeId;
+use crate::world::code::Code;
+use crate::world::node::NodeId;
 use crate::world::{Topology, Weather};
 
 /// One thing that is done, at a time in milliseconds since the plan began.

@@ -1,0 +1,7 @@
+//! The network between nodes: dials, streams with a session at each end, gossip, and peers that keep to no rule.
+
+pub(crate) mod byzantine;
+pub(crate) mod gossip;
+pub(crate) mod neighbours;
+pub(crate) mod opening;
+pub(crate) mod stream;
