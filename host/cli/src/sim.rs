@@ -8,7 +8,8 @@ use std::sync::Mutex;
 
 use clap::{Args, Subcommand};
 use lattice_sim::{
-    Case, Code, Played, Progress, Rules, Scenario, Shape, Shelf, model_all, play, play_twice, swarm,
+    Case, Code, Components, Played, Progress, Rules, Scenario, Shape, model_all, play, play_twice,
+    swarm,
 };
 use serde_json::json;
 
@@ -154,7 +155,7 @@ impl Workshop {
         if name == Code::model().name() {
             return Ok(Code::model());
         }
-        let mut shelf = Shelf::open(&self.dir)?;
+        let mut components = Components::open(&self.dir)?;
         for needed in ["system", name] {
             let bytes = match lattice_daemon::bundled_plugin(needed) {
                 Some(bytes) => bytes.to_vec(),
@@ -167,9 +168,9 @@ impl Workshop {
                     ));
                 }
             };
-            shelf.add(needed, bytes);
+            components.add(needed, bytes);
         }
-        shelf.code(name)
+        components.code(name)
     }
 }
 

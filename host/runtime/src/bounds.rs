@@ -135,7 +135,11 @@ fn fuel(wasm: &Wasm, turns: u32, units: usize) -> u64 {
 
 /// Lets one be wanted, and tells how many are ready after a rest.
 fn ready(wasm: &Wasm, prepared: &Prepared) -> usize {
-    drop(prepared.spares.take(prepared.loaded, &Limits::default()));
+    drop(
+        prepared
+            .instance_pool
+            .take(prepared.loaded, &Limits::default()),
+    );
     wasm.rest();
     wasm.started_ahead()
 }
@@ -151,9 +155,9 @@ fn a_start_ahead_of_a_call_ends_at_its_fuel() {
     assert_eq!(fuel(&wasm, turns, units), SPARE_START_FUEL);
     // The engine takes fuel that is used up for fuel that is lacking.
     let (_, fits) = prepared(&wasm, &starting(turns, units - 1));
-    fits.spares.clear();
+    fits.instance_pool.clear();
     assert_eq!(ready(&wasm, &fits), 1);
-    fits.spares.clear();
+    fits.instance_pool.clear();
     let (_, more) = prepared(&wasm, &starting(turns, units));
     assert_eq!(ready(&wasm, &more), 0);
     // It is not tried again, and starts when it is called.
@@ -174,7 +178,9 @@ fn so_many_instances_are_started_ahead_and_the_oldest_gives_way() {
         })
         .collect();
     let want = |prepared: &Prepared| {
-        let taken = prepared.spares.take(prepared.loaded, &Limits::default());
+        let taken = prepared
+            .instance_pool
+            .take(prepared.loaded, &Limits::default());
         taken.is_some()
     };
     for prepared in &all {
@@ -199,8 +205,8 @@ fn so_many_used_instances_wait_to_be_dropped_and_none_that_is_large() {
     let (small, large) = (with_pages(pages), with_pages(pages + 1));
     let leave = |prepared: &Prepared| {
         let (store, _) = start(prepared).map_err(|_| "it does not start").unwrap();
-        prepared.spares.leave(store);
-        prepared.spares.left()
+        prepared.instance_pool.leave(store);
+        prepared.instance_pool.left()
     };
     for n in 1..=SPARES_LEFT_MAX {
         assert_eq!(leave(&large), n - 1);
@@ -208,7 +214,7 @@ fn so_many_used_instances_wait_to_be_dropped_and_none_that_is_large() {
     }
     assert_eq!(leave(&small), SPARES_LEFT_MAX);
     wasm.rest();
-    assert_eq!(small.spares.left(), 0);
+    assert_eq!(small.instance_pool.left(), 0);
 }
 
 #[test]

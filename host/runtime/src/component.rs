@@ -10,9 +10,9 @@ use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 
 use crate::governance;
 use crate::host::Data;
-use crate::instance_pool::{Loaded, Spares};
+use crate::instance_pool::{InstancePool, Loaded};
 use crate::names;
-use crate::pace::Pace;
+use crate::pace::RunningGuests;
 use crate::typed_calls::{self, TypedCall};
 use crate::values::{Type, val};
 
@@ -21,9 +21,9 @@ pub(crate) struct Prepared {
     /// What its spare instances are found by.
     pub(crate) loaded: Loaded,
     /// Where it leaves its instances, and finds one that is started.
-    pub(crate) spares: Arc<Spares>,
+    pub(crate) instance_pool: Arc<InstancePool>,
     /// Where it says that it runs.
-    pub(crate) pace: Arc<Pace>,
+    pub(crate) pace: Arc<RunningGuests>,
     pub(crate) pre: InstancePre<Data>,
     /// The component's answers to governance's questions, if it can govern.
     pub(crate) governance: Option<governance::Indices>,
@@ -49,8 +49,8 @@ impl Prepared {
         id: ComponentId,
         component: &Component,
         linker: &Linker<Data>,
-        spares: Arc<Spares>,
-        pace: Arc<Pace>,
+        instance_pool: Arc<InstancePool>,
+        pace: Arc<RunningGuests>,
     ) -> Result<Self, HostFault> {
         let unusable = |error: wasmtime::Error| HostFault::Unusable {
             component: id,
@@ -99,8 +99,8 @@ impl Prepared {
             functions.insert(names::without_version(name).to_owned(), found);
         }
         Ok(Self {
-            loaded: spares.loaded(),
-            spares,
+            loaded: instance_pool.loaded(),
+            instance_pool,
             pace,
             pre,
             governance,

@@ -17,13 +17,13 @@ use crate::code::Compiler;
 use crate::component::Prepared;
 use crate::host::Data;
 use crate::inspect::{self, InspectError};
-use crate::instance_pool::{Loaded, Spares};
+use crate::instance_pool::{InstancePool, Loaded};
 use crate::limits::{
     COMPONENT_BYTES_MAX, LOADED_COMPONENTS_MAX, POOL_CORE_INSTANCES, POOL_CORE_INSTANCES_EACH,
     POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_TABLES,
     POOL_TABLES_EACH,
 };
-use crate::pace::{Pace, Pacer};
+use crate::pace::{Pacer, RunningGuests};
 use crate::profile::{MEMORY_BYTES_MAX, PROFILE, TABLE_ELEMENTS_MAX};
 use crate::schema::Schema;
 use crate::{governance, host, instance, wasi};
@@ -36,8 +36,8 @@ pub struct Wasm {
     linker: Linker<Data>,
     catalogue: Catalogue,
     ready: Mutex<Ready>,
-    spares: Arc<Spares>,
-    pace: Arc<Pace>,
+    instance_pool: Arc<InstancePool>,
+    pace: Arc<RunningGuests>,
     /// Held while a component is loaded or compiled, so that two that ask for it wait for one.
     loading: Mutex<()>,
 }
@@ -112,7 +112,7 @@ impl Wasm {
             linker,
             catalogue,
             ready: Mutex::default(),
-            spares: Arc::default(),
+            instance_pool: Arc::default(),
             pace: Arc::default(),
             loading: Mutex::new(()),
         })
@@ -178,14 +178,14 @@ impl Wasm {
         ready.components.remove(id);
         ready.schemas.remove(id);
         drop(ready);
-        self.spares.clear();
+        self.instance_pool.clear();
         Ok(())
     }
 
     /// Clears up behind instances that were used, and starts those that will be needed next. To be
     /// called by whoever has time, when nobody waits; costs nothing when there is nothing to do.
     pub fn rest(&self) {
-        for (loaded, limits) in self.spares.clear_up() {
+        for (loaded, limits) in self.instance_pool.clear_up() {
             let prepared = self.lock().loaded(loaded);
             if let Some(prepared) = prepared {
                 instance::start_ahead(&prepared, &limits);
@@ -219,13 +219,13 @@ impl Wasm {
         id: ComponentId,
         component: &Component,
     ) -> Result<Arc<Prepared>, HostFault> {
-        let (spares, pace) = (Arc::clone(&self.spares), Arc::clone(&self.pace));
-        Prepared::new(id, component, &self.linker, spares, pace).map(Arc::new)
+        let (instance_pool, pace) = (Arc::clone(&self.instance_pool), Arc::clone(&self.pace));
+        Prepared::new(id, component, &self.linker, instance_pool, pace).map(Arc::new)
     }
 
     /// Instances that are started ahead of a call.
     pub fn started_ahead(&self) -> usize {
-        self.spares.ready()
+        self.instance_pool.ready()
     }
 
     fn lock(&self) -> MutexGuard<'_, Ready> {

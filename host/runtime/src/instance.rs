@@ -103,14 +103,14 @@ pub(crate) fn start(
     limits: &Limits,
     data: Box<Data>,
 ) -> Result<Started, (Box<Data>, Failure)> {
-    if let Some((mut store, instance)) = prepared.spares.take(prepared.loaded, limits) {
+    if let Some((mut store, instance)) = prepared.instance_pool.take(prepared.loaded, limits) {
         store.data_mut().run = data.run;
         return Ok((store, instance));
     }
     match start_now(prepared, limits, data, START_FUEL) {
         // Spare instances take places of the pool that calls need more.
         Err((data, Failure::Host(HostFault::Exhausted(_)))) => {
-            prepared.spares.clear();
+            prepared.instance_pool.clear();
             start_now(prepared, limits, data, START_FUEL)
         }
         started => started,
@@ -121,9 +121,11 @@ pub(crate) fn start(
 pub(crate) fn start_ahead(prepared: &Prepared, limits: &Limits) {
     let data = Box::new(Data::new(None, limits));
     match start_now(prepared, limits, data, SPARE_START_FUEL) {
-        Ok(started) => prepared.spares.keep(prepared.loaded, limits, started),
+        Ok(started) => prepared
+            .instance_pool
+            .keep(prepared.loaded, limits, started),
         // It asks at its start what it is started for, takes long, or always traps.
-        Err((_, Failure::Trap(_))) => prepared.spares.unfit(prepared.loaded),
+        Err((_, Failure::Trap(_))) => prepared.instance_pool.unfit(prepared.loaded),
         // This host has no place for it now.
         Err((_, Failure::Host(_))) => {}
     }
@@ -170,7 +172,7 @@ pub(crate) fn give_back(prepared: &Prepared, mut store: Box<Store<Data>>) -> Run
     let run = data.run.take().expect(HAS_RUN);
     // What the guest printed belongs to this run.
     data.wasi = None;
-    prepared.spares.leave(store);
+    prepared.instance_pool.leave(store);
     run
 }
 

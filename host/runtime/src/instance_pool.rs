@@ -17,7 +17,7 @@ use crate::limits::{SPARES_LEFT_MAX, SPARES_READY_MAX};
 
 /// The spare instances of an engine: few, since each takes a place of the pool.
 #[derive(Default)]
-pub(crate) struct Spares {
+pub(crate) struct InstancePool {
     kept: Mutex<Kept>,
     /// Whether there is anything to do for whoever has time.
     work: AtomicBool,
@@ -52,7 +52,7 @@ impl Spare {
     }
 }
 
-impl Spares {
+impl InstancePool {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         // Nothing panics while it is held, and lists of whole things are whole at any time.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)

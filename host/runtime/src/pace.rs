@@ -26,7 +26,7 @@ pub struct Pacer {
 
 /// The guests that run in an engine now.
 #[derive(Default)]
-pub(crate) struct Pace {
+pub(crate) struct RunningGuests {
     pacer: OnceLock<Pacer>,
     running: AtomicUsize,
     /// Whether nobody ticks before somebody is woken.
@@ -34,7 +34,7 @@ pub(crate) struct Pace {
 }
 
 /// A guest that runs.
-pub(crate) struct Running(Arc<Pace>);
+pub(crate) struct Running(Arc<RunningGuests>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -42,7 +42,7 @@ impl Drop for Running {
     }
 }
 
-impl Pace {
+impl RunningGuests {
     /// Says what becomes of guests that run for long; the first one stays.
     pub(crate) fn set(&self, pacer: Pacer) {
         let _ = self.pacer.set(pacer);
@@ -84,7 +84,7 @@ impl Pace {
     }
 }
 
-impl Drop for Pace {
+impl Drop for RunningGuests {
     fn drop(&mut self) {
         // Whoever ticks sees that there is nothing left to tick for.
         if let Some(pacer) = self.pacer.get() {

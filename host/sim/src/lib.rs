@@ -19,7 +19,7 @@ pub use play::report::{json, svg, table};
 pub use play::scenario::{Played, Scenario, play, play_twice};
 pub use play::swarm::{Progress, Swarm, swarm};
 pub use world::code::{Code, CodeError};
-pub use world::components::Shelf;
+pub use world::components::Components;
 pub use world::node::NodeId;
 pub use world::plan::{Act, Fails, Plan, Shape, Step};
 pub use world::trace::Trace;

@@ -81,7 +81,7 @@ pub(crate) struct Asking<'a> {
 
 impl Asking<'_> {
     /// Asks without remembering.
-    pub(crate) fn ask(&self, rows: &RowsView, question: &Question, at: Position) -> Asked {
+    pub(crate) fn ask(&self, rows: &RowsView, question: &Question, at: Position) -> TrackedAnswer {
         let run = Run::query(
             rows.clone(),
             Some(self.store),
@@ -92,15 +92,15 @@ impl Asking<'_> {
         self.ask_in(run, question)
     }
 
-    pub(crate) fn ask_in(&self, run: Run, question: &Question) -> Asked {
+    pub(crate) fn ask_in(&self, run: Run, question: &Question) -> TrackedAnswer {
         let (run, answer) = self.engine.ask(self.component, self.limits, run, question);
         let (reads, _) = run.into_effects();
-        Asked { reads, answer }
+        TrackedAnswer { reads, answer }
     }
 }
 
 /// An answer with the reads that it rests on.
-pub(crate) struct Asked {
+pub(crate) struct TrackedAnswer {
     pub(crate) reads: Reads,
     pub(crate) answer: Result<Answer, AskError>,
 }
@@ -113,7 +113,7 @@ impl Answers {
         rows: &RowsView,
         question: &Question,
         at: Position,
-    ) -> Result<Asked, StorageError> {
+    ) -> Result<TrackedAnswer, StorageError> {
         if let Some(list) = self.by_question.get(question) {
             for known in list.iter().rev() {
                 if same_values(rows, known, at)? {
@@ -121,7 +121,7 @@ impl Answers {
                         true => Reads::default(),
                         false => known.reads(),
                     };
-                    return Ok(Asked {
+                    return Ok(TrackedAnswer {
                         reads,
                         answer: Ok(known.answer.clone()),
                     });
@@ -263,7 +263,7 @@ impl Core {
         &mut self,
         question: &Question,
         at: Position,
-    ) -> Result<Asked, StorageError> {
+    ) -> Result<TrackedAnswer, StorageError> {
         let asking = Asking {
             engine: &*self.engine,
             component: &self.info.genesis.system.id,

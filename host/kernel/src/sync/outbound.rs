@@ -48,7 +48,7 @@ impl Known {
 }
 
 #[derive(Debug)]
-enum Asked {
+enum AskedEntry {
     Id(IntentionId),
     Local(LocalSeq),
 }
@@ -102,7 +102,7 @@ enum Next {
 pub(super) struct Outbound {
     /// Bytes that the peer still takes; below zero after a frame larger than the rest.
     credit: i64,
-    asked: VecDeque<Asked>,
+    asked: VecDeque<AskedEntry>,
     plan: Plan,
     jobs: VecDeque<Job>,
     /// The first entry that the live phase has not looked at.
@@ -218,7 +218,7 @@ impl Outbound {
                 max: WANTED_MAX,
             });
         }
-        self.asked.extend(ids.into_iter().map(Asked::Id));
+        self.asked.extend(ids.into_iter().map(AskedEntry::Id));
         Ok(())
     }
 
@@ -331,16 +331,16 @@ impl Outbound {
     ) -> Result<Next, StorageError> {
         while let Some(asked) = self.asked.pop_front() {
             let (stored, id) = match asked {
-                Asked::Id(id) => (snapshot.entry(&id)?, Some(id)),
-                Asked::Local(local) => (snapshot.entry_at(local)?, None),
+                AskedEntry::Id(id) => (snapshot.entry(&id)?, Some(id)),
+                AskedEntry::Local(local) => (snapshot.entry_at(local)?, None),
             };
             match (stored, id) {
                 (Some(stored), Some(id)) if snapshot.is_cut_off(&id)? => {
                     let before =
                         source::void_ancestors(snapshot, &stored.header, VOID_ANCESTORS_MAX)?;
-                    self.asked.push_front(Asked::Local(stored.local));
+                    self.asked.push_front(AskedEntry::Local(stored.local));
                     for local in before.into_iter().rev() {
-                        self.asked.push_front(Asked::Local(local));
+                        self.asked.push_front(AskedEntry::Local(local));
                     }
                 }
                 (Some(stored), _) => {

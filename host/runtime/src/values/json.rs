@@ -113,13 +113,13 @@ fn named(name: &str, ty: Option<&Type>, value: Option<&Value>) -> Json {
 /// # Errors
 /// When it is not of the type, with the place in the document.
 pub fn from_json(ty: &Type, json: &Json) -> Result<Value, FromJsonError> {
-    read(ty, json, &mut Place::default())
+    read(ty, json, &mut JsonPath::default())
 }
 
 #[derive(Default)]
-struct Place(Vec<String>);
+struct JsonPath(Vec<String>);
 
-impl Place {
+impl JsonPath {
     fn error<T>(&self, json: &Json, expected: impl Into<String>) -> Result<T, FromJsonError> {
         let found: String = json.to_string().chars().take(80).collect();
         Err(FromJsonError {
@@ -137,7 +137,7 @@ impl Place {
     }
 }
 
-fn read(ty: &Type, json: &Json, at: &mut Place) -> Result<Value, FromJsonError> {
+fn read(ty: &Type, json: &Json, at: &mut JsonPath) -> Result<Value, FromJsonError> {
     macro_rules! integer {
         ($variant:ident, $as:ident, $accept_text:expr) => {{
             let number = match json {
@@ -285,7 +285,7 @@ fn number(json: &Json) -> Option<f64> {
 
 fn each<'a>(
     items: &[Json],
-    at: &mut Place,
+    at: &mut JsonPath,
     ty: impl Fn(usize) -> &'a Type,
 ) -> Result<Vec<Value>, FromJsonError> {
     let items = items.iter().enumerate();
@@ -305,7 +305,7 @@ fn single(json: &Json) -> Option<(&str, &Json)> {
 fn payload(
     ty: Option<&Type>,
     json: &Json,
-    at: &mut Place,
+    at: &mut JsonPath,
     step: &str,
 ) -> Result<Option<Box<Value>>, FromJsonError> {
     at.within(format!(".{step}"), |at| match ty {

@@ -99,7 +99,7 @@ pub(crate) struct Membership {
 
 /// Something of gossip that happens to a node.
 #[derive(Clone, Debug)]
-pub(crate) enum Due {
+pub(crate) enum GossipEvent {
     /// A timer of the protocol, for the topic with that number.
     Timer(u64, Timer<Key>),
     /// What was written within a moment is announced.
@@ -126,32 +126,32 @@ fn address(number: u64) -> PeerData {
 }
 
 impl World {
-    pub(crate) fn gossip_at(&mut self, at_ms: u64, node: NodeId, due: Due) {
+    pub(crate) fn gossip_at(&mut self, at_ms: u64, node: NodeId, due: GossipEvent) {
         let life = self.nodes[node.index()].life;
         let due = Box::new(due);
         self.queue.at(at_ms, Event::Gossip { node, life, due });
     }
 
-    pub(crate) fn gossip(&mut self, node: NodeId, due: Due) {
+    pub(crate) fn gossip(&mut self, node: NodeId, due: GossipEvent) {
         match due {
-            Due::Timer(number, timer) => {
+            GossipEvent::Timer(number, timer) => {
                 let topic = &self.nodes[node.index()].gossip.topic;
                 if topic.as_ref().is_some_and(|t| t.number == number) {
                     self.protocol(node, InEvent::TimerExpired(timer));
                 }
             }
-            Due::Collected => self.broadcast(node),
-            Due::Look => self.look_at_topic(node),
-            Due::Heard(number, from, content) => {
+            GossipEvent::Collected => self.broadcast(node),
+            GossipEvent::Look => self.look_at_topic(node),
+            GossipEvent::Heard(number, from, content) => {
                 let topic = &self.nodes[node.index()].gossip.topic;
                 if topic.as_ref().is_some_and(|t| t.number == number) {
                     self.hear(node, from, &content);
                 }
             }
-            Due::Dial(key) => self.gossip_dialled(node, key),
-            Due::Undialled(key) => self.gossip_undialled(node, key),
-            Due::Arrive(conn, side) => self.gossip_arrives(conn, side),
-            Due::Broken(conn, side) => self.close_conn(conn, side),
+            GossipEvent::Dial(key) => self.gossip_dialled(node, key),
+            GossipEvent::Undialled(key) => self.gossip_undialled(node, key),
+            GossipEvent::Arrive(conn, side) => self.gossip_arrives(conn, side),
+            GossipEvent::Broken(conn, side) => self.close_conn(conn, side),
         }
     }
 
@@ -269,7 +269,7 @@ impl World {
                 OutEvent::SendMessage(to, message) => self.gossip_send(id, to, message),
                 OutEvent::ScheduleTimer(delay, timer) => {
                     let at = now_ms + u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                    self.gossip_at(at, id, Due::Timer(number, timer));
+                    self.gossip_at(at, id, GossipEvent::Timer(number, timer));
                 }
                 OutEvent::DisconnectPeer(peer) => self.gossip_disconnects(id, peer),
                 OutEvent::EmitEvent(_, Told::Received(message)) => {
@@ -305,7 +305,7 @@ impl World {
                 0 => self.dice.below(GOSSIP_LATE_MS),
                 _ => 0,
             };
-            let due = Due::Heard(number, from, content.clone());
+            let due = GossipEvent::Heard(number, from, content.clone());
             self.gossip_at(self.now_ms + late, id, due);
         }
     }
@@ -318,7 +318,7 @@ impl World {
             value.lost();
         }
         self.reconcile(id);
-        self.gossip_at(self.now_ms + RETRY_MIN_MS, id, Due::Look);
+        self.gossip_at(self.now_ms + RETRY_MIN_MS, id, GossipEvent::Look);
     }
 
     // --- announcements ---------------------------------------------------------------------------
@@ -334,7 +334,7 @@ impl World {
             value.wrote(entry, now_ms);
         }
         if first && value.due_ms().is_some() {
-            self.gossip_at(now_ms + GOSSIP_COLLECT_MS, id, Due::Collected);
+            self.gossip_at(now_ms + GOSSIP_COLLECT_MS, id, GossipEvent::Collected);
         }
     }
 

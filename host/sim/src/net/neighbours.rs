@@ -11,7 +11,7 @@ use lattice_kernel::sync::Access;
 use serde_json::Value;
 
 use crate::limits::{DIAL_MS, IDLE_MS, RESEND_MS};
-use crate::net::gossip::{Due, Key, Said};
+use crate::net::gossip::{GossipEvent, Key, Said};
 use crate::net::stream::Side;
 use crate::world::World;
 use crate::world::node::{Node, NodeId};
@@ -113,7 +113,7 @@ impl World {
                     Some(peer) => (0..3).map(|_| self.delay(me, peer, 100)).sum(),
                     None => 0,
                 };
-                self.gossip_at(self.now_ms + arrival, me, Due::Dial(to));
+                self.gossip_at(self.now_ms + arrival, me, GossipEvent::Dial(to));
             }
         }
     }
@@ -155,7 +155,7 @@ impl World {
         end.last_arrival_ms = end.last_arrival_ms.max(arrival);
         let at = end.last_arrival_ms;
         end.incoming.push_back((at, message));
-        self.gossip_at(at, peer, Due::Arrive(id, side.other()));
+        self.gossip_at(at, peer, GossipEvent::Arrive(id, side.other()));
     }
 
     /// What a liar sends in place of its protocol's message: now and then another that reads as one.
@@ -190,7 +190,7 @@ impl World {
                     && !conn.end(to).incoming.is_empty()
                 {
                     let me = conn.end(to).node;
-                    self.gossip_at(now_ms + RESEND_MS, me, Due::Arrive(id, to));
+                    self.gossip_at(now_ms + RESEND_MS, me, GossipEvent::Arrive(id, to));
                 }
                 return;
             }
@@ -240,7 +240,7 @@ impl World {
             !blocked && self.nodes[peer.index()].is_on()
         });
         let Some(peer) = reachable else {
-            return self.gossip_at(now_ms + DIAL_MS, me, Due::Undialled(key));
+            return self.gossip_at(now_ms + DIAL_MS, me, GossipEvent::Undialled(key));
         };
         // Only active members may speak gossip with a node.
         if peer == me || self.access(peer, me) != Access::All {
@@ -308,7 +308,7 @@ impl World {
                 false => self.weather.latency_ms,
             };
             let at = (self.now_ms + after).max(last_words_ms + 1);
-            self.gossip_at(at, peer, Due::Broken(id, side.other()));
+            self.gossip_at(at, peer, GossipEvent::Broken(id, side.other()));
         } else {
             self.neighbours.conns.remove(&id);
         }

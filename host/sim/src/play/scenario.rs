@@ -16,7 +16,6 @@ use rhai::{Array, Dynamic, Engine, EvalAltResult, Position, Token};
 
 use crate::limits::{CONVERGE_MS, SCRIPT_OPERATIONS_MAX};
 use crate::play::script_functions;
-use crate::world::child_store;
 use crate::world::code::Code;
 use crate::world::node::NodeId;
 use crate::world::plan::Act;
@@ -146,7 +145,6 @@ fn play_with(scenario: &Scenario<'_>, codes: &Codes) -> Played {
             register_network(&mut engine, &stage);
             register_store(&mut engine, &stage);
             script_functions::register(&mut engine, &stage);
-            child_store::register(&mut engine, &stage);
             let ran = engine.run(scenario.script);
             ran.err().map(|error| error.to_string())
         }

@@ -1,4 +1,5 @@
-//! What scripts need for many nodes: how these are connected, calls that nobody waits for, chance, and sums.
+//! Functions of scripts beyond those that act on one node: how nodes are connected, calls that nobody waits for,
+//! chance, sums, children and invites.
 
 use std::rc::Rc;
 
@@ -7,12 +8,12 @@ use lattice_kernel::{LocalSeq, Stored};
 use lattice_testing::Dice;
 use rhai::{Dynamic, Engine};
 
-use crate::play::scenario::{Said, Shared, node, texts, with, wrong};
+use crate::play::scenario::{Said, Shared, govern, node, role, span, texts, with, wrong};
 use crate::world::node::NodeId;
 use crate::world::plan::Act;
 use crate::world::{Topology, World};
 
-/// Registers these functions.
+/// Registers all of them.
 pub(crate) fn register(engine: &mut Engine, stage: &Shared) {
     let s = Rc::clone(stage);
     engine.register_fn("network", move |name: &str| network(&s, name, 1));
@@ -79,6 +80,52 @@ pub(crate) fn register(engine: &mut Engine, stage: &Shared) {
         with(&s, |w| {
             let entries = w.stats().links.values().map(|link| link.entries);
             Ok(entries.sum::<u64>() as i64)
+        })
+    });
+    register_children(engine, stage);
+}
+
+/// Registers the functions for children and invites.
+fn register_children(engine: &mut Engine, stage: &Shared) {
+    let s = Rc::clone(stage);
+    engine.register_fn("child", move |by: i64| {
+        with(&s, |w| {
+            let by = node(w, by)?;
+            w.act(Act::Child { by });
+            w.run_for(10);
+            match w.child() {
+                Some(_) => Ok(()),
+                None => wrong(format!("{by} may not make a child")),
+            }
+        })
+    });
+    let s = Rc::clone(stage);
+    engine.register_fn("in_child", move |on: bool| s.borrow_mut().in_child = on);
+    let s = Rc::clone(stage);
+    engine.register_fn(
+        "invite",
+        move |by: i64, name: &str, uses: i64, lasts_ms: i64| {
+            govern(&s, |w| {
+                if !w.code.has_invites() {
+                    return wrong("only the governance of components has invites: choose a plugin");
+                }
+                let Ok(uses) = u32::try_from(uses) else {
+                    return wrong(format!("{uses} is no number of uses"));
+                };
+                Ok(Act::Invite {
+                    by: node(w, by)?,
+                    role: role(name)?,
+                    uses,
+                    lasts_ms: span(lasts_ms)?,
+                })
+            })
+        },
+    );
+    let s = Rc::clone(stage);
+    engine.register_fn("claim", move |whom: i64, via: i64| {
+        govern(&s, |w| {
+            let (whom, via) = (node(w, whom)?, node(w, via)?);
+            Ok(Act::Claim { whom, via })
         })
     });
 }

@@ -5,15 +5,11 @@
 //! both: a machine that fails under one store fails under the other.
 
 use std::mem::swap;
-use std::rc::Rc;
 
 use lattice_kernel::run::engine::{Member, MemberStatus, Role};
-use rhai::Engine;
 
-use crate::play::scenario::{Shared, govern, node, role, span, with, wrong};
 use crate::world::World;
 use crate::world::node::{Disks, Machine, Node, NodeId};
-use crate::world::plan::Act;
 use crate::world::queue::Event;
 use crate::world::trace::short;
 
@@ -105,51 +101,6 @@ impl World {
         swap(&mut self.blocks, &mut child.blocks);
         swap(&mut self.weather, &mut child.weather);
     }
-}
-
-/// What scripts need for children and invites.
-pub(crate) fn register(engine: &mut Engine, stage: &Shared) {
-    let s = Rc::clone(stage);
-    engine.register_fn("child", move |by: i64| {
-        with(&s, |w| {
-            let by = node(w, by)?;
-            w.act(Act::Child { by });
-            w.run_for(10);
-            match w.child() {
-                Some(_) => Ok(()),
-                None => wrong(format!("{by} may not make a child")),
-            }
-        })
-    });
-    let s = Rc::clone(stage);
-    engine.register_fn("in_child", move |on: bool| s.borrow_mut().in_child = on);
-    let s = Rc::clone(stage);
-    engine.register_fn(
-        "invite",
-        move |by: i64, name: &str, uses: i64, lasts_ms: i64| {
-            govern(&s, |w| {
-                if !w.code.has_invites() {
-                    return wrong("only the governance of components has invites: choose a plugin");
-                }
-                let Ok(uses) = u32::try_from(uses) else {
-                    return wrong(format!("{uses} is no number of uses"));
-                };
-                Ok(Act::Invite {
-                    by: node(w, by)?,
-                    role: role(name)?,
-                    uses,
-                    lasts_ms: span(lasts_ms)?,
-                })
-            })
-        },
-    );
-    let s = Rc::clone(stage);
-    engine.register_fn("claim", move |whom: i64, via: i64| {
-        govern(&s, |w| {
-            let (whom, via) = (node(w, whom)?, node(w, via)?);
-            Ok(Act::Claim { whom, via })
-        })
-    });
 }
 
 /// A machine as the network of the child has it: without the child yet.

@@ -9,19 +9,19 @@ use lattice_runtime::{Compiler, Wasm};
 use crate::world::code::Code;
 
 /// Components by name, and the engine that all worlds share.
-pub struct Shelf {
+pub struct Components {
     wasm: Arc<Wasm>,
     bytes: BTreeMap<String, Vec<u8>>,
 }
 
-impl std::fmt::Debug for Shelf {
+impl std::fmt::Debug for Components {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Shelf({:?})", self.bytes.keys())
+        write!(f, "Components({:?})", self.bytes.keys())
     }
 }
 
-impl Shelf {
-    /// An empty shelf, whose compiled code goes into `dir`.
+impl Components {
+    /// No components yet; their compiled code goes into `dir`.
     ///
     /// # Errors
     /// When the directory cannot be used or the engine does not start.

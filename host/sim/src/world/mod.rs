@@ -190,7 +190,7 @@ pub struct World {
     pub(crate) invites: u64,
     /// The invite that claims are made of.
     pub(crate) invite: Option<u64>,
-    /// The network of a child store, on the same machines; it is worked through `family`.
+    /// The network of a child store, on the same machines; `child_store` acts on it.
     pub(crate) child: Option<Box<World>>,
     /// Whether this is the network of a child store: its machines start and stop with those of the parent.
     pub(crate) is_child: bool,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::net::gossip::Due;
+use crate::net::gossip::GossipEvent;
 use crate::net::stream::{Side, StreamId};
 use crate::world::node::NodeId;
 
@@ -28,7 +28,7 @@ pub(crate) enum Event {
     Gossip {
         node: NodeId,
         life: u64,
-        due: Box<Due>,
+        due: Box<GossipEvent>,
     },
     /// A dial arrives.
     Connect { from: NodeId, to: NodeId, life: u64 },
