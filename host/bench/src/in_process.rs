@@ -92,7 +92,7 @@ pub(crate) fn measure(settings: &Settings) -> Result<Vec<Figure>> {
     ])
 }
 
-fn component(settings: &Settings, name: &str) -> Result<Vec<u8>> {
+pub(crate) fn component(settings: &Settings, name: &str) -> Result<Vec<u8>> {
     let path = settings.plugins.join(format!("{name}.wasm"));
     std::fs::read(&path)
         .with_context(|| format!("{}: `cargo xtask plugins` makes it", path.display()))
@@ -163,14 +163,14 @@ fn one(settings: &Settings, engine: &Arc<Wasm>, kv: &Schema, system: ComponentId
 }
 
 /// A kv store and its only author.
-struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     store: Store,
     kv: &'a Schema,
     next: u64,
 }
 
 impl<'a> Writer<'a> {
-    fn create(
+    pub(crate) fn create(
         directory: &Path,
         engine: &Arc<Wasm>,
         kv: &'a Schema,
@@ -211,7 +211,7 @@ impl<'a> Writer<'a> {
         Ok(Writer { store, kv, next: 0 })
     }
 
-    fn put(&mut self) -> Result<()> {
+    pub(crate) fn put(&mut self) -> Result<()> {
         self.next += 1;
         let [(interface, function)] = self.kv.find(CallKind::Command, "put")[..] else {
             bail!("the component kv has no command `put`");
@@ -236,7 +236,11 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<()> {
+    pub(crate) fn close(self) -> Result<()> {
+        Ok(self.store.close(now_ms()?)?)
+    }
+
+    pub(crate) fn commit(&mut self) -> Result<()> {
         self.store.commit(now_ms()?)?;
         // Whoever watches takes them; otherwise they pile up.
         self.store.take_changes();

@@ -11,6 +11,7 @@ mod entries;
 mod figure;
 mod in_process;
 mod join;
+mod layout;
 mod memory;
 mod node;
 mod raw;
@@ -58,6 +59,9 @@ struct Cli {
     /// Intentions of the stores that are joined and opened
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     entries: u64,
+    /// Print instead what the rows of a store of so many entries take on disk, by kind
+    #[arg(long)]
+    layout: bool,
     /// Print one JSON document instead of a table
     #[arg(long)]
     json: bool,
@@ -121,6 +125,10 @@ fn run(cli: &Cli) -> Result<bool> {
             "warning: {} is kept in memory, where a commit costs nothing: give --dir on a disk",
             place.display()
         );
+    }
+    if cli.layout {
+        layout::print(&settings)?;
+        return Ok(true);
     }
     // One thread: what a client costs is then the same for one and for many.
     let runtime = tokio::runtime::Builder::new_current_thread()

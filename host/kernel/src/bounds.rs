@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use lattice_format::{
-    CallId, ChainId, ComponentId, Header, IntentionId, Lane, Limits, Position, SignedHeader,
+    CallId, ChainId, ComponentId, Header, IntentionId, Lane, Limits, SignedHeader,
 };
 
 use crate::fold::governance::Answers;
@@ -14,6 +14,7 @@ use crate::outcome::TrapKind;
 use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Question, Role};
 use crate::run::{Place, Run, RunFault};
 use crate::state::cell::{Cell, Space};
+use crate::state::slot::Slot;
 use crate::testing::{self, ModelEngine, Step};
 use crate::{BatchVerifier, Notice, Received, Store};
 
@@ -28,7 +29,7 @@ fn run(store: &Store) -> Run {
         index: 0,
     };
     let rows = store.core.rows.view();
-    Run::command(rows, Some(store.id()), Lane::App, Position::MAX, place)
+    Run::command(rows, Some(store.id()), Lane::App, Slot::MAX, place)
 }
 
 fn is_limit<T: std::fmt::Debug>(result: Result<T, RunFault>) {
@@ -181,11 +182,11 @@ fn the_overlay_is_written_when_it_has_too_many_rows() {
     let mut store = testing::found(0, NOW);
     let rows = &mut store.core.rows;
     for n in rows.pending_rows()..OVERLAY_ROWS_MAX {
-        rows.put([&b"bound"[..], &n.to_be_bytes()].concat(), b"".to_vec());
+        rows.put([&b"Mbound"[..], &n.to_be_bytes()].concat(), b"".to_vec());
     }
     store.tick(NOW).unwrap();
     assert!(store.core.rows.pending_rows() >= OVERLAY_ROWS_MAX);
-    store.core.rows.put(b"one more".to_vec(), b"".to_vec());
+    store.core.rows.put(b"Mone more".to_vec(), b"".to_vec());
     store.tick(NOW).unwrap();
     assert_eq!(store.core.rows.pending_rows(), 0);
 }
@@ -203,7 +204,7 @@ fn answers_of_governance_are_forgotten_at_their_bound() {
         function: n.to_string(),
     };
     let mut ask = |n: usize| {
-        let asked = answers.ask(&asking, &rows, &question(n), Position::MAX);
+        let asked = answers.ask(&asking, &rows, &question(n), Slot::MAX);
         asked.unwrap().answer.unwrap();
         format!("{answers:?}")
     };

@@ -23,6 +23,16 @@ pub const LOCAL_TRANSACTIONS: usize = 512;
 pub const FLUSH_ENTRIES: u64 = 1000;
 /// Age after which the derived state is written durably, in milliseconds.
 pub const FLUSH_MS: u64 = 1000;
+/// Runs of a lane that are due and listed in memory; where others are due the rows say.
+pub const DUE_LISTED_MAX: usize = 4096;
+/// Rows of the order that are looked at at once for further due runs.
+pub const DUE_ROWS_LOOKED_AT: usize = 65_536;
+/// Cells deleted above a slot that a scan there lists; beyond them it looks through the older versions of its span.
+pub const DELETED_ABOVE_MAX: usize = 1024;
+/// Rows of a level of a number's deltas, in one block of the level above, beyond which the block is split.
+pub const DELTA_BLOCK_ROWS: usize = 64;
+/// Rows of a level of a number's deltas from which on they are summed in blocks.
+pub const DELTA_LEVEL_ROWS: usize = 2 * DELTA_BLOCK_ROWS;
 /// Rows of the overlay after which it is written whatever else.
 pub const OVERLAY_ROWS_MAX: usize = 200_000;
 /// The most floating entries of one sending peer.

@@ -2,22 +2,22 @@
 //!
 //! The state is what comes out of running every entry from first to last. This file gets there
 //! without starting over: entries that arrive late run once at their place, and of the later ones
-//! only those run again that read something which is different now. `scratch.rs` does it the plain
+//! only those run again that read something which is different now. `reference.rs` does it the plain
 //! way and is the judge in every test.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lattice_format::{
-    Body, Call, ComponentId, DeviceKey, Genesis, Header, IntentionId, Lane, Param, Position,
-    StoreId, Transaction,
+    Body, Call, CallId, ComponentId, DeviceKey, Genesis, Header, IntentionId, Lane, Param,
+    Position, StoreId, Transaction, VerifiedHeader,
 };
 use minicbor::Encoder;
 
+use crate::fold::due::Due;
 use crate::fold::execution::{Execution, outcome_of};
 use crate::fold::governance::Answers;
-use crate::fold::quota;
-use crate::fold::record::{self, Due, Record};
+use crate::fold::record::{self, OrderRow, Record};
 use crate::graph::dag::{self, LocalSeq};
 use crate::graph::lookup_cache::LookupCache;
 use crate::limits::CHANGED_CELLS_MAX;
@@ -25,12 +25,15 @@ use crate::log::notice::Notice;
 use crate::log::{Log, Noticed, Stored};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{HostRefusal, Outcome};
-use crate::run::call_index;
 use crate::run::engine::{CallKind, Engine, HostFault};
-use crate::run::{Place, Reads, Run};
+use crate::run::{Place, Run};
+use crate::state::call_index;
 use crate::state::cell::{Cell, Op, Space};
 use crate::state::live;
+use crate::state::reads::Reads;
+use crate::state::slot::Slot;
 use crate::state::versions::{self, RangeLengths, Roots};
+use crate::state::written;
 use crate::storage::rows::{Rows, StorageError};
 
 /// What never changes about a store.
@@ -65,7 +68,7 @@ pub(crate) struct Core {
     pub(crate) changes: Changes,
     pub(crate) due: Due,
     /// The last position of each lane where anything has run: above it nobody has read.
-    pub(crate) last_run: [Position; 2],
+    pub(crate) last_run: [Slot; 2],
     pub(crate) notices: Vec<Notice>,
     /// What the notices of this batch tell of.
     pub(crate) noticed: Noticed,
@@ -87,6 +90,8 @@ impl std::fmt::Debug for Core {
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     pub(crate) void: bool,
+    /// Its calls, as far as they count.
+    pub(crate) calls: Vec<CallId>,
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) reads: Reads,
     pub(crate) writes: BTreeMap<Cell, Op>,
@@ -154,7 +159,7 @@ impl Core {
                     break;
                 }
             }
-            if self.due.first(Lane::System).is_none() {
+            if self.due.count(Lane::System) == 0 {
                 break;
             }
             rounds += 1;
@@ -169,7 +174,7 @@ impl Core {
                 break;
             }
         }
-        if runs < max_runs && self.due.first(Lane::System).is_none() {
+        if runs < max_runs && self.due.count(Lane::System) == 0 {
             self.settle_lane(Lane::App, max_runs, &mut runs)?;
         }
         let pending = self.due.count(Lane::System) + self.due.count(Lane::App);
@@ -189,13 +194,13 @@ impl Core {
         max_runs: u64,
         runs: &mut u64,
     ) -> Result<bool, StorageError> {
-        while let Some((position, local)) = self.due.first(lane) {
+        while let Some((slot, local)) = self.due.first(&self.rows, lane)? {
             if *runs >= max_runs {
                 return Ok(false);
             }
             *runs += 1;
-            match self.run_logged(lane, position, local) {
-                Ok(effects) => self.install(lane, position, local, effects)?,
+            match self.run_logged(lane, slot, local) {
+                Ok(effects) => self.install(lane, slot, local, effects)?,
                 Err(Stopped::Storage(error)) => return Err(error),
                 Err(Stopped::Fault(HostFault::Storage(error))) => return Err(StorageError(error)),
                 Err(Stopped::Fault(fault)) => {
@@ -208,25 +213,17 @@ impl Core {
     }
 
     /// Runs one half of a logged intention at its own position.
-    fn run_logged(
-        &mut self,
-        lane: Lane,
-        position: Position,
-        local: LocalSeq,
-    ) -> Result<Effects, Stopped> {
-        if self.cache.any_cut && record::is_cut_off(&self.rows, &position.id)? {
+    fn run_logged(&mut self, lane: Lane, slot: Slot, local: LocalSeq) -> Result<Effects, Stopped> {
+        if self.cache.any_cut && record::is_cut_off(&self.rows, &dag::id_at(&self.rows, local)?)? {
             return Ok(Effects {
                 void: true,
                 ..Effects::default()
             });
         }
-        let stored = self
-            .log
-            .entry(local)?
-            .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
+        let stored = self.stored(local)?;
         let (within, judged) = match (lane, local.0) {
             (Lane::System, _) | (_, 0) => (true, Reads::default()),
-            (Lane::App, _) => quota::judge(&self.rows, &stored.header, position)?,
+            (Lane::App, _) => written::judge(&self.rows, &stored.header, slot)?,
         };
         if !within {
             return Ok(Effects {
@@ -235,18 +232,17 @@ impl Core {
                 ..Effects::default()
             });
         }
-        let mut effects = self.run_body(lane, position, local, &stored)?;
+        let mut effects = self.run_body(lane, slot, local, &stored)?;
         effects.reads.merge(&judged);
-        self.account(lane, position, &stored.header, local, &mut effects)?;
-        let calls = call_count(stored.body.as_deref());
-        call_index::add(&mut effects, lane, &stored.header, local, calls);
+        self.account(lane, slot, &stored.header, local, &mut effects)?;
+        effects.calls = calls_of(lane, &stored.header, call_count(stored.body.as_deref()));
         Ok(effects)
     }
 
     fn run_body(
         &mut self,
         lane: Lane,
-        position: Position,
+        slot: Slot,
         local: LocalSeq,
         stored: &Stored,
     ) -> Result<Effects, Stopped> {
@@ -261,12 +257,12 @@ impl Core {
             });
         };
         match (&body.genesis, local.0) {
-            (Some(_), 0) => self.run_genesis(lane, position, stored),
+            (Some(_), 0) => self.run_genesis(lane, slot, stored),
             (None, 1..) => {
                 self.compare_claim(lane, stored, &body)?;
                 let place = place_of(&stored.header);
-                let run = Run::command(self.rows.view(), Some(self.info.id), lane, position, place);
-                self.run_transactions(lane, position, run, &body.transactions)
+                let run = Run::command(self.rows.view(), Some(self.info.id), lane, slot, place);
+                self.run_transactions(lane, slot, run, &body.transactions)
             }
             // A genesis that is not the first entry, or a first entry that is none.
             _ => Ok(Effects {
@@ -280,7 +276,7 @@ impl Core {
     pub(crate) fn run_genesis(
         &mut self,
         lane: Lane,
-        position: Position,
+        slot: Slot,
         stored: &Stored,
     ) -> Result<Effects, Stopped> {
         let genesis = self.info.genesis.clone();
@@ -289,13 +285,7 @@ impl Core {
             (Lane::App, Some(app)) => (app.id, &genesis.app_params),
             (Lane::App, None) => return Ok(Effects::default()),
         };
-        let run = Run::command(
-            self.rows.view(),
-            None,
-            lane,
-            position,
-            place_of(&stored.header),
-        );
+        let run = Run::command(self.rows.view(), None, lane, slot, place_of(&stored.header));
         let call = Call {
             interface: "lattice:store/lifecycle".into(),
             function: "init".into(),
@@ -321,24 +311,24 @@ impl Core {
         }
         let (reads, writes) = run.into_effects();
         Ok(Effects {
-            void: false,
             outcomes: vec![match outcome {
                 Ok(value) => Outcome::Ok(vec![value]),
                 Err(outcome) => outcome,
             }],
             reads,
             writes,
+            ..Effects::default()
         })
     }
 
     fn run_transactions(
         &mut self,
         lane: Lane,
-        position: Position,
+        slot: Slot,
         run: Run,
         transactions: &[Transaction],
     ) -> Result<Effects, Stopped> {
-        let mut execution = Execution::new(lane, position, run);
+        let mut execution = Execution::new(lane, slot, run);
         let mut outcomes = Vec::with_capacity(transactions.len());
         for transaction in transactions {
             let before = mutant::active(Mutant::RefusedReadsUntracked)
@@ -351,10 +341,10 @@ impl Core {
         }
         let (reads, writes) = execution.finish().into_effects();
         Ok(Effects {
-            void: false,
             outcomes,
             reads,
             writes,
+            ..Effects::default()
         })
     }
 
@@ -362,13 +352,19 @@ impl Core {
     pub(crate) fn install(
         &mut self,
         lane: Lane,
-        position: Position,
+        slot: Slot,
         local: LocalSeq,
         effects: Effects,
     ) -> Result<(), StorageError> {
-        let id = position.id;
-        let old = Record::load(&self.rows, lane, position)?;
-        let cause = self.due.clear(&mut self.rows, lane, position);
+        let half = usize::from(lane.number());
+        let meta = dag::meta(&self.rows, local)?;
+        let id = meta.id;
+        let mut row = OrderRow::there(&self.rows, slot)?;
+        let cause = match std::mem::take(&mut row.due[half]) {
+            true => self.due.done(lane, slot),
+            false => None,
+        };
+        let old = row.runs[half].take();
         if old.is_none() && (local.0 != 0 || lane == Lane::System) {
             self.roots.apply(&id);
         }
@@ -384,51 +380,87 @@ impl Core {
             }
         }
         if let Some(old) = &old {
-            versions::remove_marks(&mut self.rows, lane, position, &old.reads, &old.ranges);
+            versions::remove_marks(&mut self.rows, lane, slot, &old.reads, &old.ranges);
         }
         versions::put_marks(
             &mut self.rows,
             &mut self.lengths,
             lane,
-            position,
+            slot,
             &effects.reads,
         );
-        let last = &mut self.last_run[usize::from(lane.number())];
-        *last = position.max(*last);
+        let last = &mut self.last_run[half];
+        *last = slot.max(*last);
         let mut changed = Vec::new();
+        let at = (slot, local);
         for cell in old.iter().flat_map(|r| &r.writes) {
             if !effects.writes.contains_key(cell)
-                && versions::set(&mut self.rows, &mut self.roots, cell, position, None)?
+                && versions::set(&mut self.rows, &mut self.roots, cell, at, None)?
             {
                 changed.push(cell.clone());
             }
         }
         for (cell, op) in &effects.writes {
-            if versions::set(&mut self.rows, &mut self.roots, cell, position, Some(op))? {
+            if versions::set(&mut self.rows, &mut self.roots, cell, at, Some(op))? {
                 changed.push(cell.clone());
             }
         }
+        let counted = old.as_ref().map_or(0, |r| r.calls);
+        self.index_calls(lane, &id, local, counted, &effects.calls, &mut changed)?;
         let author = match cause {
             Some(author) => author,
-            None => dag::branch(&self.rows, dag::meta(&self.rows, local)?.branch)?.author,
+            None => self.cache.branch(&self.rows, meta.branch)?.author,
         };
         if old.is_some() {
             *Arc::make_mut(&mut self.replays).entry(author).or_default() += 1;
         }
-        for cell in changed {
-            self.note_change(&cell, position, author)?;
-        }
-        self.notice_changed_outcomes(&id, local, &effects.outcomes)?;
-        let record = Record {
-            local,
+        row.runs[half] = Some(Record {
             void: effects.void,
+            calls: u32::try_from(effects.calls.len()).expect("calls of a body are bounded"),
             outcomes: effects.outcomes,
             reads: effects.reads.cells.into_keys().collect(),
             ranges: effects.reads.ranges.into_iter().collect(),
             writes: effects.writes.into_keys().collect(),
-        };
-        record.store(&mut self.rows, lane, position);
+        });
+        row.store(&mut self.rows, slot);
+        for cell in changed {
+            self.note_change(&cell, slot, author)?;
+        }
+        let outcomes = row.runs[half].take().map_or_else(Vec::new, |r| r.outcomes);
+        self.notice_changed_outcomes(&id, local, &outcomes)
+    }
+
+    /// Lets the index of calls say which calls of an entry count.
+    fn index_calls(
+        &mut self,
+        lane: Lane,
+        id: &IntentionId,
+        local: LocalSeq,
+        counted: u32,
+        calls: &[CallId],
+        changed: &mut Vec<Cell>,
+    ) -> Result<(), StorageError> {
+        if counted as usize == calls.len() {
+            return Ok(());
+        }
+        for call in calls {
+            call_index::put(&mut self.rows, lane, *call, local);
+            changed.push(call_index::cell(lane, *call, id));
+        }
+        if calls.is_empty() {
+            let stored = self.stored(local)?;
+            for call in calls_of(lane, &stored.header, counted) {
+                call_index::remove(&mut self.rows, lane, call, local);
+                changed.push(call_index::cell(lane, call, id));
+            }
+        }
         Ok(())
+    }
+
+    fn stored(&self, local: LocalSeq) -> Result<Stored, StorageError> {
+        self.log
+            .entry(local)?
+            .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))
     }
 
     fn first_index(&self, lane: Lane, local: LocalSeq) -> u32 {
@@ -436,12 +468,7 @@ impl Core {
     }
 
     /// `by` is the author of the entry that changed it, or that made the run due that did.
-    fn note_change(
-        &mut self,
-        cell: &Cell,
-        position: Position,
-        by: DeviceKey,
-    ) -> Result<(), StorageError> {
+    fn note_change(&mut self, cell: &Cell, slot: Slot, by: DeviceKey) -> Result<(), StorageError> {
         if cell.lane() == Lane::System {
             self.cuts_are_due();
         }
@@ -454,33 +481,30 @@ impl Core {
             self.changes.all = true;
         }
         let nobody_above = match cell.lane() {
-            Lane::System => position >= self.last_run[0] && position >= self.last_run[1],
-            Lane::App => position >= self.last_run[1],
+            Lane::System => slot >= self.last_run[0] && slot >= self.last_run[1],
+            Lane::App => slot >= self.last_run[1],
         };
         if nobody_above {
             return Ok(());
         }
-        for (lane, reader) in versions::stale_readers(&self.rows, &self.lengths, cell, position)? {
-            if let Some(record) = Record::load(&self.rows, lane, reader)? {
-                self.due
-                    .set_again(&mut self.rows, lane, reader, record.local, by);
-            }
+        for (lane, reader) in versions::stale_readers(&self.rows, &self.lengths, cell, slot)? {
+            self.due.set_again(&mut self.rows, lane, reader, by)?;
         }
         Ok(())
     }
 
-    /// The component of a lane at a position, with the read that says so.
+    /// The component of a lane at a slot, with the read that says so.
     pub(crate) fn code_at(
         &self,
         lane: Lane,
-        position: Position,
+        slot: Slot,
     ) -> Result<(Option<ComponentId>, Reads), StorageError> {
         let mut reads = Reads::default();
         if lane == Lane::System {
             return Ok((Some(self.info.genesis.system.id), reads));
         }
         let cell = code_cell();
-        let value = live::bytes_at(&self.rows, &cell, position)?;
+        let value = live::bytes_at(&self.rows, &cell, slot)?;
         reads.cells.insert(
             cell,
             crate::state::cell::ValueMark::of_bytes(value.as_deref()),
@@ -517,6 +541,16 @@ pub(crate) fn init_args(params: &[Param]) -> Vec<u8> {
     };
     encode().expect("a Vec grows as far as it is asked to");
     out
+}
+
+/// The calls that an entry makes in a lane, of `count` in its body.
+pub(crate) fn calls_of(lane: Lane, header: &VerifiedHeader, count: u32) -> Vec<CallId> {
+    let indices = match header.is_genesis() {
+        // The two halves of a genesis have one call each.
+        true => u32::from(lane.number())..u32::from(lane.number()) + count.min(1),
+        false => 0..count,
+    };
+    indices.map(|index| header.call_id(index)).collect()
 }
 
 /// How many calls a body holds, over all its transactions; 0 for one that does not decode.

@@ -1,7 +1,7 @@
 //! What was said before, compared with what holds: outcomes that callers were told, and the roots
 //! that authors claim.
 
-use lattice_format::{Body, Claim, Digest, IntentionId, Lane, Position};
+use lattice_format::{Body, Claim, Digest, IntentionId, Lane};
 
 use crate::fold::core::Core;
 use crate::fold::record::Record;
@@ -9,6 +9,7 @@ use crate::graph::dag::{self, LocalSeq};
 use crate::log::Stored;
 use crate::log::notice::Notice;
 use crate::outcome::Outcome;
+use crate::state::slot::Slot;
 use crate::storage::rows::StorageError;
 
 /// Stands for the outcome of a void transaction where outcomes are compared.
@@ -57,10 +58,11 @@ impl Core {
     pub(crate) fn notice_stale_notices(&mut self) -> Result<(), StorageError> {
         for local in self.log.noticed_entries()? {
             let meta = dag::meta(&self.rows, local)?;
-            if self.due.contains(meta.lane, meta.position()) {
+            let slot = Slot::of(meta.position());
+            if self.due.contains(&self.rows, meta.lane, slot)? {
                 continue;
             }
-            if let Some(record) = Record::load(&self.rows, meta.lane, meta.position())? {
+            if let Some(record) = Record::load(&self.rows, meta.lane, slot)? {
                 self.notice_changed_outcomes(&meta.id, local, &record.outcomes)?;
             }
         }
@@ -77,10 +79,10 @@ impl Core {
         let Some(claim) = &body.claim else {
             return Ok(());
         };
-        let position = stored.header.position();
+        let slot = Slot::of(stored.header.position());
         if claim.count != self.roots.applied_count
-            || Record::load(&self.rows, lane, position)?.is_some()
-            || !self.nothing_else_due(lane, position)?
+            || Record::load(&self.rows, lane, slot)?.is_some()
+            || !self.nothing_else_due(lane, slot)?
             // What ran may yet turn out to be void: nobody claims anything at such a time.
             || self.are_cuts_due()?
         {
@@ -107,16 +109,17 @@ impl Core {
         }
     }
 
-    /// Whether everything applied is up to date: only the run at `position` is due.
-    fn nothing_else_due(&self, lane: Lane, position: Position) -> Result<bool, StorageError> {
+    /// Whether everything applied is up to date: only the run at `slot` is due.
+    fn nothing_else_due(&self, lane: Lane, slot: Slot) -> Result<bool, StorageError> {
         let other = match lane {
             Lane::System => Lane::App,
             Lane::App => Lane::System,
         };
-        let alone = match self.due.first(lane) {
-            None => true,
-            Some((first, _)) => first == position && self.due.count(lane) == 1,
+        let alone = match self.due.count(lane) {
+            0 => true,
+            1 => self.due.contains(&self.rows, lane, slot)?,
+            _ => false,
         };
-        Ok(alone && self.due.first(other).is_none())
+        Ok(alone && self.due.count(other) == 0)
     }
 }

@@ -1,17 +1,18 @@
 //! Calls in one instance at one position: what local and logged intentions have in common.
 
-use lattice_format::{Call, Lane, Position};
+use lattice_format::{Call, Lane};
 
 use crate::fold::core::{Core, Stopped};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
 use crate::run::Run;
 use crate::run::engine::{Answer, AskError, CallEnd, CallKind, Instance, Question};
+use crate::state::slot::Slot;
 
 /// Calls in one instance, at one position: what local and logged intentions have in common.
 pub(crate) struct Execution {
     lane: Lane,
-    position: Position,
+    slot: Slot,
     /// The run while no instance owns it.
     idle: Option<Run>,
     instance: Option<Box<dyn Instance>>,
@@ -19,10 +20,10 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
-    pub(crate) fn new(lane: Lane, position: Position, run: Run) -> Self {
+    pub(crate) fn new(lane: Lane, slot: Slot, run: Run) -> Self {
         Self {
             lane,
-            position,
+            slot,
             idle: Some(run),
             instance: None,
             next_index: 0,
@@ -62,7 +63,7 @@ impl Execution {
                 interface: call.interface.clone(),
                 function: call.function.clone(),
             };
-            let asked = core.ask_at(&question, self.position)?;
+            let asked = core.ask_at(&question, self.slot)?;
             self.run_mut().host_reads(&asked.reads);
             match asked.answer {
                 Ok(Answer::Authorize(true)) => {}
@@ -72,7 +73,7 @@ impl Execution {
                 Err(AskError::Host(fault)) => return Err(fault.into()),
             }
         }
-        let (code, reads) = core.code_at(self.lane, self.position)?;
+        let (code, reads) = core.code_at(self.lane, self.slot)?;
         self.run_mut().host_reads(&reads);
         let Some(code) = code else {
             return Ok(Outcome::Refused {

@@ -8,18 +8,19 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use lattice_format::{ComponentId, DeviceKey, IntentionId, Lane, Limits, Position, StoreId, Time};
+use lattice_format::{ComponentId, DeviceKey, IntentionId, Lane, Limits, StoreId, Time};
 
 use crate::fold::core::Core;
 use crate::fold::record;
 use crate::graph::dag::{self, LocalSeq, Meta};
 use crate::limits::{ANSWERS_MAX, CUT_ROUNDS_EXTRA, CUTS_DUE_MAX};
 use crate::mutant::{self, Mutant};
-use crate::run::call_index;
 use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Question};
 use crate::run::{Range, Reads, Run};
+use crate::state::call_index;
 use crate::state::cell::{Cell, Space, ValueMark};
-use crate::state::live;
+use crate::state::live::{self, Span};
+use crate::state::slot::Slot;
 use crate::state::versions;
 use crate::storage::rows::{RowsView, StorageError};
 
@@ -31,12 +32,7 @@ struct Remembered {
 }
 
 impl Remembered {
-    fn of(
-        rows: &RowsView,
-        asked: &Reads,
-        answer: &Answer,
-        at: Position,
-    ) -> Result<Self, StorageError> {
+    fn of(rows: &RowsView, asked: &Reads, answer: &Answer, at: Slot) -> Result<Self, StorageError> {
         let cells = asked.cells.iter().map(|(cell, mark)| (cell.clone(), *mark));
         let ranges = asked.ranges.iter();
         let ranges = ranges.map(|range| Ok((range.clone(), range_mark(rows, range, at)?)));
@@ -81,7 +77,7 @@ pub(crate) struct Asking<'a> {
 
 impl Asking<'_> {
     /// Asks without remembering.
-    pub(crate) fn ask(&self, rows: &RowsView, question: &Question, at: Position) -> TrackedAnswer {
+    pub(crate) fn ask(&self, rows: &RowsView, question: &Question, at: Slot) -> TrackedAnswer {
         let run = Run::query(
             rows.clone(),
             Some(self.store),
@@ -112,7 +108,7 @@ impl Answers {
         asking: &Asking<'_>,
         rows: &RowsView,
         question: &Question,
-        at: Position,
+        at: Slot,
     ) -> Result<TrackedAnswer, StorageError> {
         if let Some(list) = self.by_question.get(question) {
             for known in list.iter().rev() {
@@ -149,7 +145,7 @@ impl Answers {
     }
 }
 
-fn same_values(rows: &RowsView, known: &Remembered, at: Position) -> Result<bool, StorageError> {
+fn same_values(rows: &RowsView, known: &Remembered, at: Slot) -> Result<bool, StorageError> {
     for (cell, mark) in &known.cells {
         if versions::mark_at(rows, cell, at)? != *mark {
             return Ok(false);
@@ -164,7 +160,7 @@ fn same_values(rows: &RowsView, known: &Remembered, at: Position) -> Result<bool
 }
 
 /// Everything that a run at `at` sees in a range, shortened.
-fn range_mark(rows: &RowsView, range: &Range, at: Position) -> Result<ValueMark, StorageError> {
+fn range_mark(rows: &RowsView, range: &Range, at: Slot) -> Result<ValueMark, StorageError> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |key: &[u8], value: &[u8]| {
         hasher.update(&(key.len() as u64).to_le_bytes());
@@ -179,22 +175,18 @@ fn range_mark(rows: &RowsView, range: &Range, at: Position) -> Result<ValueMark,
     // An end in another space means the end of this one.
     let end = end.filter(|end| (end.lane(), end.space()) == (start.lane(), start.space()));
     let end = end.as_ref().map(Cell::key);
+    let span = Span {
+        lane: start.lane(),
+        space: start.space(),
+        start: start.key(),
+        end,
+        reverse: false,
+    };
     match start.space() {
-        Space::Numbers => {
-            live::scan_numbers_at(rows, start.lane(), start.key(), end, at, |key, number| {
-                add(key, &number.to_be_bytes())
-            })?;
-        }
-        space => live::scan_bytes_at(
-            rows,
-            start.lane(),
-            space,
-            start.key(),
-            end,
-            at,
-            false,
-            |key, value| add(key, &value),
-        )?,
+        Space::Numbers => live::scan_numbers_at(rows, span, at, |key, number| {
+            add(key, &number.to_be_bytes())
+        })?,
+        _ => live::scan_bytes_at(rows, span, at, |key, value| add(key, &value))?,
     }
     Ok(ValueMark::of_bytes(Some(hasher.finalize().as_bytes())))
 }
@@ -262,7 +254,7 @@ impl Core {
     pub(crate) fn ask_at(
         &mut self,
         question: &Question,
-        at: Position,
+        at: Slot,
     ) -> Result<TrackedAnswer, StorageError> {
         let asking = Asking {
             engine: &*self.engine,
@@ -343,7 +335,7 @@ impl Core {
     /// What governance says at the end of the system lane.
     fn ask_cuts(&mut self, author: &DeviceKey) -> Result<Vec<Cut>, HostFault> {
         let asked = self
-            .ask_at(&Question::Cuts(*author), Position::MAX)
+            .ask_at(&Question::Cuts(*author), Slot::MAX)
             .map_err(storage)?;
         match asked.answer {
             Ok(Answer::Cuts(cuts)) => Ok(cuts),
@@ -392,8 +384,8 @@ impl Core {
         if record::is_cut_off(&self.rows, &meta.id)? != void {
             record::set_cut_off(&mut self.rows, &meta.id, void);
             self.cache.any_cut |= void;
-            self.due
-                .set(&mut self.rows, meta.lane, meta.position(), local);
+            let slot = Slot::of(meta.position());
+            self.due.set(&mut self.rows, meta.lane, slot)?;
         }
         Ok(())
     }
@@ -422,7 +414,7 @@ impl Core {
                 &self.rows,
                 Lane::System,
                 cut.revocation,
-                Position::MAX,
+                Slot::MAX,
                 |_, local| {
                     revocations.push(local);
                     Ok(ControlFlow::Continue(()))
@@ -537,7 +529,7 @@ pub(crate) fn ask_view(
         limits,
         store,
     }
-    .ask(rows, question, Position::MAX)
+    .ask(rows, question, Slot::MAX)
     .answer
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod core;
 pub(crate) mod divergence;
+pub(crate) mod due;
 pub(crate) mod execution;
 pub(crate) mod governance;
 pub(crate) mod quota;

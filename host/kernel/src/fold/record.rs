@@ -1,252 +1,191 @@
-//! What the fold keeps of each run: what became of it, and where its marks and writes are.
+//! What the fold keeps of each entry, in the entry's row of the canonical order: what its runs did, and whether
+//! they are due.
 //!
 //! ```text
-//! 'E' lane (1) position (44) → local (8) flags (1: void, by a cut or by its author's quota)
-//!                              outcomes: count (4), each len (4) bytes
-//!                              cells read: count (4), each len (2) bytes
-//!                              ranges: count (4), each start len (2) start end len (2) end
-//!                              cells written: count (4), each len (2) bytes
-//! 'Q' lane (1) position (44) → nothing: must run (again)
-//! 'V' id (32)                → nothing: governance has cut it off
+//! local (varint) flags (1: bit 0, 1: the system, app half is due; 2, 3: it has run) then for each that has run:
+//!   length, when both have run; flags (1: void, by a cut or by its author's quota)
+//!   calls that count: varint
+//!   outcomes, cells read, ranges (start, end), cells written: each a count, then each behind its length
 //! ```
+//!
+//! Numbers are varints. An entry that nothing is known of has no flags.
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-
-use lattice_format::{DeviceKey, IntentionId, Lane, Position};
+use lattice_format::{IntentionId, Lane};
 
 use crate::graph::dag::LocalSeq;
+use crate::graph::order;
 use crate::outcome::Outcome;
-use crate::run::Range;
 use crate::state::cell::Cell;
+use crate::state::reads::Range;
+use crate::state::slot::Slot;
+use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
 use crate::storage::rows::{Rows, RowsView, StorageError};
 
 /// One run of an intention's half in one lane.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Record {
-    pub(crate) local: LocalSeq,
     pub(crate) void: bool,
+    /// How many calls of the entry are in the index of calls.
+    pub(crate) calls: u32,
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) reads: Vec<Cell>,
     pub(crate) ranges: Vec<Range>,
     pub(crate) writes: Vec<Cell>,
 }
 
-fn row(table: u8, lane: Lane, position: Position) -> Vec<u8> {
-    let mut key = Vec::with_capacity(2 + Position::LEN);
-    key.push(table);
-    key.push(lane.number());
-    key.extend_from_slice(&position.to_bytes());
-    key
+/// The row of an entry, by lane where it says two things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OrderRow {
+    pub(crate) local: LocalSeq,
+    pub(crate) due: [bool; 2],
+    pub(crate) runs: [Option<Record>; 2],
 }
 
-impl Record {
-    pub(crate) fn load(
-        rows: &RowsView,
-        lane: Lane,
-        position: Position,
-    ) -> Result<Option<Self>, StorageError> {
-        rows.get(&row(b'E', lane, position))?
-            .map(|bytes| {
-                Self::decode(&bytes).ok_or_else(|| {
-                    StorageError(
-                        "a run's record is damaged: delete state.redb to rebuild it".into(),
-                    )
-                })
-            })
+const DUE: [u8; 2] = [1, 2];
+const RUN: [u8; 2] = [4, 8];
+
+fn damaged() -> StorageError {
+    StorageError("a run's record is damaged: delete state.redb to rebuild it".into())
+}
+
+impl OrderRow {
+    /// The row at a slot.
+    pub(crate) fn load(rows: &RowsView, slot: Slot) -> Result<Option<Self>, StorageError> {
+        rows.get(&order::key(slot))?
+            .map(|row| Self::decode(&row).ok_or_else(damaged))
             .transpose()
     }
 
-    pub(crate) fn store(&self, rows: &mut Rows, lane: Lane, position: Position) {
-        rows.put(row(b'E', lane, position), self.encode());
+    /// The row at a slot, where an entry stands.
+    pub(crate) fn there(rows: &RowsView, slot: Slot) -> Result<Self, StorageError> {
+        Self::load(rows, slot)?.ok_or_else(damaged)
+    }
+
+    pub(crate) fn store(&self, rows: &mut Rows, slot: Slot) {
+        rows.put(order::key(slot), self.encode());
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(256);
-        let count = |out: &mut Vec<u8>, n: usize| {
-            out.extend_from_slice(&(n as u32).to_be_bytes());
-        };
-        let short = |out: &mut Vec<u8>, bytes: &[u8]| {
-            out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
-            out.extend_from_slice(bytes);
-        };
-        out.extend_from_slice(&self.local.0.to_be_bytes());
-        out.push(u8::from(self.void));
-        count(&mut out, self.outcomes.len());
-        for outcome in &self.outcomes {
-            let bytes = outcome.to_cbor();
-            count(&mut out, bytes.len());
-            out.extend_from_slice(&bytes);
+        let mut out = Vec::with_capacity(96);
+        put_varint(self.local.0, &mut out);
+        let mut flags = 0;
+        for half in 0..2 {
+            flags |= if self.due[half] { DUE[half] } else { 0 };
+            flags |= if self.runs[half].is_some() {
+                RUN[half]
+            } else {
+                0
+            };
         }
-        count(&mut out, self.reads.len());
-        for cell in &self.reads {
-            short(&mut out, cell.as_bytes());
+        if flags == 0 {
+            return out;
         }
-        count(&mut out, self.ranges.len());
-        for range in &self.ranges {
-            short(&mut out, &range.start);
-            short(&mut out, &range.end);
-        }
-        count(&mut out, self.writes.len());
-        for cell in &self.writes {
-            short(&mut out, cell.as_bytes());
+        out.push(flags);
+        match &self.runs {
+            [Some(one), Some(other)] => {
+                put_sized(&one.encode(), &mut out);
+                other.encode_into(&mut out);
+            }
+            [Some(run), None] | [None, Some(run)] => run.encode_into(&mut out),
+            [None, None] => {}
         }
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes;
-        let mut take = |n: usize| {
-            let (head, tail) = rest.split_at_checked(n)?;
-            rest = tail;
-            Some(head)
+    fn decode(row: &[u8]) -> Option<Self> {
+        let (local, mut rest) = order::split(row)?;
+        let flags = match rest.is_empty() {
+            true => 0,
+            false => take(&mut rest, 1)?[0],
         };
-        let local = LocalSeq(u64::from_be_bytes(take(8)?.try_into().ok()?));
-        let void = take(1)?[0] != 0;
-        let mut outcomes = Vec::new();
-        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
-            let len = u32::from_be_bytes(take(4)?.try_into().ok()?);
-            outcomes.push(Outcome::from_cbor(take(len as usize)?)?);
-        }
-        let mut reads = Vec::new();
-        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
-            let len = u16::from_be_bytes(take(2)?.try_into().ok()?);
-            reads.push(Cell::from_slice(take(usize::from(len))?)?);
-        }
-        let mut ranges = Vec::new();
-        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
-            let len = u16::from_be_bytes(take(2)?.try_into().ok()?);
-            let start = take(usize::from(len))?.to_vec();
-            let len = u16::from_be_bytes(take(2)?.try_into().ok()?);
-            let end = take(usize::from(len))?.to_vec();
-            ranges.push(Range { start, end });
-        }
-        let mut writes = Vec::new();
-        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
-            let len = u16::from_be_bytes(take(2)?.try_into().ok()?);
-            writes.push(Cell::from_slice(take(usize::from(len))?)?);
-        }
-        rest.is_empty().then_some(Self {
+        let ran = RUN.map(|bit| flags & bit != 0);
+        let runs = match ran {
+            [true, true] => {
+                let one = take_sized(&mut rest)?;
+                [Some(Record::decode(one)?), Some(Record::decode(rest)?)]
+            }
+            [true, false] => [Some(Record::decode(rest)?), None],
+            [false, true] => [None, Some(Record::decode(rest)?)],
+            [false, false] => [None, None],
+        };
+        Some(Self {
             local,
-            void,
-            outcomes,
-            reads,
-            ranges,
-            writes,
+            due: DUE.map(|bit| flags & bit != 0),
+            runs,
         })
     }
 }
 
-/// The runs that are due, by lane. The rows hold them too, so that a restart knows them; reading
-/// the first of many removed rows would take time for each.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Due {
-    runs: [BTreeMap<Position, LocalSeq>; 2],
-    /// Whose entry made a run stale, of those that are due again. In memory alone.
-    causes: [BTreeMap<Position, DeviceKey>; 2],
+/// The entry of a row, if its half in a lane is due.
+pub(crate) fn due_in(row: &[u8], lane: Lane) -> Option<LocalSeq> {
+    let (local, rest) = order::split(row)?;
+    let due = rest.first()? & DUE[usize::from(lane.number())] != 0;
+    due.then_some(local)
 }
 
-impl Due {
-    pub(crate) fn load(rows: &RowsView) -> Result<Self, StorageError> {
-        let mut due = Self::default();
-        for lane in [Lane::System, Lane::App] {
-            let list = &mut due.runs[usize::from(lane.number())];
-            rows.scan(
-                &row(b'Q', lane, Position::MIN),
-                &row(b'Q', lane, Position::MAX),
-                false,
-                |key, value| {
-                    if let (Some(position), Ok(local)) =
-                        (Position::from_slice(&key[2..]), value.try_into())
-                    {
-                        list.insert(position, LocalSeq(u64::from_be_bytes(local)));
-                    }
-                    ControlFlow::Continue(())
-                },
-            )?;
-        }
-        Ok(due)
-    }
-
-    /// Marks a run as due.
-    pub(crate) fn set(&mut self, rows: &mut Rows, lane: Lane, position: Position, local: LocalSeq) {
-        if self.runs[usize::from(lane.number())]
-            .insert(position, local)
-            .is_none()
-        {
-            rows.put(row(b'Q', lane, position), local.0.to_be_bytes());
-        }
-    }
-
-    /// Marks a run as due again, since an entry of `by` changed what it read.
-    pub(crate) fn set_again(
-        &mut self,
-        rows: &mut Rows,
+impl Record {
+    /// What is known of a run.
+    pub(crate) fn load(
+        rows: &RowsView,
         lane: Lane,
-        position: Position,
-        local: LocalSeq,
-        by: DeviceKey,
-    ) {
-        let causes = &mut self.causes[usize::from(lane.number())];
-        causes.entry(position).or_insert(by);
-        self.set(rows, lane, position, local);
+        slot: Slot,
+    ) -> Result<Option<Self>, StorageError> {
+        let row = OrderRow::load(rows, slot)?;
+        Ok(row.and_then(|mut row| row.runs[usize::from(lane.number())].take()))
     }
 
-    /// Marks a run as done; tells whose entry made it due again, if one did.
-    pub(crate) fn clear(
-        &mut self,
-        rows: &mut Rows,
-        lane: Lane,
-        position: Position,
-    ) -> Option<DeviceKey> {
-        let half = usize::from(lane.number());
-        if self.runs[half].remove(&position).is_some() {
-            rows.remove(row(b'Q', lane, position));
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        self.encode_into(&mut out);
+        out
+    }
+
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(self.void));
+        put_varint(u64::from(self.calls), out);
+        put_varint(self.outcomes.len() as u64, out);
+        for outcome in &self.outcomes {
+            put_sized(&outcome.to_cbor(), out);
         }
-        self.causes[half].remove(&position)
+        put_varint(self.reads.len() as u64, out);
+        for cell in &self.reads {
+            put_sized(cell.as_bytes(), out);
+        }
+        put_varint(self.ranges.len() as u64, out);
+        for range in &self.ranges {
+            put_sized(&range.start, out);
+            put_sized(&range.end, out);
+        }
+        put_varint(self.writes.len() as u64, out);
+        for cell in &self.writes {
+            put_sized(cell.as_bytes(), out);
+        }
     }
 
-    /// The first run of a lane that is due.
-    pub(crate) fn first(&self, lane: Lane) -> Option<(Position, LocalSeq)> {
-        let (position, local) = self.runs[usize::from(lane.number())].first_key_value()?;
-        Some((*position, *local))
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let rest = &mut rest;
+        let mut record = Self {
+            void: take(rest, 1)?[0] != 0,
+            calls: u32::try_from(take_varint(rest)?).ok()?,
+            ..Self::default()
+        };
+        for _ in 0..take_varint(rest)? {
+            record.outcomes.push(Outcome::from_cbor(take_sized(rest)?)?);
+        }
+        for _ in 0..take_varint(rest)? {
+            record.reads.push(Cell::from_slice(take_sized(rest)?)?);
+        }
+        for _ in 0..take_varint(rest)? {
+            let start = take_sized(rest)?.to_vec();
+            let end = take_sized(rest)?.to_vec();
+            record.ranges.push(Range { start, end });
+        }
+        for _ in 0..take_varint(rest)? {
+            record.writes.push(Cell::from_slice(take_sized(rest)?)?);
+        }
+        rest.is_empty().then_some(record)
     }
-
-    /// Whether a run is due.
-    pub(crate) fn contains(&self, lane: Lane, position: Position) -> bool {
-        self.runs[usize::from(lane.number())].contains_key(&position)
-    }
-
-    /// How many runs of a lane are due.
-    pub(crate) fn count(&self, lane: Lane) -> u64 {
-        self.runs[usize::from(lane.number())].len() as u64
-    }
-
-    /// How many runs are due.
-    pub(crate) fn total(&self) -> u64 {
-        self.count(Lane::System) + self.count(Lane::App)
-    }
-}
-
-/// Whether that run is due, in a view.
-pub(crate) fn is_due(
-    rows: &RowsView,
-    lane: Lane,
-    position: Position,
-) -> Result<bool, StorageError> {
-    Ok(rows.get(&row(b'Q', lane, position))?.is_some())
-}
-
-/// The last position of a lane where anything has run.
-pub(crate) fn last_run(rows: &RowsView, lane: Lane) -> Result<Position, StorageError> {
-    let last = rows.first(
-        &row(b'E', lane, Position::MIN),
-        &row(b'E', lane, Position::MAX),
-        true,
-    )?;
-    Ok(last
-        .and_then(|(key, _)| Position::from_slice(&key[2..]))
-        .unwrap_or(Position::MIN))
 }
 
 fn void_key(id: &IntentionId) -> Vec<u8> {
@@ -280,11 +219,11 @@ mod tests {
     use crate::state::cell::Space;
 
     #[test]
-    fn records_read_back() {
+    fn rows_of_entries_read_back() {
         let cell = Cell::new(Lane::App, Space::Bytes, b"k");
         let record = Record {
-            local: LocalSeq(7),
             void: false,
+            calls: 3,
             outcomes: vec![
                 Outcome::Ok(vec![vec![0xf6]]),
                 Outcome::Unauthorized { index: 1 },
@@ -296,7 +235,31 @@ mod tests {
             }],
             writes: vec![cell],
         };
-        assert_eq!(Record::decode(&record.encode()), Some(record));
-        assert_eq!(Record::decode(&[0; 5]), None);
+        let void = Record {
+            void: true,
+            ..Record::default()
+        };
+        for runs in [
+            [None, None],
+            [Some(void.clone()), None],
+            [None, Some(record.clone())],
+            [Some(record), Some(void)],
+        ] {
+            for due in [[false, false], [true, false], [true, true]] {
+                let row = OrderRow {
+                    local: LocalSeq(700),
+                    due,
+                    runs: runs.clone(),
+                };
+                let bytes = row.encode();
+                for lane in [Lane::System, Lane::App] {
+                    let expected = due[usize::from(lane.number())].then_some(LocalSeq(700));
+                    assert_eq!(due_in(&bytes, lane), expected);
+                }
+                assert_eq!(OrderRow::decode(&bytes), Some(row));
+            }
+        }
+        assert_eq!(OrderRow::decode(&[]), None);
+        assert_eq!(OrderRow::decode(&[0, 4, 0, 9]), None);
     }
 }

@@ -5,6 +5,7 @@
 //! the graph. Slow on purpose; tests, `doctor` and the simulator compare with it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use lattice_format::{
@@ -13,21 +14,23 @@ use lattice_format::{
 use redb::Database;
 use redb::backends::InMemoryBackend;
 
-use crate::fold::core::{call_count, code_cell, init_args};
+use crate::fold::core::{call_count, calls_of, code_cell, init_args};
 use crate::fold::governance::storage;
 use crate::graph::dag::{self, LocalSeq};
 use crate::graph::insert;
 use crate::graph::lookup_cache::LookupCache;
 use crate::log::Stored;
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
-use crate::run::call_index;
 use crate::run::engine::{
     Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, Instance, Question,
 };
 use crate::run::{Place, Run};
-use crate::state::cell::{Cell, Op, Space, newest_key};
-use crate::state::live::{self, Newest};
+use crate::state::call_index;
+use crate::state::cell::{Cell, Op, Space, live_key};
+use crate::state::live::{self, Span};
 use crate::state::lthash::{Element, LtHash};
+use crate::state::numbers;
+use crate::state::slot::Slot;
 use crate::state::versions::RootDigests;
 use crate::storage::rows::{Rows, StorageError};
 
@@ -98,8 +101,8 @@ impl Judge<'_> {
             insert::add(&mut self.graph, &mut cache, &entry.header, LocalSeq(local))?;
             let id = entry.header.id();
             if entry.header.lane == Lane::System {
-                for index in calls_of(entry, Lane::System) {
-                    let call = entry.header.call_id(index);
+                let count = call_count(entry.body.as_deref());
+                for call in calls_of(Lane::System, &entry.header, count) {
                     self.revocations.entry(call).or_default().push(id);
                 }
             }
@@ -148,7 +151,7 @@ impl Judge<'_> {
             rows.view(),
             Some(self.store),
             Lane::System,
-            Position::MAX,
+            Slot::MAX,
             Time::default(),
         );
         let (_, answer) =
@@ -199,9 +202,8 @@ impl Judge<'_> {
             if let Some(system) = &mut system
                 && (genesis || entry.header.lane == Lane::System)
             {
-                let (_, mut writes) = self.run(Lane::System, system, system, entry)?;
-                writes.extend(self.called(Lane::System, entry)?);
-                write(system, entry.header.position(), writes).map_err(storage)?;
+                let (_, writes) = self.run(Lane::System, system, system, entry)?;
+                self.write(system, Lane::System, entry, writes)?;
             }
             let mine = genesis && (lane == Lane::System || self.genesis.app.is_some())
                 || !genesis && entry.header.lane == lane;
@@ -209,24 +211,45 @@ impl Judge<'_> {
                 continue;
             }
             let governance = system.as_ref().unwrap_or(&rows);
-            let (outcome, mut writes) = self.run(lane, governance, &rows, entry)?;
-            writes.extend(self.called(lane, entry)?);
-            write(&mut rows, entry.header.position(), writes).map_err(storage)?;
+            let (outcome, writes) = self.run(lane, governance, &rows, entry)?;
+            self.write(&mut rows, lane, entry, writes)?;
             outcomes.insert((entry.header.position(), lane), outcome);
         }
         Ok((rows, outcomes))
     }
 
-    /// The rows of an entry's calls.
-    fn called(&self, lane: Lane, entry: &Stored) -> Result<Vec<(Cell, Op)>, HostFault> {
-        let id = entry.header.id();
-        let local = dag::local_of(&self.graph, &id)
+    /// One value a cell: the plain state of the plain fold; and the calls of an entry that counts.
+    fn write(
+        &self,
+        rows: &mut Rows,
+        lane: Lane,
+        entry: &Stored,
+        writes: BTreeMap<Cell, Op>,
+    ) -> Result<(), HostFault> {
+        let local = dag::local_of(&self.graph, &entry.header.id())
             .map_err(storage)?
             .expect("the graph holds every entry");
-        let indices = calls_of(entry, lane);
-        Ok(indices
-            .map(|index| call_index::row(lane, entry.header.call_id(index), id, local))
-            .collect())
+        for (cell, op) in writes {
+            let row = match op {
+                Op::Put(bytes) => Some(live::encode_live(local, &bytes)),
+                Op::Delete => None,
+                Op::Add(by) => {
+                    let before = numbers::total(rows, &cell).map_err(storage)?;
+                    match before.wrapping_add(by) {
+                        0 => None,
+                        total => Some(numbers::encode_total(total)),
+                    }
+                }
+            };
+            match row {
+                Some(row) => rows.put(live_key(&cell), row),
+                None => rows.remove(live_key(&cell)),
+            }
+        }
+        for call in calls_of(lane, &entry.header, call_count(entry.body.as_deref())) {
+            call_index::put(rows, lane, call, local);
+        }
+        Ok(())
     }
 
     /// The quota in effect where governance stands so.
@@ -262,7 +285,7 @@ impl Judge<'_> {
             rows.view(),
             (!genesis).then_some(self.store),
             lane,
-            Position::MAX,
+            Slot::MAX,
             place,
         );
         if genesis {
@@ -328,7 +351,7 @@ impl Judge<'_> {
         }
         let code = match lane {
             Lane::System => Some(self.genesis.system.id),
-            Lane::App => live::bytes_at(rows, &code_cell(), Position::MAX)
+            Lane::App => live::bytes_at(rows, &code_cell(), Slot::MAX)
                 .map_err(storage)?
                 .and_then(|v| lattice_format::ComponentId::from_slice(&v)),
         };
@@ -470,21 +493,31 @@ impl Judge<'_> {
 
     fn roots(&self, rows: &Rows, outcomes: &Outcomes) -> Result<RootDigests, HostFault> {
         let mut state_root = LtHash::default();
-        rows.scan(b"N", b"O", false, |row, value| {
-            let cell = &row[1..];
-            if Cell::from_slice(cell).is_some_and(|cell| !cell.space().in_root()) {
-                return std::ops::ControlFlow::Continue(());
+        let mut read = |lane, space: Space| {
+            let span = Span {
+                lane,
+                space,
+                start: b"",
+                end: None,
+                reverse: false,
+            };
+            let mut add = |key: &[u8], value: &[u8]| {
+                let cell = Cell::new(lane, space, key);
+                state_root.add(&Element::new(&[cell.as_bytes(), value]));
+                ControlFlow::Continue(())
+            };
+            if space.is_number() {
+                return live::scan_numbers_at(rows, span, Slot::MAX, |key, number| {
+                    add(key, &number.to_be_bytes())
+                });
             }
-            match Newest::decode(value).map(|n| n.op) {
-                Ok(Op::Put(bytes)) => state_root.add(&Element::new(&[cell, &bytes])),
-                Ok(Op::Add(n)) if n != 0 => {
-                    state_root.add(&Element::new(&[cell, &n.to_be_bytes()]));
-                }
-                _ => {}
+            live::scan_bytes_at(rows, span, Slot::MAX, |key, value| add(key, &value))
+        };
+        for lane in [Lane::System, Lane::App] {
+            for space in [Space::Bytes, Space::Numbers, Space::Pins, Space::Host] {
+                read(lane, space).map_err(storage)?;
             }
-            std::ops::ControlFlow::Continue(())
-        })
-        .map_err(storage)?;
+        }
         let mut outcome_root = LtHash::default();
         for ((position, lane), list) in outcomes {
             let first = u32::from(*lane == Lane::App && position.id.0 == self.store.0);
@@ -506,32 +539,4 @@ impl Judge<'_> {
             applied: applied.digest(),
         })
     }
-}
-
-/// The indices of the calls that an entry makes in a lane.
-fn calls_of(entry: &Stored, lane: Lane) -> std::ops::Range<u32> {
-    match (entry.header.is_genesis(), lane) {
-        (true, Lane::System) => 0..1,
-        (true, Lane::App) => 1..2,
-        (false, _) => 0..call_count(entry.body.as_deref()),
-    }
-}
-
-/// One value a cell: the plain state of the plain fold.
-fn write(
-    rows: &mut Rows,
-    position: Position,
-    writes: BTreeMap<Cell, Op>,
-) -> Result<(), StorageError> {
-    for (cell, op) in writes {
-        let op = match (cell.space(), op) {
-            (Space::Numbers, Op::Add(by)) => {
-                let before = live::number_at(rows, &cell, Position::MAX)?;
-                Op::Add(before.wrapping_add(by))
-            }
-            (_, op) => op,
-        };
-        rows.put(newest_key(&cell), Newest { position, op }.encode());
-    }
-    Ok(())
 }

@@ -1,19 +1,7 @@
 //! The graph of witnessed intentions: who names whom, which chains there are, what is in whose past.
 //!
-//! Everything here is derived from the log and kept in the same map as the state, so a reader's
-//! view of both is of one moment. Rows (integers big-endian):
-//!
-//! ```text
-//! 'I' id[..16]                         → local (8) id[16..]
-//! 'D' local (8)                        → Meta
-//! 'B' branch (4)                       → Branch
-//! 'A' author (32) chain (8) branch (4) → nothing
-//! 'C' branch (4) seq (8)               → local (8)
-//! 'S' branch (4) seq (8)               → see past.rs
-//! 'H' id                               → local (8): heads
-//! 'P' key (32) local (8)               → nothing: who admits whom
-//! 'T' position (44)                    → local (8): the canonical order
-//! ```
+//! Everything here is derived from the log and kept in the same rows as the state, so a reader's
+//! view of both is of one moment. The rows are listed in [`crate::storage::keys`].
 //!
 //! A *branch* is a chain without forks: a fork starts a new branch. `S` says how far into other
 //! branches an entry's past reaches (version vectors: Parker et al., "Detection of Mutual
@@ -25,6 +13,8 @@ use lattice_format::{ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time}
 
 use crate::graph::lookup_cache::Heads;
 use crate::graph::version_vector;
+use crate::state::slot::Slot;
+use crate::storage::keys::{put_varint, take, take_varint};
 use crate::storage::rows::{RowsView, StorageError, prefix_end};
 
 /// Place of an entry in this node's log, from 0. It differs from node to node.
@@ -65,41 +55,46 @@ impl Meta {
             .chain(self.deps.iter().copied())
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(100);
+    /// Position (44), then as varints: branch, seq, lane, chain bytes, and what it names: 0 for nothing, else how
+    /// many entries before it: prev, grant, deps.
+    pub(crate) fn encode(&self, local: LocalSeq) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
         out.extend_from_slice(&self.position().to_bytes());
-        out.extend_from_slice(&self.branch.0.to_be_bytes());
-        out.extend_from_slice(&self.seq.0.to_be_bytes());
-        out.push(self.lane.number());
-        out.extend_from_slice(&self.chain_bytes.to_be_bytes());
-        for local in [self.prev, self.grant] {
-            out.extend_from_slice(&local.map_or(u64::MAX, |l| l.0).to_be_bytes());
+        for number in [
+            u64::from(self.branch.0),
+            self.seq.0,
+            u64::from(self.lane.number()),
+            self.chain_bytes,
+        ] {
+            put_varint(number, &mut out);
+        }
+        for name in [self.prev, self.grant] {
+            put_varint(name.map_or(0, |name| local.0 - name.0), &mut out);
         }
         for dep in &self.deps {
-            out.extend_from_slice(&dep.0.to_be_bytes());
+            put_varint(local.0 - dep.0, &mut out);
         }
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes;
-        let mut take = |n: usize| {
-            let (head, tail) = rest.split_at_checked(n)?;
-            rest = tail;
-            Some(head)
+    fn decode(local: LocalSeq, mut rest: &[u8]) -> Option<Self> {
+        let position = Position::from_slice(take(&mut rest, Position::LEN)?)?;
+        let branch = BranchId(u32::try_from(take_varint(&mut rest)?).ok()?);
+        let seq = Seq(take_varint(&mut rest)?);
+        let lane = Lane::from_number(u32::try_from(take_varint(&mut rest)?).ok()?)?;
+        let chain_bytes = take_varint(&mut rest)?;
+        let named = |rest: &mut &[u8]| -> Option<Option<LocalSeq>> {
+            match take_varint(rest)? {
+                0 => Some(None),
+                before => Some(Some(LocalSeq(local.0.checked_sub(before)?))),
+            }
         };
-        let position = Position::from_slice(take(Position::LEN)?)?;
-        let branch = BranchId(u32::from_be_bytes(take(4)?.try_into().ok()?));
-        let seq = Seq(u64_of(take(8)?)?);
-        let lane = Lane::from_number(u32::from(take(1)?[0]))?;
-        let chain_bytes = u64_of(take(8)?)?;
-        let some = |n: u64| (n != u64::MAX).then_some(LocalSeq(n));
-        let prev = some(u64_of(take(8)?)?);
-        let grant = some(u64_of(take(8)?)?);
-        let deps = rest
-            .chunks(8)
-            .map(|c| u64_of(c).map(LocalSeq))
-            .collect::<Option<_>>()?;
+        let prev = named(&mut rest)?;
+        let grant = named(&mut rest)?;
+        let mut deps = Vec::new();
+        while !rest.is_empty() {
+            deps.push(named(&mut rest)??);
+        }
         Some(Self {
             id: position.id,
             time: position.time,
@@ -179,33 +174,61 @@ pub(crate) fn local_key(local: LocalSeq) -> Vec<u8> {
 
 // --- reading ---------------------------------------------------------------------------------------
 
+fn id_prefix(id: &IntentionId) -> Vec<u8> {
+    key(b'I', &[&id.0[..8]])
+}
+
+/// The row that finds an entry by its id.
+pub(crate) fn id_key(id: &IntentionId, local: LocalSeq) -> Vec<u8> {
+    let mut key = id_prefix(id);
+    key.extend_from_slice(&local.0.to_be_bytes());
+    key
+}
+
 /// Place of an intention in the log.
 pub(crate) fn local_of(
     rows: &RowsView,
     id: &IntentionId,
 ) -> Result<Option<LocalSeq>, StorageError> {
-    let Some(row) = rows.get(&key(b'I', &[&id.0[..16]]))? else {
-        return Ok(None);
-    };
-    let Some((local, rest)) = row.split_first_chunk() else {
-        return Err(damaged("ids"));
-    };
-    // Half an id is enough to find an entry; the whole decides.
-    Ok((*rest == id.0[16..]).then_some(LocalSeq(u64::from_be_bytes(*local))))
+    let prefix = id_prefix(id);
+    let end = prefix_end(&prefix).expect("the kind is below 255");
+    let mut candidates = Vec::new();
+    rows.scan(&prefix, &end, false, |row, _| {
+        candidates.extend(row.get(prefix.len()..).and_then(u64_of).map(LocalSeq));
+        ControlFlow::Continue(())
+    })?;
+    // The first bytes find an entry, or several; the whole id decides.
+    for local in candidates {
+        if id_at(rows, local)? == *id {
+            return Ok(Some(local));
+        }
+    }
+    Ok(None)
 }
 
 /// What the graph knows of the entry at `local`, which exists.
 pub(crate) fn meta(rows: &RowsView, local: LocalSeq) -> Result<Meta, StorageError> {
     rows.get(&local_key(local))?
-        .and_then(|row| Meta::decode(&row))
+        .and_then(|row| Meta::decode(local, &row))
         .ok_or_else(|| damaged("entries"))
 }
 
 /// The id of the entry at `local`, which exists.
 pub(crate) fn id_at(rows: &RowsView, local: LocalSeq) -> Result<IntentionId, StorageError> {
+    Ok(position_of(rows, local)?.id)
+}
+
+/// The position of the entry at `local`, which exists.
+pub(crate) fn position_of(rows: &RowsView, local: LocalSeq) -> Result<Position, StorageError> {
     rows.get(&local_key(local))?
         .and_then(|row| Position::from_slice(row.get(..Position::LEN)?))
-        .map(|position| position.id)
+        .ok_or_else(|| damaged("entries"))
+}
+
+/// Where the entry at `local`, which exists, stands in the order.
+pub(crate) fn slot_of(rows: &RowsView, local: LocalSeq) -> Result<Slot, StorageError> {
+    rows.get(&local_key(local))?
+        .and_then(|row| Slot::from_slice(row.get(..Slot::LEN)?))
         .ok_or_else(|| damaged("entries"))
 }
 
@@ -275,7 +298,11 @@ pub(crate) fn entry_of_branch(
     seq: Seq,
 ) -> Result<Option<LocalSeq>, StorageError> {
     rows.get(&key(b'C', &[&branch.0.to_be_bytes(), &seq.0.to_be_bytes()]))?
-        .map(|row| u64_of(&row).map(LocalSeq).ok_or_else(|| damaged("chains")))
+        .map(|row| {
+            take_varint(&mut &row[..])
+                .map(LocalSeq)
+                .ok_or_else(|| damaged("chains"))
+        })
         .transpose()
 }
 
@@ -283,7 +310,10 @@ pub(crate) fn entry_of_branch(
 pub(crate) fn heads(rows: &RowsView) -> Result<Heads, StorageError> {
     let mut out = Heads::new();
     rows.scan(b"H", b"I", false, |row, value| {
-        if let (Some(id), Some(local)) = (IntentionId::from_slice(&row[1..]), u64_of(value)) {
+        if let (Some(id), Some(local)) = (
+            IntentionId::from_slice(&row[1..]),
+            take_varint(&mut &value[..]),
+        ) {
             out.insert(id, LocalSeq(local));
         }
         ControlFlow::Continue(())

@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use lattice_format::{IntentionId, VerifiedHeader};
 
-use crate::graph::dag::{Branch, BranchId, LocalSeq, Meta, branches_of, damaged, key, local_key};
+use crate::graph::dag::{
+    self, Branch, BranchId, LocalSeq, Meta, branches_of, damaged, key, local_key,
+};
 use crate::graph::lookup_cache::{LookupCache, Named};
+use crate::graph::order;
 use crate::graph::version_vector::{self, Vector};
 use crate::mutant::{self, Mutant};
+use crate::state::slot::Slot;
+use crate::storage::keys::put_varint;
 use crate::storage::rows::{Rows, StorageError};
 
 /// What adding an entry found out.
@@ -68,30 +73,28 @@ pub(crate) fn add(
     version_vector::store(rows, branch_id, header.seq, &previous_vector, &vector)?;
     cache.pasts.put(local, Arc::new(vector));
 
-    let local_bytes = local.0.to_be_bytes();
+    let mut number = Vec::with_capacity(5);
+    put_varint(local.0, &mut number);
     for name in header.names() {
         if cache.heads.remove(&name).is_some() {
             rows.remove(key(b'H', &[&name.0]));
         }
     }
     cache.heads.insert(id, local);
-    rows.put(key(b'H', &[&id.0]), local_bytes);
-    rows.put(
-        key(b'I', &[&id.0[..16]]),
-        [&local_bytes, &id.0[16..]].concat(),
-    );
+    rows.put(key(b'H', &[&id.0]), &number[..]);
+    rows.put(dag::id_key(&id, local), []);
     rows.put(
         key(
             b'C',
             &[&branch_id.0.to_be_bytes(), &header.seq.0.to_be_bytes()],
         ),
-        local_bytes,
+        &number[..],
     );
     for device in &header.admits {
-        rows.put(key(b'P', &[&device.0, &local_bytes]), []);
+        rows.put(key(b'P', &[&device.0, &local.0.to_be_bytes()]), []);
     }
-    rows.put(key(b'T', &[&header.position().to_bytes()]), local_bytes);
-    rows.put(local_key(local), meta.encode());
+    order::put_new(rows, Slot::of(header.position()), local);
+    rows.put(local_key(local), meta.encode(local));
     let named = Named {
         local,
         branch: branch_id,

@@ -5,5 +5,6 @@ pub(crate) mod dag;
 pub(crate) mod ids;
 pub(crate) mod insert;
 pub(crate) mod lookup_cache;
+pub(crate) mod order;
 pub(crate) mod pending;
 pub(crate) mod version_vector;

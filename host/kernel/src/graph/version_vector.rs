@@ -19,6 +19,7 @@ use lattice_format::Seq;
 
 use crate::graph::dag::{self, BranchId, LocalSeq, Meta, damaged, key};
 use crate::limits::{PAST_PAIRS_CACHED_MAX, PASTS_CACHED_MAX};
+use crate::storage::keys::{put_varint, take_varint};
 use crate::storage::rows::{Rows, RowsView, StorageError};
 
 /// Up to where a past reaches, by branch, in ascending order.
@@ -69,27 +70,6 @@ impl<'a> Row<'a> {
         }
         Some(())
     }
-}
-
-fn put_varint(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 fn encode(since: u8, pairs: u32, list: &[(BranchId, Seq)]) -> Vec<u8> {
@@ -400,18 +380,6 @@ mod tests {
             let mut raised = list(&a);
             merge_into(&mut raised, &list(&b));
             prop_assert_eq!(raised, list(&both));
-        }
-
-        #[test]
-        fn numbers_of_any_size_read_back(numbers in proptest::collection::vec(any::<u64>(), 0..9)) {
-            let mut bytes = Vec::new();
-            numbers.iter().for_each(|n| put_varint(*n, &mut bytes));
-            let mut rest = &bytes[..];
-            for number in numbers {
-                prop_assert_eq!(take_varint(&mut rest), Some(number));
-            }
-            prop_assert!(rest.is_empty());
-            prop_assert_eq!(take_varint(&mut &[0x80][..]), None);
         }
     }
 

@@ -5,7 +5,6 @@
 //! examined, numbers read. Refused and trapped transactions keep their marks and lose their
 //! writes. Over-wide marks are safe, narrow ones never.
 
-pub(crate) mod call_index;
 pub mod engine;
 mod scan;
 
@@ -14,9 +13,7 @@ use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use lattice_format::{
-    BlobId, CallId, DeviceKey, Header, IntentionId, Lane, Position, StoreId, Time,
-};
+use lattice_format::{BlobId, CallId, DeviceKey, Header, IntentionId, Lane, StoreId, Time};
 
 use crate::graph::dag::{self, LocalSeq};
 use crate::limits::{
@@ -25,9 +22,11 @@ use crate::limits::{
 use crate::mutant::{self, Mutant};
 use crate::outcome::TrapKind;
 use crate::run::engine::HostFault;
+use crate::state::call_index;
 use crate::state::cell::{Cell, Op, Space, ValueMark};
 use crate::state::live;
 pub use crate::state::reads::{Page, Range, Reads};
+use crate::state::slot::Slot;
 use crate::storage::rows::{RowsView, StorageError};
 
 /// Why a host function did not return.
@@ -83,7 +82,7 @@ pub struct Run {
     pub(crate) rows: RowsView,
     store: Option<StoreId>,
     pub(crate) lane: Lane,
-    pub(crate) at: Position,
+    pub(crate) at: Slot,
     mode: Mode,
     pub(crate) own: BTreeMap<Cell, Op>,
     /// What `own` held before each write of the transaction that runs.
@@ -106,7 +105,7 @@ impl Run {
         rows: RowsView,
         store: Option<StoreId>,
         lane: Lane,
-        at: Position,
+        at: Slot,
         place: Place,
     ) -> Self {
         Self::new(rows, store, lane, at, Mode::Command(place))
@@ -117,13 +116,13 @@ impl Run {
         rows: RowsView,
         store: Option<StoreId>,
         lane: Lane,
-        at: Position,
+        at: Slot,
         time: Time,
     ) -> Self {
         Self::new(rows, store, lane, at, Mode::Query { time })
     }
 
-    fn new(rows: RowsView, store: Option<StoreId>, lane: Lane, at: Position, mode: Mode) -> Self {
+    fn new(rows: RowsView, store: Option<StoreId>, lane: Lane, at: Slot, mode: Mode) -> Self {
         Self {
             rows,
             store,
@@ -307,8 +306,7 @@ impl Run {
         match found {
             _ if mutant::active(Mutant::ObservedCallsUntracked) => {}
             Some((cell, local)) => {
-                let mark = ValueMark::of_bytes(Some(&local.0.to_be_bytes()));
-                self.host.cells.insert(cell, mark);
+                self.host.cells.insert(cell, call_index::present(local));
             }
             None => {
                 for lane in observable(self.lane) {

@@ -7,7 +7,7 @@ use crate::limits::PAGE_BYTES_MAX;
 use crate::mutant::{self, Mutant};
 use crate::run::{Run, RunFault, check_key};
 use crate::state::cell::{Cell, Op, Space, ValueMark};
-use crate::state::live;
+use crate::state::live::{self, Span};
 use crate::state::reads::{Page, Range};
 use crate::storage::rows::prefix_end;
 
@@ -143,36 +143,34 @@ impl Run {
             Op::Put(bytes) => visit(cell.key(), bytes.clone()),
             _ => ControlFlow::Continue(()),
         };
-        live::scan_bytes_at(
-            &self.rows,
-            self.lane,
-            Space::Bytes,
+        let span = Span {
+            lane: self.lane,
+            space: Space::Bytes,
             start,
             end,
-            self.at,
             reverse,
-            |key, value| {
-                let cell = Cell::new(self.lane, Space::Bytes, key);
-                while let Some((own_cell, op)) = next_own {
-                    let order = own_cell.cmp(&cell);
-                    let order = if reverse { order.reverse() } else { order };
-                    if order.is_gt() {
-                        break;
-                    }
-                    if emit(own_cell, op).is_break() {
-                        stopped = true;
-                        return ControlFlow::Break(());
-                    }
-                    next_own = step();
-                    if order.is_eq() {
-                        return ControlFlow::Continue(());
-                    }
+        };
+        live::scan_bytes_at(&self.rows, span, self.at, |key, value| {
+            let cell = Cell::new(self.lane, Space::Bytes, key);
+            while let Some((own_cell, op)) = next_own {
+                let order = own_cell.cmp(&cell);
+                let order = if reverse { order.reverse() } else { order };
+                if order.is_gt() {
+                    break;
                 }
-                let flow = emit(&cell, &Op::Put(value));
-                stopped = flow.is_break();
-                flow
-            },
-        )?;
+                if emit(own_cell, op).is_break() {
+                    stopped = true;
+                    return ControlFlow::Break(());
+                }
+                next_own = step();
+                if order.is_eq() {
+                    return ControlFlow::Continue(());
+                }
+            }
+            let flow = emit(&cell, &Op::Put(value));
+            stopped = flow.is_break();
+            flow
+        })?;
         while let (false, Some((cell, op))) = (stopped, next_own) {
             stopped = emit(cell, op).is_break();
             next_own = step();
@@ -261,7 +259,14 @@ impl Run {
             ControlFlow::Continue(())
         };
         let mut ended = false;
-        live::scan_numbers_at(&self.rows, self.lane, start, end, self.at, |key, base| {
+        let span = Span {
+            lane: self.lane,
+            space: Space::Numbers,
+            start,
+            end,
+            reverse: false,
+        };
+        live::scan_numbers_at(&self.rows, span, self.at, |key, base| {
             while let Some((own_key, by)) = own.last() {
                 match own_key.as_slice().cmp(key) {
                     std::cmp::Ordering::Greater => break,

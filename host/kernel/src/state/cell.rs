@@ -1,20 +1,14 @@
-//! Cells: the places of a store's state, and how their rows are laid out.
+//! Cells: the places of a store's state, and the keys of the rows that concern them.
 //!
-//! ```text
-//! cell      lane (1) space (1) key
-//! newest    'N' cell                                  → position (44) op
-//! older     'O' len(cell) (2) cell position (44)      → op
-//! reader    'R' len(cell) (2) cell lane (1) position (44) → hash of the value read (16)
-//! range     'G' len(prefix) (2) prefix lane (1) position (44) number (4) → start len (2) start end
-//! op        0 (deleted) | 1 bytes (put) | 2 i64 big-endian (number: total in newest, delta in older)
-//! ```
-//!
-//! `lane` behind a cell is that of the reader, whose position alone does not name it: the genesis
-//! has a half in each lane.
+//! What the rows hold is listed in [`crate::storage::keys`]. `lane` behind a cell is that of a reader, whose
+//! slot alone does not name it: the genesis has a half in each lane.
 
 use std::sync::Arc;
 
-use lattice_format::{Lane, Position};
+use lattice_format::Lane;
+
+use crate::state::slot::Slot;
+use crate::storage::keys::escape;
 
 /// The kind of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,43 +181,77 @@ impl ValueMark {
     }
 }
 
-fn with_len(table: u8, cell: &[u8], tail: usize) -> Vec<u8> {
+fn with_len(kind: u8, cell: &[u8], tail: usize) -> Vec<u8> {
     let mut key = Vec::with_capacity(3 + cell.len() + tail);
-    key.push(table);
+    key.push(kind);
     let len = u16::try_from(cell.len()).expect("keys are bounded by KEY_BYTES_MAX");
     key.extend_from_slice(&len.to_be_bytes());
     key.extend_from_slice(cell);
     key
 }
 
-/// Row of a cell's newest version.
-pub(crate) fn newest_key(cell: &Cell) -> Vec<u8> {
+fn with_escaped(kind: u8, cell: &Cell, tail: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(5 + cell.0.len() + tail);
+    key.push(kind);
+    escape(&cell.0, &mut key);
+    key
+}
+
+/// Row of a cell's newest value.
+pub(crate) fn live_key(cell: &Cell) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + cell.0.len());
-    key.push(b'N');
+    key.push(b'L');
     key.extend_from_slice(&cell.0);
     key
 }
 
-/// Row of one older version.
-pub(crate) fn older_key(cell: &Cell, position: Position) -> Vec<u8> {
-    let mut key = with_len(b'O', &cell.0, Position::LEN);
-    key.extend_from_slice(&position.to_bytes());
+/// What the keys of all older versions of a cell begin with.
+pub(crate) fn older_prefix(cell: &Cell) -> Vec<u8> {
+    with_escaped(b'O', cell, Slot::LEN)
+}
+
+/// Row of one older version, or of a deletion.
+pub(crate) fn older_key(cell: &Cell, slot: Slot) -> Vec<u8> {
+    let mut key = older_prefix(cell);
+    key.extend_from_slice(slot.as_bytes());
+    key
+}
+
+/// Row of a cell whose newest version, at `slot`, left nothing.
+pub(crate) fn deleted_key(lane: Lane, space: Space, slot: Slot, key: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(3 + Slot::LEN + key.len());
+    row.extend_from_slice(&[b'K', lane.number(), space as u8]);
+    row.extend_from_slice(slot.as_bytes());
+    row.extend_from_slice(key);
+    row
+}
+
+/// What the keys of all deltas and blocks of a number begin with.
+pub(crate) fn delta_prefix(cell: &Cell) -> Vec<u8> {
+    with_escaped(b'N', cell, 1 + Slot::LEN)
+}
+
+/// Row of a delta of a number (level 0), or of a block of rows of the level below.
+pub(crate) fn delta_key(cell: &Cell, level: u8, slot: Slot) -> Vec<u8> {
+    let mut key = delta_prefix(cell);
+    key.push(level);
+    key.extend_from_slice(slot.as_bytes());
     key
 }
 
 /// Row of one reader of a cell.
-pub(crate) fn reader_key(cell: &Cell, lane: Lane, position: Position) -> Vec<u8> {
-    let mut key = with_len(b'R', &cell.0, 1 + Position::LEN);
+pub(crate) fn reader_key(cell: &Cell, lane: Lane, slot: Slot) -> Vec<u8> {
+    let mut key = with_len(b'R', &cell.0, 1 + Slot::LEN);
     key.push(lane.number());
-    key.extend_from_slice(&position.to_bytes());
+    key.extend_from_slice(slot.as_bytes());
     key
 }
 
 /// Row of one range that a run examined, under the longest common prefix of its ends.
-pub(crate) fn range_key(prefix: &[u8], lane: Lane, position: Position, number: u32) -> Vec<u8> {
-    let mut key = with_len(b'G', prefix, 5 + Position::LEN);
+pub(crate) fn range_key(prefix: &[u8], lane: Lane, slot: Slot, number: u32) -> Vec<u8> {
+    let mut key = with_len(b'G', prefix, 5 + Slot::LEN);
     key.push(lane.number());
-    key.extend_from_slice(&position.to_bytes());
+    key.extend_from_slice(slot.as_bytes());
     key.extend_from_slice(&number.to_be_bytes());
     key
 }

@@ -1,160 +1,187 @@
-//! The state at a position: what a run, a query or a person reads.
+//! The state at a place of the order: what a run, a query or a person reads.
 //!
-//! A cell's newest version stands in a row of its own, so that reading at the end of the order
-//! costs one look-up and a scan passes over no history. Older versions stand beside them and are
-//! looked at only by runs that stand earlier.
+//! Live values, those that the end of the order sees, stand in rows of their own, so reading there costs one
+//! look-up, and a scan passes over nothing that was deleted or overwritten. A read at an earlier slot pays for
+//! what lies above it: values that have come since are looked up among the older versions, and cells that have
+//! been deleted since are found by the slot of their deletion.
 
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use lattice_format::{Lane, Position};
+use lattice_format::Lane;
 
-use crate::state::cell::{Cell, Op, Space, newest_key, older_key};
+use crate::graph::dag::{self, LocalSeq};
+use crate::limits::DELETED_ABOVE_MAX;
+use crate::state::cell::{
+    Cell, Op, Space, deleted_key, delta_prefix, live_key, older_key, older_prefix,
+};
+use crate::state::numbers;
+use crate::state::slot::Slot;
+use crate::storage::keys::{put_varint, take_varint, unescape};
 use crate::storage::rows::{RowsView, StorageError, prefix_end};
 
-/// What the newest row of a cell holds.
+/// A version of a cell of bytes, and the entry that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Newest {
-    pub(crate) position: Position,
-    /// For numbers the total of all deltas.
+pub(crate) struct Version {
+    pub(crate) local: LocalSeq,
     pub(crate) op: Op,
 }
 
-impl Newest {
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StorageError> {
-        let damaged = || {
-            StorageError(
-                "a row of the derived state is damaged: delete state.redb to rebuild it".into(),
-            )
-        };
-        let (position, op) = bytes.split_at_checked(Position::LEN).ok_or_else(damaged)?;
-        Ok(Self {
-            position: Position::from_slice(position).ok_or_else(damaged)?,
-            op: Op::decode(op).ok_or_else(damaged)?,
-        })
+pub(crate) fn damaged() -> StorageError {
+    StorageError("a row of the derived state is damaged: delete state.redb to rebuild it".into())
+}
+
+impl Version {
+    /// Reads a row of an older version.
+    pub(crate) fn decode(mut row: &[u8]) -> Result<Self, StorageError> {
+        let local = LocalSeq(take_varint(&mut row).ok_or_else(damaged)?);
+        let op = Op::decode(row).ok_or_else(damaged)?;
+        Ok(Self { local, op })
     }
 
+    /// The row of an older version.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(Position::LEN + 16);
-        out.extend_from_slice(&self.position.to_bytes());
+        let mut out = Vec::with_capacity(24);
+        put_varint(self.local.0, &mut out);
         self.op.encode(&mut out);
         out
     }
 }
 
-pub(crate) fn newest(rows: &RowsView, cell: &Cell) -> Result<Option<Newest>, StorageError> {
-    rows.get(&newest_key(cell))?
-        .map(|bytes| Newest::decode(&bytes))
-        .transpose()
+/// The row of a live value of bytes.
+pub(crate) fn encode_live(local: LocalSeq, value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8 + value.len());
+    put_varint(local.0, &mut out);
+    out.extend_from_slice(value);
+    out
 }
 
-/// The bytes of a cell as a run at `position` sees them: those of the last version below it.
+fn decode_live(mut row: &[u8]) -> Result<(LocalSeq, &[u8]), StorageError> {
+    let local = take_varint(&mut row).ok_or_else(damaged)?;
+    Ok((LocalSeq(local), row))
+}
+
+/// The newest value of a cell of bytes, with the entry that wrote it; `None` when there is none.
+pub(crate) fn live(
+    rows: &RowsView,
+    cell: &Cell,
+) -> Result<Option<(LocalSeq, Arc<[u8]>)>, StorageError> {
+    let Some(row) = rows.get(&live_key(cell))? else {
+        return Ok(None);
+    };
+    let (local, value) = decode_live(&row)?;
+    Ok(Some((local, value.into())))
+}
+
+/// The last version of a cell of bytes below `at` among those that are not live.
+pub(crate) fn older_below(
+    rows: &RowsView,
+    cell: &Cell,
+    at: Slot,
+) -> Result<Option<(Slot, Version)>, StorageError> {
+    let row = rows.first(&older_key(cell, Slot::MIN), &older_key(cell, at), true)?;
+    row.map(|(key, row)| {
+        let slot = Slot::at_end_of(&key).ok_or_else(damaged)?;
+        Ok((slot, Version::decode(&row)?))
+    })
+    .transpose()
+}
+
+/// The bytes of a cell as a run at `at` sees them: those of the last version below it.
 pub(crate) fn bytes_at(
     rows: &RowsView,
     cell: &Cell,
-    position: Position,
+    at: Slot,
 ) -> Result<Option<Arc<[u8]>>, StorageError> {
-    match newest(rows, cell)? {
-        None => Ok(None),
-        Some(newest) => visible(rows, cell, newest, position),
-    }
-}
-
-fn visible(
-    rows: &RowsView,
-    cell: &Cell,
-    newest: Newest,
-    position: Position,
-) -> Result<Option<Arc<[u8]>>, StorageError> {
-    let op = if newest.position < position {
-        newest.op
-    } else {
-        match rows.first(
-            &older_key(cell, Position::MIN),
-            &older_key(cell, position),
-            true,
-        )? {
-            None => return Ok(None),
-            Some((_, op)) => decode_op(&op)?,
+    match live(rows, cell)? {
+        Some((local, value)) => {
+            if at == Slot::MAX || dag::slot_of(rows, local)? < at {
+                return Ok(Some(value));
+            }
         }
-    };
-    match op {
-        Op::Put(bytes) => Ok(Some(bytes)),
-        Op::Delete => Ok(None),
-        Op::Add(_) => Err(StorageError(format!("{cell:?} holds a number among bytes"))),
+        None if at == Slot::MAX => return Ok(None),
+        None => {}
+    }
+    bytes_below(rows, cell, at)
+}
+
+/// The same for a cell that has no live version below `at`.
+fn bytes_below(rows: &RowsView, cell: &Cell, at: Slot) -> Result<Option<Arc<[u8]>>, StorageError> {
+    match older_below(rows, cell, at)?.map(|(_, version)| version.op) {
+        None | Some(Op::Delete) => Ok(None),
+        Some(Op::Put(bytes)) => Ok(Some(bytes)),
+        Some(Op::Add(_)) => Err(damaged()),
     }
 }
 
-pub(crate) fn decode_op(bytes: &[u8]) -> Result<Op, StorageError> {
-    Op::decode(bytes).ok_or_else(|| {
-        StorageError(
-            "a row of the derived state is damaged: delete state.redb to rebuild it".into(),
-        )
-    })
-}
-
-/// The number in a cell as a run at `position` sees it: the sum of the deltas below it.
-pub(crate) fn number_at(
-    rows: &RowsView,
-    cell: &Cell,
-    position: Position,
-) -> Result<i64, StorageError> {
-    match newest(rows, cell)? {
-        None => Ok(0),
-        Some(newest) => number_of(rows, cell, &newest, position),
+/// The number in a cell as a run at `at` sees it: the sum of the deltas below it.
+pub(crate) fn number_at(rows: &RowsView, cell: &Cell, at: Slot) -> Result<i64, StorageError> {
+    let total = numbers::total(rows, cell)?;
+    if at == Slot::MAX {
+        return Ok(total);
     }
+    Ok(total.wrapping_sub(numbers::sum_from(rows, cell, at)?))
 }
 
-fn number_of(
-    rows: &RowsView,
-    cell: &Cell,
-    newest: &Newest,
-    position: Position,
-) -> Result<i64, StorageError> {
-    let Op::Add(mut total) = newest.op else {
-        return Err(StorageError(format!("{cell:?} holds bytes among numbers")));
-    };
-    if newest.position >= position {
-        // Counted down from the end, since late readers stand near it.
-        let mut damaged = None;
-        rows.scan(
-            &older_key(cell, position),
-            &older_key(cell, Position::MAX),
-            true,
-            |_, op| {
-                match decode_op(op) {
-                    Ok(Op::Add(delta)) => total = total.wrapping_sub(delta),
-                    Ok(_) => damaged = Some(StorageError(format!("{cell:?} holds no delta"))),
-                    Err(error) => damaged = Some(error),
-                }
-                ControlFlow::Continue(())
-            },
-        )?;
-        if let Some(error) = damaged {
-            return Err(error);
+/// A part of one lane and space: keys from `start` (inclusive) to `end` (exclusive; `None` for the end of the
+/// space), in ascending order, or in descending order with `reverse`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span<'a> {
+    pub(crate) lane: Lane,
+    pub(crate) space: Space,
+    pub(crate) start: &'a [u8],
+    pub(crate) end: Option<&'a [u8]>,
+    pub(crate) reverse: bool,
+}
+
+impl Span<'_> {
+    fn cell(&self, key: &[u8]) -> Cell {
+        Cell::new(self.lane, self.space, key)
+    }
+
+    /// The order in which a scan meets two keys.
+    fn order(&self, one: &[u8], other: &[u8]) -> Ordering {
+        match self.reverse {
+            false => one.cmp(other),
+            true => other.cmp(one),
         }
     }
-    Ok(total)
+
+    /// The end of the rows of histories in this lane and space.
+    fn history_end(&self) -> Vec<u8> {
+        let mut prefix = history_prefix(&self.cell(b""));
+        // Without the mark that ends a cell.
+        prefix.truncate(prefix.len() - 2);
+        prefix_end(&prefix).expect("it begins with the kind, below 255")
+    }
+
+    fn holds(&self, key: &[u8]) -> bool {
+        self.start <= key && self.end.is_none_or(|end| key < end)
+    }
 }
 
-/// Visits the cells of one lane and space that a run at `position` sees, from `start` (inclusive)
-/// to `end` (exclusive; `None` for the end of the space): keys with their bytes.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "a range, a place in it, and what to do there"
-)]
+/// Visits the cells of a span that a run at `at` sees: keys with their bytes.
 pub(crate) fn scan_bytes_at(
     rows: &RowsView,
-    lane: Lane,
-    space: Space,
-    start: &[u8],
-    end: Option<&[u8]>,
-    position: Position,
-    reverse: bool,
+    span: Span<'_>,
+    at: Slot,
     mut visit: impl FnMut(&[u8], Arc<[u8]>) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
-    scan_newest(rows, lane, space, start, end, reverse, |cell, newest| {
-        Ok(match visible(rows, cell, newest, position)? {
+    scan(rows, span, at, |cell, row| {
+        let bytes = match row {
+            Some(row) => {
+                let (local, value) = decode_live(row)?;
+                if at == Slot::MAX || dag::slot_of(rows, local)? < at {
+                    Some(value.into())
+                } else {
+                    bytes_below(rows, cell, at)?
+                }
+            }
+            None => bytes_below(rows, cell, at)?,
+        };
+        Ok(match bytes {
             Some(bytes) => visit(cell.key(), bytes),
             None => ControlFlow::Continue(()),
         })
@@ -164,52 +191,367 @@ pub(crate) fn scan_bytes_at(
 /// As [`scan_bytes_at`], for numbers that are not 0.
 pub(crate) fn scan_numbers_at(
     rows: &RowsView,
-    lane: Lane,
-    start: &[u8],
-    end: Option<&[u8]>,
-    position: Position,
+    span: Span<'_>,
+    at: Slot,
     mut visit: impl FnMut(&[u8], i64) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
-    scan_newest(
+    scan(rows, span, at, |cell, row| {
+        let mut number = row.map_or(Ok(0), numbers::decode_total)?;
+        if at != Slot::MAX {
+            number = number.wrapping_sub(numbers::sum_from(rows, cell, at)?);
+        }
+        Ok(match number {
+            0 => ControlFlow::Continue(()),
+            number => visit(cell.key(), number),
+        })
+    })
+}
+
+/// Visits the cells of a span that have a live row, and, with `None`, those that have none and may have had a
+/// value below `at`.
+fn scan(
+    rows: &RowsView,
+    span: Span<'_>,
+    at: Slot,
+    visit: impl FnMut(&Cell, Option<&[u8]>) -> Result<ControlFlow<()>, StorageError>,
+) -> Result<(), StorageError> {
+    merge(
         rows,
-        lane,
-        Space::Numbers,
-        start,
-        end,
-        false,
-        |cell, newest| {
-            Ok(match number_of(rows, cell, &newest, position)? {
-                0 => ControlFlow::Continue(()),
-                number => visit(cell.key(), number),
-            })
-        },
+        span,
+        Gone::of(rows, span, at, DELETED_ABOVE_MAX)?,
+        visit,
     )
 }
 
-fn scan_newest(
+/// Visits the live cells of a span and those that are gone as one sequence.
+fn merge(
     rows: &RowsView,
-    lane: Lane,
-    space: Space,
-    start: &[u8],
-    end: Option<&[u8]>,
-    reverse: bool,
-    mut visit: impl FnMut(&Cell, Newest) -> Result<ControlFlow<()>, StorageError>,
+    span: Span<'_>,
+    mut gone: Gone<'_>,
+    mut visit: impl FnMut(&Cell, Option<&[u8]>) -> Result<ControlFlow<()>, StorageError>,
 ) -> Result<(), StorageError> {
-    let from = newest_key(&Cell::new(lane, space, start));
-    let to = match end {
-        Some(end) => newest_key(&Cell::new(lane, space, end)),
-        None => prefix_end(&newest_key(&Cell::new(lane, space, b"")))
-            .expect("a lane and a space are below 255"),
+    let from = live_key(&span.cell(span.start));
+    let to = match span.end {
+        Some(end) => live_key(&span.cell(end)),
+        None => prefix_end(&live_key(&span.cell(b""))).expect("a lane and a space are below 255"),
     };
+    let mut stopped = false;
     let mut failed = None;
-    rows.scan(&from, &to, reverse, |row, value| {
-        let step = Cell::from_slice(&row[1..])
-            .ok_or_else(|| StorageError("a cell of the derived state is damaged".into()))
-            .and_then(|cell| visit(&cell, Newest::decode(value)?));
-        step.unwrap_or_else(|error| {
+    rows.scan(&from, &to, span.reverse, |row, value| {
+        let mut step = || -> Result<ControlFlow<()>, StorageError> {
+            let cell = Cell::from_slice(&row[1..]).ok_or_else(damaged)?;
+            while let Some(key) = gone.next() {
+                match span.order(key, cell.key()) {
+                    Ordering::Less => {
+                        if visit(&span.cell(key), None)?.is_break() {
+                            return Ok(ControlFlow::Break(()));
+                        }
+                        gone.advance()?;
+                    }
+                    // It has a live value all the same.
+                    Ordering::Equal => gone.advance()?,
+                    Ordering::Greater => break,
+                }
+            }
+            visit(&cell, Some(value))
+        };
+        let flow = step().unwrap_or_else(|error| {
             failed = Some(error);
             ControlFlow::Break(())
-        })
+        });
+        stopped = flow.is_break();
+        flow
     })?;
-    failed.map_or(Ok(()), Err)
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    while let (false, Some(key)) = (stopped, gone.next()) {
+        stopped = visit(&span.cell(key), None)?.is_break();
+        gone.advance()?;
+    }
+    Ok(())
+}
+
+/// The keys of a span, in the order of its scan, that have no live row and may have had a value below a slot.
+struct Gone<'a> {
+    rows: &'a RowsView,
+    span: Span<'a>,
+    /// The keys behind `next`; `None` when so many cells were deleted above the slot that the keys with older
+    /// versions are looked up one after the other instead. Some of those have a live row as well.
+    listed: Option<VecDeque<Vec<u8>>>,
+    next: Option<Vec<u8>>,
+}
+
+impl<'a> Gone<'a> {
+    fn of(
+        rows: &'a RowsView,
+        span: Span<'a>,
+        at: Slot,
+        listed_max: usize,
+    ) -> Result<Self, StorageError> {
+        let mut gone = Self {
+            rows,
+            span,
+            listed: deleted_above(rows, span, at, listed_max)?,
+            next: None,
+        };
+        gone.advance()?;
+        Ok(gone)
+    }
+
+    fn next(&self) -> Option<&[u8]> {
+        self.next.as_deref()
+    }
+
+    fn advance(&mut self) -> Result<(), StorageError> {
+        self.next = match &mut self.listed {
+            Some(keys) => keys.pop_front(),
+            None => self.look_up()?,
+        };
+        Ok(())
+    }
+
+    /// The key behind `next` that has any version besides a live one.
+    fn look_up(&self) -> Result<Option<Vec<u8>>, StorageError> {
+        let span = &self.span;
+        let prefix = |key: &[u8]| history_prefix(&span.cell(key));
+        let (mut from, mut to) = (
+            prefix(span.start),
+            match span.end {
+                Some(end) => prefix(end),
+                None => span.history_end(),
+            },
+        );
+        match (&self.next, span.reverse) {
+            (None, _) => {}
+            (Some(last), true) => to = prefix(last),
+            (Some(last), false) => {
+                from = prefix_end(&prefix(last)).expect("it begins with the kind, below 255");
+            }
+        }
+        let Some((row, _)) = self.rows.first(&from, &to, span.reverse)? else {
+            return Ok(None);
+        };
+        let (cell, _) = unescape(&row[1..]).ok_or_else(damaged)?;
+        let cell = Cell::from_slice(&cell).ok_or_else(damaged)?;
+        Ok(Some(cell.key().to_vec()))
+    }
+}
+
+/// What the rows of a cell's history begin with: older versions, or the deltas of a number.
+fn history_prefix(cell: &Cell) -> Vec<u8> {
+    match cell.space().is_number() {
+        true => delta_prefix(cell),
+        false => older_prefix(cell),
+    }
+}
+
+/// The keys of a span that were deleted above `at`, in the order of the span; `None` when there are too many to
+/// list.
+fn deleted_above(
+    rows: &RowsView,
+    span: Span<'_>,
+    at: Slot,
+    listed_max: usize,
+) -> Result<Option<VecDeque<Vec<u8>>>, StorageError> {
+    if at == Slot::MAX {
+        return Ok(Some(VecDeque::new()));
+    }
+    let mut keys = BTreeSet::new();
+    let from = deleted_key(span.lane, span.space, at, b"");
+    let end = prefix_end(&from[..3]).expect("a lane and a space are below 255");
+    let mut walked = 0;
+    rows.scan(&from, &end, false, |row, _| {
+        walked += 1;
+        if walked > listed_max {
+            return ControlFlow::Break(());
+        }
+        if let Some(key) = row.get(from.len()..).filter(|key| span.holds(key)) {
+            keys.insert(key.to_vec());
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok((walked <= listed_max).then(|| match span.reverse {
+        false => keys.into_iter().collect(),
+        true => keys.into_iter().rev().collect(),
+    }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lattice_format::{IntentionId, Position, Time};
+    use proptest::prelude::*;
+    use redb::Database;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+    use crate::state::versions::{self, Roots};
+    use crate::storage::rows::Rows;
+
+    fn empty() -> Rows {
+        let db = Database::builder()
+            .create_with_backend(InMemoryBackend::new())
+            .unwrap();
+        Rows::open(db).unwrap()
+    }
+
+    fn slot(n: u64) -> Slot {
+        Slot::of(position(n))
+    }
+
+    fn position(n: u64) -> Position {
+        Position {
+            time: Time {
+                wall_ms: n,
+                counter: 0,
+            },
+            id: IntentionId([7; 32]),
+        }
+    }
+
+    /// Sets the version of a cell at the place of the entry of that number.
+    fn set(rows: &mut Rows, space: Space, key: &[u8], n: u64, op: Option<&Op>) {
+        let local = LocalSeq(n);
+        rows.put(dag::local_key(local), position(n).to_bytes());
+        let cell = Cell::new(Lane::App, space, key);
+        versions::set(rows, &mut Roots::default(), &cell, (slot(n), local), op).unwrap();
+    }
+
+    /// What a scan sees, however cells that are gone are found.
+    fn scanned(rows: &Rows, span: Span<'_>, at: Slot, listed_max: usize) -> Vec<Vec<u8>> {
+        let mut seen = Vec::new();
+        let gone = Gone::of(rows, span, at, listed_max).unwrap();
+        merge(rows, span, gone, |cell, _| {
+            let there = match cell.space().is_number() {
+                true => number_at(rows, cell, at)? != 0,
+                false => bytes_at(rows, cell, at)?.is_some(),
+            };
+            if there {
+                seen.push(cell.key().to_vec());
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        seen
+    }
+
+    proptest! {
+        #[test]
+        fn a_scan_at_any_slot_sees_what_was_there(
+            steps in proptest::collection::vec(
+                (0u8..6, 0u64..24, proptest::option::weighted(0.8, 0u8..3)), 1..80,
+            ),
+            numbers: bool, start in 0u8..6, end in proptest::option::of(0u8..7), reverse: bool,
+        ) {
+            let mut rows = empty();
+            // By key and place: what was put there, or a deletion.
+            let mut model: BTreeMap<(u8, u64), Option<u8>> = BTreeMap::new();
+            let space = if numbers { Space::Numbers } else { Space::Bytes };
+            // With zeros, which keys escape.
+            let key = |k: u8| vec![k / 2, 0, k % 2];
+            for (k, n, what) in steps {
+                let op = what.map(|what| match (numbers, what) {
+                    (true, by) => Op::Add(i64::from(by) - 1),
+                    (false, 0) => Op::Delete,
+                    (false, value) => Op::Put([value][..].into()),
+                });
+                set(&mut rows, space, &key(k), n, op.as_ref());
+                match what {
+                    Some(what) => model.insert((k, n), Some(what)),
+                    None => model.remove(&(k, n)),
+                };
+                if n % 7 == 0 {
+                    rows.flush().unwrap();
+                }
+            }
+            let start = key(start);
+            let end = end.map(key);
+            let span = Span { lane: Lane::App, space, start: &start, end: end.as_deref(), reverse };
+            for at in (0..=24).map(slot).chain([Slot::MAX]) {
+                let there = |k: u8| {
+                    let below = model
+                        .range((k, 0)..(k + 1, 0))
+                        .filter(|((_, n), _)| slot(*n) < at);
+                    match numbers {
+                        true => below.map(|(_, by)| i64::from(by.unwrap()) - 1).sum::<i64>() != 0,
+                        false => below.last().is_some_and(|(_, value)| *value != Some(0)),
+                    }
+                };
+                let mut expected: Vec<_> = (0..6)
+                    .filter(|k| there(*k))
+                    .map(key)
+                    .filter(|key| span.holds(key))
+                    .collect();
+                if reverse {
+                    expected.reverse();
+                }
+                for listed_max in [0, 2, DELETED_ABOVE_MAX] {
+                    prop_assert_eq!(&scanned(&rows, span, at, listed_max), &expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cells_deleted_above_are_listed_up_to_their_number() {
+        let mut rows = empty();
+        let count = DELETED_ABOVE_MAX as u64 + 1;
+        for n in 0..count {
+            let key = n.to_be_bytes();
+            set(
+                &mut rows,
+                Space::Bytes,
+                &key,
+                n,
+                Some(&Op::Put([1][..].into())),
+            );
+            set(&mut rows, Space::Bytes, &key, count + n, Some(&Op::Delete));
+        }
+        let span = Span {
+            lane: Lane::App,
+            space: Space::Bytes,
+            start: b"",
+            end: None,
+            reverse: false,
+        };
+        let listed = |at| deleted_above(&rows, span, slot(at), DELETED_ABOVE_MAX).unwrap();
+        assert_eq!(
+            listed(count + 1).map(|keys| keys.len()),
+            Some(DELETED_ABOVE_MAX)
+        );
+        assert_eq!(listed(count), None);
+        let all = |at| scanned(&rows, span, at, DELETED_ABOVE_MAX).len() as u64;
+        assert_eq!(all(slot(count)), count);
+        assert_eq!(all(slot(count + 1)), count - 1);
+        assert_eq!(all(Slot::MAX), 0);
+    }
+
+    #[test]
+    fn a_read_at_the_end_walks_nothing_that_was_deleted() {
+        let mut rows = empty();
+        for n in 0..500u64 {
+            let key = n.to_be_bytes();
+            set(
+                &mut rows,
+                Space::Bytes,
+                &key,
+                2 * n,
+                Some(&Op::Put([1][..].into())),
+            );
+            set(&mut rows, Space::Bytes, &key, 2 * n + 1, Some(&Op::Delete));
+            set(&mut rows, Space::Numbers, &key, 2 * n, Some(&Op::Add(1)));
+            set(
+                &mut rows,
+                Space::Numbers,
+                &key,
+                2 * n + 1,
+                Some(&Op::Add(-1)),
+            );
+        }
+        // Neither of them left a row where the end of the order looks.
+        assert_eq!(rows.first(b"L", b"M", false).unwrap(), None);
+    }
 }

@@ -1,7 +1,11 @@
 //! The state of a store: its cells, their versions by position, and what reads of them found.
 
+pub(crate) mod call_index;
 pub mod cell;
 pub(crate) mod live;
 pub mod lthash;
+pub(crate) mod numbers;
 pub(crate) mod reads;
+pub(crate) mod slot;
 pub(crate) mod versions;
+pub(crate) mod written;

@@ -7,18 +7,24 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use lattice_format::{Digest, IntentionId, Lane, Position};
+use lattice_format::{Digest, IntentionId, Lane};
 
-use crate::fold::quota;
+use crate::graph::dag::{self, LocalSeq};
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
-use crate::run::{Range, Reads};
+use crate::state::call_index;
 use crate::state::cell::{
-    Cell, Op, Space, ValueMark, common_prefix, newest_key, older_key, range_key, reader_key,
+    Cell, Op, Space, ValueMark, common_prefix, deleted_key, live_key, older_key, range_key,
+    reader_key,
 };
-use crate::state::live::{self, Newest, decode_op};
+use crate::state::live::{self, Version};
 use crate::state::lthash::{Element, LtHash};
+use crate::state::numbers;
+use crate::state::reads::{Range, Reads};
+use crate::state::slot::Slot;
+use crate::state::written;
 use crate::storage::rows::{Rows, RowsView, StorageError};
 
 /// Homomorphic hashes of what this replica holds.
@@ -96,190 +102,176 @@ impl Roots {
     }
 }
 
-/// The smallest position above `position`.
-pub(crate) fn just_above(position: Position) -> Position {
-    let mut id = position.id;
-    for byte in id.0.iter_mut().rev() {
-        let (next, carried) = byte.overflowing_add(1);
-        *byte = next;
-        if !carried {
-            return Position { id, ..position };
-        }
-    }
-    match position.time.successor() {
-        Some(time) => Position { time, id },
-        None => Position::MAX,
-    }
-}
-
-/// The version of `cell` at exactly `position`.
-pub(crate) fn version_at(
-    rows: &RowsView,
-    cell: &Cell,
-    position: Position,
-) -> Result<Option<Op>, StorageError> {
-    if !cell.space().is_number()
-        && let Some(newest) = live::newest(rows, cell)?
-        && newest.position == position
-    {
-        return Ok(Some(newest.op));
-    }
-    rows.get(&older_key(cell, position))?
-        .map(|op| decode_op(&op))
-        .transpose()
-}
-
-/// Puts, replaces or (with `None`) removes the version of `cell` at `position`. Tells whether a
-/// reader just above it would see another value than before.
+/// Puts, replaces or (with `None`) removes the version of `cell` at `slot`, which the entry at `local` wrote.
+/// Returns whether a reader just above it would see another value than before.
 pub(crate) fn set(
     rows: &mut Rows,
     roots: &mut Roots,
     cell: &Cell,
-    position: Position,
+    (slot, local): (Slot, LocalSeq),
     op: Option<&Op>,
 ) -> Result<bool, StorageError> {
     if cell.space().is_number() {
-        return set_number(rows, roots, cell, position, op);
+        let delta = match op {
+            None => None,
+            Some(Op::Add(by)) => Some(*by),
+            Some(_) => return Err(live::damaged()),
+        };
+        return set_number(rows, roots, cell, (slot, local), delta);
     }
-    let newest = live::newest(rows, cell)?;
-    if let Some(op) = op
-        && newest
-            .as_ref()
-            .is_none_or(|n| is_below(n.position, position))
-    {
-        return Ok(set_last(rows, roots, cell, position, newest, op));
-    }
-    let above = just_above(position);
-    let before = live::bytes_at(rows, cell, above)?;
-    let newest_before = newest.as_ref().and_then(|n| match &n.op {
-        Op::Put(bytes) => Some(bytes.clone()),
-        _ => None,
-    });
-    match (newest, op) {
-        (None, _) => {}
-        (Some(newest), Some(op)) if newest.position == position => {
-            put_newest(rows, cell, position, op);
-        }
-        (Some(newest), None) if newest.position == position => {
-            let previous = rows.first(
-                &older_key(cell, Position::MIN),
-                &older_key(cell, position),
-                true,
-            )?;
-            match previous {
-                None => rows.remove(newest_key(cell)),
-                Some((row, op)) => {
-                    let at = Position::from_slice(&row[row.len() - Position::LEN..])
-                        .ok_or_else(|| StorageError("a version's row is damaged".into()))?;
-                    put_newest(rows, cell, at, &decode_op(&op)?);
-                    rows.remove(row);
-                }
+    let last = Last::of(rows, cell)?;
+    let before = last.live().cloned();
+    let same = last.slot() == Some(slot);
+    let changed = match op {
+        Some(op) if same || last.slot().is_none_or(|last| is_below(last, slot)) => {
+            if same {
+                last.remove(rows, cell);
+            } else {
+                last.grow_old(rows, cell);
             }
+            put_last(rows, cell, slot, local, op);
+            before.as_deref() != bytes(op)
         }
-        (Some(_), Some(op)) if !mutant::active(Mutant::OldVersionLost) => {
-            put_older(rows, cell, position, op);
+        Some(op) => {
+            let above = slot.just_above();
+            let seen = live::bytes_at(rows, cell, above)?;
+            if !mutant::active(Mutant::OldVersionLost) {
+                put_older(rows, cell, slot, local, op);
+            }
+            live::bytes_at(rows, cell, above)? != seen
         }
-        (Some(_), Some(_)) => {}
-        (Some(_), None) => rows.remove(older_key(cell, position)),
-    }
-    let newest_after = live::bytes_at(rows, cell, Position::MAX)?;
-    roots.value(cell, newest_before.as_deref(), newest_after.as_deref());
-    Ok(live::bytes_at(rows, cell, above)? != before)
+        None if same => {
+            last.remove(rows, cell);
+            let previous = live::older_below(rows, cell, slot)?;
+            if let Some((at, version)) = &previous {
+                rows.remove(older_key(cell, *at));
+                put_last(rows, cell, *at, version.local, &version.op);
+            }
+            let seen = previous
+                .as_ref()
+                .and_then(|(_, version)| bytes(&version.op));
+            before.as_deref() != seen
+        }
+        None => {
+            let above = slot.just_above();
+            let seen = live::bytes_at(rows, cell, above)?;
+            rows.remove(older_key(cell, slot));
+            live::bytes_at(rows, cell, above)? != seen
+        }
+    };
+    let after = live::live(rows, cell)?.map(|(_, value)| value);
+    roots.value(cell, before.as_deref(), after.as_deref());
+    Ok(changed)
 }
 
 /// Whether a version comes before another one.
-fn is_below(one: Position, other: Position) -> bool {
+fn is_below(one: Slot, other: Slot) -> bool {
     match mutant::active(Mutant::TieBrokenByArrival) {
-        true => one.time <= other.time,
+        true => one < other || one.is_at_the_time_of(&other),
         false => one < other,
     }
 }
 
-/// Most versions are the last of their cell: one look-up was enough.
-fn set_last(
-    rows: &mut Rows,
-    roots: &mut Roots,
-    cell: &Cell,
-    position: Position,
-    newest: Option<Newest>,
-    op: &Op,
-) -> bool {
-    let bytes = |op: &Op| match op {
-        Op::Put(bytes) => Some(bytes.clone()),
+fn bytes(op: &Op) -> Option<&[u8]> {
+    match op {
+        Op::Put(bytes) => Some(bytes),
         _ => None,
-    };
-    let (before, after) = (newest.as_ref().and_then(|n| bytes(&n.op)), bytes(op));
-    if let Some(newest) = newest {
-        put_older(rows, cell, newest.position, &newest.op);
     }
-    put_newest(rows, cell, position, op);
-    roots.value(cell, before.as_deref(), after.as_deref());
-    before != after
 }
 
-fn put_newest(rows: &mut Rows, cell: &Cell, position: Position, op: &Op) {
-    let row = Newest {
-        position,
-        op: op.clone(),
-    };
-    rows.put(newest_key(cell), row.encode());
+/// The last version of a cell of bytes.
+enum Last {
+    None,
+    /// A value, in the live row.
+    Live(Slot, LocalSeq, Arc<[u8]>),
+    /// A deletion, which stands among the older versions already.
+    Deleted(Slot),
 }
 
-fn put_older(rows: &mut Rows, cell: &Cell, position: Position, op: &Op) {
-    let mut row = Vec::with_capacity(16);
-    op.encode(&mut row);
-    rows.put(older_key(cell, position), row);
+impl Last {
+    fn of(rows: &RowsView, cell: &Cell) -> Result<Self, StorageError> {
+        if let Some((local, value)) = live::live(rows, cell)? {
+            return Ok(Self::Live(dag::slot_of(rows, local)?, local, value));
+        }
+        Ok(match live::older_below(rows, cell, Slot::MAX)? {
+            Some((slot, _)) => Self::Deleted(slot),
+            None => Self::None,
+        })
+    }
+
+    fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::None => None,
+            Self::Live(slot, ..) | Self::Deleted(slot) => Some(*slot),
+        }
+    }
+
+    fn live(&self) -> Option<&Arc<[u8]>> {
+        match self {
+            Self::Live(_, _, value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Makes room for a later version.
+    fn grow_old(&self, rows: &mut Rows, cell: &Cell) {
+        match self {
+            Self::None => {}
+            Self::Live(slot, local, value) => {
+                put_older(rows, cell, *slot, *local, &Op::Put(value.clone()));
+            }
+            Self::Deleted(slot) => {
+                rows.remove(deleted_key(cell.lane(), cell.space(), *slot, cell.key()));
+            }
+        }
+    }
+
+    /// Removes it; what comes before it stays where it is.
+    fn remove(&self, rows: &mut Rows, cell: &Cell) {
+        match self {
+            Self::None => {}
+            Self::Live(..) => rows.remove(live_key(cell)),
+            Self::Deleted(slot) => {
+                rows.remove(deleted_key(cell.lane(), cell.space(), *slot, cell.key()));
+                rows.remove(older_key(cell, *slot));
+            }
+        }
+    }
+}
+
+/// Writes a version behind which there is none.
+fn put_last(rows: &mut Rows, cell: &Cell, slot: Slot, local: LocalSeq, op: &Op) {
+    match op {
+        Op::Put(value) => rows.put(live_key(cell), live::encode_live(local, value)),
+        _ => {
+            rows.remove(live_key(cell));
+            put_older(rows, cell, slot, local, op);
+            rows.put(deleted_key(cell.lane(), cell.space(), slot, cell.key()), []);
+        }
+    }
+}
+
+fn put_older(rows: &mut Rows, cell: &Cell, slot: Slot, local: LocalSeq, op: &Op) {
+    let op = op.clone();
+    rows.put(older_key(cell, slot), Version { local, op }.encode());
 }
 
 fn set_number(
     rows: &mut Rows,
     roots: &mut Roots,
     cell: &Cell,
-    position: Position,
-    op: Option<&Op>,
+    (slot, local): (Slot, LocalSeq),
+    delta: Option<i64>,
 ) -> Result<bool, StorageError> {
-    let delta = |op: Option<&Op>| match op {
-        None => Ok(0),
-        Some(Op::Add(by)) => Ok(*by),
-        Some(_) => Err(StorageError(format!("{cell:?} holds bytes among numbers"))),
-    };
-    let newest = live::newest(rows, cell)?;
-    let old = match &newest {
-        Some(newest) if newest.position >= position => version_at(rows, cell, position)?,
-        _ => None,
-    };
-    let change = delta(op)?.wrapping_sub(delta(old.as_ref())?);
-    let total_before = delta(newest.as_ref().map(|n| &n.op))?;
-    let total = total_before.wrapping_add(change);
-    match op {
-        Some(op) => put_older(rows, cell, position, op),
-        None => rows.remove(older_key(cell, position)),
-    }
-    let last = match (&newest, op) {
-        (Some(newest), _) if newest.position > position => Some(newest.position),
-        (_, Some(_)) => Some(position),
-        (None, None) => None,
-        (Some(newest), None) if newest.position < position => Some(newest.position),
-        (Some(_), None) => rows
-            .first(
-                &older_key(cell, Position::MIN),
-                &older_key(cell, position),
-                true,
-            )?
-            .and_then(|(row, _)| Position::from_slice(&row[row.len() - Position::LEN..])),
-    };
-    match last {
-        Some(last) => put_newest(rows, cell, last, &Op::Add(total)),
-        None => rows.remove(newest_key(cell)),
-    }
+    let (before, after) = numbers::set(rows, cell, slot, local, delta)?;
     let bytes = |n: i64| (n != 0).then(|| n.to_be_bytes());
-    let (before, after) = (bytes(total_before), bytes(total));
+    let (old, new) = (bytes(before), bytes(after));
     roots.value(
         cell,
-        before.as_ref().map(|b| &b[..]),
-        after.as_ref().map(|b| &b[..]),
+        old.as_ref().map(|b| &b[..]),
+        new.as_ref().map(|b| &b[..]),
     );
-    Ok(change != 0)
+    Ok(before != after)
 }
 
 /// Lengths of the prefixes under which ranges are kept, so that a changed cell is looked up under
@@ -303,11 +295,11 @@ pub(crate) fn put_marks(
     rows: &mut Rows,
     lengths: &mut RangeLengths,
     lane: Lane,
-    position: Position,
+    slot: Slot,
     reads: &Reads,
 ) {
     for (cell, mark) in &reads.cells {
-        rows.put(reader_key(cell, lane, position), mark.0);
+        rows.put(reader_key(cell, lane, slot), mark.0);
     }
     for (number, range) in (0u32..).zip(&reads.ranges) {
         let prefix = common_prefix(&range.start, &range.end);
@@ -318,7 +310,7 @@ pub(crate) fn put_marks(
         value.extend_from_slice(&(range.start.len() as u16).to_be_bytes());
         value.extend_from_slice(&range.start);
         value.extend_from_slice(&range.end);
-        rows.put(range_key(prefix, lane, position, number), value);
+        rows.put(range_key(prefix, lane, slot, number), value);
     }
 }
 
@@ -326,34 +318,34 @@ pub(crate) fn put_marks(
 pub(crate) fn remove_marks(
     rows: &mut Rows,
     lane: Lane,
-    position: Position,
+    slot: Slot,
     cells: &[Cell],
     ranges: &[Range],
 ) {
     for cell in cells {
-        rows.remove(reader_key(cell, lane, position));
+        rows.remove(reader_key(cell, lane, slot));
     }
     for (number, range) in (0u32..).zip(ranges) {
         let prefix = common_prefix(&range.start, &range.end);
-        rows.remove(range_key(prefix, lane, position, number));
+        rows.remove(range_key(prefix, lane, slot, number));
     }
 }
 
-/// The runs that read `cell` above `position` and would now read another value.
+/// The runs that read `cell` above `slot` and would now read another value.
 pub(crate) fn stale_readers(
     rows: &RowsView,
     lengths: &RangeLengths,
     cell: &Cell,
-    position: Position,
-) -> Result<Vec<(Lane, Position)>, StorageError> {
+    slot: Slot,
+) -> Result<Vec<(Lane, Slot)>, StorageError> {
     if cell.space() == Space::Written {
-        return quota::stale_readers(rows, cell, position);
+        return written::stale_readers(rows, cell, slot);
     }
-    let from = just_above(position);
-    let until = match next_absolute(rows, cell, position)? {
+    let from = slot.just_above();
+    let until = match next_absolute(rows, cell, slot)? {
         // The run that writes next still read what stood below it.
-        Some(next) => just_above(next),
-        None => Position::MAX,
+        Some(next) => next.just_above(),
+        None => Slot::MAX,
     };
     let lanes: &[Lane] = match cell.lane() {
         Lane::System => &[Lane::System, Lane::App],
@@ -367,7 +359,7 @@ pub(crate) fn stale_readers(
             &reader_key(cell, *lane, until),
             false,
             |row, mark| {
-                if let Some(at) = Position::from_slice(&row[row.len() - Position::LEN..]) {
+                if let Some(at) = Slot::at_end_of(row) {
                     readers.push((at, mark.to_vec()));
                 }
                 ControlFlow::Continue(())
@@ -387,9 +379,9 @@ pub(crate) fn stale_readers(
                 &range_key(prefix, *lane, until, 0),
                 false,
                 |row, range| {
-                    let at = row.len() - Position::LEN - 4;
+                    let at = row.len() - Slot::LEN - 4;
                     if range_contains(range, cell)
-                        && let Some(reader) = Position::from_slice(&row[at..row.len() - 4])
+                        && let Some(reader) = Slot::from_slice(&row[at..row.len() - 4])
                     {
                         stale.push((*lane, reader));
                     }
@@ -411,37 +403,31 @@ fn range_contains(row: &[u8], cell: &Cell) -> bool {
     start <= cell.as_bytes() && cell.as_bytes() < end
 }
 
-/// What a run at `position` sees in `cell`, shortened.
-pub(crate) fn mark_at(
-    rows: &RowsView,
-    cell: &Cell,
-    position: Position,
-) -> Result<ValueMark, StorageError> {
+/// What a run at `slot` sees in `cell`, shortened.
+pub(crate) fn mark_at(rows: &RowsView, cell: &Cell, slot: Slot) -> Result<ValueMark, StorageError> {
     Ok(match cell.space() {
-        space if space.is_number() => ValueMark::of_number(live::number_at(rows, cell, position)?),
-        _ => ValueMark::of_bytes(live::bytes_at(rows, cell, position)?.as_deref()),
+        Space::Called => call_index::mark_at(rows, cell, slot)?,
+        space if space.is_number() => ValueMark::of_number(live::number_at(rows, cell, slot)?),
+        _ => ValueMark::of_bytes(live::bytes_at(rows, cell, slot)?.as_deref()),
     })
 }
 
-/// Where `cell` is next written absolutely above `position`: what stands there shields later
-/// readers. Numbers are never written absolutely.
-fn next_absolute(
-    rows: &RowsView,
-    cell: &Cell,
-    position: Position,
-) -> Result<Option<Position>, StorageError> {
+/// Where `cell` is next written absolutely above `slot`: what stands there shields later readers. Numbers are
+/// never written absolutely.
+fn next_absolute(rows: &RowsView, cell: &Cell, slot: Slot) -> Result<Option<Slot>, StorageError> {
     if cell.space().is_number() {
         return Ok(None);
     }
     let older = rows.first(
-        &older_key(cell, just_above(position)),
-        &older_key(cell, Position::MAX),
+        &older_key(cell, slot.just_above()),
+        &older_key(cell, Slot::MAX),
         false,
     )?;
     if let Some((row, _)) = older {
-        return Ok(Position::from_slice(&row[row.len() - Position::LEN..]));
+        return Ok(Slot::at_end_of(&row));
     }
-    Ok(live::newest(rows, cell)?
-        .map(|newest| newest.position)
-        .filter(|at| *at > position))
+    match live::live(rows, cell)? {
+        Some((local, _)) => Ok(Some(dag::slot_of(rows, local)?).filter(|at| *at > slot)),
+        None => Ok(None),
+    }
 }

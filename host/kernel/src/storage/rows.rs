@@ -1,22 +1,32 @@
-//! An ordered map of bytes: a redb table with a memory overlay in front of it.
+//! Rows: ordered maps of bytes, a redb table for each kind, with one memory overlay in front of them all.
 //!
-//! Everything that can be derived from the log lives in one such map. Writes go to the overlay,
-//! which is a persistent tree: a reader clones it in constant time and keeps a consistent view
-//! while the writer goes on. From time to time the overlay is written to disk in one durable
-//! transaction together with a mark of how far it has come, so the rows on disk are always those
-//! of one moment.
+//! Everything that can be derived from the log lives in these rows. The first byte of a key says its
+//! [kind](super::keys), and with it the table; the table's own keys leave that byte out. Writes go to the
+//! overlay, which is a persistent tree: a reader clones it in constant time and keeps a consistent view
+//! while the writer goes on. From time to time the overlay is written to disk in one durable transaction,
+//! together with a mark of how far it has come, so the rows on disk are always those of one moment.
+//!
+//! A table for each kind, because redb packs the leaves of a table whose keys ascend, and splits leaves
+//! in halves wherever else a row is inserted.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableHandle};
 
 use crate::storage::health::{Health, Wake};
+use crate::storage::keys;
 
-const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> =
-    TableDefinition::new("derived-4");
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// The table of a kind of rows.
+fn definition(kind: u8) -> Definition {
+    let name = keys::table_name(kind)
+        .unwrap_or_else(|| panic!("no kind of rows begins with {}", kind.escape_ascii()));
+    TableDefinition::new(name)
+}
 
 /// This node's disk failed, or what is on it is damaged. Never an outcome: it pauses the store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,12 +58,17 @@ pub(crate) type Row = (Vec<u8>, Vec<u8>);
 type Value = Arc<[u8]>;
 
 /// What is on disk, at one moment.
-struct Table {
-    rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
+struct Disk {
+    /// By kind; a kind without any row on disk has no table.
+    tables: Box<[Option<ReadOnlyTable<&'static [u8], &'static [u8]>>; 256]>,
     health: Arc<Health>,
 }
 
-impl Table {
+impl Disk {
+    fn table(&self, kind: u8) -> Option<&ReadOnlyTable<&'static [u8], &'static [u8]>> {
+        self.tables[usize::from(kind)].as_ref()
+    }
+
     /// Reads; the writer hears of it when that failed.
     fn read<T>(
         &self,
@@ -81,7 +96,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StorageError>) -> Result<T, Stora
 /// A consistent view of the map. Cheap to clone; stays as it is while the writer goes on.
 #[derive(Clone)]
 pub struct RowsView {
-    disk: Option<Arc<Table>>,
+    disk: Option<Arc<Disk>>,
     overlay: OrdMap<Key, Option<Value>>,
 }
 
@@ -100,17 +115,24 @@ impl RowsView {
         if let Some(value) = self.overlay.get(key) {
             return Ok(value.clone());
         }
-        match &self.disk {
+        let (kind, rest) = key.split_first().expect("a key begins with its kind");
+        match self.on_disk(*kind) {
             None => Ok(None),
-            Some(table) => {
-                let value = table.read(|| table.rows.get(key))?;
+            Some((disk, table)) => {
+                let value = disk.read(|| table.get(rest))?;
                 Ok(value.map(|guard| Arc::from(guard.value())))
             }
         }
     }
 
-    /// Visits the rows from `start` (inclusive) to `end` (exclusive) in ascending order, or in
-    /// descending order with `reverse`, until `visit` breaks.
+    fn on_disk(&self, kind: u8) -> Option<(&Disk, &ReadOnlyTable<&'static [u8], &'static [u8]>)> {
+        let disk = self.disk.as_ref()?;
+        Some((disk, disk.table(kind)?))
+    }
+
+    /// Visits the rows of one kind from `start` (inclusive) to `end` (exclusive) in ascending order, or in
+    /// descending order with `reverse`, until `visit` breaks. `end` may be the next kind, which means all
+    /// of this one from `start` on.
     ///
     /// # Errors
     /// When the disk fails.
@@ -129,13 +151,21 @@ impl RowsView {
             std::ops::Bound::Excluded(end),
         );
         let mut memory = self.overlay.range::<_, [u8]>(bounds);
-        let mut disk = match &self.disk {
+        let kind = start[0];
+        let mut disk = match self.on_disk(kind) {
             None => None,
-            Some(table) => {
-                let range = table.read(|| table.rows.range::<&[u8]>(bounds))?;
-                Some((table, range))
+            Some((disk, table)) => {
+                let until = match end.split_first() {
+                    Some((same, rest)) if *same == kind => std::ops::Bound::Excluded(rest),
+                    _ => std::ops::Bound::Unbounded,
+                };
+                let bounds = (std::ops::Bound::Included(&start[1..]), until);
+                let range = disk.read(|| table.range::<&[u8]>(bounds))?;
+                Some((disk, range))
             }
         };
+        // The overlay's keys begin with their kind, the table's do not.
+        let mut whole = vec![kind];
         let mut step_memory = || {
             if reverse {
                 memory.next_back()
@@ -144,14 +174,14 @@ impl RowsView {
             }
         };
         let mut step_disk = || -> Result<_, StorageError> {
-            let Some((table, disk)) = &mut disk else {
+            let Some((disk, range)) = &mut disk else {
                 return Ok(None);
             };
-            table.read(|| {
+            disk.read(|| {
                 let next = if reverse {
-                    disk.next_back()
+                    range.next_back()
                 } else {
-                    disk.next()
+                    range.next()
                 };
                 next.transpose()
             })
@@ -164,13 +194,15 @@ impl RowsView {
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
                 (Some((key, _)), Some((other, _))) => {
-                    let order = (***key).cmp(other.value());
+                    let order = key[1..].cmp(other.value());
                     if reverse { order.reverse() } else { order }
                 }
             };
             let flow = if order == std::cmp::Ordering::Greater {
                 let (key, value) = from_disk.take().expect("compared just above");
-                let flow = visit(key.value(), value.value());
+                whole.truncate(1);
+                whole.extend_from_slice(key.value());
+                let flow = visit(&whole, value.value());
                 from_disk = step_disk()?;
                 flow
             } else {
@@ -265,34 +297,47 @@ impl Rows {
             health: Arc::default(),
         };
         rows.reload()?;
-        if rows.view.disk.is_none() {
-            guarded(|| rows.drop_older_forms())?;
-        }
+        guarded(|| rows.drop_unknown_tables())?;
         Ok(rows)
     }
 
-    /// Lets go of rows in a form that is not used any more: the log is folded anew into [`ROWS`].
-    fn drop_older_forms(&self) -> Result<(), StorageError> {
-        let older: Vec<_> = self.db.begin_read()?.list_tables()?.collect();
-        if older.is_empty() {
+    /// Lets go of rows in a form that is not used any more: the log is folded anew into today's.
+    fn drop_unknown_tables(&self) -> Result<(), StorageError> {
+        let known = |name: &str| keys::KINDS.iter().any(|(_, known)| *known == name);
+        let read = self.db.begin_read()?;
+        let unknown: Vec<_> = read
+            .list_tables()?
+            .filter(|table| !known(table.name()))
+            .collect();
+        drop(read);
+        if unknown.is_empty() {
             return Ok(());
         }
         let write = self.db.begin_write()?;
-        for table in older {
+        for table in unknown {
             write.delete_table(table)?;
         }
         Ok(write.commit()?)
     }
 
     fn reload(&mut self) -> Result<(), StorageError> {
-        let rows = guarded(|| match self.db.begin_read()?.open_table(ROWS) {
-            Ok(rows) => Ok(Some(rows)),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(error.into()),
+        let tables = guarded(|| {
+            let read = self.db.begin_read()?;
+            let mut tables = Box::new([const { None }; 256]);
+            let mut any = false;
+            for (kind, _) in keys::KINDS {
+                tables[usize::from(*kind)] = match read.open_table(definition(*kind)) {
+                    Ok(rows) => Some(rows),
+                    Err(redb::TableError::TableDoesNotExist(_)) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                any |= tables[usize::from(*kind)].is_some();
+            }
+            Ok(any.then_some(tables))
         })?;
-        self.view.disk = rows.map(|rows| {
-            Arc::new(Table {
-                rows,
+        self.view.disk = tables.map(|tables| {
+            Arc::new(Disk {
+                tables,
                 health: self.health.clone(),
             })
         });
@@ -319,7 +364,7 @@ impl Rows {
     /// Removes a row, if it exists.
     pub fn remove(&mut self, key: impl Into<Key>) {
         let key = key.into();
-        if self.view.disk.is_none() {
+        if self.view.on_disk(key[0]).is_none() {
             self.view.overlay.remove(&key);
         } else {
             self.view.overlay.insert(key, None);
@@ -348,7 +393,9 @@ impl Rows {
     pub fn clear(&mut self) -> Result<(), StorageError> {
         guarded(|| {
             let write = self.db.begin_write()?;
-            write.delete_table(ROWS)?;
+            for (kind, _) in keys::KINDS {
+                write.delete_table(definition(*kind))?;
+            }
             Ok(write.commit()?)
         })?;
         self.view.overlay = OrdMap::new();
@@ -374,12 +421,16 @@ impl Rows {
         write.set_durability(Durability::Immediate)?;
         write.set_quick_repair(true);
         {
-            let mut table = write.open_table(ROWS)?;
-            for (key, value) in &self.view.overlay {
-                match value {
-                    Some(value) => table.insert(&**key, &**value)?,
-                    None => table.remove(&**key)?,
-                };
+            let mut rows = self.view.overlay.iter().peekable();
+            while let Some((first, _)) = rows.peek() {
+                let kind = first[0];
+                let mut table = write.open_table(definition(kind))?;
+                while let Some((key, value)) = rows.next_if(|(key, _)| key[0] == kind) {
+                    match value {
+                        Some(value) => table.insert(&key[1..], &**value)?,
+                        None => table.remove(&key[1..])?,
+                    };
+                }
             }
         }
         Ok(write.commit()?)
@@ -412,17 +463,20 @@ mod tests {
         Rows::open(db).unwrap()
     }
 
+    /// Two kinds that follow each other.
+    const KINDS: [u8; 2] = [b'L', b'M'];
+
     #[derive(Clone, Debug)]
     enum Step {
-        Put(u8, u8),
-        Remove(u8),
+        Put(usize, u8, u8),
+        Remove(usize, u8),
         Flush,
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => (0u8..12, any::<u8>()).prop_map(|(k, v)| Step::Put(k, v)),
-            3 => (0u8..12).prop_map(Step::Remove),
+            4 => (0usize..2, 0u8..12, any::<u8>()).prop_map(|(kind, k, v)| Step::Put(kind, k, v)),
+            3 => (0usize..2, 0u8..12).prop_map(|(kind, k)| Step::Remove(kind, k)),
             1 => Just(Step::Flush),
         ]
     }
@@ -431,42 +485,50 @@ mod tests {
         #[test]
         fn overlay_and_disk_read_as_one_map(
             steps in proptest::collection::vec(step(), 0..60),
-            start in 0u8..12, end in 0u8..13, reverse: bool,
+            kind in 0usize..2, start in 0u8..12, end in 0u8..13, reverse: bool,
         ) {
             let mut rows = empty();
             let mut model = BTreeMap::new();
             for step in steps {
                 match step {
-                    Step::Put(k, v) => {
-                        rows.put([k], [v]);
-                        model.insert(k, v);
+                    Step::Put(kind, k, v) => {
+                        rows.put([KINDS[kind], k], [v]);
+                        model.insert((kind, k), v);
                     }
-                    Step::Remove(k) => {
-                        rows.remove([k]);
-                        model.remove(&k);
+                    Step::Remove(kind, k) => {
+                        rows.remove([KINDS[kind], k]);
+                        model.remove(&(kind, k));
                     }
                     Step::Flush => rows.flush().unwrap(),
                 }
             }
-            let mut seen = Vec::new();
-            rows.scan(&[start], &[end], reverse, |k, v| {
-                seen.push((k[0], v[0]));
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-            let mut expected: Vec<_> = if start < end {
-                model.range(start..end).map(|(k, v)| (*k, *v)).collect()
-            } else {
-                Vec::new()
+            let scanned = |from: &[u8], to: &[u8]| {
+                let mut seen = Vec::new();
+                rows.scan(from, to, reverse, |k, v| {
+                    assert_eq!((k[0], k.len()), (KINDS[kind], 2));
+                    seen.push((k[1], v[0]));
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                seen
             };
-            if reverse {
-                expected.reverse();
-            }
-            prop_assert_eq!(seen, expected);
+            let expected = |from: u8, to: u8| {
+                let mut rows: Vec<_> = (from..to)
+                    .filter_map(|k| Some((k, *model.get(&(kind, k))?)))
+                    .collect();
+                if reverse {
+                    rows.reverse();
+                }
+                rows
+            };
+            let key = |k| [KINDS[kind], k];
+            prop_assert_eq!(scanned(&key(start), &key(end)), expected(start, end));
+            prop_assert_eq!(scanned(&key(start), &[KINDS[kind] + 1]), expected(start, 12));
+            prop_assert_eq!(scanned(&[KINDS[kind]], &[KINDS[kind] + 1]), expected(0, 12));
             for k in 0..12 {
                 prop_assert_eq!(
-                    rows.get(&[k]).unwrap().map(|v| v[0]),
-                    model.get(&k).copied()
+                    rows.get(&key(k)).unwrap().map(|v| v[0]),
+                    model.get(&(kind, k)).copied()
                 );
             }
         }
@@ -486,7 +548,7 @@ mod tests {
             .unwrap();
         write.commit().unwrap();
         let mut rows = Rows::open(db).unwrap();
-        rows.put([1], [1]);
+        rows.put([b'L', 1], [1]);
         rows.flush().unwrap();
         let tables: Vec<_> = rows
             .db
@@ -496,20 +558,20 @@ mod tests {
             .unwrap()
             .collect();
         let names: Vec<_> = tables.iter().map(redb::TableHandle::name).collect();
-        assert_eq!(names, [redb::TableHandle::name(&ROWS)]);
+        assert_eq!(names, ["live-1"]);
     }
 
     #[test]
     fn a_view_does_not_see_later_writes_or_flushes() {
         let mut rows = empty();
-        rows.put([1], [1]);
+        rows.put([b'L', 1], [1]);
         let view = rows.view();
-        rows.put([1], [2]);
+        rows.put([b'L', 1], [2]);
         rows.flush().unwrap();
-        rows.remove([1]);
+        rows.remove([b'L', 1]);
         rows.flush().unwrap();
-        assert_eq!(view.get(&[1]).unwrap().as_deref(), Some(&[1][..]));
-        assert_eq!(rows.get(&[1]).unwrap(), None);
+        assert_eq!(view.get(&[b'L', 1]).unwrap().as_deref(), Some(&[1][..]));
+        assert_eq!(rows.get(&[b'L', 1]).unwrap(), None);
     }
 
     #[test]

@@ -8,22 +8,22 @@ use std::sync::Arc;
 
 use lattice_format::limits::{CALLS_MAX, DEPS_MAX, NAME_BYTES_MAX};
 use lattice_format::{
-    Body, BodyRef, Call, CallId, ChainId, DeviceKey, Digest, Header, IntentionId, Lane, Position,
-    Seq, Time, Transaction, VerifiedHeader,
+    Body, BodyRef, Call, CallId, ChainId, DeviceKey, Digest, Header, IntentionId, Lane, Seq, Time,
+    Transaction, VerifiedHeader,
 };
 
-use crate::fold::core::{Effects, Stopped};
+use crate::fold::core::{Effects, Stopped, calls_of};
 use crate::fold::execution::Execution;
 use crate::fold::governance::storage;
-use crate::fold::quota;
 use crate::fold::record;
 use crate::graph::dag::{self, LocalSeq};
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
-use crate::run::call_index;
 use crate::run::engine::{Answer, HostFault, Member, MemberStatus, Question};
 use crate::run::{Place, Run};
+use crate::state::slot::Slot;
+use crate::state::written;
 use crate::storage::rows::StorageError;
 use crate::store::Store;
 
@@ -225,7 +225,7 @@ impl Store {
 
     /// Refuses what this device's quota would make void, before anything runs.
     fn check_quota(&self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
-        let allowance = quota::allowance(&self.core.rows, &self.author, Position::MAX)?;
+        let allowance = written::allowance(&self.core.rows, &self.author, Slot::MAX)?;
         let Some(quota) = allowance.quota else {
             return Ok(());
         };
@@ -277,12 +277,12 @@ impl Store {
             self.core.rows.view(),
             Some(self.core.info.id),
             lane,
-            Position::MAX,
+            Slot::MAX,
             place,
         );
         Ok(Open {
             header,
-            execution: Execution::new(lane, Position::MAX, run),
+            execution: Execution::new(lane, Slot::MAX, run),
             transactions: Vec::new(),
             outcomes: Vec::new(),
             bytes: 0,
@@ -294,7 +294,7 @@ impl Store {
     fn members_at_end(&mut self, run: Option<Run>) -> Result<Vec<Member>, CallError> {
         let asked = match run {
             Some(run) => self.core.asking().ask_in(run, &Question::Members),
-            None => self.core.ask_at(&Question::Members, Position::MAX)?,
+            None => self.core.ask_at(&Question::Members, Slot::MAX)?,
         };
         match asked.answer {
             Ok(Answer::Members(members)) => Ok(members),
@@ -476,22 +476,22 @@ impl Store {
         let (reads, writes) = open.execution.finish().into_effects();
         let mut effects = Effects {
             void: false,
+            calls: calls_of(header.lane, &header, calls),
             outcomes: open.outcomes.clone(),
             reads,
             writes,
         };
         if header.lane == Lane::App {
-            let (within, judged) = quota::judge(&self.core.rows, &header, Position::MAX)?;
+            let (within, judged) = written::judge(&self.core.rows, &header, Slot::MAX)?;
             assert!(within, "calls were let through above the quota");
             effects.reads.merge(&judged);
         }
         self.core
-            .account(header.lane, Position::MAX, &header, self.next, &mut effects)
+            .account(header.lane, Slot::MAX, &header, self.next, &mut effects)
             .map_err(CallError::from)?;
-        call_index::add(&mut effects, header.lane, &header, self.next, calls);
         let local = self.index(&header, Some(&body), now_ms, open.outcomes)?;
         self.core
-            .install(header.lane, header.position(), local, effects)?;
+            .install(header.lane, Slot::of(header.position()), local, effects)?;
         Ok(())
     }
 }

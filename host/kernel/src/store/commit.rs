@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use lattice_format::{ChainId, IntentionId, Position, Time, VerifiedBody, VerifiedHeader};
+use lattice_format::{ChainId, IntentionId, Time, VerifiedBody, VerifiedHeader};
 
 use crate::fold::core::Settled;
+use crate::fold::due::Due;
 use crate::fold::governance::Answers;
-use crate::fold::record::Due;
 use crate::graph::dag::LocalSeq;
 use crate::graph::insert;
 use crate::graph::lookup_cache::Heads;
@@ -15,6 +15,7 @@ use crate::limits::{CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVER
 use crate::log::notice::Notice;
 use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
 use crate::outcome::Outcome;
+use crate::state::slot::Slot;
 use crate::state::versions::{RangeLengths, Roots};
 use crate::storage::rows::{RowsView, StorageError};
 use crate::store::author::CallError;
@@ -33,7 +34,7 @@ pub(crate) struct Undo {
     witness: [u8; 32],
     settled: bool,
     due: Due,
-    last_run: [Position; 2],
+    last_run: [Slot; 2],
 }
 
 fn storage_of(error: CallError) -> StorageError {
@@ -307,7 +308,7 @@ impl Store {
         self.core.rows.clear()?;
         self.core.roots = Roots::default();
         self.core.due = Due::default();
-        self.core.last_run = [Position::MIN; 2];
+        self.core.last_run = [Slot::MIN; 2];
         self.core.lengths = RangeLengths::default();
         self.core.answers = Answers::default();
         self.core.cache.go_back(Heads::new());
@@ -369,6 +370,7 @@ impl Store {
 
     pub(crate) fn save_marks(&mut self) {
         let rows = &mut self.core.rows;
+        self.core.due.save(rows);
         rows.put(ROOTS, self.core.roots.to_bytes());
         rows.put(LENGTHS, self.core.lengths.to_bytes());
         rows.put(INDEXED, self.next.0.to_be_bytes());

@@ -8,18 +8,19 @@ use lattice_format::{
     VerifiedHeader,
 };
 
-use crate::fold::core::{Changes, Core, Info, Stopped};
+use crate::fold::core::{Changes, Core, Info, Stopped, calls_of};
+use crate::fold::due::Due;
 use crate::fold::governance::Answers;
-use crate::fold::record::{self, Due};
 use crate::graph::dag::LocalSeq;
 use crate::graph::lookup_cache::LookupCache;
+use crate::graph::order;
 use crate::graph::pending::Waiting;
 use crate::limits::OVERLAY_ROWS_MAX;
 use crate::log::notice::Kept;
 use crate::log::{Closes, Log, Noticed, Stored};
 use crate::outcome::Outcome;
-use crate::run::call_index;
 use crate::run::engine::{Engine, HostFault, Unserved};
+use crate::state::slot::Slot;
 use crate::state::versions::{RangeLengths, Roots};
 use crate::storage::files::Files;
 use crate::storage::rows::{Rows, StorageError};
@@ -157,16 +158,13 @@ impl Store {
             )));
         }
         let mut store = Self::found(files, engine, key, header, genesis.1, now_ms)?;
-        let position = store.core.info.position;
+        let slot = Slot::of(store.core.info.position);
         let lanes: &[Lane] = match store.core.info.genesis.app {
             Some(_) => &[Lane::System, Lane::App],
             None => &[Lane::System],
         };
         for lane in lanes {
-            store
-                .core
-                .due
-                .set(&mut store.core.rows, *lane, position, LocalSeq(0));
+            store.core.due.set(&mut store.core.rows, *lane, slot)?;
         }
         store.commit(now_ms)?;
         store.settle(OPEN_RUNS_MAX)?;
@@ -220,7 +218,7 @@ impl Store {
             body: None,
             received_ms: 0,
         };
-        let position = self.core.info.position;
+        let slot = Slot::of(self.core.info.position);
         let lanes: &[(Lane, &str)] = match self.core.info.genesis.app {
             Some(_) => &[(Lane::System, "governance"), (Lane::App, "app")],
             None => &[(Lane::System, "governance")],
@@ -232,7 +230,7 @@ impl Store {
             };
             let mut effects = self
                 .core
-                .run_genesis(*lane, position, &stored)
+                .run_genesis(*lane, slot, &stored)
                 .map_err(failed)?;
             if let Some(outcome) = effects.outcomes.iter().find(|o| !o.is_ok()) {
                 return Err(CreateError::Init {
@@ -241,10 +239,10 @@ impl Store {
                 });
             }
             self.core
-                .account(*lane, position, &header, LocalSeq(0), &mut effects)
+                .account(*lane, slot, &header, LocalSeq(0), &mut effects)
                 .map_err(failed)?;
-            call_index::add(&mut effects, *lane, &header, LocalSeq(0), 2);
-            self.core.install(*lane, position, LocalSeq(0), effects)?;
+            effects.calls = calls_of(*lane, &header, 1);
+            self.core.install(*lane, slot, LocalSeq(0), effects)?;
         }
         Ok(())
     }
@@ -326,20 +324,15 @@ impl Store {
 
     pub(crate) fn due(&mut self, header: &VerifiedHeader) -> Result<(), StorageError> {
         let local = LocalSeq(self.next.0 - 1);
-        let position = header.position();
+        let slot = Slot::of(header.position());
+        let core = &mut self.core;
         if local.0 == 0 {
-            self.core
-                .due
-                .set(&mut self.core.rows, Lane::System, position, local);
-            if self.core.info.genesis.app.is_some() {
-                self.core
-                    .due
-                    .set(&mut self.core.rows, Lane::App, position, local);
+            core.due.set(&mut core.rows, Lane::System, slot)?;
+            if core.info.genesis.app.is_some() {
+                core.due.set(&mut core.rows, Lane::App, slot)?;
             }
         } else {
-            self.core
-                .due
-                .set(&mut self.core.rows, header.lane, position, local);
+            core.due.set(&mut core.rows, header.lane, slot)?;
         }
         self.core.judge_new(&header.author, local)
     }
@@ -407,10 +400,8 @@ impl Store {
             offered: Arc::default(),
         };
         let due = Due::load(&rows)?;
-        let last_run = [
-            record::last_run(&rows, Lane::System)?,
-            record::last_run(&rows, Lane::App)?,
-        ];
+        // Nobody has read above the last entry, whatever has run.
+        let last_run = [order::last(&rows)?; 2];
         let closes = Closes(log.clone());
         let core = Core {
             rows,

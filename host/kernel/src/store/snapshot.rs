@@ -11,15 +11,17 @@ use lattice_format::{
 
 use crate::fold::core::{Info, code_cell};
 use crate::fold::governance;
-use crate::fold::quota;
-use crate::fold::record::{self, Record};
+use crate::fold::record::{self, OrderRow};
 use crate::graph::dag::{self, LocalSeq};
 use crate::graph::lookup_cache::Names;
+use crate::graph::order;
 use crate::log::{Log, Stored};
 use crate::outcome::{HostRefusal, Outcome};
 use crate::run::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Question};
 use crate::run::{Reads, Run};
-use crate::state::live;
+use crate::state::live::{self, Span};
+use crate::state::slot::Slot;
+use crate::state::written;
 use crate::storage::rows::{RowsView, StorageError};
 use crate::sync::Offered;
 
@@ -298,7 +300,7 @@ impl Snapshot {
             return Ok(false);
         };
         let meta = dag::meta(&self.rows, local)?;
-        Ok(self.standing(local, meta.lane, meta.position())?.void)
+        Ok(self.standing(local, meta.lane, &meta.position())?.void)
     }
 
     /// Whether governance has cut the entry off: a node that sees it so neither offers nor counts it.
@@ -314,7 +316,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn ever_had_quota(&self) -> Result<bool, StorageError> {
-        quota::ever(&self.rows)
+        written::ever(&self.rows)
     }
 
     /// What became of each transaction; `None` while the entry is unknown, pending or void.
@@ -326,7 +328,7 @@ impl Snapshot {
             return Ok(None);
         };
         let meta = dag::meta(&self.rows, local)?;
-        let standing = self.standing(local, meta.lane, meta.position())?;
+        let standing = self.standing(local, meta.lane, &meta.position())?;
         Ok((!standing.void && !standing.pending).then_some(standing.outcomes))
     }
 
@@ -334,7 +336,7 @@ impl Snapshot {
         &self,
         local: LocalSeq,
         lane: Lane,
-        position: Position,
+        position: &Position,
     ) -> Result<Standing, StorageError> {
         let lanes: &[Lane] = match (local.0, &self.info.genesis.app) {
             (0, Some(_)) => &[Lane::System, Lane::App],
@@ -344,9 +346,10 @@ impl Snapshot {
         let mut void = cut_off;
         let mut outcomes = Vec::new();
         let mut pending = false;
-        for lane in lanes {
-            pending |= record::is_due(&self.rows, *lane, position)?;
-            if let Some(record) = Record::load(&self.rows, *lane, position)? {
+        let mut row = OrderRow::there(&self.rows, Slot::of(*position))?;
+        for half in lanes.iter().map(|lane| usize::from(lane.number())) {
+            pending |= row.due[half];
+            if let Some(record) = row.runs[half].take() {
                 void |= record.void;
                 outcomes.extend(record.outcomes);
             }
@@ -378,7 +381,7 @@ impl Snapshot {
                 .log
                 .entry(local)?
                 .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
-            let standing = self.standing(local, stored.header.lane, position)?;
+            let standing = self.standing(local, stored.header.lane, &position)?;
             out.push(HistoryRow {
                 position,
                 stored,
@@ -398,34 +401,28 @@ impl Snapshot {
         limit: usize,
         reverse: bool,
     ) -> Result<Vec<(Position, LocalSeq)>, StorageError> {
-        let key = |position: Position| {
-            let mut key = vec![b'T'];
-            key.extend_from_slice(&position.to_bytes());
-            key
-        };
-        let (start, end) = match (from, reverse) {
-            (None, _) => (key(Position::MIN), vec![b'T' + 1]),
-            (Some(from), false) => {
-                let mut start = key(from);
-                start.push(0);
-                (start, vec![b'T' + 1])
-            }
-            (Some(from), true) => (key(Position::MIN), key(from)),
-        };
-        let mut places = Vec::new();
+        let (start, end) = order::range(from, reverse);
+        let mut locals = Vec::new();
         if limit > 0 {
-            self.rows.scan(&start, &end, reverse, |row, value| {
-                if let (Some(position), Ok(local)) =
-                    (Position::from_slice(&row[1..]), value.try_into())
-                {
-                    places.push((position, LocalSeq(u64::from_be_bytes(local))));
+            let mut sound = true;
+            self.rows.scan(&start, &end, reverse, |_, row| {
+                match order::split(row) {
+                    Some((local, _)) => locals.push(local),
+                    None => sound = false,
                 }
-                if places.len() == limit {
+                if locals.len() == limit || !sound {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
                 }
             })?;
+            if !sound {
+                return Err(dag::damaged("the order"));
+            }
+        }
+        let mut places = Vec::with_capacity(locals.len());
+        for local in locals {
+            places.push((dag::position_of(&self.rows, local)?, local));
         }
         Ok(places)
     }
@@ -450,7 +447,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn code_in_effect(&self) -> Result<Option<ComponentId>, StorageError> {
-        let value = live::bytes_at(&self.rows, &code_cell(), Position::MAX)?;
+        let value = live::bytes_at(&self.rows, &code_cell(), Slot::MAX)?;
         Ok(value.and_then(|v| ComponentId::from_slice(&v)))
     }
 
@@ -478,7 +475,7 @@ impl Snapshot {
             self.rows.clone(),
             Some(self.info.id),
             lane,
-            Position::MAX,
+            Slot::MAX,
             self.summary.last_time,
         );
         let mut instance = self
@@ -508,25 +505,23 @@ impl Snapshot {
         space: crate::state::cell::Space,
     ) -> Result<Vec<StateRow>, StorageError> {
         let mut out = Vec::new();
-        if space == crate::state::cell::Space::Numbers {
-            live::scan_numbers_at(&self.rows, lane, b"", None, Position::MAX, |key, number| {
+        let span = Span {
+            lane,
+            space,
+            start: b"",
+            end: None,
+            reverse: false,
+        };
+        if space.is_number() {
+            live::scan_numbers_at(&self.rows, span, Slot::MAX, |key, number| {
                 out.push((key.to_vec(), Arc::from(number.to_be_bytes())));
                 ControlFlow::Continue(())
             })?;
         } else {
-            live::scan_bytes_at(
-                &self.rows,
-                lane,
-                space,
-                b"",
-                None,
-                Position::MAX,
-                false,
-                |key, value| {
-                    out.push((key.to_vec(), value));
-                    ControlFlow::Continue(())
-                },
-            )?;
+            live::scan_bytes_at(&self.rows, span, Slot::MAX, |key, value| {
+                out.push((key.to_vec(), value));
+                ControlFlow::Continue(())
+            })?;
         }
         Ok(out)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
+use lattice_kernel::state::cell::Space;
 use lattice_kernel::{Files, LocalSeq, Notice, Store, Stored};
 use lattice_testing::Dice;
 use lattice_testing::disk::{Disk, Power, files};
@@ -122,6 +123,16 @@ fn read_all(dir: &std::path::Path) -> Result<(Vec<Stored>, lattice_kernel::Summa
     snapshot
         .history(None, usize::MAX, false)
         .map_err(|e| e.to_string())?;
+    for entry in &entries {
+        let id = entry.header.id();
+        snapshot.contains(&id).map_err(|e| e.to_string())?;
+        snapshot.outcomes(&id).map_err(|e| e.to_string())?;
+    }
+    for lane in [Lane::System, Lane::App] {
+        for space in [Space::Bytes, Space::Numbers, Space::Pins, Space::Host] {
+            snapshot.rows(lane, space).map_err(|e| e.to_string())?;
+        }
+    }
     let summary = snapshot.summary().clone();
     store.close(START_MS + 9_001).map_err(|e| e.to_string())?;
     Ok((entries, summary))

@@ -1,0 +1,47 @@
+//! The canonical order as rows: by slot, the entry that stands there, and what the fold keeps of it.
+
+use lattice_format::Position;
+
+use crate::graph::dag::LocalSeq;
+use crate::state::slot::Slot;
+use crate::storage::keys::{put_varint, take_varint};
+use crate::storage::rows::{Rows, RowsView, StorageError};
+
+/// The row of the entry at a slot.
+pub(crate) fn key(slot: Slot) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + Slot::LEN);
+    key.push(b'T');
+    key.extend_from_slice(slot.as_bytes());
+    key
+}
+
+/// Writes the row of an entry of which the fold knows nothing yet.
+pub(crate) fn put_new(rows: &mut Rows, slot: Slot, local: LocalSeq) {
+    let mut row = Vec::with_capacity(6);
+    put_varint(local.0, &mut row);
+    rows.put(key(slot), row);
+}
+
+/// The entry of a row, and what the fold wrote behind it.
+pub(crate) fn split(row: &[u8]) -> Option<(LocalSeq, &[u8])> {
+    let mut rest = row;
+    Some((LocalSeq(take_varint(&mut rest)?), rest))
+}
+
+/// The keys that stand behind `from` (exclusive; `None` for all), or before it with `reverse`.
+pub(crate) fn range(from: Option<Position>, reverse: bool) -> (Vec<u8>, Vec<u8>) {
+    let (first, end) = (vec![b'T'], vec![b'T' + 1]);
+    match (from.map(Slot::of), reverse) {
+        (None, _) => (first, end),
+        (Some(from), false) => (key(from.just_above()), end),
+        (Some(from), true) => (first, key(from)),
+    }
+}
+
+/// The last slot where an entry stands.
+pub(crate) fn last(rows: &RowsView) -> Result<Slot, StorageError> {
+    let last = rows.first(b"T", b"U", true)?;
+    Ok(last
+        .and_then(|(key, _)| Slot::at_end_of(&key))
+        .unwrap_or(Slot::MIN))
+}

@@ -1,0 +1,118 @@
+//! Which entries hold the call of an id, as long as they count.
+//!
+//! An id is fixed before its call runs, so it covers the header as far as that is known then and not
+//! the body: a device that forks its chain can sign several entries whose calls have the same ids. Each
+//! entry that counts therefore has a row of its own for each of its calls. A void entry has none: nobody has
+//! observed what does not count, and nothing depends on whether this replica knows its body.
+//!
+//! A row says nothing of places in the order, since the entry does. Who asks at some slot sees the rows of
+//! entries below it, and has read a cell of the space *called*, whose key is the call's id and the first half of
+//! the entry's: it has a value, the entry's number, from the entry's slot on, as long as the entry counts.
+
+use std::ops::ControlFlow;
+
+use lattice_format::{CallId, IntentionId, Lane};
+
+use crate::graph::dag::{self, LocalSeq};
+use crate::state::cell::{Cell, Space, ValueMark};
+use crate::state::reads::Range;
+use crate::state::slot::Slot;
+use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
+
+/// The length of a cell's key.
+pub(crate) const KEY_BYTES: usize = 48;
+
+/// The cell of one call of an entry.
+pub(crate) fn cell(lane: Lane, call: CallId, entry: &IntentionId) -> Cell {
+    Cell::new(lane, Space::Called, &[&call.0[..], &entry.0[..16]].concat())
+}
+
+fn prefix(lane: Lane, call: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(26);
+    key.extend_from_slice(&[b'E', lane.number()]);
+    key.extend_from_slice(&call[..16]);
+    key
+}
+
+fn key(lane: Lane, call: CallId, local: LocalSeq) -> Vec<u8> {
+    let mut key = prefix(lane, &call.0);
+    key.extend_from_slice(&local.0.to_be_bytes());
+    key
+}
+
+/// Notes that the entry at `local`, which holds the call, counts.
+pub(crate) fn put(rows: &mut Rows, lane: Lane, call: CallId, local: LocalSeq) {
+    rows.put(key(lane, call, local), []);
+}
+
+/// Notes that it does not count any more.
+pub(crate) fn remove(rows: &mut Rows, lane: Lane, call: CallId, local: LocalSeq) {
+    rows.remove(key(lane, call, local));
+}
+
+/// All cells of a call in a lane, whatever entries there will be. Both ends start with the call's id, so
+/// the range is kept under that.
+pub(crate) fn span(lane: Lane, call: CallId) -> Range {
+    let end = [&call.0[..], &[0xff; 16], &[0]].concat();
+    Range {
+        start: Cell::new(lane, Space::Called, &call.0).as_bytes().to_vec(),
+        end: Cell::new(lane, Space::Called, &end).as_bytes().to_vec(),
+    }
+}
+
+/// Visits the entries that hold the call of that id, run in that lane and count below `at`, until `visit` breaks.
+pub(crate) fn entries(
+    rows: &RowsView,
+    lane: Lane,
+    call: CallId,
+    at: Slot,
+    mut visit: impl FnMut(Cell, LocalSeq) -> Result<ControlFlow<()>, StorageError>,
+) -> Result<(), StorageError> {
+    candidates(rows, lane, &call.0, at, |id, local| {
+        visit(cell(lane, call, &id), local)
+    })
+}
+
+fn candidates(
+    rows: &RowsView,
+    lane: Lane,
+    call: &[u8],
+    at: Slot,
+    mut visit: impl FnMut(IntentionId, LocalSeq) -> Result<ControlFlow<()>, StorageError>,
+) -> Result<(), StorageError> {
+    let start = prefix(lane, call);
+    let end = prefix_end(&start).expect("the kind is below 255");
+    let mut found = Vec::new();
+    rows.scan(&start, &end, false, |row, _| {
+        found.extend(row.last_chunk().map(|local| u64::from_be_bytes(*local)));
+        ControlFlow::Continue(())
+    })?;
+    for local in found.into_iter().map(LocalSeq) {
+        let meta = dag::meta(rows, local)?;
+        if Slot::of(meta.position()) < at && visit(meta.id, local)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What a run at `at` sees in a cell of a call.
+pub(crate) fn mark_at(rows: &RowsView, cell: &Cell, at: Slot) -> Result<ValueMark, StorageError> {
+    let mut mark = ValueMark::ABSENT;
+    let Some((call, entry)) = cell.key().split_at_checked(32) else {
+        return Ok(mark);
+    };
+    candidates(rows, cell.lane(), call, at, |id, local| {
+        if id.0[..16] != *entry {
+            return Ok(ControlFlow::Continue(()));
+        }
+        mark = present(local);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(mark)
+}
+
+/// What is seen in the cell of a call whose entry counts.
+pub(crate) fn present(local: LocalSeq) -> ValueMark {
+    ValueMark::of_bytes(Some(&local.0.to_be_bytes()))
+}

@@ -1,0 +1,402 @@
+//! Numbers: their deltas by slot, a total at the end, and partial sums in between.
+//!
+//! A number is the sum of what was added to it. Its live row holds the total, so the end of the order reads one
+//! row. A run at an earlier slot needs the sum of the deltas above, and there may be a million: so rows of
+//! deltas (level 0) are summed in blocks of some dozens (level 1), these in blocks of blocks, and so on, as in
+//! the inner nodes of a B-tree with sums. A block's key is the slot from which on it counts; the first of a
+//! level begins at the very beginning. Levels exist only where there are many rows. Which blocks there are
+//! depends on the order of arrival, and nothing that is hashed or sent depends on them.
+
+use std::ops::ControlFlow;
+
+use crate::graph::dag::LocalSeq;
+use crate::limits::{DELTA_BLOCK_ROWS, DELTA_LEVEL_ROWS};
+use crate::state::cell::{Cell, deleted_key, delta_key, live_key};
+use crate::state::live::damaged;
+use crate::state::slot::Slot;
+use crate::storage::keys::{put_varint, take_varint, unzigzag, zigzag};
+use crate::storage::rows::{Rows, RowsView, StorageError};
+
+/// The total of a live row.
+pub(crate) fn decode_total(mut row: &[u8]) -> Result<i64, StorageError> {
+    take_varint(&mut row).map(unzigzag).ok_or_else(damaged)
+}
+
+/// The live row of a total.
+pub(crate) fn encode_total(total: i64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(10);
+    put_varint(zigzag(total), &mut out);
+    out
+}
+
+/// The number at the end of the order.
+pub(crate) fn total(rows: &RowsView, cell: &Cell) -> Result<i64, StorageError> {
+    rows.get(&live_key(cell))?
+        .map_or(Ok(0), |row| decode_total(&row))
+}
+
+/// What was added at exactly `slot`.
+pub(crate) fn delta_at(
+    rows: &RowsView,
+    cell: &Cell,
+    slot: Slot,
+) -> Result<Option<i64>, StorageError> {
+    rows.get(&delta_key(cell, 0, slot))?
+        .map(|row| decode_total(&row))
+        .transpose()
+}
+
+/// A block: how many rows of the level below it holds, and their sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Block {
+    count: u64,
+    sum: i64,
+}
+
+impl Block {
+    /// Reads a row: of a delta, or of a block.
+    fn decode(level: u8, mut row: &[u8]) -> Result<Self, StorageError> {
+        let count = match level {
+            0 => 1,
+            _ => take_varint(&mut row).ok_or_else(damaged)?,
+        };
+        let sum = decode_total(row)?;
+        Ok(Self { count, sum })
+    }
+
+    fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(12);
+        put_varint(self.count, &mut out);
+        put_varint(zigzag(self.sum), &mut out);
+        out
+    }
+}
+
+/// The end of a level: the beginning of the next.
+fn level_end(cell: &Cell, level: u8) -> Vec<u8> {
+    delta_key(cell, level + 1, Slot::MIN)
+}
+
+/// Visits the rows of a level from `from` on (inclusive) to `to` (exclusive), until `visit` breaks.
+fn visit(
+    rows: &RowsView,
+    cell: &Cell,
+    level: u8,
+    (from, to): (Slot, Option<Slot>),
+    mut visit: impl FnMut(Slot, Block) -> ControlFlow<()>,
+) -> Result<(), StorageError> {
+    let start = delta_key(cell, level, from);
+    let end = to.map_or_else(|| level_end(cell, level), |to| delta_key(cell, level, to));
+    let mut failed = None;
+    rows.scan(&start, &end, false, |key, row| {
+        let step = Slot::at_end_of(key)
+            .ok_or_else(damaged)
+            .and_then(|slot| Ok(visit(slot, Block::decode(level, row)?)));
+        step.unwrap_or_else(|error| {
+            failed = Some(error);
+            ControlFlow::Break(())
+        })
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// Visits the deltas of a number from `from` on (inclusive), in the order of their slots.
+pub(crate) fn deltas(
+    rows: &RowsView,
+    cell: &Cell,
+    from: Slot,
+    mut each: impl FnMut(Slot, i64),
+) -> Result<(), StorageError> {
+    visit(rows, cell, 0, (from, None), |slot, delta| {
+        each(slot, delta.sum);
+        ControlFlow::Continue(())
+    })
+}
+
+/// The block of a level that counts what stands at `slot`.
+fn block_at(
+    rows: &RowsView,
+    cell: &Cell,
+    level: u8,
+    slot: Slot,
+) -> Result<Option<(Slot, Block)>, StorageError> {
+    let start = delta_key(cell, level, Slot::MIN);
+    let end = delta_key(cell, level, slot.just_above());
+    let row = rows.first(&start, &end, true)?;
+    row.map(|(key, row)| {
+        let slot = Slot::at_end_of(&key).ok_or_else(damaged)?;
+        Ok((slot, Block::decode(level, &row)?))
+    })
+    .transpose()
+}
+
+/// The first row of a level behind `slot`.
+fn next_in_level(
+    rows: &RowsView,
+    cell: &Cell,
+    level: u8,
+    slot: Slot,
+) -> Result<Option<Slot>, StorageError> {
+    let start = delta_key(cell, level, slot.just_above());
+    let row = rows.first(&start, &level_end(cell, level), false)?;
+    Ok(row.and_then(|(key, _)| Slot::at_end_of(&key)))
+}
+
+/// The sum of what was added at `from` or above.
+pub(crate) fn sum_from(rows: &RowsView, cell: &Cell, from: Slot) -> Result<i64, StorageError> {
+    let mut sum = 0i64;
+    let mut from = from;
+    for level in 0.. {
+        // Up to where this level's block ends; the rest is summed a level higher.
+        let until = match block_at(rows, cell, level + 1, from)? {
+            Some((block, _)) => next_in_level(rows, cell, level + 1, block)?,
+            None => None,
+        };
+        visit(rows, cell, level, (from, until), |_, block| {
+            sum = sum.wrapping_add(block.sum);
+            ControlFlow::Continue(())
+        })?;
+        match until {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    Ok(sum)
+}
+
+/// Where the last delta stands.
+pub(crate) fn last(rows: &RowsView, cell: &Cell) -> Result<Option<Slot>, StorageError> {
+    let start = delta_key(cell, 0, Slot::MIN);
+    let row = rows.first(&start, &level_end(cell, 0), true)?;
+    Ok(row.and_then(|(key, _)| Slot::at_end_of(&key)))
+}
+
+/// Sets or (with `None`) removes what was added to a number at `slot`, by the entry at `local`. Returns the
+/// totals before and after.
+pub(crate) fn set(
+    rows: &mut Rows,
+    cell: &Cell,
+    slot: Slot,
+    local: LocalSeq,
+    delta: Option<i64>,
+) -> Result<(i64, i64), StorageError> {
+    let old = delta_at(rows, cell, slot)?;
+    let before = total(rows, cell)?;
+    if old == delta {
+        return Ok((before, before));
+    }
+    let change = delta.unwrap_or(0).wrapping_sub(old.unwrap_or(0));
+    let after = before.wrapping_add(change);
+    if before == 0
+        && let Some(last) = last(rows, cell)?
+    {
+        rows.remove(deleted_key(cell.lane(), cell.space(), last, cell.key()));
+    }
+    match delta {
+        Some(delta) => rows.put(delta_key(cell, 0, slot), encode_total(delta)),
+        None => rows.remove(delta_key(cell, 0, slot)),
+    }
+    if after != 0 {
+        rows.put(live_key(cell), encode_total(after));
+    } else {
+        rows.remove(live_key(cell));
+        if let Some(last) = last(rows, cell)? {
+            rows.put(deleted_key(cell.lane(), cell.space(), last, cell.key()), []);
+        }
+    }
+    let count = i64::from(delta.is_some()) - i64::from(old.is_some());
+    carry(rows, cell, slot, local, count, change)?;
+    Ok((before, after))
+}
+
+/// Carries a change of level 0 into the blocks above.
+fn carry(
+    rows: &mut Rows,
+    cell: &Cell,
+    slot: Slot,
+    local: LocalSeq,
+    mut count: i64,
+    change: i64,
+) -> Result<(), StorageError> {
+    for level in 1.. {
+        let Some((start, mut block)) = block_at(rows, cell, level, slot)? else {
+            // Deltas are counted now and then: at each change that would cost more than the sums save.
+            let grown = match level {
+                1 => local.0.is_multiple_of(16),
+                _ => count > 0,
+            };
+            if grown {
+                found_level(rows, cell, level)?;
+            }
+            return Ok(());
+        };
+        block.count = block.count.saturating_add_signed(count);
+        block.sum = block.sum.wrapping_add(change);
+        if block.count > DELTA_BLOCK_ROWS as u64 {
+            split(rows, cell, level, start)?;
+            count = 1;
+        } else {
+            // One that is empty stays: the blocks above begin where the blocks below do.
+            rows.put(delta_key(cell, level, start), block.encode());
+            count = 0;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the block at `start` by two. Behind the end of everything nothing stays half empty.
+fn split(rows: &mut Rows, cell: &Cell, level: u8, start: Slot) -> Result<(), StorageError> {
+    let next = next_in_level(rows, cell, level, start)?;
+    let mut below = Vec::new();
+    visit(rows, cell, level - 1, (start, next), |slot, block| {
+        below.push((slot, block));
+        ControlFlow::Continue(())
+    })?;
+    let at = match next {
+        Some(_) => below.len() / 2,
+        None => below.len() - 1,
+    };
+    for (first, part) in [(start, &below[..at]), (below[at].0, &below[at..])] {
+        rows.put(delta_key(cell, level, first), sum_of(part).encode());
+    }
+    Ok(())
+}
+
+fn sum_of(below: &[(Slot, Block)]) -> Block {
+    Block {
+        count: below.len() as u64,
+        sum: below
+            .iter()
+            .fold(0i64, |sum, (_, block)| sum.wrapping_add(block.sum)),
+    }
+}
+
+/// Makes the first blocks of a level, if the level below has enough rows.
+fn found_level(rows: &mut Rows, cell: &Cell, level: u8) -> Result<(), StorageError> {
+    let mut below = Vec::new();
+    visit(rows, cell, level - 1, (Slot::MIN, None), |slot, block| {
+        below.push((slot, block));
+        match below.len() > DELTA_LEVEL_ROWS {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })?;
+    if below.len() <= DELTA_LEVEL_ROWS {
+        return Ok(());
+    }
+    // All of them, however many came since it was last looked at.
+    below.clear();
+    visit(rows, cell, level - 1, (Slot::MIN, None), |slot, block| {
+        below.push((slot, block));
+        ControlFlow::Continue(())
+    })?;
+    for (n, part) in below.chunks(DELTA_BLOCK_ROWS / 2).enumerate() {
+        let first = if n == 0 { Slot::MIN } else { part[0].0 };
+        rows.put(delta_key(cell, level, first), sum_of(part).encode());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lattice_format::{IntentionId, Lane, Position, Time};
+    use proptest::prelude::*;
+    use redb::Database;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+    use crate::state::cell::Space;
+    use crate::state::live;
+
+    fn empty() -> Rows {
+        let db = Database::builder()
+            .create_with_backend(InMemoryBackend::new())
+            .unwrap();
+        Rows::open(db).unwrap()
+    }
+
+    fn slot(n: u64) -> Slot {
+        Slot::of(Position {
+            time: Time {
+                wall_ms: n,
+                counter: 0,
+            },
+            id: IntentionId([7; 32]),
+        })
+    }
+
+    fn cell() -> Cell {
+        Cell::new(Lane::App, Space::Numbers, b"n")
+    }
+
+    /// What is in the levels agrees with the deltas, and no read walks many rows.
+    fn check(rows: &Rows, model: &BTreeMap<u64, i64>, at: u64) {
+        let sum: i64 = model.range(at..).map(|(_, by)| by).sum();
+        assert_eq!(sum_from(rows, &cell(), slot(at)).unwrap(), sum, "from {at}");
+        let total: i64 = model.values().sum();
+        assert_eq!(live::number_at(rows, &cell(), Slot::MAX).unwrap(), total);
+        assert_eq!(
+            live::number_at(rows, &cell(), slot(at)).unwrap(),
+            total - sum
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn partial_sums_agree_with_the_deltas(
+            steps in proptest::collection::vec((0u64..400, proptest::option::weighted(0.8, -3i64..4)), 1..700),
+            at in 0u64..400,
+        ) {
+            let (mut rows, mut model) = (empty(), BTreeMap::new());
+            for (n, (place, by)) in steps.into_iter().enumerate() {
+                let before: i64 = model.values().sum();
+                match by {
+                    Some(by) => model.insert(place, by),
+                    None => model.remove(&place),
+                };
+                let (was, is) = set(&mut rows, &cell(), slot(place), LocalSeq(n as u64), by).unwrap();
+                prop_assert_eq!((was, is), (before, model.values().sum()));
+                if n % 97 == 0 {
+                    rows.flush().unwrap();
+                }
+            }
+            for at in [0, at, 399] {
+                check(&rows, &model, at);
+            }
+            let deleted = rows.first(b"K", b"L", false).unwrap();
+            let expected = model.values().sum::<i64>() == 0 && !model.is_empty();
+            prop_assert_eq!(deleted.is_some(), expected);
+        }
+    }
+
+    #[test]
+    fn a_sum_far_back_reads_few_rows_however_many_deltas_there_are() {
+        let (mut rows, mut model) = (empty(), BTreeMap::new());
+        for n in 0..20_000 {
+            set(&mut rows, &cell(), slot(n), LocalSeq(n), Some(1)).unwrap();
+            model.insert(n, 1);
+        }
+        for at in [0, 1, 63, 64, 9_999, 19_999] {
+            check(&rows, &model, at);
+        }
+        for level in 0..4 {
+            let (mut read, mut most) = (0, 0);
+            visit(&rows, &cell(), level, (Slot::MIN, None), |_, block| {
+                read += 1;
+                most = most.max(block.count);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            assert!(most <= DELTA_BLOCK_ROWS as u64, "a block of {most} rows");
+            match level {
+                0 => assert_eq!(read, 20_000),
+                1 => assert!(read < 20_000 / 32, "{read} blocks"),
+                2 => assert!(read > 0 && read <= DELTA_LEVEL_ROWS + 1, "{read} blocks"),
+                _ => assert_eq!(read, 0),
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Slots: places in the canonical order as keys hold them.
+
+use lattice_format::Position;
+
+/// A position without the second half of its id. Two entries of one store share a slot only if their ids agree
+/// in 128 bits, which takes 2⁶⁴ hashes to find; the calls and marks of this node rest on as many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Slot([u8; Self::LEN]);
+
+impl Slot {
+    /// Length of its bytes: 12 of time, 16 of id.
+    pub(crate) const LEN: usize = 28;
+    /// Below every entry.
+    pub(crate) const MIN: Self = Self([0; Self::LEN]);
+    /// Above every entry: the end of the order.
+    pub(crate) const MAX: Self = Self([0xff; Self::LEN]);
+
+    /// The slot of a position.
+    pub(crate) fn of(position: Position) -> Self {
+        let bytes = position.to_bytes();
+        Self(*bytes.first_chunk().expect("a position has 44 bytes"))
+    }
+
+    /// Its bytes, which sort as the order does.
+    pub(crate) fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// Reads [`Slot::as_bytes`].
+    pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Reads the slot at the end of a key.
+    pub(crate) fn at_end_of(key: &[u8]) -> Option<Self> {
+        key.last_chunk().copied().map(Self)
+    }
+
+    /// The smallest slot above this one.
+    pub(crate) fn just_above(self) -> Self {
+        let mut bytes = self.0;
+        for byte in bytes.iter_mut().rev() {
+            let (next, carried) = byte.overflowing_add(1);
+            *byte = next;
+            if !carried {
+                return Self(bytes);
+            }
+        }
+        Self::MAX
+    }
+
+    /// Whether both are of one time.
+    pub(crate) fn is_at_the_time_of(&self, other: &Self) -> bool {
+        self.0[..12] == other.0[..12]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lattice_format::{IntentionId, Time};
+
+    use super::*;
+
+    #[test]
+    fn slots_sort_as_positions_and_have_neighbours() {
+        let slot = |wall_ms, counter, id| {
+            Slot::of(Position {
+                time: Time { wall_ms, counter },
+                id: IntentionId([id; 32]),
+            })
+        };
+        assert!(slot(1, 0, 9) < slot(1, 1, 0));
+        assert!(slot(1, 0, 1) < slot(1, 0, 2));
+        assert!(slot(1, 0, 1) < slot(1, 0, 1).just_above());
+        assert!(slot(1, 0, 1).just_above() < slot(1, 0, 2));
+        assert_eq!(slot(1, 0, 0xff).just_above(), slot(1, 1, 0));
+        assert_eq!(Slot::MAX.just_above(), Slot::MAX);
+        assert!(slot(1, 0, 1).is_at_the_time_of(&slot(1, 0, 2)));
+        assert!(!slot(1, 0, 1).is_at_the_time_of(&slot(1, 1, 1)));
+    }
+}

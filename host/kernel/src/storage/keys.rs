@@ -1,0 +1,193 @@
+//! Kinds of rows: the first byte of a key, the table that it stands for, and what is in it.
+//!
+//! Integers are big-endian unless they are varints (LEB128). `local` is the number of an entry in this node's
+//! log, as a varint in values. A *slot* is the first 28 bytes of a position: time (12) and half of the id.
+//! `esc(cell)` is a cell in an encoding that keeps the order when more follows ([`escaped`]).
+//!
+//! | kind | table | key | value |
+//! |---|---|---|---|
+//! | `I` | `ids-1` | id\[..8\] local (8) | |
+//! | `D` | `graph-1` | local (8) | what the graph knows of an entry |
+//! | `B` | `branches-1` | branch (4) | a chain without forks |
+//! | `A` | `authors-1` | author (32) chain (8) branch (4) | |
+//! | `C` | `chains-1` | branch (4) seq (8) | local |
+//! | `S` | `pasts-1` | branch (4) seq (8) | a version vector, or its difference to the one before |
+//! | `H` | `heads-1` | id (32) | local |
+//! | `P` | `admissions-1` | key (32) local (8) | |
+//! | `T` | `order-1` | slot | local, what its runs did, whether they are due |
+//! | `E` | `calls-1` | lane (1) call id\[..16\] local (8) | |
+//! | `L` | `live-1` | cell | the newest value: local and bytes, or the total of a number |
+//! | `O` | `older-1` | esc(cell) slot | local and op: older versions, and deletions |
+//! | `K` | `deleted-1` | lane (1) space (1) slot key | cells whose newest version, at that slot, left nothing |
+//! | `N` | `deltas-1` | esc(cell) level (1) slot | level 0: a delta; above: count and sum of a block |
+//! | `R` | `readers-1` | length (2) cell lane (1) slot | what a run saw in the cell |
+//! | `G` | `ranges-1` | length (2) prefix lane (1) slot number (4) | a range that a run examined |
+//! | `V` | `cut-off-1` | id (32) | |
+//! | `X` | `cuts-1` | author (32) | cuts of an author |
+//! | `M` | `marks-1` | name | how far everything has come |
+
+/// Each kind with the name of its table.
+pub(crate) const KINDS: &[(u8, &str)] = &[
+    (b'A', "authors-1"),
+    (b'B', "branches-1"),
+    (b'C', "chains-1"),
+    (b'D', "graph-1"),
+    (b'E', "calls-1"),
+    (b'G', "ranges-1"),
+    (b'H', "heads-1"),
+    (b'I', "ids-1"),
+    (b'K', "deleted-1"),
+    (b'L', "live-1"),
+    (b'M', "marks-1"),
+    (b'N', "deltas-1"),
+    (b'O', "older-1"),
+    (b'P', "admissions-1"),
+    (b'R', "readers-1"),
+    (b'S', "pasts-1"),
+    (b'T', "order-1"),
+    (b'V', "cut-off-1"),
+    (b'X', "cuts-1"),
+];
+
+/// The name of the table of a kind.
+pub(crate) fn table_name(kind: u8) -> Option<&'static str> {
+    KINDS
+        .binary_search_by_key(&kind, |(kind, _)| *kind)
+        .ok()
+        .map(|at| KINDS[at].1)
+}
+
+/// Appends `bytes` so that the order of what is encoded is that of the bytes, whatever follows: a zero becomes
+/// `00 ff`, and the end is `00 00`.
+pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    for byte in bytes {
+        out.push(*byte);
+        if *byte == 0 {
+            out.push(0xff);
+        }
+    }
+    out.extend_from_slice(&[0, 0]);
+}
+
+/// Reads what [`escape`] wrote; also returns what follows.
+pub(crate) fn unescape(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    loop {
+        let (byte, tail) = rest.split_first()?;
+        rest = tail;
+        if *byte != 0 {
+            out.push(*byte);
+            continue;
+        }
+        let (mark, tail) = rest.split_first()?;
+        rest = tail;
+        match mark {
+            0xff => out.push(0),
+            0 => return Some((out, rest)),
+            _ => return None,
+        }
+    }
+}
+
+/// Appends a number in 7-bit groups, the lowest first (LEB128).
+pub(crate) fn put_varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Takes a number that [`put_varint`] wrote off the front of `bytes`.
+pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Takes `len` bytes off the front of `bytes`.
+pub(crate) fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (head, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    Some(head)
+}
+
+/// Appends bytes behind their length as a varint.
+pub(crate) fn put_sized(bytes: &[u8], out: &mut Vec<u8>) {
+    put_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+/// Takes bytes that [`put_sized`] wrote off the front of `bytes`.
+pub(crate) fn take_sized<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = usize::try_from(take_varint(bytes)?).ok()?;
+    take(bytes, len)
+}
+
+/// Signed numbers as varints: small ones of either sign are short.
+pub(crate) fn zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)) as u64
+}
+
+/// What [`zigzag`] was made from.
+pub(crate) fn unzigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn kinds_are_sorted_and_have_tables_of_their_own() {
+        assert!(KINDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        let mut names: Vec<_> = KINDS.iter().map(|(_, name)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KINDS.len());
+        assert_eq!(table_name(b'T'), Some("order-1"));
+        assert_eq!(table_name(b'!'), None);
+    }
+
+    proptest! {
+        #[test]
+        fn escaped_bytes_sort_as_they_did_and_read_back(
+            a in proptest::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 0..6),
+            b in proptest::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 0..6),
+            after in any::<[u8; 2]>(),
+        ) {
+            let whole = |bytes: &[u8]| {
+                let mut out = Vec::new();
+                escape(bytes, &mut out);
+                out.extend_from_slice(&after);
+                out
+            };
+            prop_assert_eq!(whole(&a).cmp(&whole(&b)), a.cmp(&b));
+            let encoded = whole(&a);
+            prop_assert_eq!(unescape(&encoded), Some((a, &after[..])));
+        }
+
+        #[test]
+        fn numbers_of_any_size_read_back(numbers in proptest::collection::vec(any::<u64>(), 0..9)) {
+            let mut bytes = Vec::new();
+            numbers.iter().for_each(|n| put_varint(*n, &mut bytes));
+            let mut rest = &bytes[..];
+            for number in numbers {
+                prop_assert_eq!(take_varint(&mut rest), Some(number));
+                prop_assert_eq!(zigzag(unzigzag(number)), number);
+            }
+            prop_assert!(rest.is_empty());
+            prop_assert_eq!(take_varint(&mut &[0x80][..]), None);
+        }
+    }
+}
