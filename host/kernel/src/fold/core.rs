@@ -30,6 +30,7 @@ use crate::run::{Place, Run};
 use crate::state::call_index;
 use crate::state::cell::{Cell, Op, Space};
 use crate::state::live;
+use crate::state::read_sets;
 use crate::state::reads::Reads;
 use crate::state::slot::Slot;
 use crate::state::versions::{self, RangeLengths, Roots};
@@ -94,7 +95,21 @@ pub(crate) struct Effects {
     pub(crate) calls: Vec<CallId>,
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) reads: Reads,
+    /// What the host read to let it begin.
+    pub(crate) host: Reads,
     pub(crate) writes: BTreeMap<Cell, Op>,
+}
+
+impl Effects {
+    /// Adds what judging the entry by its author's quota has read.
+    pub(crate) fn judged(&mut self, judged: Reads) {
+        let (own, host) = judged
+            .cells
+            .into_iter()
+            .partition(|(cell, _)| cell.space() == Space::Written);
+        self.reads.cells.extend::<BTreeMap<_, _>>(own);
+        self.host.cells.extend::<BTreeMap<_, _>>(host);
+    }
 }
 
 /// Why a run has no effects.
@@ -226,14 +241,15 @@ impl Core {
             (Lane::App, _) => written::judge(&self.rows, &stored.header, slot)?,
         };
         if !within {
-            return Ok(Effects {
+            let mut effects = Effects {
                 void: true,
-                reads: judged,
                 ..Effects::default()
-            });
+            };
+            effects.judged(judged);
+            return Ok(effects);
         }
         let mut effects = self.run_body(lane, slot, local, &stored)?;
-        effects.reads.merge(&judged);
+        effects.judged(judged);
         self.account(lane, slot, &stored.header, local, &mut effects)?;
         effects.calls = calls_of(lane, &stored.header, call_count(stored.body.as_deref()));
         Ok(effects)
@@ -339,10 +355,11 @@ impl Core {
             }
             outcomes.push(outcome);
         }
-        let (reads, writes) = execution.finish().into_effects();
+        let (reads, host, writes) = execution.finish().into_parts();
         Ok(Effects {
             outcomes,
             reads,
+            host,
             writes,
             ..Effects::default()
         })
@@ -354,11 +371,20 @@ impl Core {
         lane: Lane,
         slot: Slot,
         local: LocalSeq,
-        effects: Effects,
+        mut effects: Effects,
     ) -> Result<(), StorageError> {
         let half = usize::from(lane.number());
         let meta = dag::meta(&self.rows, local)?;
         let id = meta.id;
+        let entry_author = self.cache.branch(&self.rows, meta.branch)?.author;
+        let set = match lane {
+            Lane::App => read_sets::number_of(&mut self.rows, &entry_author, &effects.host)?,
+            Lane::System => {
+                let host = std::mem::take(&mut effects.host);
+                effects.reads.merge(&host);
+                None
+            }
+        };
         let mut row = OrderRow::there(&self.rows, slot)?;
         let cause = match std::mem::take(&mut row.due[half]) {
             true => self.due.done(lane, slot),
@@ -407,10 +433,7 @@ impl Core {
         }
         let counted = old.as_ref().map_or(0, |r| r.calls);
         self.index_calls(lane, &id, local, counted, &effects.calls, &mut changed)?;
-        let author = match cause {
-            Some(author) => author,
-            None => self.cache.branch(&self.rows, meta.branch)?.author,
-        };
+        let author = cause.unwrap_or(entry_author);
         if old.is_some() {
             *Arc::make_mut(&mut self.replays).entry(author).or_default() += 1;
         }
@@ -418,6 +441,7 @@ impl Core {
             void: effects.void,
             calls: u32::try_from(effects.calls.len()).expect("calls of a body are bounded"),
             outcomes: effects.outcomes,
+            set,
             reads: effects.reads.cells.into_keys().collect(),
             ranges: effects.reads.ranges.into_iter().collect(),
             writes: effects.writes.into_keys().collect(),
@@ -487,10 +511,23 @@ impl Core {
         if nobody_above {
             return Ok(());
         }
-        for (lane, reader) in versions::stale_readers(&self.rows, &self.lengths, cell, slot)? {
+        for (lane, reader) in self.stale_readers(cell, slot)? {
             self.due.set_again(&mut self.rows, lane, reader, by)?;
         }
         Ok(())
+    }
+
+    fn stale_readers(&self, cell: &Cell, slot: Slot) -> Result<Vec<(Lane, Slot)>, StorageError> {
+        let (mut stale, until) = versions::stale_readers(&self.rows, &self.lengths, cell, slot)?;
+        read_sets::stale_readers(
+            &self.rows,
+            cell,
+            (slot.just_above(), until),
+            |at| versions::mark_at(&self.rows, cell, at),
+            |at| stale.push((Lane::App, at)),
+            record::set_at,
+        )?;
+        Ok(stale)
     }
 
     /// The component of a lane at a slot, with the read that says so.

@@ -4,7 +4,7 @@
 //! ```text
 //! local (varint) flags (1: bit 0, 1: the system, app half is due; 2, 3: it has run) then for each that has run:
 //!   length, when both have run; flags (1: void, by a cut or by its author's quota)
-//!   calls that count: varint
+//!   calls that count, the set of what was read for it (0: none, else its number and 1)
 //!   outcomes, cells read, ranges (start, end), cells written: each a count, then each behind its length
 //! ```
 //!
@@ -16,6 +16,7 @@ use crate::graph::dag::LocalSeq;
 use crate::graph::order;
 use crate::outcome::Outcome;
 use crate::state::cell::Cell;
+use crate::state::read_sets::SetNumber;
 use crate::state::reads::Range;
 use crate::state::slot::Slot;
 use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
@@ -28,6 +29,8 @@ pub(crate) struct Record {
     /// How many calls of the entry are in the index of calls.
     pub(crate) calls: u32,
     pub(crate) outcomes: Vec<Outcome>,
+    /// What was read for it before it began.
+    pub(crate) set: Option<SetNumber>,
     pub(crate) reads: Vec<Cell>,
     pub(crate) ranges: Vec<Range>,
     pub(crate) writes: Vec<Cell>,
@@ -116,6 +119,11 @@ impl OrderRow {
     }
 }
 
+/// The set of what was read for the run at a slot of the app lane.
+pub(crate) fn set_at(rows: &RowsView, slot: Slot) -> Result<Option<SetNumber>, StorageError> {
+    Ok(Record::load(rows, Lane::App, slot)?.and_then(|record| record.set))
+}
+
 /// The entry of a row, if its half in a lane is due.
 pub(crate) fn due_in(row: &[u8], lane: Lane) -> Option<LocalSeq> {
     let (local, rest) = order::split(row)?;
@@ -143,6 +151,7 @@ impl Record {
     fn encode_into(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.void));
         put_varint(u64::from(self.calls), out);
+        put_varint(self.set.map_or(0, |set| u64::from(set.0) + 1), out);
         put_varint(self.outcomes.len() as u64, out);
         for outcome in &self.outcomes {
             put_sized(&outcome.to_cbor(), out);
@@ -168,6 +177,10 @@ impl Record {
         let mut record = Self {
             void: take(rest, 1)?[0] != 0,
             calls: u32::try_from(take_varint(rest)?).ok()?,
+            set: match take_varint(rest)? {
+                0 => None,
+                number => Some(SetNumber(u32::try_from(number - 1).ok()?)),
+            },
             ..Self::default()
         };
         for _ in 0..take_varint(rest)? {
@@ -224,6 +237,7 @@ mod tests {
         let record = Record {
             void: false,
             calls: 3,
+            set: Some(SetNumber(0)),
             outcomes: vec![
                 Outcome::Ok(vec![vec![0xf6]]),
                 Outcome::Unauthorized { index: 1 },

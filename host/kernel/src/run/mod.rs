@@ -89,7 +89,8 @@ pub struct Run {
     journal: Vec<(Cell, Option<Op>)>,
     transaction_bytes: usize,
     pub(crate) reads: Reads,
-    /// What the host read for the run. Kept apart: it does not count for the guest's bound.
+    /// What the host read to let the run begin. Kept apart: it does not count for the guest's bound, and many
+    /// runs share it.
     host: Reads,
     read_bytes: usize,
     /// What was answered about other entries' calls.
@@ -306,11 +307,11 @@ impl Run {
         match found {
             _ if mutant::active(Mutant::ObservedCallsUntracked) => {}
             Some((cell, local)) => {
-                self.host.cells.insert(cell, call_index::present(local));
+                self.reads.cells.insert(cell, call_index::present(local));
             }
             None => {
                 for lane in observable(self.lane) {
-                    self.host.add_range(call_index::span(*lane, other));
+                    self.reads.add_range(call_index::span(*lane, other));
                 }
             }
         }
@@ -436,7 +437,12 @@ impl Run {
         &self.reads
     }
 
-    /// Reads and writes, at the end.
+    /// At the end: what it read, what the host read for it before it began, and what it wrote.
+    pub(crate) fn into_parts(self) -> (Reads, Reads, BTreeMap<Cell, Op>) {
+        (self.reads, self.host, self.own)
+    }
+
+    /// All reads, and writes.
     pub(crate) fn into_effects(self) -> (Reads, BTreeMap<Cell, Op>) {
         let mut reads = self.reads;
         reads.merge(&self.host);

@@ -5,6 +5,7 @@ pub mod cell;
 pub(crate) mod live;
 pub mod lthash;
 pub(crate) mod numbers;
+pub(crate) mod read_sets;
 pub(crate) mod reads;
 pub(crate) mod slot;
 pub(crate) mod versions;

@@ -331,15 +331,16 @@ pub(crate) fn remove_marks(
     }
 }
 
-/// The runs that read `cell` above `slot` and would now read another value.
+/// The runs that read `cell` above `slot` and would now read another value; and up to where runs read what stands
+/// at `slot`, whatever they read it for.
 pub(crate) fn stale_readers(
     rows: &RowsView,
     lengths: &RangeLengths,
     cell: &Cell,
     slot: Slot,
-) -> Result<Vec<(Lane, Slot)>, StorageError> {
+) -> Result<(Vec<(Lane, Slot)>, Slot), StorageError> {
     if cell.space() == Space::Written {
-        return written::stale_readers(rows, cell, slot);
+        return Ok((written::stale_readers(rows, cell, slot)?, Slot::MAX));
     }
     let from = slot.just_above();
     let until = match next_absolute(rows, cell, slot)? {
@@ -390,7 +391,7 @@ pub(crate) fn stale_readers(
             )?;
         }
     }
-    Ok(stale)
+    Ok((stale, until))
 }
 
 fn range_contains(row: &[u8], cell: &Cell) -> bool {

@@ -22,6 +22,9 @@
 //! | `N` | `deltas-1` | esc(cell) level (1) slot | level 0: a delta; above: count and sum of a block |
 //! | `R` | `readers-1` | length (2) cell lane (1) slot | what a run saw in the cell |
 //! | `G` | `ranges-1` | length (2) prefix lane (1) slot number (4) | a range that a run examined |
+//! | `Y` | `sets-1` | set (4) | author, and what was read for its runs before they began |
+//! | `Z` | `set-digests-1` | digest (16) | set |
+//! | `J` | `set-cells-1` | 0 or 1, cell or prefix behind its length, set (4) | |
 //! | `V` | `cut-off-1` | id (32) | |
 //! | `X` | `cuts-1` | author (32) | cuts of an author |
 //! | `M` | `marks-1` | name | how far everything has come |
@@ -36,6 +39,7 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'G', "ranges-1"),
     (b'H', "heads-1"),
     (b'I', "ids-1"),
+    (b'J', "set-cells-1"),
     (b'K', "deleted-1"),
     (b'L', "live-1"),
     (b'M', "marks-1"),
@@ -47,6 +51,8 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'T', "order-1"),
     (b'V', "cut-off-1"),
     (b'X', "cuts-1"),
+    (b'Y', "sets-1"),
+    (b'Z', "set-digests-1"),
 ];
 
 /// The name of the table of a kind.

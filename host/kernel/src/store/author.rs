@@ -473,18 +473,19 @@ impl Store {
         let body = header
             .check_body(bytes)
             .expect("its hash was taken from these bytes");
-        let (reads, writes) = open.execution.finish().into_effects();
+        let (reads, host, writes) = open.execution.finish().into_parts();
         let mut effects = Effects {
             void: false,
             calls: calls_of(header.lane, &header, calls),
             outcomes: open.outcomes.clone(),
             reads,
+            host,
             writes,
         };
         if header.lane == Lane::App {
             let (within, judged) = written::judge(&self.core.rows, &header, Slot::MAX)?;
             assert!(within, "calls were let through above the quota");
-            effects.reads.merge(&judged);
+            effects.judged(judged);
         }
         self.core
             .account(header.lane, Slot::MAX, &header, self.next, &mut effects)

@@ -1,0 +1,268 @@
+//! Sets of reads that many runs share: what the host reads for a run before its code does anything.
+//!
+//! Whether an author may call, which code is in effect, whether there is a quota: the answers rest on a handful of
+//! cells that rarely change, so nearly all entries of an author read the same values there. Such a set stands in
+//! one row, with a number, and the entry's row of the order names it. When one of its cells changes, who used it is
+//! found among its author's entries, in the order of their chains; nothing is kept for each entry.
+//!
+//! Sets belong to the app lane. They hold cells of the system lane and rows of the host's own, nothing that the
+//! components of the app lane write.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use lattice_format::{DeviceKey, Lane, Seq};
+
+use crate::graph::dag::{self, BranchId};
+use crate::state::cell::{Cell, Space, ValueMark, common_prefix};
+use crate::state::live::damaged;
+use crate::state::reads::{Range, Reads};
+use crate::state::slot::Slot;
+use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
+use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
+
+/// Number of a set on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SetNumber(pub(crate) u32);
+
+/// What one set holds.
+struct ReadSet {
+    author: DeviceKey,
+    cells: BTreeMap<Cell, ValueMark>,
+    ranges: Vec<Range>,
+}
+
+impl ReadSet {
+    fn encode(author: &DeviceKey, reads: &Reads) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        out.extend_from_slice(&author.0);
+        put_varint(reads.cells.len() as u64, &mut out);
+        for (cell, mark) in &reads.cells {
+            put_sized(cell.as_bytes(), &mut out);
+            out.extend_from_slice(&mark.0);
+        }
+        put_varint(reads.ranges.len() as u64, &mut out);
+        for range in &reads.ranges {
+            put_sized(&range.start, &mut out);
+            put_sized(&range.end, &mut out);
+        }
+        out
+    }
+
+    fn decode(row: &[u8]) -> Option<Self> {
+        let mut rest = row;
+        let rest = &mut rest;
+        let mut set = Self {
+            author: DeviceKey::from_slice(take(rest, DeviceKey::LEN)?)?,
+            cells: BTreeMap::new(),
+            ranges: Vec::new(),
+        };
+        for _ in 0..take_varint(rest)? {
+            let cell = Cell::from_slice(take_sized(rest)?)?;
+            let mark = ValueMark(take(rest, 16)?.try_into().ok()?);
+            set.cells.insert(cell, mark);
+        }
+        for _ in 0..take_varint(rest)? {
+            let start = take_sized(rest)?.to_vec();
+            let end = take_sized(rest)?.to_vec();
+            set.ranges.push(Range { start, end });
+        }
+        rest.is_empty().then_some(set)
+    }
+}
+
+fn set_key(number: SetNumber) -> Vec<u8> {
+    let mut key = vec![b'Y'];
+    key.extend_from_slice(&number.0.to_be_bytes());
+    key
+}
+
+fn digest_key(encoded: &[u8]) -> Vec<u8> {
+    let mut key = vec![b'Z'];
+    key.extend_from_slice(&blake3::hash(encoded).as_bytes()[..16]);
+    key
+}
+
+/// What finds sets by a cell, or by the common prefix of a range's ends.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    Cell(&'a [u8]),
+    Prefix(&'a [u8]),
+}
+
+impl By<'_> {
+    fn prefix(self) -> Vec<u8> {
+        let (kind, bytes) = match self {
+            Self::Cell(bytes) => (0, bytes),
+            Self::Prefix(bytes) => (1, bytes),
+        };
+        let mut key = vec![b'J', kind];
+        put_sized(bytes, &mut key);
+        key
+    }
+
+    fn key(self, number: SetNumber) -> Vec<u8> {
+        let mut key = self.prefix();
+        key.extend_from_slice(&number.0.to_be_bytes());
+        key
+    }
+
+    /// The sets that are found so.
+    fn sets(self, rows: &RowsView, out: &mut Vec<SetNumber>) -> Result<(), StorageError> {
+        let prefix = self.prefix();
+        let end = prefix_end(&prefix).expect("the kind is below 255");
+        rows.scan(&prefix, &end, false, |row, _| {
+            if let Some(Ok(number)) = row.get(prefix.len()..).map(TryInto::try_into) {
+                out.push(SetNumber(u32::from_be_bytes(number)));
+            }
+            ControlFlow::Continue(())
+        })
+    }
+}
+
+/// The number of the set of what was read for an author; `None` where nothing was.
+pub(crate) fn number_of(
+    rows: &mut Rows,
+    author: &DeviceKey,
+    reads: &Reads,
+) -> Result<Option<SetNumber>, StorageError> {
+    if reads.cells.is_empty() && reads.ranges.is_empty() {
+        return Ok(None);
+    }
+    let encoded = ReadSet::encode(author, reads);
+    let digest = digest_key(&encoded);
+    if let Some(row) = rows.get(&digest)? {
+        let number = take_varint(&mut &row[..]).and_then(|number| u32::try_from(number).ok());
+        return number.map(SetNumber).map(Some).ok_or_else(damaged);
+    }
+    let last = rows.first(b"Y", b"Z", true)?;
+    let number = match last {
+        None => SetNumber(0),
+        Some((key, _)) => {
+            let last = key.last_chunk().ok_or_else(damaged)?;
+            SetNumber(u32::from_be_bytes(*last) + 1)
+        }
+    };
+    rows.put(set_key(number), encoded);
+    let mut row = Vec::with_capacity(5);
+    put_varint(u64::from(number.0), &mut row);
+    rows.put(digest, row);
+    for cell in reads.cells.keys() {
+        rows.put(By::Cell(cell.as_bytes()).key(number), []);
+    }
+    for range in &reads.ranges {
+        let prefix = common_prefix(&range.start, &range.end);
+        rows.put(By::Prefix(prefix).key(number), []);
+    }
+    Ok(Some(number))
+}
+
+/// Whether sets may hold a cell.
+fn may_hold(cell: &Cell) -> bool {
+    cell.lane() == Lane::System || cell.space() == Space::Host
+}
+
+/// What a set has seen in a cell.
+enum Seen {
+    /// This value.
+    Value(ValueMark),
+    /// Whatever was in a range that holds it.
+    Range,
+}
+
+/// The runs between `from` (inclusive) and `until` (exclusive) whose sets hold `cell` with another value than
+/// `mark_at` says of the run's slot.
+pub(crate) fn stale_readers(
+    rows: &RowsView,
+    cell: &Cell,
+    (from, until): (Slot, Slot),
+    mut mark_at: impl FnMut(Slot) -> Result<ValueMark, StorageError>,
+    mut stale: impl FnMut(Slot),
+    set_at: impl Fn(&RowsView, Slot) -> Result<Option<SetNumber>, StorageError>,
+) -> Result<(), StorageError> {
+    if !may_hold(cell) {
+        return Ok(());
+    }
+    let mut numbers = Vec::new();
+    By::Cell(cell.as_bytes()).sets(rows, &mut numbers)?;
+    for length in 0..=cell.as_bytes().len() {
+        By::Prefix(&cell.as_bytes()[..length]).sets(rows, &mut numbers)?;
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut by_author: BTreeMap<DeviceKey, BTreeMap<SetNumber, Seen>> = BTreeMap::new();
+    for number in numbers {
+        let row = rows.get(&set_key(number))?.ok_or_else(damaged)?;
+        let set = ReadSet::decode(&row).ok_or_else(damaged)?;
+        let in_range =
+            |range: &Range| *range.start <= *cell.as_bytes() && *cell.as_bytes() < *range.end;
+        let seen = match set.cells.get(cell) {
+            _ if set.ranges.iter().any(in_range) => Seen::Range,
+            Some(mark) => Seen::Value(*mark),
+            None => continue,
+        };
+        by_author
+            .entry(set.author)
+            .or_default()
+            .insert(number, seen);
+    }
+    for (author, sets) in by_author {
+        for branch in dag::branches_of(rows, &author, None)? {
+            entries_between(rows, branch, (from, until), |slot| {
+                let seen = set_at(rows, slot)?.and_then(|number| sets.get(&number));
+                match seen {
+                    Some(Seen::Range) => stale(slot),
+                    Some(Seen::Value(mark)) if mark_at(slot)? != *mark => stale(slot),
+                    _ => {}
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Visits where the entries of a branch stand between `from` and `until`. Slots ascend along a branch.
+fn entries_between(
+    rows: &RowsView,
+    branch: BranchId,
+    (from, until): (Slot, Slot),
+    mut visit: impl FnMut(Slot) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    let row = dag::branch(rows, branch)?;
+    let slot_at = |seq: u64| -> Result<Slot, StorageError> {
+        match dag::entry_of_branch(rows, branch, Seq(seq))? {
+            Some(local) => dag::slot_of(rows, local),
+            None => Err(damaged()),
+        }
+    };
+    // Mostly none is above, or few are: the search begins at the end.
+    let (mut low, mut high) = (row.first.0, row.tip.0 + 1);
+    let mut step = 1;
+    while low < high {
+        let probe = high.saturating_sub(step).max(low);
+        if slot_at(probe)? >= from {
+            high = probe;
+            step *= 2;
+        } else {
+            low = probe + 1;
+            break;
+        }
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if slot_at(middle)? >= from {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    for seq in low..=row.tip.0 {
+        let slot = slot_at(seq)?;
+        if slot >= until {
+            break;
+        }
+        visit(slot)?;
+    }
+    Ok(())
+}
