@@ -7,8 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::Violation;
-use super::source::{Examined, examine};
-use super::tree::Tree;
+use super::source::Examined;
 
 /// Bounds without a test, by the file that holds them.
 const UNTESTED: &[(&str, &[&str])] = &[(
@@ -24,18 +23,21 @@ struct Bound<'a> {
 }
 
 /// Checks the bounds of every `limits.rs` below `host/`.
-pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
-    check_against(tree, UNTESTED, violations);
+pub(super) fn check(examined: &[Examined<'_>], violations: &mut Vec<Violation>) {
+    check_against(examined, UNTESTED, violations);
 }
 
-fn check_against(tree: &Tree, untested: &[(&str, &[&str])], violations: &mut Vec<Violation>) {
-    let examined = examine(tree);
-    for file in &examined {
+fn check_against(
+    examined: &[Examined<'_>],
+    untested: &[(&str, &[&str])],
+    violations: &mut Vec<Violation>,
+) {
+    for file in examined {
         let path = file.file.path.as_str();
         let Some(home) = crate_of(path).filter(|_| path.ends_with("/limits.rs")) else {
             continue;
         };
-        let named = names_in_tests(&examined, home);
+        let named = names_in_tests(examined, home);
         let listed = untested.iter().filter(|(file, _)| *file == path);
         let listed: BTreeSet<&str> = listed.flat_map(|(_, names)| *names).copied().collect();
         let bounds = bounds(file);
@@ -118,6 +120,8 @@ fn names_in_tests<'a>(examined: &'a [Examined<'_>], home: &str) -> BTreeSet<&'a 
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::examine;
+    use super::super::tree::Tree;
     use super::*;
 
     const LIMITS: &str = "//! Bounds.\n\
@@ -135,7 +139,7 @@ mod tests {
         files.extend(tests);
         let mut violations = Vec::new();
         let untested = [("host/a/src/limits.rs", untested)];
-        check_against(&Tree::of(&files), &untested, &mut violations);
+        check_against(&examine(&Tree::of(&files)), &untested, &mut violations);
         violations.iter().map(|v| v.message.clone()).collect()
     }
 

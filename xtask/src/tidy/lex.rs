@@ -1,9 +1,10 @@
 //! Rust source, told apart into code, comments and string literals, and into production and test lines.
 //!
-//! A few states are enough, as no rule needs a syntax tree: comments nest, strings may be raw, and a quote may
-//! open a character or a lifetime.
+//! The compiler's own lexer finds the tokens. No rule needs a syntax tree: items are told apart by their brackets.
 
-/// One token of the code: an identifier, a number, `::`, or a single other character.
+use ra_ap_rustc_lexer::{FrontmatterAllowed, LiteralKind, TokenKind, tokenize};
+
+/// One token of the code: an identifier, a lifetime, a number, `::`, or a single other character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
     pub(super) line: usize,
@@ -33,13 +34,18 @@ pub(super) struct Source {
 impl Source {
     /// Takes a text apart.
     pub(super) fn new(text: &str) -> Source {
-        let mut source = Scanner {
-            chars: text.chars().collect(),
-            at: 0,
+        let mut reader = Reader {
             line: 1,
             source: Source::default(),
+            is_after_colon: false,
+        };
+        let mut rest = text;
+        for token in tokenize(text, FrontmatterAllowed::No) {
+            let (token_text, after) = rest.split_at(token.len as usize);
+            reader.take(token.kind, token_text);
+            rest = after;
         }
-        .scan();
+        let mut source = reader.source;
         source.line_count = text.lines().count();
         source.find_tests();
         source
@@ -156,189 +162,87 @@ impl Source {
     }
 }
 
-struct Scanner {
-    chars: Vec<char>,
-    at: usize,
+/// The source under way: how far it has been read, and what was found so far.
+struct Reader {
     line: usize,
     source: Source,
+    is_after_colon: bool,
 }
 
-impl Scanner {
-    fn scan(mut self) -> Source {
-        while let Some(next) = self.peek(0) {
-            match (next, self.peek(1)) {
-                ('/', Some('/')) => self.line_comment(),
-                ('/', Some('*')) => self.block_comment(),
-                ('"', _) => self.string(),
-                ('r' | 'b' | 'c', _) if self.literal_prefix().is_some() => {
-                    let (letters, hashes) = self.literal_prefix().expect("it was just seen");
-                    self.prefixed_literal(letters, hashes);
-                }
-                ('\'', _) => self.quote(),
-                (':', Some(':')) => {
-                    self.push("::".to_owned());
-                    self.at += 2;
-                }
-                (c, _) if is_word(c) => self.word(),
-                (c, _) if c.is_whitespace() => self.skip(),
-                (c, _) => {
-                    self.push(c.to_string());
-                    self.at += 1;
+impl Reader {
+    /// Takes in the next token, whose text is `text`.
+    fn take(&mut self, kind: TokenKind, text: &str) {
+        let is_second_colon = kind == TokenKind::Colon && self.is_after_colon;
+        self.is_after_colon = kind == TokenKind::Colon && !is_second_colon;
+        match kind {
+            TokenKind::Whitespace => {}
+            TokenKind::LineComment { .. } | TokenKind::BlockComment { .. } => {
+                let lines = text.lines().enumerate();
+                self.source.comments.extend(lines.map(|(n, text)| Piece {
+                    line: self.line + n,
+                    text: text.to_owned(),
+                }));
+            }
+            TokenKind::Literal { kind, suffix_start } => {
+                let text = &text[..suffix_start as usize];
+                match contents(kind, text) {
+                    Contents::Number => self.push(text),
+                    Contents::Character => {}
+                    Contents::String(contents) => self.source.strings.push(Piece {
+                        line: self.line,
+                        text: contents.to_owned(),
+                    }),
                 }
             }
+            // `r#type` means what `type` would, were it no keyword.
+            TokenKind::RawIdent => self.push(text.trim_start_matches("r#")),
+            TokenKind::Colon if is_second_colon => {
+                if let Some(first) = self.source.tokens.last_mut() {
+                    "::".clone_into(&mut first.text);
+                }
+            }
+            _ => self.push(text),
         }
-        self.source
+        self.line += text.matches('\n').count();
     }
 
-    fn peek(&self, ahead: usize) -> Option<char> {
-        self.chars.get(self.at + ahead).copied()
-    }
-
-    /// Goes on by one character, counting lines.
-    fn skip(&mut self) {
-        if self.peek(0) == Some('\n') {
-            self.line += 1;
-        }
-        self.at += 1;
-    }
-
-    fn push(&mut self, text: String) {
+    fn push(&mut self, text: &str) {
         self.source.tokens.push(Token {
             line: self.line,
-            text,
-        });
-    }
-
-    fn word(&mut self) {
-        let start = self.at;
-        while self.peek(0).is_some_and(is_word) {
-            self.at += 1;
-        }
-        self.push(self.chars[start..self.at].iter().collect());
-    }
-
-    fn line_comment(&mut self) {
-        let start = self.at;
-        while self.peek(0).is_some_and(|c| c != '\n') {
-            self.at += 1;
-        }
-        let text = self.chars[start..self.at].iter().collect();
-        self.source.comments.push(Piece {
-            line: self.line,
-            text,
-        });
-    }
-
-    fn block_comment(&mut self) {
-        let (start, first_line) = (self.at, self.line);
-        let mut depth = 0_usize;
-        while let Some(next) = self.peek(0) {
-            let step = match (next, self.peek(1)) {
-                ('/', Some('*')) => {
-                    depth += 1;
-                    2
-                }
-                ('*', Some('/')) => {
-                    depth -= 1;
-                    2
-                }
-                _ => 1,
-            };
-            (0..step).for_each(|_| self.skip());
-            if depth == 0 {
-                break;
-            }
-        }
-        let text: String = self.chars[start..self.at.min(self.chars.len())]
-            .iter()
-            .collect();
-        let lines = text.lines().enumerate();
-        self.source.comments.extend(lines.map(|(n, text)| Piece {
-            line: first_line + n,
             text: text.to_owned(),
-        }));
-    }
-
-    /// Reads a literal with escapes whose opening quote is at the place reached.
-    fn string(&mut self) {
-        let line = self.line;
-        self.skip();
-        let start = self.at;
-        while let Some(next) = self.peek(0) {
-            match next {
-                '"' => break,
-                '\\' => {
-                    self.skip();
-                    self.skip();
-                }
-                _ => self.skip(),
-            }
-        }
-        self.close_string(line, start, 1);
-    }
-
-    /// Returns the letters and hashes before a quote, if a prefixed literal is here: `b"`, `r#"`, `br##"`, `b'`.
-    fn literal_prefix(&self) -> Option<(usize, usize)> {
-        let mut letters = 0;
-        while letters < 2 && matches!(self.peek(letters), Some('r' | 'b' | 'c')) {
-            letters += 1;
-        }
-        let is_raw = (0..letters).any(|index| self.peek(index) == Some('r'));
-        let mut hashes = 0;
-        while is_raw && self.peek(letters + hashes) == Some('#') {
-            hashes += 1;
-        }
-        let quote = self.peek(letters + hashes)?;
-        let is_byte = quote == '\'' && letters == 1 && self.peek(0) == Some('b');
-        (quote == '"' || is_byte).then_some((letters, hashes))
-    }
-
-    fn prefixed_literal(&mut self, letters: usize, hashes: usize) {
-        let is_raw = (0..letters).any(|index| self.peek(index) == Some('r'));
-        self.at += letters + hashes;
-        if self.peek(0) == Some('\'') {
-            return self.quote();
-        }
-        if !is_raw {
-            return self.string();
-        }
-        let line = self.line;
-        self.skip();
-        let start = self.at;
-        while self.at < self.chars.len()
-            && !(self.peek(0) == Some('"')
-                && (1..=hashes).all(|ahead| self.peek(ahead) == Some('#')))
-        {
-            self.skip();
-        }
-        self.close_string(line, start, 1 + hashes);
-    }
-
-    fn close_string(&mut self, line: usize, start: usize, closing: usize) {
-        let end = self.at.min(self.chars.len());
-        let text = self.chars[start.min(end)..end].iter().collect();
-        self.source.strings.push(Piece { line, text });
-        self.at = end + closing;
-    }
-
-    /// Reads a character literal, or passes over the quote of a lifetime.
-    fn quote(&mut self) {
-        if self.peek(1) == Some('\\') {
-            self.at += 3;
-            while self.peek(0).is_some_and(|c| c != '\'') {
-                self.skip();
-            }
-            self.at += 1;
-        } else if self.peek(2) == Some('\'') {
-            self.at += 3;
-        } else {
-            self.at += 1;
-        }
+        });
     }
 }
 
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
+/// What a literal is to the rules.
+enum Contents<'a> {
+    Number,
+    Character,
+    /// What stands between the quotes, escapes as they are written.
+    String(&'a str),
+}
+
+fn contents(kind: LiteralKind, text: &str) -> Contents<'_> {
+    match kind {
+        LiteralKind::Int { .. } | LiteralKind::Float { .. } => Contents::Number,
+        LiteralKind::Char { .. } | LiteralKind::Byte { .. } => Contents::Character,
+        LiteralKind::Str { .. }
+        | LiteralKind::ByteStr { .. }
+        | LiteralKind::CStr { .. }
+        | LiteralKind::RawStr { .. }
+        | LiteralKind::RawByteStr { .. }
+        | LiteralKind::RawCStr { .. } => {
+            let is_raw = text.trim_start_matches(['b', 'c']).starts_with('r');
+            let open = text.find('"').map_or(text.len(), |at| at + 1);
+            let inner = &text[open..];
+            let inner = if is_raw {
+                inner.trim_end_matches('#')
+            } else {
+                inner
+            };
+            Contents::String(inner.strip_suffix('"').unwrap_or(inner))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -387,8 +291,8 @@ mod tests {
     #[test]
     fn quotes_open_characters_or_lifetimes() {
         assert_eq!(words("'\"' x '\\'' y b'\\n' z '{'"), ["x", "y", "z"]);
-        assert_eq!(words("&'a str"), ["&", "a", "str"]);
-        assert_eq!(words("r#type c brr"), ["r", "#", "type", "c", "brr"]);
+        assert_eq!(words("&'a str"), ["&", "'a", "str"]);
+        assert_eq!(words("r#type c brr"), ["type", "c", "brr"]);
         assert_eq!(words("std::env"), ["std", "::", "env"]);
     }
 

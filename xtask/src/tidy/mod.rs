@@ -54,10 +54,11 @@ pub fn check(root: &Path) -> Result<Vec<Violation>> {
     let tree = Tree::read(root)?;
     let workspace = Workspace::read(root)?;
     let mut violations = Vec::new();
+    let examined = source::examine(&tree);
     crates::check(&workspace, &tree, &mut violations);
-    source::check(&tree, &mut violations);
-    bounds::check(&tree, &mut violations);
-    named::check(&tree, &mut violations);
+    source::check(&tree, &examined, &mut violations);
+    bounds::check(&examined, &mut violations);
+    named::check(&tree, &examined, &mut violations);
     text::check(&tree, &mut violations);
     violations.sort();
     Ok(violations)

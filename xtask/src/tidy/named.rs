@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Violation;
-use super::source::examine;
+use super::source::Examined;
 use super::tree::Tree;
 
 /// Pages that name tests, in backquotes.
@@ -13,8 +13,7 @@ const PAGES: [&str; 3] = ["ARCHITECTURE.md", "docs/lessons.md", "docs/protocol.m
 const WORDS_MIN: usize = 4;
 
 /// Checks the pages.
-pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
-    let examined = examine(tree);
+pub(super) fn check(tree: &Tree, examined: &[Examined<'_>], violations: &mut Vec<Violation>) {
     let functions: BTreeSet<&str> = examined
         .iter()
         .flat_map(|file| file.source.tokens.windows(2))
@@ -53,6 +52,7 @@ fn is_test_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::examine;
     use super::super::tree::File;
     use super::*;
 
@@ -75,7 +75,7 @@ mod tests {
             paths: Vec::new(),
         };
         let mut violations = Vec::new();
-        check(&tree, &mut violations);
+        check(&tree, &examine(&tree), &mut violations);
         let messages: Vec<_> = violations.iter().map(|v| v.message.as_str()).collect();
         assert_eq!(messages, ["there is no test `it_was_there_once_only`"]);
     }

@@ -117,13 +117,13 @@ pub(super) fn examine(tree: &Tree) -> Vec<Examined<'_>> {
 }
 
 /// Checks every Rust file of the tree.
-pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
+pub(super) fn check(tree: &Tree, examined: &[Examined<'_>], violations: &mut Vec<Violation>) {
     let plugins = plugin_names(tree);
     for Examined {
         file,
         source,
         is_test,
-    } in &examine(tree)
+    } in examined
     {
         let is_test = *is_test;
         let mut found = Found {
@@ -418,7 +418,8 @@ mod tests {
         ];
         let mut files = plugins.to_vec();
         files.push((path, text));
-        check(&Tree::of(&files), &mut violations);
+        let tree = Tree::of(&files);
+        check(&tree, &examine(&tree), &mut violations);
         violations
     }
 
@@ -599,7 +600,7 @@ mod tests {
             ("host/kernel/src/log/scratch.rs", "//! A.\nuse rand::Rng;\n"),
         ]);
         let mut violations = Vec::new();
-        check(&tree, &mut violations);
+        check(&tree, &examine(&tree), &mut violations);
         assert_eq!(violations, []);
     }
 }
