@@ -53,7 +53,7 @@ const FOR_TESTS: &str = "host/testing";
 const MUTANTS: &str = "mutants";
 
 /// Heavy dependencies and the crates that exist to keep them in. A name also stands for the family `name-*`.
-const OWNERS: [(&str, &[&str]); 10] = [
+const OWNERS: [(&str, &[&str]); 8] = [
     ("wasmtime", &["host/runtime"]),
     ("iroh", &["host/net"]),
     ("iroh-gossip", &["host/net", "host/sim"]),
@@ -65,8 +65,6 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("bao-tree", &["host/kernel"]),
     // The command line and the figures are its clients.
     ("tonic", &["host/daemon", "host/cli", "host/bench"]),
-    ("axum", &["host/daemon"]),
-    ("fuser", &["host/daemon"]),
     // A program chooses its allocator; a library leaves that to it.
     ("tikv-jemallocator", &["host/cli"]),
     ("tikv-jemalloc", &["host/cli"]),
@@ -234,6 +232,7 @@ pub(super) fn check(workspace: &Workspace, tree: &Tree, violations: &mut Vec<Vio
         }
     }
     strays(workspace, tree, violations);
+    idle_owners(workspace, violations);
     if let Some(lock) = tree.text("Cargo.lock") {
         let mut found = Found {
             manifest: "Cargo.lock".to_owned(),
@@ -261,6 +260,31 @@ fn strays(workspace: &Workspace, tree: &Tree, violations: &mut Vec<Violation>) {
                 rule: "member",
                 message,
             });
+        }
+    }
+}
+
+/// Finds rows of the table of owners for what nobody imports.
+fn idle_owners(workspace: &Workspace, violations: &mut Vec<Violation>) {
+    // Only the whole workspace shows what nobody imports.
+    if workspace.members.len() < ARROWS.len() {
+        return;
+    }
+    for (family, owners) in OWNERS {
+        for owner in owners {
+            let is_imported = workspace.members.iter().any(|member| {
+                let mut dependencies = member.dependencies.iter();
+                member.directory == *owner
+                    && dependencies.any(|dependency| is_of(family, &dependency.name))
+            });
+            if !is_imported {
+                violations.push(Violation {
+                    path: file!().to_owned(),
+                    line: 0,
+                    rule: "owner",
+                    message: format!("{owner} owns {family} and does not import it"),
+                });
+            }
         }
     }
 }
@@ -630,6 +654,58 @@ mod tests {
             ["owner"]
         );
         assert!(rules("host/runtime", import("redb", Kind::Dev, None)).is_empty());
+    }
+
+    #[test]
+    fn owner_that_does_not_import_what_it_owns_is_found() {
+        let members = |names: [&str; 2]| {
+            let member = |directory: &str, names: &[&str]| Member {
+                directory: directory.to_owned(),
+                license: "AGPL-3.0-or-later".to_owned(),
+                dependencies: names
+                    .iter()
+                    .map(|name| import(name, Kind::Normal, None))
+                    .collect(),
+            };
+            let mut members = vec![
+                member("host/runtime", &["wasmtime"]),
+                member("host/net", &["iroh", names[0]]),
+                member("host/sim", &["iroh-gossip"]),
+                member("host/kernel", &["redb", names[1]]),
+                member("host/daemon", &["redb", "tonic-prost"]),
+                member("host/bench", &["redb", "tonic"]),
+                member(
+                    "host/cli",
+                    &["tonic", "tikv-jemallocator", "tikv-jemalloc-ctl"],
+                ),
+            ];
+            while members.len() < ARROWS.len() {
+                members.push(member("sdk/rust", &[]));
+            }
+            members
+        };
+        let found = |names| {
+            let mut violations = Vec::new();
+            idle_owners(
+                &Workspace {
+                    members: members(names),
+                },
+                &mut violations,
+            );
+            violations
+                .into_iter()
+                .map(|violation| violation.message)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found(["iroh-gossip", "bao-tree"]), [""; 0]);
+        assert_eq!(
+            found(["iroh-gossip", "bao"]),
+            ["host/kernel owns bao-tree and does not import it"]
+        );
+        assert_eq!(
+            found(["tokio", "bao-tree"]),
+            ["host/net owns iroh-gossip and does not import it"]
+        );
     }
 
     #[test]
