@@ -1,10 +1,12 @@
-//! The rules of the source tree that no compiler checks: arrows between crates, purity, size, manners.
+//! The rules of the source tree that no compiler checks: arrows between crates and folders, purity, size, documents.
 //!
 //! Each rule is a function from a [`Tree`] or a [`Workspace`] to [`Violation`]s, so that a test can show it a
 //! sample that breaks it. `cargo xtask tidy` and an ordinary test run them all over the real tree.
 
 mod bounds;
+mod commits;
 mod crates;
+mod folders;
 mod lex;
 mod named;
 mod source;
@@ -55,11 +57,14 @@ pub fn check(root: &Path) -> Result<Vec<Violation>> {
     let workspace = Workspace::read(root)?;
     let mut violations = Vec::new();
     let examined = source::examine(&tree);
+    let architecture = tree.text("ARCHITECTURE.md").unwrap_or_default();
     crates::check(&workspace, &tree, &mut violations);
     source::check(&tree, &examined, &mut violations);
+    folders::check(architecture, &examined, &mut violations);
     bounds::check(&examined, &mut violations);
     named::check(&tree, &examined, &mut violations);
     text::check(&tree, &mut violations);
+    commits::check(root, &mut violations)?;
     violations.sort();
     Ok(violations)
 }
