@@ -16,6 +16,7 @@ cargo xtask <command>
   bench [ARG…]     builds for release, and measures beside the machine's raw limits (`bench --help`)
   fuzz [ARG…]      searches for inputs that break a decoder (`fuzz --help`)
   tidy             checks the rules of the source tree
+  invariants       writes docs/invariants.md from ARCHITECTURE.md and the tests
   ci               formatting, lints, tidy, the embedded build, licences, a minute of fuzzing, test
 ";
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         "setup" => ci::setup(),
         "plugins" => ci::plugins(),
         "tidy" => shell::step("tidy", || tidy::run(shell::root())),
+        "invariants" => shell::step("invariants", || tidy::write_invariants(shell::root())),
         "ci" => ci::all(),
         "tour" => {
             ci::build().and_then(|()| shell::step("tour", || tour::run_readme(shell::root())))

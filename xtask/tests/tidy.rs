@@ -1,5 +1,6 @@
 //! The tree keeps its own rules, as an ordinary test.
 
+/// Holds: invariants 1, 11.
 #[test]
 fn tree_keeps_its_rules() {
     let violations = xtask::tidy::check(xtask::shell::root()).expect("the tree can be read");

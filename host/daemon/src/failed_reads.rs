@@ -193,6 +193,7 @@ async fn a_damaged_row_opens_nothing_anew() {
     done(store).await;
 }
 
+/// Holds: invariant 6.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_wait_behind_a_failed_read_are_done_or_are_told_and_leave_nothing() {
     let (log, state) = grown();

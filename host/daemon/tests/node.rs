@@ -172,6 +172,7 @@ async fn a_child_has_the_members_and_the_path_of_its_parent() {
     client.close().await;
 }
 
+/// Holds: invariant 7.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuilt_store_has_the_same_roots() {
     let home = home();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use lattice_fuzz::TARGETS;
 
+/// Holds: invariant 14.
 #[test]
 fn every_input_of_the_corpus_holds() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");

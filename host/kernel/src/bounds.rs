@@ -44,6 +44,7 @@ fn cell_bytes(key: &[u8]) -> usize {
     Cell::new(Lane::App, Space::Bytes, key).as_bytes().len()
 }
 
+/// Holds: invariant 10.
 #[test]
 fn keys_and_values_end_at_their_bounds() {
     let store = testing::found(0, NOW);
@@ -64,6 +65,7 @@ fn keys_and_values_end_at_their_bounds() {
     is_limit(run.scan_numbers(&long, None, 1));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn writes_of_a_transaction_end_at_their_bound() {
     let store = testing::found(0, NOW);
@@ -83,6 +85,7 @@ fn writes_of_a_transaction_end_at_their_bound() {
     fill(&mut run);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn reads_of_an_intention_end_at_their_bound() {
     let store = testing::found(0, NOW);
@@ -98,6 +101,7 @@ fn reads_of_an_intention_end_at_their_bound() {
     is_limit(run.get(&count.to_be_bytes()));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_page_ends_at_its_bytes() {
     let store = testing::found(0, NOW);
@@ -136,6 +140,7 @@ fn committed(store: &mut Store, count: u64) {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_local_intention_ends_at_its_transactions_and_at_its_bytes() {
     let mut store = testing::found(0, NOW);
@@ -163,6 +168,7 @@ fn a_local_intention_ends_at_its_transactions_and_at_its_bytes() {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn the_derived_state_is_written_after_so_many_entries_or_so_long() {
     let mut store = testing::found(0, NOW);
@@ -177,6 +183,7 @@ fn the_derived_state_is_written_after_so_many_entries_or_so_long() {
     assert_eq!(store.unflushed, 0);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn the_overlay_is_written_when_it_has_too_many_rows() {
     let mut store = testing::found(0, NOW);
@@ -191,6 +198,7 @@ fn the_overlay_is_written_when_it_has_too_many_rows() {
     assert_eq!(store.core.rows.pending_rows(), 0);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn answers_of_governance_are_forgotten_at_their_bound() {
     let store = testing::found(0, NOW);
@@ -255,6 +263,7 @@ fn govern(store: &mut Store, call: lattice_format::Call, now_ms: u64) {
     store.commit(now_ms).unwrap();
 }
 
+/// Holds: invariant 10.
 #[test]
 fn an_entry_lies_ahead_as_far_as_the_drift_and_is_parked_beyond() {
     for (behind_ms, parked) in [(DRIFT_MS_DEFAULT, 0), (DRIFT_MS_DEFAULT + 1, 1)] {
@@ -277,6 +286,7 @@ fn an_entry_lies_ahead_as_far_as_the_drift_and_is_parked_beyond() {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn notices_are_kept_until_acknowledged_and_beyond_their_bound_counted() {
     let mut store = testing::found(0, NOW);
@@ -305,6 +315,7 @@ fn notices_are_kept_until_acknowledged_and_beyond_their_bound_counted() {
     assert_eq!(store.notices().unwrap(), [(NOTICES_MAX as u64, fork(3))]);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn entries_are_named_one_by_one_up_to_their_bound() {
     let mut store = testing::found(0, NOW);
@@ -318,6 +329,7 @@ fn entries_are_named_one_by_one_up_to_their_bound() {
     assert!(changes.all, "one more counts as a change of all");
 }
 
+/// Holds: invariant 10.
 #[test]
 fn cells_are_named_one_by_one_up_to_their_bound() {
     let mut store = testing::found(0, NOW);
@@ -339,6 +351,7 @@ fn cells_are_named_one_by_one_up_to_their_bound() {
     assert!(changes.all, "one more counts as a change of all");
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_commit_runs_so_much_of_a_changed_governance_itself_and_leaves_the_rest() {
     // The run of the revocation itself was before the commit.
@@ -408,6 +421,7 @@ impl Engine for Unravelling {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn governance_is_cut_and_folded_so_often_and_then_stands_still() {
     let authors = 2;

@@ -206,6 +206,7 @@ impl Outcome {
 mod tests {
     use super::*;
 
+    /// Holds: invariant 15.
     #[test]
     fn outcomes_have_golden_bytes_and_read_back() {
         let cases: [(Outcome, &[u8]); 5] = [

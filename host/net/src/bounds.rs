@@ -149,6 +149,7 @@ async fn closed(connection: &Connection) -> String {
     closed.await.expect("it is closed").to_string()
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_connections_are_kept_and_so_many_dials_made() {
     let a = start(0).await;
@@ -189,6 +190,7 @@ async fn so_many_connections_are_kept_and_so_many_dials_made() {
     }
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_connections_are_taken_in_whatever_they_are_for() {
     let a = start(0).await;
@@ -232,6 +234,7 @@ async fn written(send: &mut SendStream, most: usize) -> usize {
     all
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_read_fills_the_window_of_its_stream_and_then_of_its_connection() {
     let (reader, _) = endpoint::bind(&config(0)).await.unwrap();
@@ -292,6 +295,7 @@ fn unresponsive(end: Receiver<()>) -> EndpointAddr {
     told.recv().unwrap()
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_acknowledged_fills_the_window_of_the_sender() {
     let (end, ended) = channel();
@@ -317,6 +321,7 @@ struct Bytes {
     bytes: Vec<u8>,
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_is_read_in_steps_up_to_its_bound() {
     let (reader, _) = endpoint::bind(&config(0)).await.unwrap();

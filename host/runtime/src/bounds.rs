@@ -49,6 +49,7 @@ fn start(prepared: &Prepared) -> Result<Started, Failure> {
     instance::start(prepared, &limits, data).map_err(|(_, failure)| failure)
 }
 
+/// Holds: invariant 10.
 #[test]
 fn the_pool_has_so_much_for_all_instances_together() {
     for (what, all, each, modules, fields) in [
@@ -93,6 +94,7 @@ fn the_pool_has_so_much_for_all_instances_together() {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn the_bookkeeping_of_an_instance_ends_at_its_bytes() {
     let (wasm, _dir) = engine();
@@ -144,6 +146,7 @@ fn ready(wasm: &Wasm, prepared: &Prepared) -> usize {
     wasm.started_ahead()
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_start_ahead_of_a_call_ends_at_its_fuel() {
     let (wasm, _dir) = engine();
@@ -165,6 +168,7 @@ fn a_start_ahead_of_a_call_ends_at_its_fuel() {
     assert!(start(&more).is_ok());
 }
 
+/// Holds: invariant 10.
 #[test]
 fn so_many_instances_are_started_ahead_and_the_oldest_gives_way() {
     let (wasm, _dir) = engine();
@@ -197,6 +201,7 @@ fn so_many_instances_are_started_ahead_and_the_oldest_gives_way() {
     assert!(want(&all[1]));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn so_many_used_instances_wait_to_be_dropped_and_none_that_is_large() {
     let (wasm, _dir) = engine();
@@ -217,6 +222,7 @@ fn so_many_used_instances_wait_to_be_dropped_and_none_that_is_large() {
     assert_eq!(small.instance_pool.left(), 0);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn compiled_code_is_read_up_to_its_bytes() {
     let (wasm, dir) = engine();

@@ -211,6 +211,7 @@ mod tests {
     use super::*;
     use crate::Compiler;
 
+    /// Holds: invariant 15.
     #[test]
     fn this_engine_gives_the_golden_outcomes_of_the_profile() {
         for compiler in [Compiler::InProcess, Compiler::Interpreted] {

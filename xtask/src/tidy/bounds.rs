@@ -143,6 +143,7 @@ mod tests {
         violations.iter().map(|v| v.message.clone()).collect()
     }
 
+    /// Holds: invariant 10.
     #[test]
     fn a_bound_without_a_test_is_found() {
         // Production code, another crate's test, and a comment are no test of it.

@@ -708,6 +708,7 @@ mod tests {
         );
     }
 
+    /// Holds: invariant 1.
     #[test]
     fn impure_dependency_of_the_kernel_is_found() {
         for name in [

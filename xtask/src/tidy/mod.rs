@@ -7,6 +7,7 @@ mod bounds;
 mod commits;
 mod crates;
 mod folders;
+mod invariants;
 mod lex;
 mod named;
 mod source;
@@ -19,6 +20,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 pub use crates::{Dependency, Kind, Member, Workspace};
+pub use invariants::write as write_invariants;
 pub use tree::{File, Tree};
 
 /// One breach of one rule.
@@ -62,6 +64,7 @@ pub fn check(root: &Path) -> Result<Vec<Violation>> {
     source::check(&tree, &examined, &mut violations);
     folders::check(architecture, &examined, &mut violations);
     bounds::check(&examined, &mut violations);
+    invariants::check(&tree, &examined, &mut violations);
     named::check(&tree, &examined, &mut violations);
     text::check(&tree, &mut violations);
     commits::check(root, &mut violations)?;

@@ -537,6 +537,7 @@ mod tests {
         );
     }
 
+    /// Holds: invariants 1, 11.
     #[test]
     fn impure_kernel_is_found() {
         let texts = [
@@ -562,6 +563,7 @@ mod tests {
         );
     }
 
+    /// Holds: invariant 1.
     #[test]
     fn kernel_that_knows_a_store_type_is_found() {
         let texts = [

@@ -160,6 +160,7 @@ fn history_pages_without_gaps() {
     assert!(whole.len() >= 8, "{whole:?}");
 }
 
+/// Holds: invariant 7.
 #[test]
 fn stores_are_renamed_and_rebuilt() {
     let home = Home::new();

@@ -55,6 +55,7 @@ fn a_daemon_ends_in_time_while_it_dials_a_peer_that_vanished() {
     }
 }
 
+/// Holds: invariant 4.
 #[test]
 fn commands_do_the_same_with_and_without_a_daemon() {
     let home = Home::new();

@@ -88,6 +88,7 @@ fn has_exactly(home: &Path, store: &str, count: usize, value: &str) {
     }
 }
 
+/// Holds: invariant 6.
 #[test]
 fn a_full_disk_loses_no_call_that_was_acknowledged() {
     let Some(disk) = small_disk() else { return };
@@ -103,6 +104,7 @@ fn a_full_disk_loses_no_call_that_was_acknowledged() {
     ok(&home, &["call", "notes", "put", "after", "all"]);
 }
 
+/// Holds: invariant 6.
 #[test]
 fn a_daemon_whose_disk_is_full_goes_on_when_there_is_space_again() {
     let Some(disk) = small_disk() else { return };

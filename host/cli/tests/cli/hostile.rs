@@ -158,6 +158,7 @@ fn until_back(daemons: [&Daemon; 2], most: [u64; 2]) {
     }
 }
 
+/// Holds: invariant 9.
 #[test]
 fn each_abuse_ends_alike_on_both_nodes_while_other_stores_serve() {
     let (a, b) = (Home::new(), Home::new());
@@ -230,6 +231,7 @@ fn each_abuse_ends_alike_on_both_nodes_while_other_stores_serve() {
     }
 }
 
+/// Holds: invariant 9.
 #[test]
 fn components_that_cannot_serve_are_refused_alike_on_both_nodes() {
     let (a, b) = (Home::new(), Home::new());
@@ -281,6 +283,7 @@ fn components_that_cannot_serve_are_refused_alike_on_both_nodes() {
     }
 }
 
+/// Holds: invariant 9.
 #[test]
 fn a_logged_abuse_has_the_same_outcome_on_both_nodes() {
     const AMBUSHES: [(&str, &str); 7] = [
@@ -349,6 +352,7 @@ fn a_logged_abuse_has_the_same_outcome_on_both_nodes() {
     }
 }
 
+/// Holds: invariant 9.
 #[test]
 fn queries_that_nobody_waits_for_are_bounded_and_give_way() {
     let home = Home::new();

@@ -13,6 +13,7 @@ fn is_usage<T: std::fmt::Debug>(result: Result<T, Status>, said: &str) {
     assert!(text.contains(said), "{text}");
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_ends_at_its_calls() {
     let home = home();
@@ -27,6 +28,7 @@ async fn a_transaction_ends_at_its_calls() {
     client.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invite_ends_at_its_life_and_its_uses() {
     let home = home();
@@ -52,6 +54,7 @@ async fn an_invite_ends_at_its_life_and_its_uses() {
     daemon.stop().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parameters_end_at_their_bytes() {
     let home = home();
@@ -70,6 +73,7 @@ async fn parameters_end_at_their_bytes() {
     client.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acknowledgement_ends_at_its_notices() {
     let home = home();
@@ -85,6 +89,7 @@ async fn an_acknowledgement_ends_at_its_notices() {
     client.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_ends_at_its_bytes() {
     let home = home();
@@ -102,6 +107,7 @@ async fn a_request_ends_at_its_bytes() {
     client.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_end_at_their_number() {
     let home = home();
@@ -128,6 +134,7 @@ async fn watches_end_at_their_number() {
     panic!("there is no room for another watch");
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_ends_at_its_depth() {
     let home = home();
@@ -180,6 +187,7 @@ async fn history(client: &mut Client, store: &str) -> Vec<api::HistoryResponse> 
     }
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_too_large_for_a_message_is_shortened() {
     let home = home();
@@ -203,6 +211,7 @@ async fn an_entry_too_large_for_a_message_is_shortened() {
     client.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_of_history_ends_at_its_bytes_and_a_summary_at_its_characters() {
     const ENTRIES: usize = 20;

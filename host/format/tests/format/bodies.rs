@@ -86,6 +86,7 @@ proptest! {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn lists_and_names_have_bounds() {
     assert_eq!(

@@ -123,6 +123,7 @@ proptest! {
     }
 }
 
+/// Holds: invariant 2.
 #[test]
 fn every_single_bit_counts() {
     for (header, number) in [(genesis_header(), 1), (header(), 2)] {

@@ -62,16 +62,19 @@ fn check(name: &str, header: Header, number: u8, golden: &Golden) {
     assert_eq!(*verified, header, "{name} reads back");
 }
 
+/// Holds: invariant 15.
 #[test]
 fn a_genesis_has_its_golden_bytes() {
     check("the genesis", genesis_header(), 1, &GENESIS);
 }
 
+/// Holds: invariant 15.
 #[test]
 fn a_header_with_every_field_has_its_golden_bytes() {
     check("the header", header(), 2, &INTENTION);
 }
 
+/// Holds: invariant 15.
 #[test]
 fn bodies_have_their_golden_bytes_and_hashes() {
     for (body, bytes, hash) in [
@@ -129,6 +132,7 @@ fn a_call_id_covers_all_that_is_fixed_before_the_call_runs_and_nothing_else() {
     assert!(!changed(&|h| h.chain_bytes += 1));
 }
 
+/// Holds: invariant 15.
 #[test]
 fn a_position_has_its_golden_bytes() {
     let position = Position {

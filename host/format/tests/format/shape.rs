@@ -45,6 +45,7 @@ fn lists_are_strictly_ascending() {
     assert_eq!(verify(signed(same, 2)).unwrap().names().count(), 3);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn lists_and_sizes_have_bounds() {
     let ids = |n: usize| {

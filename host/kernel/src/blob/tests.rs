@@ -410,6 +410,7 @@ fn a_partial_file_that_lies_is_fetched_again() {
     assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_server_bounds_its_queue() {
     let mut server = Server::default();
@@ -495,6 +496,7 @@ fn listing_pages_and_the_last_store_takes_the_bytes_along() {
     assert_eq!(a.blobs().list(HERE, None, 10).unwrap().len(), 4);
 }
 
+/// Holds: invariant 15.
 #[test]
 fn the_bytes_of_each_message_are_fixed() {
     let hex = |message: Message| {

@@ -382,21 +382,25 @@ fn histories(seeds: std::ops::Range<u64>, fails: Fails) {
     }
 }
 
+/// Holds: invariants 6, 8.
 #[test]
 fn nothing_acknowledged_is_lost_when_the_machine_loses_power() {
     histories(0..40, Fails::Machine);
 }
 
+/// Holds: invariants 6, 8.
 #[test]
 fn nothing_acknowledged_is_lost_when_the_disk_of_the_log_fails() {
     histories(1_000..1_016, Fails::Log);
 }
 
+/// Holds: invariants 6, 8.
 #[test]
 fn nothing_acknowledged_is_lost_when_the_disk_of_the_state_fails() {
     histories(2_000..2_016, Fails::State);
 }
 
+/// Holds: invariant 6.
 #[test]
 fn a_full_disk_fails_the_callers_and_nothing_is_half_done() {
     for (seed, which) in (0..12u64).flat_map(|seed| [(seed, true), (seed, false)]) {
@@ -543,6 +547,7 @@ fn memory_and_disks_hold_the_same_store() {
     assert_eq!(roots[0], roots[1]);
 }
 
+/// Holds: invariant 6.
 #[test]
 fn a_commit_that_succeeds_holds_what_was_told_although_reads_failed_meanwhile() {
     let (log, state, ids) = grown(6);

@@ -55,6 +55,7 @@ fn in_dir(log: &[u8], state: Option<&[u8]>) -> tempfile::TempDir {
     dir
 }
 
+/// Holds: invariant 7.
 #[test]
 fn a_lost_or_damaged_state_is_made_again_with_the_same_roots() {
     let (log, state, ids) = grown(3);
@@ -180,6 +181,7 @@ fn damage(
     }
 }
 
+/// Holds: invariant 13.
 #[test]
 fn a_damaged_log_is_refused_or_reads_the_same() {
     let (log, state, _) = grown(4);
@@ -218,6 +220,7 @@ fn a_damaged_log_is_refused_or_reads_the_same() {
     assert!(refused > 20, "only {refused} of 400 damages were noticed");
 }
 
+/// Holds: invariant 13.
 #[test]
 fn a_damaged_state_is_an_error_at_most_and_made_again_without_it() {
     let (log, state, _) = grown(6);
@@ -247,6 +250,7 @@ fn a_damaged_state_is_an_error_at_most_and_made_again_without_it() {
     assert!(refused > 5, "only {refused} of 300 damages were noticed");
 }
 
+/// Holds: invariant 13.
 #[test]
 fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
     let (log, state, _) = grown(5);
@@ -265,6 +269,7 @@ fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
     }
 }
 
+/// Holds: invariant 6.
 #[test]
 fn what_changed_and_changed_back_is_told_although_the_state_was_behind() {
     let power = Power::steady();

@@ -113,6 +113,7 @@ fn runner(cases: u32, max_shrink_iters: u32) -> TestRunner {
     }
 }
 
+/// Holds: invariants 3, 5.
 #[test]
 fn any_order_of_delivery_gives_the_state_of_the_plain_fold() {
     runner(256, u32::MAX)
@@ -122,6 +123,7 @@ fn any_order_of_delivery_gives_the_state_of_the_plain_fold() {
         .unwrap();
 }
 
+/// Holds: invariants 5, 12.
 #[test]
 fn quotas_bite_the_same_entries_in_any_order() {
     let counted = Cell::new((0, 0));
@@ -179,26 +181,31 @@ fn is_caught_in(
     assert!(found, "{mutant:?} was not caught");
 }
 
+/// Holds: invariant 5.
 #[test]
 fn absent_keys_not_tracked_is_caught() {
     is_caught(Mutant::AbsentKeysUntracked);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn gaps_of_a_scan_not_tracked_is_caught() {
     is_caught(Mutant::ScanGapsUntracked);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn reads_of_refused_runs_not_tracked_is_caught() {
     is_caught(Mutant::RefusedReadsUntracked);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn a_cached_authorization_without_its_reads_is_caught() {
     is_caught(Mutant::CachedAuthorizationReadsLost);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn bytes_of_an_author_not_tracked_is_caught() {
     is_caught_in(
@@ -208,11 +215,13 @@ fn bytes_of_an_author_not_tracked_is_caught() {
     );
 }
 
+/// Holds: invariant 5.
 #[test]
 fn a_refused_local_call_that_leaves_its_intention_open_is_caught() {
     is_caught(Mutant::RefusalKeepsIntentionOpen);
 }
 
+/// Holds: invariant 6.
 #[test]
 fn a_changed_outcome_is_noticed_once_and_durably() {
     use crate::world::{START_MS, settle};

@@ -28,6 +28,7 @@ fn a_sound_entry_of_a_member_is_accepted_once() {
     judge(&scene.store).unwrap();
 }
 
+/// Holds: invariant 2.
 #[test]
 fn a_bad_signature_and_another_ones_name_are_refused() {
     let mut scene = Scene::new();
@@ -99,6 +100,7 @@ fn entries_of_other_stores_and_a_second_genesis_are_refused() {
     scene.goes_on();
 }
 
+/// Holds: invariant 3.
 #[test]
 fn only_who_is_admitted_by_what_it_names_is_admitted() {
     let mut scene = Scene::new();
@@ -133,6 +135,7 @@ fn only_who_is_admitted_by_what_it_names_is_admitted() {
     );
 }
 
+/// Holds: invariant 3.
 #[test]
 fn times_are_above_those_of_everything_named() {
     let mut scene = Scene::new();
@@ -151,6 +154,7 @@ fn times_are_above_those_of_everything_named() {
     assert!(scene.refused(&dep).contains("is not above"));
 }
 
+/// Holds: invariant 3.
 #[test]
 fn places_in_a_chain_are_consecutive() {
     let mut scene = Scene::new();

@@ -57,6 +57,7 @@ fn agree(team: &mut Team, entries: &[Stored]) {
     }
 }
 
+/// Holds: invariant 12.
 #[test]
 fn a_call_of_a_void_entry_is_observed_by_nobody() {
     let mut team = Team::new();
@@ -74,6 +75,7 @@ fn a_call_of_a_void_entry_is_observed_by_nobody() {
     agree(&mut team, &entries);
 }
 
+/// Holds: invariant 12.
 #[test]
 fn what_was_observed_is_observed_again_when_its_entry_counts_again() {
     let mut team = Team::new();
@@ -124,6 +126,7 @@ fn twin(first: &Stored, by: u8, lane: Lane, call: lattice_format::Call) -> Store
     }
 }
 
+/// Holds: invariant 12.
 #[test]
 fn two_entries_with_one_call_id_are_each_observed_by_who_saw_them() {
     let mut team = Team::new();

@@ -92,6 +92,7 @@ fn stand(stores: &[Store], void: &[IntentionId], count: &[IntentionId]) {
     }
 }
 
+/// Holds: invariant 12.
 #[test]
 fn what_stands_above_a_quota_is_void_there_and_nowhere_else() {
     let mut stores = team();
@@ -117,6 +118,7 @@ fn what_stands_above_a_quota_is_void_there_and_nowhere_else() {
     stand(&stores, &[third], &[first, second, fourth]);
 }
 
+/// Holds: invariant 12.
 #[test]
 fn a_raise_that_arrives_late_is_counted_where_it_stands() {
     let mut stores = team();
@@ -150,6 +152,7 @@ fn a_raise_that_arrives_late_is_counted_where_it_stands() {
     stand(std::slice::from_ref(&apart), &[second], &[first]);
 }
 
+/// Holds: invariant 12.
 #[test]
 fn a_smaller_entry_fits_where_a_larger_one_did_not() {
     let mut stores = team();
@@ -164,6 +167,7 @@ fn a_smaller_entry_fits_where_a_larger_one_did_not() {
     stand(&stores, &[wide], &[small, after]);
 }
 
+/// Holds: invariant 12.
 #[test]
 fn a_call_beyond_the_quota_is_refused_before_anything_is_signed() {
     let mut stores = team();
@@ -221,6 +225,7 @@ fn a_call_beyond_the_quota_is_refused_before_anything_is_signed() {
     stand(&stores, &[], &all);
 }
 
+/// Holds: invariant 12.
 #[test]
 fn governance_is_never_over_quota() {
     let mut stores = team();

@@ -152,6 +152,7 @@ fn get(k: u8) -> Vec<Step> {
     vec![Step::Get { k, dynamic: false }]
 }
 
+/// Holds: invariant 12.
 #[test]
 fn later_entries_of_a_revoked_member_are_void_and_kept_ones_count() {
     let mut team = Team::new();
@@ -172,6 +173,7 @@ fn later_entries_of_a_revoked_member_are_void_and_kept_ones_count() {
     assert!(!changed.iter().any(|(id, _)| *id == kept));
 }
 
+/// Holds: invariant 12.
 #[test]
 fn it_is_void_wherever_it_sorts() {
     let mut team = Team::new();
@@ -222,6 +224,7 @@ fn whoever_relied_on_a_void_entry_is_told() {
     assert_eq!(team.changed(MEMBER), vec![]);
 }
 
+/// Holds: invariant 12.
 #[test]
 fn what_was_admitted_again_with_a_new_grant_is_spared() {
     let mut team = Team::new();
@@ -244,6 +247,7 @@ fn what_was_admitted_again_with_a_new_grant_is_spared() {
     assert_eq!(team.keys(MEMBER), [] as [u8; 0]);
 }
 
+/// Holds: invariant 12.
 #[test]
 fn a_revoked_admin_takes_what_it_governed_with_it() {
     let mut team = Team::new();
@@ -267,6 +271,7 @@ fn a_revoked_admin_takes_what_it_governed_with_it() {
     );
 }
 
+/// Holds: invariant 12.
 #[test]
 fn voids_point_only_downwards() {
     let mut team = Team::new();
@@ -391,6 +396,7 @@ fn without(entries: &[Stored], bodies: &[IntentionId]) -> Vec<Stored> {
     entries
 }
 
+/// Holds: invariant 12.
 #[test]
 fn who_keeps_a_body_back_stops_nobody() {
     let mut team = Team::new();

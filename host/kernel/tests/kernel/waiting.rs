@@ -53,6 +53,7 @@ fn a_future_clock_is_parked_until_its_time() {
     scene.goes_on();
 }
 
+/// Holds: invariant 10.
 #[test]
 fn parked_entries_are_bounded_and_the_latest_gives_way() {
     let mut scene = Scene::new();
@@ -145,6 +146,7 @@ fn what_this_version_does_not_know_floats_without_blame() {
     scene.goes_on();
 }
 
+/// Holds: invariant 2.
 #[test]
 fn what_floats_on_a_refused_entry_is_refused_with_it() {
     let mut scene = Scene::new();
@@ -186,6 +188,7 @@ fn what_floats_on_a_refused_entry_is_refused_with_it() {
     assert_eq!(scene.send(vec![bad.entry()]).blame[0].id, Some(bad.id()));
 }
 
+/// Holds: invariant 9.
 #[test]
 fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
     let mut scene = Scene::new();
@@ -241,6 +244,7 @@ fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
     assert_eq!(fresh.send(vec![dropped.entry()]).floating, 1);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn floating_bytes_of_one_peer_are_bounded() {
     let mut scene = Scene::new();
@@ -261,6 +265,7 @@ fn floating_bytes_of_one_peer_are_bounded() {
     scene.goes_on();
 }
 
+/// Holds: invariant 2.
 #[test]
 fn a_parked_or_floating_entry_is_judged_like_any_other_when_it_wakes() {
     let mut scene = Scene::new();

@@ -41,6 +41,7 @@ fn garbage(len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_of_addresses_ends_at_its_bytes_and_its_rows() {
     let (a, b, store) = pair().await;
@@ -78,6 +79,7 @@ async fn a_message_of_addresses_ends_at_its_bytes_and_its_rows() {
     b.net.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_to_join_ends_at_its_bytes() {
     let a = patient(1).await;
@@ -96,6 +98,7 @@ async fn a_request_to_join_ends_at_its_bytes() {
     a.net.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_to_join_ends_after_its_requests() {
     let a = patient(1).await;
@@ -160,6 +163,7 @@ async fn places_end(node: &Node, alpn: &[u8], places: usize) {
     last.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_joins_are_served_at_once() {
     let a = patient(1).await;
@@ -167,6 +171,7 @@ async fn so_many_joins_are_served_at_once() {
     a.net.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_blobs_are_served_at_once() {
     let a = patient(1).await;
@@ -192,6 +197,7 @@ async fn listening(number: u8, alpn: &'static [u8]) -> (Endpoint, PeerAddr) {
     (endpoint, at)
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_to_a_joiner_ends_at_its_bytes() {
     let b = patient(2).await;
@@ -218,6 +224,7 @@ async fn an_answer_to_a_joiner_ends_at_its_bytes() {
     b.net.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_component_is_fetched_up_to_its_bytes() {
     let (a, b) = (Node::start(1).await, Node::start(2).await);
@@ -241,6 +248,7 @@ async fn a_component_is_fetched_up_to_its_bytes() {
     b.net.close().await;
 }
 
+/// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_is_asked_of_so_many_peers_at_once() {
     let a = patient(1).await;

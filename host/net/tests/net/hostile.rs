@@ -46,6 +46,7 @@ async fn still_serves(a: &Node, b: &Node, store: &lattice_format::StoreId) {
     equal(&[a, b], store).await;
 }
 
+/// Holds: invariants 9, 14.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_on_every_protocol_closes_the_connection_and_is_told_once() {
     let (a, b, store) = pair().await;
@@ -157,6 +158,7 @@ async fn a_peer_that_offends_again_and_again_is_refused_for_a_while() {
     a.net.close().await;
 }
 
+/// Holds: invariant 9.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_reads_nothing_is_dropped_and_costs_a_bounded_amount() {
     let a = Node::start(1).await;

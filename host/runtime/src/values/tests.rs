@@ -229,6 +229,7 @@ fn check(ty: &Type, bytes: &[u8], value: Option<Value>) {
     }
 }
 
+/// Holds: invariant 15.
 #[test]
 fn encodings_have_golden_bytes() {
     let field = |name: &str, ty| Field {
@@ -353,6 +354,7 @@ fn a_missing_field_is_none_where_that_is_possible() {
     assert!(wave::parse(&ty, "{a: 1, c: 1}").is_err());
 }
 
+/// Holds: invariant 10.
 #[test]
 fn more_values_than_a_call_may_have_are_refused() {
     let count = crate::limits::VALUE_NODES_MAX as u32;

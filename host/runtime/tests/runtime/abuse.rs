@@ -34,6 +34,7 @@ fn hostile(limits: Limits) -> Node {
     Node::with_limits(&built("hostile"), limits)
 }
 
+/// Holds: invariant 9.
 #[test]
 fn calls_logged_that_nest_too_deep_come_out_the_same_on_each_replica() {
     let mut world = World::new(App::Hostile, 3);
@@ -116,6 +117,7 @@ fn a_fault_of_the_host_pauses_the_lane_that_it_is_in() {
     assert_eq!(roots(&replica), roots(&author.store));
 }
 
+/// Holds: invariant 9.
 #[test]
 fn other_stores_serve_while_guests_rage() {
     let over = AtomicBool::new(false);
@@ -166,6 +168,7 @@ fn status_bytes(name: &str) -> u64 {
 const ALONE: &str = "LATTICE_TEST_ALONE";
 
 /// Memory is a figure of a whole process, so this test runs itself in one of its own.
+/// Holds: invariant 9.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_peaks_within_the_guest_s_limit_and_comes_back() {

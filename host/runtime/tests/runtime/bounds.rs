@@ -27,6 +27,7 @@ fn refusal(text: &str) -> String {
     WASM.install(&assemble(text)).unwrap_err().to_string()
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_result_ends_at_its_bytes() {
     let mut node = Node::new(&built("hostile"));
@@ -41,6 +42,7 @@ fn a_result_ends_at_its_bytes() {
     assert_eq!(node.call("emit", &[&more]), "trapped: limit");
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_genesis_may_ask_for_what_the_profile_has_and_no_more() {
     let app = built("counter");
@@ -83,6 +85,7 @@ fn a_genesis_may_ask_for_what_the_profile_has_and_no_more() {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_component_ends_at_its_bytes() {
     // Zeros are no component, which is found only in what is not too large.
@@ -112,6 +115,7 @@ fn with_functions(count: usize) -> String {
     )
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_component_ends_at_its_functions() {
     let schema = WASM.install(&assemble(&with_functions(FUNCTIONS_MAX)));
@@ -139,6 +143,7 @@ fn with_depth(depth: usize) -> String {
     )
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_type_ends_at_its_depth() {
     let schema = WASM
@@ -166,6 +171,7 @@ fn with_instances(count: u32, module: &str) -> String {
     )
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_component_ends_at_what_one_instance_may_take_of_the_pool() {
     for (what, most, module) in [
@@ -217,6 +223,7 @@ fn founded(engine: &Arc<Wasm>, system: ComponentId, app: ComponentId, number: u8
     Store::create(memory_files(), engine, key(number), spec, 1_000).unwrap()
 }
 
+/// Holds: invariant 10.
 #[test]
 fn instances_end_at_their_number_and_a_closed_intention_makes_room() {
     // An engine of its own: other tests need theirs meanwhile.

@@ -13,6 +13,7 @@ fn hostile() -> Node {
     Node::with_limits(&built("hostile"), limits)
 }
 
+/// Holds: invariant 9.
 #[test]
 fn each_abuse_has_its_outcome_and_the_store_goes_on() {
     let mut node = hostile();
@@ -46,6 +47,7 @@ fn each_abuse_has_its_outcome_and_the_store_goes_on() {
     assert_eq!(node.query("get", &["kept"]), "some(\"yes\")");
 }
 
+/// Holds: invariant 9.
 #[test]
 fn queries_are_held_to_the_same_limits_and_write_nothing() {
     let mut node = hostile();

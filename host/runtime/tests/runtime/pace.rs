@@ -8,6 +8,7 @@ use lattice_runtime::Pacer;
 
 use crate::node::{Node, built, engine};
 
+/// Holds: invariant 9.
 #[test]
 fn a_guest_pauses_at_each_tick_after_two_and_comes_to_the_same() {
     let (wasm, _dir) = engine();

@@ -10,6 +10,7 @@ fn run(seed: u64) -> World {
     }
 }
 
+/// Holds: invariant 11.
 #[test]
 fn two_runs_of_one_seed_have_the_same_effects() {
     for seed in 0..10 {

@@ -47,6 +47,7 @@ fn a_scenario_played_twice_at_the_same_time_has_the_effects_of_one_play() {
     assert!(once.is_some() && once == twice);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn every_scenario_keeps_its_promise() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");

@@ -73,36 +73,43 @@ fn hold(code: &Code, seeds: Range<u64>) {
     eprintln!("{}: {swarm:?}", code.name());
 }
 
+/// Holds: invariant 5.
 #[test]
 fn model_programs_come_out_the_same_whatever_happens() {
     hold(&Code::model(), seeds(60));
 }
 
+/// Holds: invariant 5.
 #[test]
 fn kv_stores_come_out_the_same_whatever_happens() {
     hold(&component("kv"), seeds(8));
 }
 
+/// Holds: invariant 5.
 #[test]
 fn logs_come_out_the_same_whatever_happens() {
     hold(&component("log"), seeds(8));
 }
 
+/// Holds: invariant 5.
 #[test]
 fn counters_come_out_the_same_whatever_happens() {
     hold(&component("counter"), seeds(8));
 }
 
+/// Holds: invariant 5.
 #[test]
 fn bank_accounts_come_out_the_same_whatever_happens() {
     hold(&component("bank"), seeds(12));
 }
 
+/// Holds: invariant 5.
 #[test]
 fn queues_come_out_the_same_whatever_happens() {
     hold(&component("queue"), seeds(8));
 }
 
+/// Holds: invariant 5.
 #[test]
 fn seeds_that_failed_once_hold() {
     for (seed, app, was) in REGRESSIONS {

@@ -98,6 +98,7 @@ fn read(message: &Message) -> Result<Message, FrameError> {
     reader.next().map(|read| read.expect("a whole frame").0)
 }
 
+/// Holds: invariant 10.
 #[test]
 fn every_list_is_read_at_its_bound_and_refused_beyond() {
     type Make = fn(usize) -> Message;
@@ -125,6 +126,7 @@ fn every_list_is_read_at_its_bound_and_refused_beyond() {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn the_text_of_an_error_is_cut_at_its_bound() {
     let error = |len| {
@@ -138,6 +140,7 @@ fn the_text_of_an_error_is_cut_at_its_bound() {
     assert_eq!(read(&error(ERROR_TEXT_BYTES_MAX + 1)), Ok(whole));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_frame_is_read_up_to_its_bound() {
     // An unknown kind is passed over at any length that is allowed, and ends the stream beyond.
@@ -159,6 +162,7 @@ fn a_frame_is_read_up_to_its_bound() {
     assert_eq!(reader.next(), Err(FrameError::TooLong { len, max }));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_body_is_pushed_up_to_its_bound_and_announced_beyond() {
     let [mut a, mut b, _] = three();

@@ -145,6 +145,7 @@ fn frame(count: usize, bytes: usize, salt: u8) -> Message {
     Message::Entries(entries)
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_batch_ends_at_its_entries_and_at_its_bytes() {
     let store = testing::found(0, NOW);
@@ -177,6 +178,7 @@ fn a_batch_ends_at_its_entries_and_at_its_bytes() {
     assert_eq!(beyond, (Some(1), Some(1)));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn tips_are_compared_up_to_their_number_and_ranges_beyond() {
     let [a, ..] = three();
@@ -242,6 +244,7 @@ fn frames(effects: &[Effect]) -> Vec<(usize, Vec<usize>)> {
     sent(effects).into_iter().filter_map(frame).collect()
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_frame_of_entries_is_closed_at_its_bytes_and_a_step_at_its_frames() {
     // Each second entry fills a frame.
@@ -259,6 +262,7 @@ fn a_frame_of_entries_is_closed_at_its_bytes_and_a_step_at_its_frames() {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn no_larger_window_is_believed_than_the_largest() {
     let store = large(WINDOW_BYTES_MAX as usize / 200_000 + 8, 200_000);
@@ -277,6 +281,7 @@ fn no_larger_window_is_believed_than_the_largest() {
     assert!(!frames(&more).is_empty());
 }
 
+/// Holds: invariant 10.
 #[test]
 fn one_that_is_no_member_gets_so_many_bytes_a_second() {
     let store = large(24, 100_000);
@@ -305,6 +310,7 @@ fn one_that_is_no_member_gets_so_many_bytes_a_second() {
     assert_eq!(bytes(&side.all(one)).len(), 1);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn announced_ids_wait_for_their_turn_up_to_their_number() {
     let store = testing::found(0, NOW);
@@ -338,6 +344,7 @@ fn announced_ids_wait_for_their_turn_up_to_their_number() {
     assert_eq!(asked(HINTED_MAX), []);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_round_asks_for_so_many_ids_and_the_next_one_for_the_others() {
     let store = testing::found(0, NOW);
@@ -362,6 +369,7 @@ fn a_round_asks_for_so_many_ids_and_the_next_one_for_the_others() {
     assert_eq!(ask(&mut side, beyond), 1);
 }
 
+/// Holds: invariant 10.
 #[test]
 fn so_many_ids_are_known_to_be_there_and_the_oldest_is_forgotten() {
     for (others, told) in [(KNOWN_MAX - 1, 0), (KNOWN_MAX, 1)] {
@@ -399,6 +407,7 @@ fn so_many_ids_are_known_to_be_there_and_the_oldest_is_forgotten() {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn batches_of_which_nothing_can_be_used_begin_a_round() {
     let store = testing::found(0, NOW);
@@ -468,6 +477,7 @@ fn question(ranges: &mut Ranges, store: &Store, jobs: usize) -> Vec<Range> {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn a_search_ends_when_too_many_ranges_wait() {
     let store = testing::found(0, NOW);
@@ -499,6 +509,7 @@ fn a_search_ends_when_too_many_ranges_wait() {
     }
 }
 
+/// Holds: invariant 10.
 #[test]
 fn nothing_more_is_searched_while_much_is_to_be_sent() {
     let store = testing::found(0, NOW);
@@ -537,6 +548,7 @@ fn answered(ranges: &mut Ranges, store: &Store) -> (usize, Option<RangeFault>) {
     unreachable!("a question has an end")
 }
 
+/// Holds: invariant 10.
 #[test]
 fn so_many_rows_are_read_before_the_shell_gets_its_turn() {
     // The last read, which finds nothing, counts as a row.
@@ -548,6 +560,7 @@ fn so_many_rows_are_read_before_the_shell_gets_its_turn() {
     assert_eq!(answered(&mut ranges, &store), (2, None));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn one_round_reads_the_rows_of_a_store_so_often() {
     let mut store = testing::found(0, NOW);
@@ -564,6 +577,7 @@ fn one_round_reads_the_rows_of_a_store_so_often() {
     assert_eq!(beyond, (1, Some(RangeFault::TooMuch)));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     let [mut a, mut b, _] = three();

@@ -36,6 +36,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     /// Whatever three nodes write apart, in whatever order pairs of them meet, and wherever a stream
     /// is cut, further meetings make them equal.
+    /// Holds: invariant 5.
     #[test]
     fn nodes_that_meet_become_equal(
         steps in proptest::collection::vec((0usize..3, 1usize..6, 0usize..3, 0usize..12), 1..12),
@@ -62,6 +63,7 @@ proptest! {
     }
 }
 
+/// Holds: invariant 4.
 #[test]
 fn in_sync_sessions_push_what_is_written_and_send_nothing_twice() {
     let [mut a, mut b, mut c] = three();
@@ -90,6 +92,7 @@ fn in_sync_sessions_push_what_is_written_and_send_nothing_twice() {
     assert!(ab.in_sync());
 }
 
+/// Holds: invariant 2.
 #[test]
 fn what_gossip_announces_is_fetched_with_everything_that_it_needs() {
     let [mut a, mut b, _] = three();

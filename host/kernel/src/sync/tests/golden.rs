@@ -135,6 +135,7 @@ fn all() -> Vec<(&'static str, Message)> {
     ]
 }
 
+/// Holds: invariant 15.
 #[test]
 fn the_bytes_of_each_message_are_fixed() {
     let text: String = all()

@@ -97,6 +97,7 @@ fn the_wrong_hello_is_refused_with_a_typed_error() {
     );
 }
 
+/// Holds: invariant 9.
 #[test]
 fn faults_slow_a_peer_and_then_drop_it() {
     let store = testing::found(0, NOW);
@@ -169,6 +170,7 @@ fn an_oversized_frame_ends_the_session_and_an_unknown_one_is_passed_over() {
     assert_eq!(refusal(&effects), Some(ErrorCode::TooMuch));
 }
 
+/// Holds: invariant 10.
 #[test]
 fn every_bound_has_a_peer_that_exceeds_it() {
     let mut store = testing::found(0, NOW);

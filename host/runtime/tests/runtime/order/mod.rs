@@ -105,46 +105,55 @@ fn holds(app: App) {
     );
 }
 
+/// Holds: invariant 5.
 #[test]
 fn bank_accounts_come_out_the_same_in_any_order() {
     holds(App::Bank);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn a_queue_comes_out_the_same_in_any_order() {
     holds(App::Queue);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn globals_come_out_the_same_in_any_order() {
     holds(App::Globals);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn scans_come_out_the_same_in_any_order() {
     holds(App::Scanner);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn keys_and_values_come_out_the_same_in_any_order() {
     holds(App::Kv);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn a_log_comes_out_the_same_in_any_order() {
     holds(App::Log);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn a_counter_comes_out_the_same_in_any_order() {
     holds(App::Counter);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn what_a_hostile_component_does_comes_out_the_same_in_any_order() {
     holds(App::Hostile);
 }
 
+/// Holds: invariant 15.
 #[test]
 fn an_interpreter_gives_the_outcomes_of_native_code() {
     const SEEDS: u64 = 8;
@@ -178,29 +187,34 @@ fn is_caught(mutant: Mutant, app: App) {
     }
 }
 
+/// Holds: invariant 5.
 #[test]
 fn absent_keys_not_tracked_is_caught() {
     is_caught(Mutant::AbsentKeysUntracked, App::Bank);
     is_caught(Mutant::AbsentKeysUntracked, App::Scanner);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn gaps_of_a_scan_not_tracked_is_caught() {
     is_caught(Mutant::ScanGapsUntracked, App::Queue);
     is_caught(Mutant::ScanGapsUntracked, App::Scanner);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn reads_of_refused_runs_not_tracked_is_caught() {
     is_caught(Mutant::RefusedReadsUntracked, App::Bank);
     is_caught(Mutant::RefusedReadsUntracked, App::Scanner);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn a_cached_authorization_without_its_reads_is_caught() {
     is_caught(Mutant::CachedAuthorizationReadsLost, App::Counter);
 }
 
+/// Holds: invariant 5.
 #[test]
 fn a_refused_local_call_that_leaves_its_intention_open_is_caught() {
     is_caught(Mutant::RefusalKeepsIntentionOpen, App::Globals);
