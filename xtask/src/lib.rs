@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod ci;
 pub mod demo;
+pub mod diagrams;
 pub mod fuzz;
 pub mod lockfile;
 pub mod node;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use xtask::{bench, ci, demo, fuzz, shell, tidy, tour};
+use xtask::{bench, ci, demo, diagrams, fuzz, shell, tidy, tour};
 
 const HELP: &str = "\
 cargo xtask <command>
@@ -17,6 +17,7 @@ cargo xtask <command>
   fuzz [ARG…]      searches for inputs that break a decoder (`fuzz --help`)
   tidy             checks the rules of the source tree
   invariants       writes docs/invariants.md from ARCHITECTURE.md and the tests
+  diagrams         draws the pictures of docs/ from the texts beside them
   ci               formatting, lints, tidy, the embedded build, licences, a minute of fuzzing, test
 ";
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         "plugins" => ci::plugins(),
         "tidy" => shell::step("tidy", || tidy::run(shell::root())),
         "invariants" => shell::step("invariants", || tidy::write_invariants(shell::root())),
+        "diagrams" => shell::step("diagrams", || diagrams::draw(shell::root())),
         "ci" => ci::all(),
         "tour" => {
             ci::build().and_then(|()| shell::step("tour", || tour::run_readme(shell::root())))

@@ -44,6 +44,13 @@ const TOOLS: [Tool; 4] = [
     },
 ];
 
+/// What draws pictures. No other command needs it.
+const GRAPHVIZ: Tool = Tool {
+    program: "dot",
+    package: "graphviz",
+    reason: "draws the pictures of docs/",
+};
+
 /// Installs what is missing for building, testing and the demo.
 ///
 /// # Errors
@@ -58,6 +65,18 @@ pub fn machine() -> Result<()> {
         install(&missing)?;
     }
     Ok(())
+}
+
+/// Installs what is missing for drawing pictures.
+///
+/// # Errors
+///
+/// As [`machine`].
+pub fn diagrams() -> Result<()> {
+    if shell::is_installed(GRAPHVIZ.program) {
+        return Ok(());
+    }
+    install(&[&GRAPHVIZ])
 }
 
 fn install(missing: &[&Tool]) -> Result<()> {

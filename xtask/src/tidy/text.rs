@@ -1,7 +1,8 @@
-//! Rules for all text files: no paths of somebody's machine, no private registries, no dead links.
+//! Rules for all text files: no paths of somebody's machine, no private registries, no dead links, no stale pictures.
 
 use super::Violation;
 use super::tree::{File, Tree};
+use crate::diagrams;
 
 /// How the name of the one registry that Cargo.lock may name begins and ends.
 const CARGO_REGISTRY: [&str; 2] = ["registry+https://", "/crates.io-index"];
@@ -21,6 +22,7 @@ pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
     for file in &tree.files {
         home_paths(file, violations);
         registries(file, violations);
+        picture(file, tree, violations);
         if file.path.ends_with(".md") {
             links(file, tree, violations);
         }
@@ -106,6 +108,18 @@ fn registries(file: &File, violations: &mut Vec<Violation>) {
             format!("not from the public registry: {}", line.trim()),
             violations,
         );
+    }
+}
+
+/// Finds pictures that were not drawn from the text beside them.
+fn picture(file: &File, tree: &Tree, violations: &mut Vec<Violation>) {
+    let Some(stem) = file.path.strip_suffix(diagrams::SOURCE) else {
+        return;
+    };
+    let svg = tree.text(&format!("{stem}.svg"));
+    if !svg.is_some_and(|svg| diagrams::is_drawn_from(svg, &file.text)) {
+        let message = format!("{stem}.svg is not drawn from it: run `cargo xtask diagrams`");
+        add(file, 0, "diagram", message, violations);
     }
 }
 
@@ -225,6 +239,15 @@ mod tests {
             rules("web/package-lock.json", &resolved("mirror.example")),
             ["registry"]
         );
+    }
+
+    #[test]
+    fn a_picture_that_is_missing_or_of_another_text_is_found() {
+        assert_eq!(rules("docs/a.dot", "digraph {}"), ["diagram"]);
+        let mut violations = Vec::new();
+        let files = [("docs/a.dot", "digraph {}"), ("docs/a.svg", "<svg></svg>")];
+        check(&Tree::of(&files), &mut violations);
+        assert_eq!(violations.len(), 1, "{violations:?}");
     }
 
     #[test]
