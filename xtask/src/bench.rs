@@ -1,4 +1,4 @@
-//! The figures: builds what is measured as it would be shipped, and measures it.
+//! The figures: builds the programs for release and measures them.
 
 use std::process::{Command, Stdio};
 
@@ -24,7 +24,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         )
     })?;
     let programs = shell::target_dir().join("release");
-    // Not through `shell::step`, whose closing line would follow the table.
+    // `shell::step` would print its closing line below the table.
     eprintln!("==> bench");
     let status = Command::new(programs.join("lattice-bench"))
         .arg("--lattice")

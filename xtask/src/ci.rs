@@ -18,7 +18,7 @@ use crate::{fuzz, setup, shell, tidy, tour};
 pub fn setup() -> Result<()> {
     shell::step("setup", || {
         setup::machine()?;
-        // Not fatal: the step that builds plugins knows another compiler.
+        // An error is not fatal here: the step that builds plugins knows another compiler.
         setup::target(setup::PLUGIN_TARGET).unwrap_or_else(|error| eprintln!("    {error:#}"));
         Ok(())
     })
@@ -66,16 +66,16 @@ pub fn test(arguments: &[String]) -> Result<()> {
     shell::run(shell::cargo().args(["test", "--workspace"]).args(arguments))
 }
 
-/// Seeds that CI runs in the simulator, 500 with those below: some minutes on two processors. More, whenever there is
-/// time: `lattice sim swarm`.
+/// Seeds of the model programs that CI runs in the simulator. With [`COMPONENT_SEEDS`] they take some minutes on two
+/// processors.
 const SEEDS: &str = "0..440";
-/// Seeds that it runs with a real component whose calls do not commute.
+/// Seeds that CI runs with a real component whose calls do not commute.
 const COMPONENT_SEEDS: &str = "0..60";
 /// Histories of the small model of checkpoints and revocations.
 const MODEL_SEEDS: &str = "0..2000";
 
 fn swarm() -> Result<()> {
-    // A run depends on its seed and on what a store's plugin is called, so that is no path of this machine.
+    // A run depends on its seed and on the name of the plugin, so the name must not be a path of this machine.
     let plugins = shell::target_dir().join("plugins");
     let runs = [(SEEDS, "model"), (COMPONENT_SEEDS, "bank.wasm")];
     shell::step("sim", || {

@@ -1,7 +1,7 @@
 //! The pictures of the documents: each SVG in docs/ is drawn from a text beside it.
 //!
-//! Graphviz draws them, and its versions draw differently. So the text is what is reviewed, and the picture says by
-//! a digest which text it was drawn from: tidy compares digests, and needs no Graphviz.
+//! Graphviz draws the pictures, and each of its versions draws them differently. So people review the text, and a
+//! picture holds the digest of its text. Tidy compares digests and needs no Graphviz.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::{setup, shell};
 
-/// How the name of a text ends that a picture is drawn from.
+/// The end of the name of a picture's source.
 pub(crate) const SOURCE: &str = ".dot";
 
 /// Colours for light and dark surroundings. The ground is the picture's own, so that a page whose theme differs

@@ -1,7 +1,7 @@
-//! Fuzzing with libFuzzer, on the stable compiler: the workspace's own crates are compiled with counters of
-//! coverage, what they depend on is taken as it is.
+//! Fuzzing with libFuzzer, on the stable compiler. The workspace's own crates are compiled with counters of
+//! coverage, their dependencies without.
 //!
-//! Cargo lets a wrapper around the compiler see the workspace's crates alone; this program is that wrapper as
+//! Cargo can call a wrapper around the compiler for the workspace's crates alone. This program is that wrapper as
 //! well, and adds the flags.
 
 use std::ffi::OsString;
@@ -13,13 +13,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 
-/// This program, also after its file was removed.
+/// This program's file; the link works also after cargo has replaced the file.
 const OWN_EXE: &str = "/proc/self/exe";
 
-/// Set for the compiler's wrapper.
+/// The variable that tells this program to act as the compiler's wrapper.
 const WRAPPED: &str = "LATTICE_FUZZ_WRAPPER";
 
-/// What makes LLVM count edges and look at comparisons, as libFuzzer wants it.
+/// Compiler flags that make LLVM count edges and observe comparisons, which libFuzzer needs.
 const COVERAGE: [&str; 5] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -30,13 +30,12 @@ const COVERAGE: [&str; 5] = [
 
 /// How long all targets together are fuzzed unless the command says otherwise, in seconds.
 const SECONDS: u64 = 60;
-/// What the name of a corpus ends with.
+/// The end of a corpus's file name.
 const CORPUS_SUFFIX: &str = ".hex";
-/// The most inputs that a corpus keeps.
 const INPUTS_MAX: usize = 100;
 /// The largest input that is tried, in bytes.
 const INPUT_BYTES_MAX: u64 = 4096;
-/// The most that a target may have of memory, in MiB, and how long one input may take, in seconds.
+/// The most memory of a target in MiB, and the most time for one input in seconds.
 const MEMORY_MIB_MAX: u64 = 2048;
 const INPUT_SECONDS_MAX: u64 = 10;
 
@@ -55,7 +54,7 @@ pub fn wrapped() -> Option<std::io::Error> {
     let arguments: Vec<OsString> = arguments.collect();
     let mut command = Command::new(compiler);
     command.args(&arguments);
-    // A program that runs at compile time has nothing to report to.
+    // Coverage needs libFuzzer, which is not linked into programs that run at compile time.
     let at_compile_time = arguments
         .iter()
         .any(|argument| argument == "proc-macro" || argument == "build_script_build");
@@ -111,7 +110,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The targets, which are those that have a corpus.
+/// The targets: each has a corpus of its name.
 fn targets(corpus: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(corpus).context("the corpus")? {
@@ -134,7 +133,7 @@ fn unpack(corpus: &Path, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a corpus of the files of a directory, the shortest of them.
+/// Writes the shortest files of a directory to a corpus.
 fn pack(directory: &Path, corpus: &Path) -> Result<()> {
     let mut inputs = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -160,7 +159,7 @@ fn build() -> Result<PathBuf> {
     let directory = shell::target_dir().join("fuzz");
     shell::step("build the fuzzer", || {
         std::fs::create_dir_all(&directory)?;
-        // A build of the workspace puts another program in the place of this one.
+        // Building the workspace replaces the file of this program, so the wrapper is a copy.
         let wrapper = directory.join("wrapper");
         let own = match Path::new(OWN_EXE) {
             own if own.exists() => own.to_owned(),
@@ -174,7 +173,7 @@ fn build() -> Result<PathBuf> {
             .env(WRAPPED, "1")
             .args(["build", "--workspace", "--bin", "lattice-fuzz"]);
         shell::run(&mut cargo)?;
-        // The next ordinary build puts another program in its place.
+        // The next ordinary build replaces the fuzzer, so it is copied.
         let built = shell::target_dir().join("debug/lattice-fuzz");
         std::fs::copy(&built, directory.join("lattice-fuzz")).context("the fuzzer")?;
         Ok(())

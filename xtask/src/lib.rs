@@ -1,4 +1,4 @@
-//! What the workspace does to itself: builds plugins, checks its own rules, runs README's tour and the demo, measures.
+//! The workspace's own commands: builds plugins, checks rules of the tree, runs README's tour and the demo, measures.
 
 pub mod bench;
 pub mod ci;

@@ -1,6 +1,6 @@
 //! Cargo.lock as a list of packages.
 //!
-//! The file is written by cargo alone, one key a line, so that reading it needs no TOML parser.
+//! Only cargo writes the file, one key a line, so reading it needs no TOML parser.
 
 /// One package of a Cargo.lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! One node of the demo: a home of its own, a daemon that may run on it, and the command line to talk to it.
 //!
-//! Everything goes through the `lattice` binary, as it would for a user.
+//! All commands go through the `lattice` binary, as those of a user do.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -106,7 +106,7 @@ impl Node {
         let output = child.stdout.take().expect("standard output is piped");
         self.daemon = Some(child);
         let (sender, lines) = channel();
-        // It goes on reading, so that the daemon never writes into a closed pipe.
+        // The thread goes on reading, so that the daemon never writes into a closed pipe.
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 let _ = sender.send(line);
@@ -180,7 +180,7 @@ impl Node {
             .with_context(|| format!("cannot start lattice on {}", self.name))?;
         let pid = Pid::from_child(&child);
         let (ended, end) = channel::<()>();
-        // The child is waited for below and not before, so its id cannot belong to another process here.
+        // Nobody has waited for the child yet, so its id cannot belong to another process.
         let stdout = child.stdout.take().expect("standard output is piped");
         let stderr = child.stderr.take().expect("standard error is piped");
         thread::scope(|scope| {
@@ -254,7 +254,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut child) = self.daemon.take() {
-            // Failing means that it has ended by itself.
+            // The call fails when the daemon has ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }

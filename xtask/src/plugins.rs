@@ -1,8 +1,8 @@
 //! Builds the plugins of the tree: each a crate, compiled to a core module and turned into a component.
 //!
-//! One `cargo build` compiles them all; the components lie in `target/plugins/<name>.wasm`, those that are bundled
-//! and those that tests use side by side. A build is reproducible: the same sources and compiler give the
-//! same bytes, wherever the tree lies. That matters more than elsewhere, as a component's hash is its name.
+//! One `cargo build` compiles all of them. The components lie in `target/plugins/<name>.wasm`, bundled ones and those
+//! for tests side by side. A build is reproducible: the same sources and compiler give the same bytes, wherever the
+//! tree lies. It must be, because stores name a component by its hash.
 
 mod compiler;
 
@@ -18,7 +18,6 @@ use self::compiler::Compiler;
 use crate::setup::PLUGIN_TARGET;
 use crate::shell;
 
-/// The cargo profile that plugins are built with.
 const PROFILE: &str = "plugin";
 
 /// Where crates lie that become components: those bundled into the binary, and those for tests.
@@ -32,19 +31,19 @@ const CONTRACT_DIR: &str = "wit";
 /// comments. The runtime reads it.
 const WIT_SECTION: &str = "lattice:wit";
 
-/// What a plugin's allocator has before it grows the memory, in bytes: enough for an ordinary call. A memory
-/// that grew costs its host system calls, at the call and behind it.
+/// Bytes that a plugin's allocator has before it grows the memory, enough for an ordinary call. Growing the memory
+/// costs the host system calls, when it grows and when it is dropped.
 const INITIAL_HEAP_BYTES: u32 = 128 * 1024;
 
-/// What a component of this tree may import.
+/// The interfaces that a component of this tree may import.
 const IMPORT_PREFIX: &str = "lattice:store/";
 
 /// Which components to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// Those that are bundled into the binary.
+    /// Plugins that are bundled into the binary.
     Bundled,
-    /// Those, and the ones that tests and the demo use.
+    /// Bundled plugins, and components that tests and the demo use.
     All,
 }
 
@@ -198,7 +197,7 @@ fn finish(
         .with_context(|| format!("the component of {}", source.package))?;
     let path = components.join(format!("{}.wasm", source.name));
     if std::fs::read(&path).ok().as_deref() != Some(&component[..]) {
-        // Written aside and renamed: who reads the old file at this moment reads all of it.
+        // The file is written aside and renamed, so that a concurrent reader gets all of the old one.
         let aside = path.with_extension("wasm.new");
         std::fs::write(&aside, &component)
             .and_then(|()| std::fs::rename(&aside, &path))
@@ -260,7 +259,7 @@ fn push_u32(bytes: &mut Vec<u8>, mut value: u32) {
     bytes.push(value as u8);
 }
 
-/// Refuses what depends on where it was built.
+/// Refuses a component that contains a path of this machine: its hash would depend on the path.
 fn check_paths(component: &[u8], root: &Path) -> Result<()> {
     for dir in [root.to_path_buf(), cargo_home()?] {
         let name = dir.as_os_str().as_encoded_bytes();
@@ -275,7 +274,7 @@ fn check_paths(component: &[u8], root: &Path) -> Result<()> {
 }
 
 fn check_imports(component: &[u8]) -> Result<()> {
-    // Components and modules nest, and what lies within has imports of its own, which this one fills.
+    // A nested component or module has imports of its own, which the outer component fills.
     let mut depth = 0u32;
     for payload in Parser::new(0).parse_all(component) {
         match payload? {

@@ -1,6 +1,6 @@
-//! What a fresh machine needs before anything is built: programs from Debian, targets from rustup.
+//! Set-up of a fresh machine before anything is built: programs from Debian, targets from rustup.
 //!
-//! A machine that has everything is left alone, and nothing is asked for on the network.
+//! On a machine that has everything, nothing is changed and no network is used.
 
 use std::process::Command;
 
@@ -44,7 +44,7 @@ const TOOLS: [Tool; 4] = [
     },
 ];
 
-/// What draws pictures. No other command needs it.
+/// Draws the pictures of docs/. Only `cargo xtask diagrams` needs it.
 const GRAPHVIZ: Tool = Tool {
     program: "dot",
     package: "graphviz",
@@ -132,7 +132,7 @@ pub fn target(target: &str) -> Result<()> {
     .with_context(|| format!("cannot add the target {target}; try: rustup target add {target}"))
 }
 
-/// Asks the compiler rather than rustup, which a distribution's own compiler comes without.
+/// Asks the compiler and not rustup, because a distribution's own compiler comes without rustup.
 fn has_target(target: &str) -> Result<bool> {
     let libdir = shell::read(Command::new("rustc").current_dir(shell::root()).args([
         "--print",

@@ -228,7 +228,7 @@ impl<'a> Shell<'a> {
             .env_remove("XDG_RUNTIME_DIR")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A group of its own, so that background commands can be ended with it.
+            // A process group of its own, so that background commands can be ended with the shell.
             .process_group(0)
             .spawn()
             .context("cannot start bash")?;
@@ -264,7 +264,7 @@ impl<'a> Shell<'a> {
 
     fn check_foreground(&mut self, index: usize, step: &Step) -> Result<()> {
         let end = format!("-- end of tour command {index}:");
-        // Through eval, so that a command with a syntax error cannot swallow the lines after it.
+        // The command goes through eval, so that a command with a syntax error cannot swallow the lines after it.
         writeln!(
             self.input,
             "eval {} </dev/null\nprintf '\\n%s%d\\n' '{end}' $?",
@@ -324,7 +324,7 @@ impl<'a> Shell<'a> {
         )?;
         let deadline = Instant::now() + COMMAND_TIME_MAX;
         loop {
-            // It may not exist yet, and may have more lines than those that say that it is ready.
+            // The file may not exist yet, and may have more lines than those that say that the command is ready.
             let printed = fs::read_to_string(self.home.join(&name)).unwrap_or_default();
             let lines: Vec<&str> = printed.lines().collect();
             if (0..=lines.len()).any(|count| matches(&step.expected, &lines[..count])) {
@@ -349,7 +349,7 @@ impl Drop for Shell<'_> {
         let Some(group) = Pid::from_raw(group) else {
             return;
         };
-        // Failing means that nothing is left to end.
+        // The call fails when no process of the group is left.
         let _ = kill_process_group(group, Signal::TERM);
         let deadline = Instant::now() + SHUTDOWN_TIME_MAX;
         // The reader's channel closes when the last process that holds the shell's output is gone.

@@ -15,11 +15,10 @@ use crate::figure::{Durations, Figure, Sample, Target, Unit};
 use crate::node::{Node, Resident};
 use crate::settings::Settings;
 
-/// The store whose calls are measured.
 const QUIET: &str = "quiet";
 /// The store that is attacked with, and the component that it runs.
 const HOSTILE: &str = "hostile";
-/// How long a turn takes: several of the longest abuse fit in.
+/// How long a turn takes. Several runs of the longest abuse fit into it.
 const TURN: Duration = Duration::from_millis(500);
 /// How long an attack goes on before anything is measured.
 const LEAD: Duration = Duration::from_millis(50);
@@ -72,7 +71,6 @@ const ATTACKS: [Abuse; 6] = [
     },
 ];
 
-/// What one run came to.
 struct Run {
     undisturbed: Durations,
     attacked: [Attacked; ATTACKS.len()],
@@ -82,9 +80,9 @@ struct Run {
 #[derive(Default)]
 struct Attacked {
     durations: Durations,
-    /// How often the guest came to its end meanwhile.
+    /// How often the guest ended during these calls.
     abuse_count: u64,
-    /// How often that was for want of something on this node.
+    /// How often the guest ended because this node lacked a resource.
     fault_count: u64,
     /// The most memory that was resident at the end of a turn, in bytes.
     resident_bytes: u64,

@@ -23,7 +23,6 @@ const TURN: Duration = Duration::from_millis(200);
 /// Calls before anything is measured: they load code and fill caches.
 const WARM_UP: u64 = 200;
 
-/// What one run came to.
 #[derive(Default)]
 struct Run {
     ping: Load,
@@ -34,11 +33,11 @@ struct Run {
     call_many: Load,
 }
 
-/// What one configuration came to over its turns.
+/// The load of one configuration, summed over its turns.
 #[derive(Default)]
 struct Load {
     durations: Durations,
-    /// Operations that were done, where one duration stands for several.
+    /// Operations done. One duration may stand for several.
     count: u64,
     active: Duration,
     /// Processor time of the daemon.

@@ -26,22 +26,19 @@ pub(crate) struct Client {
 /// Something that a hostile component does when it is asked to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Abuse {
-    /// What it does, for people.
+    /// A description for the table.
     pub(crate) name: &'static str,
-    /// Its function.
     pub(crate) function: &'static str,
-    /// The arguments.
     pub(crate) arguments: &'static [&'static str],
-    /// Whether it is a query.
     pub(crate) is_query: bool,
-    /// How many clients ask for it at the same time.
+    /// How many clients ask for the abuse at the same time.
     pub(crate) clients: usize,
 }
 
 /// When a join reached its phases, from its beginning.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Joined {
-    /// Phases in order, with when each was first told of.
+    /// Phases in order, with the time at which the daemon first reported each.
     pub(crate) phases: Vec<(api::JoinPhase, Duration)>,
 }
 
@@ -254,7 +251,6 @@ impl Client {
     }
 }
 
-/// A watch of one key.
 pub(crate) struct Watch {
     events: Streaming<api::WatchEvent>,
     i: u64,

@@ -7,11 +7,9 @@ use serde_json::{Value, json};
 /// What the numbers of a figure count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
-    /// Seconds.
     Time,
-    /// Bytes.
     Bytes,
-    /// How many times one thing is another.
+    /// A ratio of two numbers.
     Times,
 }
 
@@ -43,18 +41,16 @@ pub(crate) enum Target {
     RatioAtMost(f64),
     /// At most so many times what it is undisturbed, which it may well be below.
     SlowdownAtMost(f64),
-    /// At most this number.
     AtMost(f64),
-    /// At least this number.
     AtLeast(f64),
-    /// Nothing: it is shown for comparison.
+    /// No target; the figure is shown for comparison.
     None,
 }
 
 /// One run of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sample {
-    /// Ours.
+    /// The value of this system.
     pub(crate) ours: f64,
     /// The raw limit, measured in the same run.
     pub(crate) raw: f64,
@@ -65,20 +61,19 @@ pub(crate) struct Sample {
 pub(crate) struct Figure {
     /// What was measured.
     pub(crate) name: String,
-    /// What the numbers count.
     pub(crate) unit: Unit,
-    /// What the raw limit is made of.
+    /// The work of the raw limit, in words.
     pub(crate) raw_is: &'static str,
-    /// What has to be reached.
+    /// The value that the figure has to reach.
     pub(crate) target: Target,
     /// The runs; not empty.
     pub(crate) runs: Vec<Sample>,
-    /// What else was seen, a line each.
+    /// Remarks below the table, a line each.
     pub(crate) notes: Vec<String>,
 }
 
 impl Figure {
-    /// Ours: the median over the runs.
+    /// The median of this system's values over the runs.
     pub(crate) fn ours(&self) -> f64 {
         median(self.runs.iter().map(|run| run.ours))
     }
@@ -162,17 +157,14 @@ pub(crate) fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
 pub(crate) struct Durations(Vec<Duration>);
 
 impl Durations {
-    /// Adds one.
     pub(crate) fn push(&mut self, duration: Duration) {
         self.0.push(duration);
     }
 
-    /// Adds all of another list.
     pub(crate) fn append(&mut self, mut other: Durations) {
         self.0.append(&mut other.0);
     }
 
-    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -189,7 +181,6 @@ impl Durations {
         sorted[rank - 1].as_secs_f64()
     }
 
-    /// The median, in seconds.
     pub(crate) fn p50(&self) -> f64 {
         self.percentile(50)
     }

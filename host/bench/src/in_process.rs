@@ -28,7 +28,6 @@ const BATCH: usize = 1000;
 /// Runs of one slice of a replay.
 const SLICE: u64 = 1000;
 
-/// What one run came to.
 struct Run {
     call: Sample,
     grouped: Sample,

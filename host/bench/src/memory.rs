@@ -9,9 +9,7 @@ use crate::figure::{Figure, Sample, Target, Unit};
 use crate::node::Node;
 use crate::settings::Settings;
 
-/// Stores of the daemon.
 const STORES: usize = 10;
-/// Calls in each of them.
 const CALLS: u64 = 100;
 /// How long the daemon rests before it is looked at: longer than caches and timers after a call.
 const REST: Duration = Duration::from_secs(5);

@@ -14,9 +14,9 @@ use crate::settings::Settings;
 
 /// How long a daemon may take until it answers.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long it may take to end when it is asked to.
+/// How long a daemon may take to end when it is asked to.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
-/// How often it is asked meanwhile: a small part of the shortest time that is measured so.
+/// The pause between two questions whether the daemon answers: a small part of the shortest time measured this way.
 const POLL: Duration = Duration::from_micros(500);
 
 /// A home, and the daemon that may run on it. Dropping it kills the daemon and removes the home.
@@ -55,7 +55,6 @@ impl Node {
         Ok(copy)
     }
 
-    /// The home.
     pub(crate) fn home(&self) -> PathBuf {
         self.directory.path().join("home")
     }
@@ -221,9 +220,8 @@ impl Node {
 /// Resident memory of a process, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resident {
-    /// All of it.
     pub(crate) all: u64,
-    /// What belongs to the process alone: not the pages of its program file.
+    /// Memory of the process alone, without the pages of its program file.
     pub(crate) anonymous: u64,
 }
 

@@ -75,13 +75,13 @@ impl RawFile {
     }
 }
 
-/// A socket that sends back what it gets, as far away as another process of this machine.
+/// A UDP socket that echoes datagrams. Its answers take as long as those of another process of this machine.
 pub(crate) struct Echo {
     near: UdpSocket,
 }
 
 impl Echo {
-    /// Starts it on a thread of its own, which ends with this process.
+    /// Starts an echo on a thread of its own, which ends with this process.
     ///
     /// # Errors
     /// When there are no sockets or threads.
@@ -149,16 +149,13 @@ pub(crate) fn fill(path: &Path, rows: u64, tail: u64, end: End) -> Result<()> {
     Ok(())
 }
 
-/// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// In order.
     Clean,
-    /// By SIGKILL.
     Killed,
 }
 
-/// How long a fresh process takes, from its spawn, to open a redb file and tell of one row.
+/// How long a fresh process takes, from its spawn, to open a redb file and print one row.
 ///
 /// # Errors
 /// When the child fails.
@@ -199,7 +196,7 @@ impl Drop for Process {
     }
 }
 
-/// What such a child does, if this process is one.
+/// Does the work of a child process, if this process is one.
 pub(crate) fn child() -> Option<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::figure::{Figure, Target};
 
-/// The table for people, with what was seen beside it below.
+/// The table for people, with remarks below it.
 pub(crate) fn table(figures: &[Figure]) -> String {
     let mut table = Table::new();
     table

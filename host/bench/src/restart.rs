@@ -10,9 +10,9 @@ use crate::raw::{self, End};
 use crate::settings::Settings;
 use crate::store::{STORE, filled};
 
-/// Calls right before a daemon is killed: what the state has not on disk yet, or part of it.
+/// Calls right before a daemon is killed, so that the state on disk lacks at least some of them.
 const TAIL: u64 = 500;
-/// Runs for each that is asked for: they are short, and the noise of a start is large.
+/// Runs for each run that the user asks for, because a start is short and its time varies much.
 const REPEAT: usize = 3;
 
 /// Measures starts.

@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-/// What a measurement is told.
+/// The options of a measurement.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The `lattice` binary.
     pub(crate) lattice: PathBuf,
     /// The directory with the built components.
     pub(crate) plugins: PathBuf,
@@ -39,7 +38,7 @@ impl Settings {
         .context("cannot make a directory")
     }
 
-    /// Says on standard error what is going on.
+    /// Prints a line of progress to standard error.
     pub(crate) fn say(&self, text: &str) {
         eprintln!("    {text}");
     }

@@ -6,7 +6,6 @@ use crate::client::Client;
 use crate::node::Node;
 use crate::settings::Settings;
 
-/// The store's name.
 pub(crate) const STORE: &str = "many";
 
 /// Makes a node with such a store, one call after the other, so that none share an intention. Its daemon runs.

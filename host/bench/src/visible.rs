@@ -12,9 +12,8 @@ use crate::settings::Settings;
 
 /// Puts of one run.
 const PUTS: u64 = 100;
-/// The time between two puts.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long one may take until it is seen.
+/// How long a put may take until the watch shows it.
 const SEEN_TIME_MAX: Duration = Duration::from_secs(10);
 
 const STORE: &str = "seen";

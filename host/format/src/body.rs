@@ -1,4 +1,4 @@
-//! The body of an intention: its transactions, and in a genesis what the store is.
+//! The body of an intention: its transactions, and in a genesis the components, limits and rules of the store.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -30,9 +30,9 @@ pub struct Transaction {
     pub told: Option<Digest>,
 }
 
-/// What the author's replica held when it signed, this intention not included, so that others can
-/// compare. Uncritical. (It cannot speak of the time after: the id of this intention, which the
-/// outcome root covers, depends on the body that holds the claim.)
+/// A digest of the author's replica when it signed, without this intention, so that others can
+/// compare. Uncritical. A claim cannot describe the state after this intention: the outcome root
+/// covers the intention's id, and the id depends on the body that holds the claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// How many intentions were applied.
@@ -50,7 +50,7 @@ pub struct Claim {
 pub struct ComponentRef {
     /// BLAKE3 of its bytes.
     pub id: ComponentId,
-    /// What people call it; says nothing about what it is.
+    /// A name for people; only the hash identifies the component.
     pub name: String,
 }
 
@@ -79,7 +79,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What a store has unless its genesis says otherwise.
+    /// The limits of a store whose genesis states no others.
     pub const DEFAULT: Limits = Limits {
         fuel: 2_000_000_000,
         memory_bytes: 64 * 1024 * 1024,
@@ -95,7 +95,7 @@ impl Default for Limits {
     }
 }
 
-/// What a genesis fixes for the whole life of its store.
+/// Components, parameters, limits and rules, fixed for the whole life of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Genesis {
     /// The governance component.
@@ -131,14 +131,14 @@ pub struct Body {
     pub transactions: Vec<Transaction>,
     /// Present in a genesis alone.
     pub genesis: Option<Genesis>,
-    /// What the author's replica held before.
+    /// The author's replica before this intention.
     pub claim: Option<Claim>,
 }
 
-/// A body that is not one. Such an intention is refused as malformed; the fold goes on.
+/// Why bytes are no body. An intention with such a body is refused as malformed when it runs; the fold goes on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Not the protobuf message.
+    /// The bytes are not the protobuf message.
     #[error("the body does not decode")]
     Undecodable,
     /// A field has another length than its type.
@@ -152,7 +152,7 @@ pub enum BodyError {
     /// A list or a text is empty or too long.
     #[error("{what}: {len} is not between {min} and {max}")]
     Length {
-        /// What is counted.
+        /// The list or text.
         what: &'static str,
         /// How many there are.
         len: usize,

@@ -9,7 +9,7 @@ use crate::order::{Position, Time};
 use crate::verify::VerifyError;
 use crate::wire;
 
-/// Which of a store's two key spaces and components an intention speaks to.
+/// One of the two key spaces of a store, each with a component of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Governance.
@@ -37,7 +37,7 @@ impl Lane {
     }
 }
 
-/// What a header says of its body.
+/// The part of a header that describes the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyRef {
     /// BLAKE3 of the body's bytes.
@@ -48,10 +48,10 @@ pub struct BodyRef {
     pub key: u32,
 }
 
-/// An uncritical remark: a reader that does not know its number passes over it.
+/// An uncritical remark: a reader that does not know its number ignores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hint {
-    /// What the hint is about; see the associated constants.
+    /// The kind of the hint; see the associated constants.
     pub number: u32,
     /// Its value, at most [`crate::limits::HINT_BYTES_MAX`] bytes.
     pub value: Vec<u8>,
@@ -77,9 +77,9 @@ pub struct Header {
     pub seq: Seq,
     /// The chain's previous intention; the genesis for a chain's first; `None` in a genesis.
     pub prev: Option<IntentionId>,
-    /// Other heads of what the author had applied: sorted, unique, at most 16, without `prev`.
+    /// Other heads of the entries that the author had applied: sorted, unique, at most 16, without `prev`.
     pub deps: Vec<IntentionId>,
-    /// Above the time of everything that the header names.
+    /// The time, above the times of all intentions that the header names.
     pub time: Time,
     /// An intention that admits the author; `None` in a genesis.
     pub grant: Option<IntentionId>,
@@ -91,7 +91,7 @@ pub struct Header {
     pub body: BodyRef,
     /// Bytes of all bodies of the chain so far, this one included.
     pub chain_bytes: u64,
-    /// What its author had seen of the parent store, if it says so.
+    /// The part of the parent store that the author had seen, if the author states it.
     pub parent_view: Option<IntentionId>,
     /// Uncritical remarks, by strictly ascending number.
     pub hints: Vec<Hint>,
@@ -149,7 +149,7 @@ impl Header {
         CallId(*hasher.finalize().as_bytes())
     }
 
-    /// Where an intention with this header and that id stands in the order.
+    /// The place in the order of an intention with this header and that id.
     pub fn position(&self, id: IntentionId) -> Position {
         Position {
             time: self.time,

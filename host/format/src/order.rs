@@ -1,8 +1,8 @@
 //! The canonical order: hybrid logical time, then id.
 //!
-//! A time exceeds those of everything that its intention names, so the order never contradicts
-//! causality (Kulkarni et al., "Logical Physical Clocks", 2014, for the clock). It is agreement,
-//! not fairness, and not truth about time.
+//! An intention's time exceeds the times of all intentions that it names, so the order never contradicts
+//! causality (Kulkarni et al., "Logical Physical Clocks", 2014, for the clock). All replicas agree on the
+//! order; it is not fair, and its times are claims.
 
 use crate::ids::IntentionId;
 
@@ -39,12 +39,12 @@ impl Time {
     }
 }
 
-/// Where an intention stands in the canonical order.
+/// The place of an intention in the canonical order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// Its time.
+    /// The intention's time.
     pub time: Time,
-    /// Its id, which settles equal times.
+    /// The intention's id, which orders equal times.
     pub id: IntentionId,
 }
 

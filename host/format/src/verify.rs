@@ -1,6 +1,6 @@
-//! Verification: what can be said of one intention alone.
+//! Verification: checks that need one intention alone.
 //!
-//! `verify` is the only way to a [`VerifiedHeader`], so whatever holds one needs no second check.
+//! `verify` is the only way to a [`VerifiedHeader`], so code that holds one needs no second check.
 //! Signatures follow ZIP-215 (Zcash Improvement Proposal 215), whose batch and single predicates
 //! agree on every input, torsion points included; with any other predicate two nodes could
 //! disagree about an entry for ever.
@@ -30,11 +30,11 @@ pub struct SignedHeader {
     pub signature: Signature,
 }
 
-/// Why one intention alone is not acceptable. Except for [`VerifyError::UnknownFormat`], its sender
-/// answers for it.
+/// Why one intention alone is not acceptable. Each error is a fault of the sender, except for
+/// [`VerifyError::UnknownFormat`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// No bytes at all.
+    /// There are no bytes.
     #[error("the header is empty")]
     Empty,
     /// A format byte of a newer version. The bytes are kept, floating, without blame.
@@ -51,7 +51,7 @@ pub enum VerifyError {
         /// The most bytes allowed.
         max: usize,
     },
-    /// Not the protobuf message.
+    /// The bytes are not the protobuf message.
     #[error("the header does not decode")]
     Undecodable,
     /// A field has another length than its type.
@@ -62,7 +62,7 @@ pub enum VerifyError {
         /// Its length in bytes.
         len: usize,
     },
-    /// No such lane.
+    /// There is no lane of that number.
     #[error("lane {lane} does not exist")]
     Lane {
         /// The number found.
@@ -90,7 +90,7 @@ pub enum VerifyError {
     /// `prev` is repeated in `deps`.
     #[error("deps repeat prev")]
     DepsRepeatPrev,
-    /// A genesis with a field that only later intentions have, or one of those without it.
+    /// A genesis has a field that only later intentions have, or a later intention lacks it.
     #[error("{field} does not fit {kind}")]
     Shape {
         /// The field.
@@ -182,8 +182,8 @@ impl VerifiedHeader {
         })))
     }
 
-    /// Reads back what this process has verified before and stored itself, without the signature
-    /// check.
+    /// Reads a header that this node has verified before and stored itself, without checking the
+    /// signature.
     ///
     /// # Errors
     /// When the bytes are no canonical header: the storage is damaged.
@@ -239,7 +239,7 @@ pub fn verify_batch(
             Ok(Inner { header, id, signed })
         })
         .collect();
-    // A batch of one takes longer than the one by itself.
+    // A batch of one takes longer than a single verification.
     let all_good = checked.len() > 1 && all_verify(&checked, seed);
     checked
         .into_iter()

@@ -53,7 +53,7 @@ pub(crate) fn sync(input: &[u8]) {
     }
 }
 
-/// Gives an input, and carries out what comes of it, within reason.
+/// Gives a session an input and carries out its effects, up to a bound.
 fn give(session: &mut Session, input: Input, now_ms: u64, store: &mut Store) {
     const EFFECTS_MAX: usize = 10_000;
     let mut inputs = vec![input];

@@ -136,7 +136,7 @@ pub(crate) fn inspect(input: &[u8]) {
     }
 }
 
-/// A component that is given the bound on depth: it stays valid.
+/// A component that the bound on depth is compiled into, and which must stay valid.
 pub(crate) fn depth(input: &[u8]) {
     if lattice_runtime::inspect(input).is_ok()
         && let Ok(bounded) = lattice_runtime::call_depth::bound(input)

@@ -1,7 +1,7 @@
 //! A number that members add to.
 //!
-//! It is one cell of the state that `add` changes without reading it: concurrent adds never conflict, and a
-//! late one runs nothing again.
+//! The number is one cell of the state. `add` changes the cell without reading it, so concurrent adds never
+//! conflict, and a late add makes no other call run again.
 
 use bindings::exports::lattice::counter::{commands, queries};
 use lattice_sdk::state;

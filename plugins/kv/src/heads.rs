@@ -1,4 +1,4 @@
-//! The heads of a key: what was written to it by authors that had not seen one another.
+//! The heads of a key: values that authors wrote without having seen one another's.
 //!
 //! ```text
 //! w <key>                          the winner: the head that is last in the order
@@ -100,7 +100,7 @@ fn settle(key: &str, previous: Cell, entry: &Entry) -> bool {
         state::put(&older_key(key, &older), &older.encode());
         left += 1;
     }
-    // Each write adds one head at most, so dropping one keeps the bound. The winner is the one more.
+    // Each write adds one head at most, so dropping one keeps the bound. The winner comes on top of the bound.
     if left >= HEADS_MAX
         && let Some(oldest) = oldest
     {
@@ -109,7 +109,7 @@ fn settle(key: &str, previous: Cell, entry: &Entry) -> bool {
     left > 0
 }
 
-/// Whether the author had seen `head`. What an earlier change of the same call wrote counts as seen.
+/// Whether the author had seen `head`. A head that an earlier change of the same call wrote counts as seen.
 fn seen(head: &Cell, entry: &Entry) -> bool {
     head.id == entry.id[..] || context::observed(&head.id.to_vec())
 }

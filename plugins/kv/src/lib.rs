@@ -1,4 +1,4 @@
-//! Keys and values, with the values that were written apart kept until somebody has seen them.
+//! Keys and values. Values that were written concurrently are kept side by side until a later put has seen them.
 //!
 //! - [`cell`] is one head of a key: a value or a deletion, and who wrote it where.
 //! - [`heads`] keeps the heads of a key in the state, and puts a new one in the place of those it saw.

@@ -6,7 +6,7 @@ use lattice_plugin_kv::bindings::exports::lattice::kv::queries::Guest as _;
 use lattice_plugin_kv::heads::{HEADS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use lattice_sdk::{Hash, state, testing};
 
-/// Puts without having seen anything but `sees`; gives the id of the call.
+/// Puts a value as an author that has seen the calls `sees` alone, and returns the id of the call.
 fn put_seeing(sees: &[Hash], key: &str, value: &str) -> Hash {
     let call = testing::call("a").sees(sees);
     let id = call.id();

@@ -1,7 +1,7 @@
 //! Records in the order of history.
 //!
-//! The key of a record is the place of its call, so appends touch nothing in common and never conflict; a
-//! late one runs nothing again but the queries that look there.
+//! The key of a record is the place of its call, so two appends touch no common cell and never conflict. A
+//! late append makes only those queries run again that read its place.
 
 use bindings::exports::lattice::log::commands;
 use bindings::exports::lattice::log::queries::{self, Item, Page};
@@ -19,7 +19,7 @@ pub struct Log;
 pub const RECORD_BYTES_MAX: usize = 255 * 1_024;
 /// Bytes of data at which a page ends.
 const PAGE_BYTES_MAX: usize = 1_024 * 1_024;
-/// Every key is this tag and the id of the record; every value the author's key and the data.
+/// The tag of a record. A key is the tag and the id of the record, a value the author's key and the data.
 const RECORD: u8 = b'r';
 const ID_BYTES: usize = 40;
 const AUTHOR_BYTES: usize = 32;
@@ -44,13 +44,13 @@ impl commands::Guest for Log {
 impl queries::Guest for Log {
     fn read(after: Option<Vec<u8>>, limit: u32) -> Page {
         let mut range = Range::prefix(&[RECORD]);
-        // What is longer than an id sorts behind it, and could not be a key.
+        // A longer text sorts behind every id that it begins with, and cannot be a key.
         if let Some(after) = after {
             range = range.after(&row_key(&after[..after.len().min(ID_BYTES)]));
         }
         let mut items: Vec<Item> = Vec::new();
         let mut bytes = 0;
-        // One more than asked for tells whether there is a next page.
+        // One row more than asked for tells whether there is a next page.
         for (key, row) in state::scan(range.limit(limit.saturating_add(1))) {
             bytes += row.len();
             if items.len() >= limit as usize || (bytes > PAGE_BYTES_MAX && !items.is_empty()) {

@@ -1,7 +1,7 @@
 //! The changes that members make.
 //!
-//! `authorize` has let the author through before any of these runs. What is checked here as well is what it
-//! cannot see: the arguments, ranks, and that an earlier call of the same transaction did not end the author's
+//! `authorize` has allowed the author before one of these runs. The commands check what `authorize` cannot
+//! see: the arguments, ranks, and that no earlier call of the same transaction ended the author's
 //! rights.
 
 use lattice_sdk::{Entry, context};
@@ -20,7 +20,7 @@ impl Guest for System {
         if uses == 0 {
             return Err(Error::NoUses);
         }
-        // A cancelled invite keeps its key taken too: its private half may be in anybody's hands.
+        // The key of a cancelled invite stays taken, because anybody may have its private half.
         if Invite::load(&key).is_some() {
             return Err(Error::InviteExists(key.to_vec()));
         }
@@ -97,7 +97,7 @@ impl Guest for System {
 
     fn revoke(member: Vec<u8>, kept: Vec<Vec<u8>>) -> Result<(), Error> {
         let author = Author::current()?;
-        // Also one that is revoked already: an accomplice might have done so first, and kept everything.
+        // A revoked member can be revoked again: an accomplice might have revoked it first and kept all its entries.
         let (key, member) = author.below(&member)?;
         cut::record(&key, &author.entry, &kept)?;
         Member {
@@ -178,7 +178,7 @@ impl Guest for System {
     }
 }
 
-/// Who makes the call, and where it stands.
+/// The member that makes the call, and the entry of the call.
 struct Author {
     entry: Entry,
     key: PublicKey,

@@ -1,6 +1,6 @@
-//! A revocation, as the host is told of it: the revoking call, and the intentions that it keeps.
+//! A revocation in the form that the host gets: the revoking call, and the intentions that it keeps.
 //!
-//! Its row stays when the member is admitted again: what the member wrote before is as void as it was. The
+//! The row of a revocation stays when the member is admitted again, so the member's older entries stay void. The
 //! row is the call's id followed by the kept ids.
 
 use lattice_sdk::Entry;

@@ -2,8 +2,8 @@
 //!
 //! Parameters: `name`; `quota-bytes`, a decimal number; and for a store with a parent `member`, once for each of
 //! the parent's members, in the order of their ranks, as `<key in hexadecimal digits>:<role>:<name>`. Without
-//! members the author is the founder, an admin. With them the author is what the list says it is: creating
-//! a child promotes nobody.
+//! members the author is the founder, an admin. With members the author has the role that the list gives it, so
+//! creating a child promotes nobody.
 
 use lattice_sdk::context;
 

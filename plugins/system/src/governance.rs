@@ -11,7 +11,7 @@ const COMMANDS: &str = "lattice:system/commands";
 
 impl Guest for System {
     fn authorize(author: Vec<u8>, lane: Lane, interface: String, function: String) -> bool {
-        // The member's row and no other is read, so that only changes to it bring late entries back.
+        // Only the member's row is read, so that only a change of this row makes entries run again.
         let member = PublicKey::lookup(&author).and_then(|author| Member::load(&author));
         member.is_some_and(|member| {
             member.is_active() && allows(member.role, lane, &interface, &function)
@@ -44,7 +44,7 @@ impl Guest for System {
     }
 
     fn checkpoint() -> Option<FinalPoint> {
-        // There is no command that would make one.
+        // No command makes a checkpoint.
         None
     }
 }
@@ -53,7 +53,7 @@ fn allows(role: Role, lane: Lane, interface: &str, function: &str) -> bool {
     match (role, lane) {
         (Role::Admin, _) | (Role::Writer, Lane::App) => true,
         (Role::Reader, Lane::App) => false,
-        // Anyone's node may carry a claim, and anyone may leave.
+        // Every member's node may append a claim, and every member may leave.
         (Role::Writer, Lane::System) => {
             interface == COMMANDS && matches!(function, "claim" | "resign" | "set-member-name")
         }

@@ -1,14 +1,14 @@
 //! Who may do what in a store: members with ranks and roles, invites, revocations, children, names.
 //!
 //! - [`key`] decides which public keys are fit for members and invites, and checks claims.
-//! - [`member`], [`invite`], [`cut`] are rows of the state, with what decides about them.
+//! - [`member`], [`invite`], [`cut`] are rows of the state, with the rules for them.
 //! - [`genesis`] makes the first members out of the store's parameters.
-//! - [`commands`], [`queries`] and [`governance`] are the exports; the last one is what the host asks.
+//! - [`commands`], [`queries`] and [`governance`] are the exports; the host asks `governance`.
 //!
-//! Two rules carry the rest. Whatever takes rights away works downwards in rank alone, so that the question
-//! which of two revocations counts always has an answer: the higher one's is decided without the lower one. And
-//! a rank is fixed by the place of the member's first admission, for good; an admission depends only on entries
-//! before it, so only on members of higher rank.
+//! The other rules depend on two. First, a member can take rights only from members of lower rank. Of two concurrent
+//! revocations, the one by the higher rank is then decided without the other, so all replicas agree which counts.
+//! Second, the place of a member's first admission fixes its rank for good. An admission depends only on entries
+//! before it, and so only on members of higher rank.
 //!
 //! ```text
 //! m <device key>                      member        read by `authorize`, and nothing else is

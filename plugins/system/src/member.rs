@@ -18,9 +18,9 @@ const VERSION: u8 = 1;
 
 /// The place of a member's first admission; smaller ones rank higher. It never changes.
 ///
-/// It comes out of the admitting entry alone, not out of a counter: admissions would all depend on one another
-/// by it. Entries of the very same time are told apart by the ids of their calls, which is as good as
-/// any way, since neither of two members admitted at one time wrote before it.
+/// The rank is made from the admitting entry alone. With a counter, each admission would depend on all earlier ones.
+/// Admissions of the very same time are ranked by the ids of their calls. Any order of these two would do, because
+/// neither of the two members wrote anything before that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     wall_ms: u64,

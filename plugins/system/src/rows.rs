@@ -96,7 +96,7 @@ pub fn salt() -> Vec<u8> {
     state::get(SALT).unwrap_or_else(|| vec![0; HASH_BYTES])
 }
 
-/// Changes the salt to something that no other entry makes it: the id of the call. Written blindly, so that
+/// Changes the salt to the id of the call, which no other entry has. The salt is written without being read, so that
 /// revocations do not depend on one another; the last one in the order decides.
 pub fn renew_salt(call: &[u8]) {
     state::put(SALT, call);

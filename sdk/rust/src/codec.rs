@@ -1,7 +1,7 @@
 //! Bytes for keys and values: fields of fixed size one after another, numbers big-endian.
 //!
-//! Big-endian numbers sort as bytes the way they sort as numbers, so that what [`Writer`] makes serves for
-//! keys. It is a tool, not a format: a plugin is free to encode its rows as it likes.
+//! Big-endian numbers sort as bytes the way they sort as numbers, so the bytes of a [`Writer`] can be
+//! keys. A plugin need not use this module; it may encode its rows as it likes.
 
 use crate::{Entry, Timestamp};
 
@@ -50,7 +50,7 @@ impl Writer {
         self.u64(time.wall_ms).u32(time.counter)
     }
 
-    /// Appends where a call stands, 40 bytes: rows with such keys are in the order of history, and no two calls
+    /// Appends the place of a call, 40 bytes: rows with such keys are in the order of history, and no two calls
     /// share one, so that they never conflict.
     ///
     /// Calls sort by time, then by author, then by index. The order of history sorts entries of the very same

@@ -1,4 +1,4 @@
-//! What a call may know about where it stands: its entry, what its author had seen, its store.
+//! The context of a call: its entry, the calls that its author had seen, its store.
 
 #[cfg(target_arch = "wasm32")]
 use crate::bindings::lattice::store::context as host;

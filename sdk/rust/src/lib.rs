@@ -42,7 +42,7 @@ pub mod state;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
-/// What `wit-bindgen` makes of `lattice:store`; plugins' generated code refers to it.
+/// Bindings that `wit-bindgen` generates from `lattice:store`. Generated code of plugins refers to them.
 #[doc(hidden)]
 #[allow(
     missing_docs,
@@ -62,8 +62,8 @@ pub mod bindings {
     });
 }
 
-/// Unlike the same allocator in the standard library, this version begins with what the linker left free
-/// in the initial memory: a short call, in an instance of its own, need not grow its memory.
+/// Unlike the same allocator in the standard library, this version begins with the free part of the initial
+/// memory. So a short call, whose instance is fresh, need not grow the memory.
 #[cfg(all(feature = "allocator", target_arch = "wasm32"))]
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;

@@ -116,7 +116,7 @@ impl Range {
         }
     }
 
-    /// Leaves out what comes before `key`.
+    /// Leaves out the keys before `key`.
     pub fn starting_at(mut self, key: &[u8]) -> Self {
         if key > self.start.as_slice() {
             self.start = key.to_vec();
@@ -124,7 +124,7 @@ impl Range {
         self
     }
 
-    /// Leaves out `key` and what comes before it.
+    /// Leaves out `key` and the keys before it.
     pub fn after(mut self, key: &[u8]) -> Self {
         match successor(key) {
             Some(next) => self.starting_at(&next),
@@ -135,7 +135,7 @@ impl Range {
         }
     }
 
-    /// Leaves out `key` and what comes after it.
+    /// Leaves out `key` and the keys after it.
     pub fn before(mut self, key: &[u8]) -> Self {
         if self.end.as_deref().is_none_or(|end| key < end) {
             self.end = Some(key.to_vec());
@@ -155,8 +155,8 @@ impl Range {
         self
     }
 
-    /// Asks for at most `rows` rows at once; 256 where this is not called. For a walk that will end early, but not
-    /// after a number of rows that is known: what was asked for counts as read.
+    /// Asks the host for at most `rows` rows at once, instead of 256. Use it for a walk that ends early after an
+    /// unknown number of rows, because all rows asked for count as read.
     pub fn page_rows(mut self, rows: u32) -> Self {
         self.page_rows = rows.clamp(1, PAGE_ROWS);
         self

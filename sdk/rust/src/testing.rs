@@ -1,8 +1,8 @@
-//! A store in memory for the tests of plugins, with the rules of the real one: sizes, what a query may do,
-//! and that a call which fails leaves nothing behind.
+//! A store in memory for the tests of plugins. It has the rules of the real store: sizes, what a query may do,
+//! and that a call which fails leaves no writes behind.
 //!
-//! Each thread has a store of its own, so that tests run side by side. Where the host would trap, this
-//! panics.
+//! Each thread has a store of its own, so that tests run side by side. The store panics where the host would
+//! trap.
 //!
 //! ```
 //! use lattice_sdk::{state, testing};
@@ -121,8 +121,8 @@ pub fn calls() -> Vec<Hash> {
     with(|world| world.calls.clone())
 }
 
-/// What the last call or query read from the state, in order: keys, and where ranges began. Shows what a call
-/// depends on, and so which late writes run it again.
+/// What the last call or query read from the state, in order: keys, and the starts of ranges. A late write to
+/// any of them makes the call run again.
 pub fn reads() -> Vec<Vec<u8>> {
     with(|world| world.reads.clone())
 }
@@ -159,7 +159,7 @@ impl Call {
         self
     }
 
-    /// Sets what the author had seen: these calls and no others.
+    /// Sets which calls the author had seen: these and no others.
     pub fn sees(mut self, calls: &[Hash]) -> Self {
         self.sees = Some(calls.to_vec());
         self
@@ -207,7 +207,7 @@ impl Call {
     }
 }
 
-/// Puts the contents back when dropped, unless they are kept; ends what runs either way.
+/// When dropped, ends the running call and restores the contents from before it, unless they are kept.
 struct Guard(Option<Contents>);
 
 impl Guard {

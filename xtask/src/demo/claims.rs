@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-/// What should hold, and whether it did.
+/// Claims that the demo makes, counted by whether they held.
 #[derive(Default)]
 pub(super) struct Claims {
     held: usize,
@@ -21,7 +21,6 @@ impl Claims {
         }
     }
 
-    /// Says whether all held.
     pub(super) fn verdict(self) -> Result<()> {
         println!("{} claims held, {} did not", self.held, self.broken.len());
         ensure!(self.broken.is_empty(), "broken: {}", self.broken.join("; "));

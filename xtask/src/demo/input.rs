@@ -1,4 +1,4 @@
-//! Real input for the demo: the packages of Cargo.lock and the repository's commit log, in at A and out at B.
+//! Real input for the demo: the packages of Cargo.lock and the repository's commit log, written on A and read on B.
 
 use std::path::Path;
 use std::process::Command;

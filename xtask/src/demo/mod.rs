@@ -1,8 +1,8 @@
 //! The demo: two nodes that stay equal through late joining, separation and crashes, shown and checked.
 //!
 //! Node A installs a component that is not bundled and makes a store of it. Node B has never seen the component: it
-//! joins by token and receives it by hash. B is killed while it writes, both write while apart, B comes back, and
-//! histories, outcomes and roots are compared. At last real input goes in at A and is read back at B: every
+//! joins by token and receives the component by hash. B is killed while it writes, both write while apart, B comes back,
+//! and the demo compares histories, outcomes and roots. Then it writes real input on A and reads it on B: every
 //! package of Cargo.lock, and the repository's commit log.
 
 mod claims;
@@ -26,7 +26,7 @@ const CALLS_APART: u32 = 20;
 
 /// How many calls of the killed node must have been acknowledged before it is killed.
 const CALLS_BEFORE_KILL: u32 = 10;
-/// How long those may take.
+/// How long the calls before the kill may take.
 const CALLS_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The store of the component that is not bundled.
@@ -113,10 +113,10 @@ fn crash_and_part(a: &Node, b: &mut Node, claims: &mut Claims) -> Result<()> {
     println!("   B was killed after {acknowledged} acknowledged calls");
     for _ in 0..CALLS_APART {
         a.text(&["call", BANK, "deposit", "ada", "5"])?;
-        // Without a daemon the command opens the home itself: B works on, alone.
+        // Without a daemon the command opens the home itself, so B can work alone.
         b.text(&["call", BANK, "deposit", "bob", "2"])?;
     }
-    // Each is within what its side knows. Together they overdraw, so the later one must give way.
+    // Each withdrawal is within the balance that its side knows. Together they overdraw, so the later one is refused.
     a.text(&["call", BANK, "withdraw", "bob", "25"])?;
     b.text(&["call", BANK, "withdraw", "bob", "60"])?;
     let (root_a, root_b) = (status(a, BANK)?.state_root, status(b, BANK)?.state_root);
@@ -151,7 +151,7 @@ fn crash_and_part(a: &Node, b: &mut Node, claims: &mut Claims) -> Result<()> {
         String::new,
     );
 
-    // What B was told before it was killed must be there.
+    // Calls that B acknowledged before it was killed must be there.
     let total = a.text(&["query", BANK, "balance", "carol"])?;
     let kept = total
         .trim_start_matches("some(")
@@ -159,7 +159,7 @@ fn crash_and_part(a: &Node, b: &mut Node, claims: &mut Claims) -> Result<()> {
         .parse::<u32>();
     let kept = kept.with_context(|| format!("carol has {total}"))?;
     println!("   carol has {kept}, of {acknowledged} acknowledged deposits of 1");
-    // The call in flight when the signal came may or may not have reached the disk.
+    // The call that ran when the signal came may or may not have reached the disk.
     claims.hold(
         "nothing acknowledged is lost",
         kept == acknowledged || kept == acknowledged + 1,
@@ -172,7 +172,7 @@ fn crash_and_part(a: &Node, b: &mut Node, claims: &mut Claims) -> Result<()> {
 fn write_until_killed(b: &mut Node) -> Result<u32> {
     b.text(&["call", BANK, "open", "carol"])?;
     let (acknowledged, is_killed) = (AtomicU32::new(0), AtomicBool::new(false));
-    // The writer borrows nothing of the node that is killed.
+    // The writer has a caller of its own, because killing the node borrows the node.
     let caller = b.caller();
     thread::scope(|scope| {
         let writer = scope.spawn(|| -> Result<()> {
@@ -199,7 +199,7 @@ fn write_until_killed(b: &mut Node) -> Result<u32> {
             );
             thread::sleep(Duration::from_millis(1));
         }
-        // First the mark, so that a failure by the kill is never taken for one before it. A call that starts in
+        // The mark comes first, so that a failure by the kill is never taken for an earlier one. A call that starts in
         // between finds no daemon, opens the home, and is acknowledged like any other.
         is_killed.store(true, Ordering::SeqCst);
         b.kill9()?;

@@ -1,4 +1,4 @@
-//! What the demo reads of a node through `lattice --json`, and the comparison of two nodes.
+//! Status and history of a node, read through `lattice --json`, and the comparison of two nodes.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::node::Node;
 /// How long two nodes may take to become equal.
 const EQUAL_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// What a node says of a store: how much it has applied, and what came of it.
+/// A node's status of a store: how many entries it has applied, and the roots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) applied_count: String,
@@ -110,7 +110,6 @@ pub(super) fn compare_views(a: &Node, b: &Node, store: &str, claims: &mut Claims
     Ok(())
 }
 
-/// Prints the last entries of a history.
 pub(super) fn print_history_end(history: &[Value]) {
     const SHOWN: usize = 6;
     let skipped = history.len().saturating_sub(SHOWN);
@@ -143,7 +142,7 @@ pub(super) fn plugin_hash(node: &Node, name: &str) -> Result<Option<String>> {
         .map(str::to_owned))
 }
 
-/// Returns what a JSON value of the type `list<u8>` holds.
+/// Returns the bytes of a JSON value of the type `list<u8>`.
 pub(super) fn decoded_bytes(value: &Value) -> Result<Vec<u8>> {
     let text = value
         .as_str()
@@ -153,7 +152,7 @@ pub(super) fn decoded_bytes(value: &Value) -> Result<Vec<u8>> {
         .map_err(|error| anyhow!("bytes that are no base64: {text}: {error}"))
 }
 
-/// Returns the text that a JSON value of the type `list<u8>` holds.
+/// Returns the bytes of a JSON value of the type `list<u8>` as text.
 pub(super) fn decoded_text(value: &Value) -> Result<String> {
     String::from_utf8(decoded_bytes(value)?).context("bytes that are no UTF-8")
 }

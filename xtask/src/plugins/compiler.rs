@@ -1,7 +1,7 @@
-//! What compiles plugins: the toolchain of the workspace, or Debian's where that one lacks the target.
+//! The compiler of plugins: the workspace's toolchain, or Debian's when the former lacks the target.
 //!
-//! A toolchain gets a target's standard library from rustup, which needs its download server. Where that is out
-//! of reach, Debian mirrors often are not: its package `rustc-web` is a current compiler, `rust-web-src` the
+//! A toolchain gets a target's standard library from rustup, which needs its download server. Where that server is out
+//! of reach, Debian mirrors often can be reached: its package `rustc-web` is a current compiler, `rust-web-src` the
 //! source of its standard library, which is then compiled along (`-Zbuild-std`).
 
 use std::path::{Path, PathBuf};
@@ -22,9 +22,9 @@ const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
 pub(super) enum Compiler {
     /// The workspace's toolchain, which has the target.
     Own,
-    /// Debian's, with this linker for WebAssembly.
+    /// Debian's compiler.
     Debian {
-        /// A `rust-lld` or `wasm-ld`.
+        /// A `rust-lld` or `wasm-ld` for WebAssembly.
         linker: PathBuf,
     },
 }
@@ -60,12 +60,12 @@ impl Compiler {
         Ok(Self::Debian { linker: linker()? })
     }
 
-    /// Adds to a `cargo build` what makes it use this compiler.
+    /// Makes a `cargo build` use this compiler.
     pub(super) fn apply(&self, cargo: &mut Command) {
         match self {
-            // A setting of the environment would be another compiler, so other bytes.
+            // A compiler set in the environment would make other bytes.
             Self::Own => cargo.env_remove("RUSTC"),
-            // Only a compiler that takes itself for a nightly one builds the standard library along.
+            // Only a nightly compiler, or one that is told to act as one, builds the standard library along.
             Self::Debian { .. } => cargo
                 .env("RUSTC", DEBIAN_RUSTC)
                 .env("RUSTC_BOOTSTRAP", "1")
@@ -113,7 +113,7 @@ fn install() -> Result<()> {
     .with_context(|| format!("cannot install Debian packages; try as root: {by_hand}"))
 }
 
-/// A linker for WebAssembly: that of the workspace's toolchain, which comes with every target, or one on the path.
+/// A linker for WebAssembly: the one of the workspace's toolchain, which every target brings along, or one on the path.
 fn linker() -> Result<PathBuf> {
     let sysroot = shell::read(
         Command::new("rustc")

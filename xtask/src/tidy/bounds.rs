@@ -1,8 +1,8 @@
 //! The rule that every bound of the host has a test at it, with the list of those that have none yet.
 //!
-//! What counts is that a test of the same crate names the bound: then its value can change, and the test still
-//! stands at it. Whether the test is any good is for people to judge. The list only shrinks: who bounds
-//! something new writes its test as well, and a bound that has got one is taken off.
+//! A test of the same crate must name the bound, so that the test still stands at the bound when its value
+//! changes. Whether the test is good is for people to judge. The list only shrinks: a new bound comes with its
+//! test, and a bound that has a test now is taken off.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::source::Examined;
 /// Bounds without a test, by the file that holds them.
 const UNTESTED: &[(&str, &[&str])] = &[(
     "host/daemon/src/limits.rs",
-    // What a cache of redb holds cannot be seen.
+    // No test can see how much a cache of redb holds.
     &["RECORDS_CACHE_BYTES"],
 )];
 
@@ -76,15 +76,14 @@ fn check_against(
 /// The directory of the crate of the host that a file is in.
 fn crate_of(path: &str) -> Option<&str> {
     let name = path.strip_prefix("host/")?.split('/').next()?;
-    // What bounds a simulated world bounds no host.
+    // Bounds of the simulator bound no host.
     if name == "sim" {
         return None;
     }
     path.get(..="host".len() + name.len())
 }
 
-/// The public constants of a file. How long something takes at most is not among them: nobody can make this
-/// host hold more by it.
+/// The public constants of a file, durations left out: a peer cannot make this host hold more by taking longer.
 fn bounds<'a>(file: &'a Examined<'_>) -> Vec<Bound<'a>> {
     let tokens = &file.source.tokens;
     let declared = tokens.windows(4).filter_map(|tokens| {
@@ -104,7 +103,7 @@ fn bounds<'a>(file: &'a Examined<'_>) -> Vec<Bound<'a>> {
         .collect()
 }
 
-/// What the tests of a crate name.
+/// All names in the tests of a crate.
 fn names_in_tests<'a>(examined: &'a [Examined<'_>], home: &str) -> BTreeSet<&'a str> {
     let files = examined
         .iter()
@@ -146,7 +145,7 @@ mod tests {
     /// Holds: invariant 10.
     #[test]
     fn a_bound_without_a_test_is_found() {
-        // Production code, another crate's test, and a comment are no test of it.
+        // Production code, another crate's test and a comment do not test a bound.
         let none = [
             ("host/a/src/lib.rs", "//! a\nfn f() -> u64 { MORE }\n"),
             ("host/b/tests/b.rs", "//! b\nfn f() -> u64 { MORE }\n"),

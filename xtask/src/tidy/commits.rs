@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use super::Violation;
 use crate::shell;
 
-/// The most characters of a subject.
 const SUBJECT_CHARS_MAX: usize = 72;
 
 /// How many commits before the newest one are looked at.
@@ -17,7 +16,6 @@ const COMMITS_MAX: &str = "50";
 /// When the rule began, in seconds since 1970. Older commits cannot be changed any more.
 const SINCE: u64 = 1_796_022_000;
 
-/// A commit, as far as the rule is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Commit {
     id: String,

@@ -1,7 +1,7 @@
-//! The rule that the kernel's folders import downwards only, with the list of imports that do not yet.
+//! The rule that the kernel's folders import downwards only, with the list of imports that still break it.
 //!
-//! What counts is where the imported item is defined: a name that lib.rs re-exports belongs to the folder that it
-//! comes from. Files of one folder may import each other in a circle.
+//! An item belongs to the folder that defines it, also when lib.rs re-exports its name. Files of one folder may
+//! import each other in a circle.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,6 @@ use super::Violation;
 use super::lex::{Source, Token};
 use super::source::Examined;
 
-/// The directory whose folders have an order.
 const KERNEL: &str = "host/kernel/src/";
 
 /// The folders, and the files beside them, from the highest layer to the lowest. An item may use what lies in its
@@ -24,7 +23,7 @@ const LAYERS: [&[&str]; 7] = [
     &["limits", "outcome", "mutant"],
 ];
 
-/// What only tests and the simulator use, which may import everything.
+/// The folder that only tests and the simulator use. It may import everything.
 const TESTING: &str = "testing";
 
 /// Imports against the order that are still there: who imports, what, and what would end it. The list only
@@ -48,7 +47,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("store", "testing"),
 ];
 
-/// The page that shows the order.
 const PAGE: &str = "ARCHITECTURE.md";
 
 /// Checks the kernel's folders, and that the page shows their order.
@@ -186,7 +184,7 @@ fn imports(source: &Source, depth: usize) -> Vec<(usize, &str)> {
     found
 }
 
-/// How often a path that begins here goes up.
+/// The number of `super::` that a path begins with.
 fn supers(tokens: &[Token]) -> usize {
     let steps = tokens.chunks(2);
     steps

@@ -1,6 +1,6 @@
-//! The page of invariants: each sentence of ARCHITECTURE.md with the tests that say that they hold it.
+//! The page of invariants: each sentence of ARCHITECTURE.md with the tests that hold it.
 //!
-//! A test says so in its doc comment: `Holds: invariant 5.` or `Holds: invariants 5, 6.` The page is written from
+//! A test names its invariants in its doc comment: `Holds: invariant 5.` or `Holds: invariants 5, 6.` The page is written from
 //! the tree by `cargo xtask invariants`; tidy fails when it differs, and when an invariant has no test.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +14,11 @@ use super::lex::{Source, Token};
 use super::source::{Examined, examine};
 use super::tree::Tree;
 
-/// The page that states the invariants.
 const STATED: &str = "ARCHITECTURE.md";
 
 /// The heading that they stand under.
 const HEADING: &str = "## Invariants";
 
-/// The page that is written.
 pub(super) const PAGE: &str = "docs/invariants.md";
 
 /// How the line of a doc comment begins that names invariants.

@@ -18,12 +18,11 @@ pub(super) struct Piece {
     pub(super) text: String,
 }
 
-/// A file of Rust source.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Source {
     pub(super) tokens: Vec<Token>,
     pub(super) strings: Vec<Piece>,
-    /// One for each line of a comment.
+    /// A piece for each line of a comment.
     pub(super) comments: Vec<Piece>,
     pub(super) line_count: usize,
     /// The names of the modules that are declared for tests alone and lie in files of their own.
@@ -32,7 +31,6 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Takes a text apart.
     pub(super) fn new(text: &str) -> Source {
         let mut reader = Reader {
             line: 1,
@@ -56,7 +54,7 @@ impl Source {
         self.test_lines.iter().any(|lines| lines.contains(&line))
     }
 
-    /// The number of lines outside of such items.
+    /// The number of lines outside of items for tests.
     pub(super) fn production_line_count(&self) -> usize {
         (1..=self.line_count)
             .filter(|&line| !self.is_test(line))
@@ -214,11 +212,11 @@ impl Reader {
     }
 }
 
-/// What a literal is to the rules.
+/// The part of a literal that rules look at.
 enum Contents<'a> {
     Number,
     Character,
-    /// What stands between the quotes, escapes as they are written.
+    /// The text between the quotes, with escapes as they are written.
     String(&'a str),
 }
 

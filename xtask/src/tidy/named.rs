@@ -1,4 +1,4 @@
-//! The rule that a test which a document names is there.
+//! The rule that tests which documents name exist.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,6 @@ const PAGES: [&str; 3] = ["ARCHITECTURE.md", "docs/lessons.md", "docs/protocol.m
 /// A name with as many words is that of a test; what is named otherwise in these pages is shorter.
 const WORDS_MIN: usize = 4;
 
-/// Checks the pages.
 pub(super) fn check(tree: &Tree, examined: &[Examined<'_>], violations: &mut Vec<Violation>) {
     let functions: BTreeSet<&str> = examined
         .iter()
@@ -40,7 +39,6 @@ pub(super) fn check(tree: &Tree, examined: &[Examined<'_>], violations: &mut Vec
     }
 }
 
-/// What stands between backquotes.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }

@@ -80,11 +80,9 @@ const SAFETY_DISTANCE_MAX: usize = 6;
 
 /// A file of Rust source, taken apart.
 pub(super) struct Examined<'a> {
-    /// The file.
     pub(super) file: &'a File,
-    /// Its contents.
     pub(super) source: Source,
-    /// Whether all of it is compiled for tests alone.
+    /// Whether the whole file is compiled for tests alone.
     pub(super) is_test: bool,
 }
 
@@ -116,7 +114,6 @@ pub(super) fn examine(tree: &Tree) -> Vec<Examined<'_>> {
         .collect()
 }
 
-/// Checks every Rust file of the tree.
 pub(super) fn check(tree: &Tree, examined: &[Examined<'_>], violations: &mut Vec<Violation>) {
     let plugins = plugin_names(tree);
     for Examined {
@@ -191,7 +188,6 @@ fn test_module_paths(file: &File, source: &Source) -> Vec<String> {
         .collect()
 }
 
-/// A file under examination.
 struct Found<'a> {
     path: &'a str,
     source: &'a Source,
@@ -252,7 +248,7 @@ impl Found<'_> {
     }
 
     fn unsafe_code(&mut self) {
-        // `#[unsafe(no_mangle)]` and the like are attributes; the compiler's lint watches over those.
+        // `#[unsafe(no_mangle)]` and the like are attributes, which the compiler's lint checks.
         let attributes = self.source.find(&["[", "unsafe"]);
         let lines = self.source.find(&["unsafe"]);
         for line in lines.into_iter().filter(|line| !attributes.contains(line)) {
@@ -301,7 +297,7 @@ impl Found<'_> {
                 "talks to the user: return a value, or trace",
             );
         }
-        // A program of its own reads its arguments.
+        // A program, unlike a library, reads its arguments.
         let is_program = self.path.contains("/src/bin/");
         for pattern in [&["std", "::", "env"][..], &["env", "::"]] {
             if is_program {

@@ -17,7 +17,6 @@ const REGISTRY_SETTINGS: [&str; 6] = [
     "GOPROXY=",
 ];
 
-/// Checks every text file of the tree.
 pub(super) fn check(tree: &Tree, violations: &mut Vec<Violation>) {
     for file in &tree.files {
         home_paths(file, violations);
@@ -64,7 +63,7 @@ fn home_paths(file: &File, violations: &mut Vec<Violation>) {
             let is_path = |(at, _): (usize, &str)| {
                 let before = line[..at].chars().next_back();
                 let after = line[at + root.len()..].chars().next();
-                // A part of a longer path, or of an address, is somebody else's.
+                // A part of a longer path, or of an address, is no path into a home.
                 !before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_'))
                     && after.is_some_and(|c| c.is_alphanumeric() || matches!(c, '.' | '_'))
             };
@@ -90,7 +89,7 @@ fn registries(file: &File, violations: &mut Vec<Violation>) {
             let [start, end] = CARGO_REGISTRY;
             !(source.starts_with(start) && source.ends_with(end))
         }),
-        // npm records no addresses when it is asked not to.
+        // npm leaves addresses out when it is told to.
         "package-lock.json" => line.contains("\"resolved\": \"http"),
         "config.toml" | ".npmrc" | "pip.conf" | "requirements.txt" | "pyproject.toml" => {
             REGISTRY_SETTINGS
@@ -138,7 +137,7 @@ fn links(file: &File, tree: &Tree, violations: &mut Vec<Violation>) {
             .skip(1)
             .filter_map(|rest| rest.split(')').next())
         {
-            // What follows a blank is the link's title.
+            // The title of a link follows a blank.
             let target = target.split('#').next().unwrap_or_default();
             let target = target.split_whitespace().next().unwrap_or_default();
             if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {

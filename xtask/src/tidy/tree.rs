@@ -51,7 +51,7 @@ impl Tree {
         let mut tree = Tree::default();
         for path in list.split('\0').filter(|path| !path.is_empty()) {
             let file = root.join(path);
-            // Listed but gone: deleted and not yet committed.
+            // git lists a file that was deleted and whose deletion is not yet committed.
             if !file.is_file() {
                 continue;
             }

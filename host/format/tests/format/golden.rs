@@ -8,7 +8,7 @@ use lattice_format::{Body, Header, IntentionId, Position, Time, VerifiedHeader, 
 use crate::samples::{body, genesis_body, genesis_header, header, key, signed};
 use crate::wire;
 
-/// One header with all that hangs on it.
+/// A header with its bytes, id, ids of calls and signature.
 struct Golden {
     header: &'static str,
     id: &'static str,

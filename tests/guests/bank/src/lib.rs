@@ -18,7 +18,7 @@ pub struct Bank;
 /// Largest name of an account, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 256;
 
-/// Every key is this tag and the account's name; every value the balance, 8 bytes big-endian.
+/// The tag of an account. A key is the tag and the account's name, a value the balance, 8 bytes big-endian.
 const ACCOUNT: u8 = b'a';
 
 impl commands::Guest for Bank {

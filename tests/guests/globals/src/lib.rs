@@ -18,7 +18,7 @@ pub struct Globals;
 static REMEMBERED: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// A key that what fails writes to, so that tests see whether the write was undone.
+/// A key that calls write before they fail, so that tests see whether the write was undone.
 const LEFT_BEHIND: &[u8] = b"left behind";
 
 impl commands::Guest for Globals {

@@ -14,7 +14,7 @@ lattice_sdk::plugin!(Queue, world: "example:queue/plugin", path: ["../../../wit"
 #[derive(Debug)]
 pub struct Queue;
 
-/// Every key is this tag and the place of the call that pushed; every value the item.
+/// The tag of an item. A key is the tag and the place of the call that pushed, a value the item.
 const ITEM: u8 = b'i';
 const ITEM_BYTES_MAX: usize = 255 * 1_024;
 
