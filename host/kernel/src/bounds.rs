@@ -9,12 +9,12 @@ use lattice_format::{
 
 use crate::fold::governance::Answers;
 use crate::graph::dag::LocalSeq;
+use crate::graph::slot::Slot;
 use crate::limits::*;
 use crate::outcome::TrapKind;
 use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Question, Role};
 use crate::run::{Place, Run, RunFault};
 use crate::state::cell::{Cell, Space};
-use crate::state::slot::Slot;
 use crate::testing::{self, ModelEngine, Step};
 use crate::{BatchVerifier, Notice, Received, Store};
 

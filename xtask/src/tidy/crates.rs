@@ -11,7 +11,7 @@ use crate::{lockfile, shell};
 
 /// The arrows of the workspace: a crate, and the crates of the tree that it may import. Every other import is
 /// forbidden, and so is a crate without a row. A new arrow changes the layout, which ARCHITECTURE.md shows.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("host/format", &[]),
     ("host/kernel", &["host/format"]),
     ("host/runtime", &["host/kernel", "host/format"]),
@@ -58,7 +58,10 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("iroh", &["host/net"]),
     ("iroh-gossip", &["host/net", "host/sim"]),
     // The figures are compared with a commit of redb alone.
-    ("redb", &["host/kernel", "host/daemon", "host/bench"]),
+    (
+        "redb",
+        &["host/kernel", "host/testing", "host/daemon", "host/bench"],
+    ),
     ("bao-tree", &["host/kernel"]),
     // The command line and the figures are its clients.
     ("tonic", &["host/daemon", "host/cli", "host/bench"]),

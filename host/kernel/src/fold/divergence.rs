@@ -6,10 +6,10 @@ use lattice_format::{Body, Claim, Digest, IntentionId, Lane};
 use crate::fold::core::Core;
 use crate::fold::record::Record;
 use crate::graph::dag::{self, LocalSeq};
+use crate::graph::slot::Slot;
 use crate::log::Stored;
 use crate::log::notice::Notice;
 use crate::outcome::Outcome;
-use crate::state::slot::Slot;
 use crate::storage::rows::StorageError;
 
 /// Stands for the outcome of a void transaction where outcomes are compared.

@@ -13,8 +13,8 @@ use lattice_format::{DeviceKey, Lane};
 use crate::fold::record::{OrderRow, due_in};
 use crate::graph::dag::LocalSeq;
 use crate::graph::order;
+use crate::graph::slot::Slot;
 use crate::limits::{DUE_LISTED_MAX, DUE_ROWS_LOOKED_AT};
-use crate::state::slot::Slot;
 use crate::storage::rows::{Rows, RowsView, StorageError};
 
 const CURSORS: &[u8] = b"Mdue";

@@ -3,11 +3,11 @@
 use lattice_format::{Call, Lane};
 
 use crate::fold::core::{Core, Stopped};
+use crate::graph::slot::Slot;
 use crate::mutant::{self, Mutant};
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
 use crate::run::Run;
 use crate::run::engine::{Answer, AskError, CallEnd, CallKind, Instance, Question};
-use crate::state::slot::Slot;
 
 /// Calls in one instance, at one position: what local and logged intentions have in common.
 pub(crate) struct Execution {

@@ -13,6 +13,7 @@ use lattice_format::{ComponentId, DeviceKey, IntentionId, Lane, Limits, StoreId,
 use crate::fold::core::Core;
 use crate::fold::record;
 use crate::graph::dag::{self, LocalSeq, Meta};
+use crate::graph::slot::Slot;
 use crate::limits::{ANSWERS_MAX, CUT_ROUNDS_EXTRA, CUTS_DUE_MAX};
 use crate::mutant::{self, Mutant};
 use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Question};
@@ -20,7 +21,6 @@ use crate::run::{Range, Reads, Run};
 use crate::state::call_index;
 use crate::state::cell::{Cell, Space, ValueMark};
 use crate::state::live::{self, Span};
-use crate::state::slot::Slot;
 use crate::state::versions;
 use crate::storage::rows::{RowsView, StorageError};
 

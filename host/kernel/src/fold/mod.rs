@@ -5,6 +5,7 @@ pub(crate) mod divergence;
 pub(crate) mod due;
 pub(crate) mod execution;
 pub(crate) mod governance;
+mod install;
 pub(crate) mod quota;
 pub(crate) mod record;
 pub mod reference;

@@ -14,10 +14,10 @@ use lattice_format::{Header, Lane, Time};
 
 use crate::fold::core::{Core, Effects, Stopped};
 use crate::graph::dag::LocalSeq;
+use crate::graph::slot::Slot;
 use crate::run::Run;
 use crate::run::engine::{Answer, AskError, Question};
 use crate::state::cell::Op;
-use crate::state::slot::Slot;
 use crate::state::written::{quota_cell, written_cell};
 
 impl Core {

@@ -14,11 +14,11 @@ use lattice_format::{IntentionId, Lane};
 
 use crate::graph::dag::LocalSeq;
 use crate::graph::order;
+use crate::graph::slot::Slot;
 use crate::outcome::Outcome;
 use crate::state::cell::Cell;
 use crate::state::read_sets::SetNumber;
 use crate::state::reads::Range;
-use crate::state::slot::Slot;
 use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
 use crate::storage::rows::{Rows, RowsView, StorageError};
 

@@ -19,6 +19,7 @@ use crate::fold::governance::storage;
 use crate::graph::dag::{self, LocalSeq};
 use crate::graph::insert;
 use crate::graph::lookup_cache::LookupCache;
+use crate::graph::slot::Slot;
 use crate::log::Stored;
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
 use crate::run::engine::{
@@ -30,7 +31,6 @@ use crate::state::cell::{Cell, Op, Space, live_key};
 use crate::state::live::{self, Span};
 use crate::state::lthash::{Element, LtHash};
 use crate::state::numbers;
-use crate::state::slot::Slot;
 use crate::state::versions::RootDigests;
 use crate::storage::rows::{Rows, StorageError};
 

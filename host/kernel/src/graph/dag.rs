@@ -12,8 +12,8 @@ use std::ops::ControlFlow;
 use lattice_format::{ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time};
 
 use crate::graph::lookup_cache::Heads;
+use crate::graph::slot::Slot;
 use crate::graph::version_vector;
-use crate::state::slot::Slot;
 use crate::storage::keys::{put_varint, take, take_varint};
 use crate::storage::rows::{RowsView, StorageError, prefix_end};
 

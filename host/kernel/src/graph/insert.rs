@@ -9,9 +9,9 @@ use crate::graph::dag::{
 };
 use crate::graph::lookup_cache::{LookupCache, Named};
 use crate::graph::order;
+use crate::graph::slot::Slot;
 use crate::graph::version_vector::{self, Vector};
 use crate::mutant::{self, Mutant};
-use crate::state::slot::Slot;
 use crate::storage::keys::put_varint;
 use crate::storage::rows::{Rows, StorageError};
 

@@ -7,4 +7,5 @@ pub(crate) mod insert;
 pub(crate) mod lookup_cache;
 pub(crate) mod order;
 pub(crate) mod pending;
+pub(crate) mod slot;
 pub(crate) mod version_vector;

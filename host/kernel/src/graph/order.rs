@@ -3,7 +3,7 @@
 use lattice_format::Position;
 
 use crate::graph::dag::LocalSeq;
-use crate::state::slot::Slot;
+use crate::graph::slot::Slot;
 use crate::storage::keys::{put_varint, take_varint};
 use crate::storage::rows::{Rows, RowsView, StorageError};
 

@@ -14,9 +14,9 @@ use std::ops::ControlFlow;
 use lattice_format::{CallId, IntentionId, Lane};
 
 use crate::graph::dag::{self, LocalSeq};
+use crate::graph::slot::Slot;
 use crate::state::cell::{Cell, Space, ValueMark};
 use crate::state::reads::Range;
-use crate::state::slot::Slot;
 use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
 
 /// The length of a cell's key.

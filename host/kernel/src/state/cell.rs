@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lattice_format::Lane;
 
-use crate::state::slot::Slot;
+use crate::graph::slot::Slot;
 use crate::storage::keys::escape;
 
 /// The kind of a cell.

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use lattice_format::Lane;
 
 use crate::graph::dag::{self, LocalSeq};
+use crate::graph::slot::Slot;
 use crate::limits::DELETED_ABOVE_MAX;
 use crate::state::cell::{
     Cell, Op, Space, deleted_key, delta_prefix, live_key, older_key, older_prefix,
 };
 use crate::state::numbers;
-use crate::state::slot::Slot;
 use crate::storage::keys::{put_varint, take_varint, unescape};
 use crate::storage::rows::{RowsView, StorageError, prefix_end};
 

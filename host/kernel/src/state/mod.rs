@@ -7,6 +7,5 @@ pub mod lthash;
 pub(crate) mod numbers;
 pub(crate) mod read_sets;
 pub(crate) mod reads;
-pub(crate) mod slot;
 pub(crate) mod versions;
 pub(crate) mod written;

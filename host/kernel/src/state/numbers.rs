@@ -10,10 +10,10 @@
 use std::ops::ControlFlow;
 
 use crate::graph::dag::LocalSeq;
+use crate::graph::slot::Slot;
 use crate::limits::{DELTA_BLOCK_ROWS, DELTA_LEVEL_ROWS};
 use crate::state::cell::{Cell, deleted_key, delta_key, live_key};
 use crate::state::live::damaged;
-use crate::state::slot::Slot;
 use crate::storage::keys::{put_varint, take_varint, unzigzag, zigzag};
 use crate::storage::rows::{Rows, RowsView, StorageError};
 

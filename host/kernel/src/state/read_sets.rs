@@ -14,10 +14,10 @@ use std::ops::ControlFlow;
 use lattice_format::{DeviceKey, Lane, Seq};
 
 use crate::graph::dag::{self, BranchId};
+use crate::graph::slot::Slot;
 use crate::state::cell::{Cell, Space, ValueMark, common_prefix};
 use crate::state::live::damaged;
 use crate::state::reads::{Range, Reads};
-use crate::state::slot::Slot;
 use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
 use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
 

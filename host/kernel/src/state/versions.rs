@@ -12,6 +12,7 @@ use std::sync::Arc;
 use lattice_format::{Digest, IntentionId, Lane};
 
 use crate::graph::dag::{self, LocalSeq};
+use crate::graph::slot::Slot;
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
 use crate::state::call_index;
@@ -23,7 +24,6 @@ use crate::state::live::{self, Version};
 use crate::state::lthash::{Element, LtHash};
 use crate::state::numbers;
 use crate::state::reads::{Range, Reads};
-use crate::state::slot::Slot;
 use crate::state::written;
 use crate::storage::rows::{Rows, RowsView, StorageError};
 

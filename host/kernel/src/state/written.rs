@@ -7,12 +7,12 @@ use std::ops::ControlFlow;
 
 use lattice_format::{DeviceKey, Header, Lane};
 
+use crate::graph::slot::Slot;
 use crate::mutant::{self, Mutant};
 use crate::state::cell::{Cell, Op, Space, ValueMark, older_key, reader_key};
 use crate::state::live::{self, Version};
 use crate::state::numbers;
 use crate::state::reads::Reads;
-use crate::state::slot::Slot;
 use crate::storage::rows::{RowsView, StorageError};
 
 /// The row that holds the quota in effect, 8 bytes big-endian; absent without one.

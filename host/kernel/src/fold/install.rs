@@ -1,0 +1,177 @@
+//! Installing a run: its effects take the place of those of its last run, and what depends on them becomes due.
+
+use std::sync::Arc;
+
+use lattice_format::{CallId, DeviceKey, IntentionId, Lane};
+
+use crate::fold::core::{Core, Effects, calls_of};
+use crate::fold::record::{self, OrderRow, Record};
+use crate::graph::dag::{self, LocalSeq};
+use crate::graph::slot::Slot;
+use crate::limits::CHANGED_CELLS_MAX;
+use crate::state::call_index;
+use crate::state::cell::{Cell, Space};
+use crate::state::read_sets;
+use crate::state::versions;
+use crate::storage::rows::StorageError;
+
+impl Core {
+    /// Puts a run's effects in the place of those of its last run, and marks what depends on them.
+    pub(crate) fn install(
+        &mut self,
+        lane: Lane,
+        slot: Slot,
+        local: LocalSeq,
+        mut effects: Effects,
+    ) -> Result<(), StorageError> {
+        let half = usize::from(lane.number());
+        let meta = dag::meta(&self.rows, local)?;
+        let id = meta.id;
+        let entry_author = self.cache.branch(&self.rows, meta.branch)?.author;
+        let set = match lane {
+            Lane::App => read_sets::number_of(&mut self.rows, &entry_author, &effects.host)?,
+            Lane::System => {
+                let host = std::mem::take(&mut effects.host);
+                effects.reads.merge(&host);
+                None
+            }
+        };
+        let mut row = OrderRow::there(&self.rows, slot)?;
+        let cause = match std::mem::take(&mut row.due[half]) {
+            true => self.due.done(lane, slot),
+            false => None,
+        };
+        let old = row.runs[half].take();
+        if old.is_none() && (local.0 != 0 || lane == Lane::System) {
+            self.roots.apply(&id);
+        }
+        // A genesis has a half in each lane, and so an outcome in each.
+        let first = self.first_index(lane, local);
+        let old_outcomes = old.as_ref().map_or(&[][..], |r| &r.outcomes);
+        if old_outcomes != effects.outcomes {
+            for (index, outcome) in (first..).zip(old_outcomes) {
+                self.roots.outcome(&id, index, outcome, false);
+            }
+            for (index, outcome) in (first..).zip(&effects.outcomes) {
+                self.roots.outcome(&id, index, outcome, true);
+            }
+        }
+        if let Some(old) = &old {
+            versions::remove_marks(&mut self.rows, lane, slot, &old.reads, &old.ranges);
+        }
+        versions::put_marks(
+            &mut self.rows,
+            &mut self.lengths,
+            lane,
+            slot,
+            &effects.reads,
+        );
+        let last = &mut self.last_run[half];
+        *last = slot.max(*last);
+        let mut changed = Vec::new();
+        let at = (slot, local);
+        for cell in old.iter().flat_map(|r| &r.writes) {
+            if !effects.writes.contains_key(cell)
+                && versions::set(&mut self.rows, &mut self.roots, cell, at, None)?
+            {
+                changed.push(cell.clone());
+            }
+        }
+        for (cell, op) in &effects.writes {
+            if versions::set(&mut self.rows, &mut self.roots, cell, at, Some(op))? {
+                changed.push(cell.clone());
+            }
+        }
+        let counted = old.as_ref().map_or(0, |r| r.calls);
+        self.index_calls(lane, &id, local, counted, &effects.calls, &mut changed)?;
+        let author = cause.unwrap_or(entry_author);
+        if old.is_some() {
+            *Arc::make_mut(&mut self.replays).entry(author).or_default() += 1;
+        }
+        row.runs[half] = Some(Record {
+            void: effects.void,
+            calls: u32::try_from(effects.calls.len()).expect("calls of a body are bounded"),
+            outcomes: effects.outcomes,
+            set,
+            reads: effects.reads.cells.into_keys().collect(),
+            ranges: effects.reads.ranges.into_iter().collect(),
+            writes: effects.writes.into_keys().collect(),
+        });
+        row.store(&mut self.rows, slot);
+        for cell in changed {
+            self.note_change(&cell, slot, author)?;
+        }
+        let outcomes = row.runs[half].take().map_or_else(Vec::new, |r| r.outcomes);
+        self.notice_changed_outcomes(&id, local, &outcomes)
+    }
+
+    /// Lets the index of calls say which calls of an entry count.
+    fn index_calls(
+        &mut self,
+        lane: Lane,
+        id: &IntentionId,
+        local: LocalSeq,
+        counted: u32,
+        calls: &[CallId],
+        changed: &mut Vec<Cell>,
+    ) -> Result<(), StorageError> {
+        if counted as usize == calls.len() {
+            return Ok(());
+        }
+        for call in calls {
+            call_index::put(&mut self.rows, lane, *call, local);
+            changed.push(call_index::cell(lane, *call, id));
+        }
+        if calls.is_empty() {
+            let stored = self.stored(local)?;
+            for call in calls_of(lane, &stored.header, counted) {
+                call_index::remove(&mut self.rows, lane, call, local);
+                changed.push(call_index::cell(lane, call, id));
+            }
+        }
+        Ok(())
+    }
+
+    fn first_index(&self, lane: Lane, local: LocalSeq) -> u32 {
+        u32::from(local.0 == 0 && lane == Lane::App)
+    }
+
+    /// `by` is the author of the entry that changed it, or that made the run due that did.
+    fn note_change(&mut self, cell: &Cell, slot: Slot, by: DeviceKey) -> Result<(), StorageError> {
+        if cell.lane() == Lane::System {
+            self.cuts_are_due();
+        }
+        if matches!(cell.space(), Space::Written | Space::Called) {
+            // No query can have read it.
+        } else if self.changes.cells.len() < CHANGED_CELLS_MAX {
+            self.changes.cells.push(cell.clone());
+        } else {
+            self.changes.cells.clear();
+            self.changes.all = true;
+        }
+        let nobody_above = match cell.lane() {
+            Lane::System => slot >= self.last_run[0] && slot >= self.last_run[1],
+            Lane::App => slot >= self.last_run[1],
+        };
+        if nobody_above {
+            return Ok(());
+        }
+        for (lane, reader) in self.stale_readers(cell, slot)? {
+            self.due.set_again(&mut self.rows, lane, reader, by)?;
+        }
+        Ok(())
+    }
+
+    fn stale_readers(&self, cell: &Cell, slot: Slot) -> Result<Vec<(Lane, Slot)>, StorageError> {
+        let (mut stale, until) = versions::stale_readers(&self.rows, &self.lengths, cell, slot)?;
+        read_sets::stale_readers(
+            &self.rows,
+            cell,
+            (slot.just_above(), until),
+            |at| versions::mark_at(&self.rows, cell, at),
+            |at| stale.push((Lane::App, at)),
+            record::set_at,
+        )?;
+        Ok(stale)
+    }
+}
