@@ -238,15 +238,21 @@ mod tests {
         let places: Vec<_> = (1..=FIRST_ROUNDS_MAX as u8)
             .map(|n| {
                 assert!(!sessions.is_comparing());
-                sessions.enter(&me, DeviceKey([n; 32]), true).unwrap()
+                sessions
+                    .enter(&me, DeviceKey([n; 32]), Role::Dialer)
+                    .unwrap()
             })
             .collect();
         assert!(sessions.is_comparing());
         places[0].compared();
         assert!(!sessions.is_comparing(), "its round has ended");
-        let _theirs = sessions.enter(&me, DeviceKey([200; 32]), false).unwrap();
+        let _theirs = sessions
+            .enter(&me, DeviceKey([200; 32]), Role::Listener)
+            .unwrap();
         assert!(!sessions.is_comparing(), "another one opened it");
-        let other = sessions.enter(&me, DeviceKey([100; 32]), true).unwrap();
+        let other = sessions
+            .enter(&me, DeviceKey([100; 32]), Role::Dialer)
+            .unwrap();
         assert!(sessions.is_comparing());
         drop(other);
         assert!(!sessions.is_comparing(), "who has left compares no more");
