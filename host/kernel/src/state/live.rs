@@ -63,11 +63,11 @@ fn decode_live(mut row: &[u8]) -> Result<(LocalSeq, &[u8]), StorageError> {
     Ok((LocalSeq(local), row))
 }
 
+/// A value, and the entry that wrote it.
+type Live = (LocalSeq, Arc<[u8]>);
+
 /// The newest value of a cell of bytes, with the entry that wrote it; `None` when there is none.
-pub(crate) fn live(
-    rows: &RowsView,
-    cell: &Cell,
-) -> Result<Option<(LocalSeq, Arc<[u8]>)>, StorageError> {
+pub(crate) fn live(rows: &RowsView, cell: &Cell) -> Result<Option<Live>, StorageError> {
     let Some(row) = rows.get(&live_key(cell))? else {
         return Ok(None);
     };
@@ -95,14 +95,14 @@ pub(crate) fn bytes_at(
     cell: &Cell,
     at: Slot,
 ) -> Result<Option<Arc<[u8]>>, StorageError> {
-    match live(rows, cell)? {
-        Some((local, value)) => {
-            if at == Slot::MAX || dag::slot_of(rows, local)? < at {
-                return Ok(Some(value));
-            }
-        }
-        None if at == Slot::MAX => return Ok(None),
-        None => {}
+    let live = live(rows, cell)?;
+    if at == Slot::MAX {
+        return Ok(live.map(|(_, value)| value));
+    }
+    if let Some((local, value)) = live
+        && dag::slot_of(rows, local)? < at
+    {
+        return Ok(Some(value));
     }
     bytes_below(rows, cell, at)
 }
@@ -472,12 +472,12 @@ mod tests {
             let span = Span { lane: Lane::App, space, start: &start, end: end.as_deref(), reverse };
             for at in (0..=24).map(slot).chain([Slot::MAX]) {
                 let there = |k: u8| {
-                    let below = model
+                    let mut below = model
                         .range((k, 0)..(k + 1, 0))
                         .filter(|((_, n), _)| slot(*n) < at);
                     match numbers {
                         true => below.map(|(_, by)| i64::from(by.unwrap()) - 1).sum::<i64>() != 0,
-                        false => below.last().is_some_and(|(_, value)| *value != Some(0)),
+                        false => below.next_back().is_some_and(|(_, value)| *value != Some(0)),
                     }
                 };
                 let mut expected: Vec<_> = (0..6)

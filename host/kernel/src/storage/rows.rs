@@ -20,6 +20,7 @@ use crate::storage::health::{Health, Wake};
 use crate::storage::keys;
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// The table of a kind of rows.
 fn definition(kind: u8) -> Definition {
@@ -60,12 +61,12 @@ type Value = Arc<[u8]>;
 /// What is on disk, at one moment.
 struct Disk {
     /// By kind; a kind without any row on disk has no table.
-    tables: Box<[Option<ReadOnlyTable<&'static [u8], &'static [u8]>>; 256]>,
+    tables: Box<[Option<Table>; 256]>,
     health: Arc<Health>,
 }
 
 impl Disk {
-    fn table(&self, kind: u8) -> Option<&ReadOnlyTable<&'static [u8], &'static [u8]>> {
+    fn table(&self, kind: u8) -> Option<&Table> {
         self.tables[usize::from(kind)].as_ref()
     }
 
@@ -125,7 +126,7 @@ impl RowsView {
         }
     }
 
-    fn on_disk(&self, kind: u8) -> Option<(&Disk, &ReadOnlyTable<&'static [u8], &'static [u8]>)> {
+    fn on_disk(&self, kind: u8) -> Option<(&Disk, &Table)> {
         let disk = self.disk.as_ref()?;
         Some((disk, disk.table(kind)?))
     }

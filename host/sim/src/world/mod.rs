@@ -7,6 +7,7 @@ pub(crate) mod faults;
 pub(crate) mod node;
 pub(crate) mod plan;
 pub(crate) mod queue;
+pub(crate) mod topology;
 pub(crate) mod trace;
 pub(crate) mod writer;
 
@@ -29,7 +30,10 @@ use crate::world::code::Code;
 use crate::world::node::{Machine, Node, NodeId};
 use crate::world::plan::{Act, Step};
 use crate::world::queue::{Event, Queue};
+use crate::world::topology::neighbours;
 use crate::world::trace::Trace;
+
+pub use crate::world::topology::Topology;
 
 /// How packets travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,19 +57,6 @@ impl Default for Weather {
             bytes_per_ms: 1_000,
         }
     }
-}
-
-/// Who is connected with whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topology {
-    /// Everybody with everybody.
-    Full,
-    /// Everybody with the first.
-    Star,
-    /// Each with the next.
-    Ring,
-    /// Each with the next and so many others.
-    Random(u16),
 }
 
 /// What a world is made of.
@@ -587,28 +578,4 @@ impl World {
     pub fn node_count(&self) -> u16 {
         self.nodes.len() as u16
     }
-}
-
-fn neighbours(count: u16, topology: Topology, dice: &mut Dice) -> Vec<Vec<NodeId>> {
-    let mut links = vec![BTreeSet::new(); usize::from(count)];
-    let mut link = |a: u16, b: u16| {
-        if a != b {
-            links[usize::from(a)].insert(NodeId(b));
-            links[usize::from(b)].insert(NodeId(a));
-        }
-    };
-    for a in 0..count {
-        match topology {
-            Topology::Full => (0..a).for_each(|b| link(a, b)),
-            Topology::Star => link(a, 0),
-            Topology::Ring => link(a, (a + 1) % count),
-            Topology::Random(others) => {
-                link(a, (a + 1) % count);
-                for _ in 0..others {
-                    link(a, dice.below(u64::from(count)) as u16);
-                }
-            }
-        }
-    }
-    links.into_iter().map(|l| l.into_iter().collect()).collect()
 }
