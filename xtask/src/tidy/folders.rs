@@ -24,9 +24,6 @@ const LAYERS: [&[&str]; 8] = [
     &["limits", "outcome", "mutant"],
 ];
 
-/// The folder that only tests and the simulator use. It may import everything.
-const TESTING: &str = "testing";
-
 /// Imports against the order that are still there: who imports, what, and what would end it. The list only
 /// shrinks.
 const EXCEPTIONS: &[(&str, &str)] = &[
@@ -71,7 +68,7 @@ fn check_against(
     let exports = exports.unwrap_or_default();
     for (file, path) in files() {
         let modules = modules(path);
-        let Some(from) = modules.first().copied().filter(|name| *name != TESTING) else {
+        let Some(from) = modules.first().copied() else {
             continue;
         };
         let mut add = |line, message| {
@@ -82,13 +79,13 @@ fn check_against(
                 message,
             });
         };
-        let Some(layer) = layer(from) else {
+        let Some(own) = layer(from) else {
             add(0, format!("`{from}` has no layer in {}", file!()));
             continue;
         };
         for (line, name) in imports(&file.source, modules.len()) {
             let to = exports.get(name).copied().unwrap_or(name);
-            if to == from || layer_of_target(to).is_none_or(|target| target > layer) {
+            if to == from || layer(to).is_none_or(|target| target > own) {
                 continue;
             }
             match exceptions
@@ -116,14 +113,6 @@ fn check_against(
 /// The place of a folder in the order, from the top.
 fn layer(name: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&name))
-}
-
-/// The layer that an import must lie above. What is for tests is above everything.
-fn layer_of_target(name: &str) -> Option<usize> {
-    if name == TESTING {
-        return Some(0);
-    }
-    layer(name)
 }
 
 /// The order as the page shows it.
@@ -262,7 +251,6 @@ mod tests {
             assert!(found[0].contains("imports `fold`"), "{found:?}");
         }
         assert_eq!(one(("log/mod.rs", "use crate::graph::dag;")).len(), 1);
-        assert_eq!(one(("log/mod.rs", "use crate::testing::disk;")).len(), 1);
     }
 
     #[test]
@@ -277,7 +265,6 @@ mod tests {
                 "use crate::fold::record;\nuse super::quota;",
             ),
             ("fold/core.rs", "use other::fold;\nuse crate::Unknown;"),
-            ("testing/disk.rs", "use crate::store::Store;"),
             (
                 "log/mod.rs",
                 "#[cfg(test)]\nmod tests {\nuse crate::store::Store;\n}",

@@ -287,6 +287,16 @@ mod tests {
     }
 
     #[test]
+    fn pieces_know_the_lines_that_they_start_at() {
+        let source = Source::new("/* a\n b */\nc \"d\ne\" f");
+        let comments: Vec<usize> = source.comments.iter().map(|piece| piece.line).collect();
+        assert_eq!(comments, [1, 2]);
+        let tokens: Vec<usize> = source.tokens.iter().map(|token| token.line).collect();
+        assert_eq!(tokens, [3, 4]);
+        assert_eq!(source.strings[0].line, 3);
+    }
+
+    #[test]
     fn quotes_open_characters_or_lifetimes() {
         assert_eq!(words("'\"' x '\\'' y b'\\n' z '{'"), ["x", "y", "z"]);
         assert_eq!(words("&'a str"), ["&", "'a", "str"]);
