@@ -314,7 +314,7 @@ impl NetHost for Host {
             NetEvent::PeerDown { peer, reason } => tracing::debug!(%peer, reason, "disconnected"),
             NetEvent::InSync { store, peer } => tracing::debug!(%store, %peer, "in sync"),
             // The network has logged it.
-            NetEvent::Offence { .. } => {}
+            NetEvent::Misbehaviour { .. } => {}
         }
     }
 }

@@ -9,11 +9,11 @@ use lattice_format::DeviceKey;
 use lattice_kernel::sync::Access;
 use prost::Message;
 
-use crate::context::Shared;
+use crate::context::Context;
 use crate::endpoint::{code, own_addr};
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESS_ROWS_MAX, ADDRESSES_PER_PEER};
-use crate::link::Conn;
-use crate::misbehaviour::Offence;
+use crate::links::Conn;
+use crate::misbehaviour::Misbehaviour;
 use crate::peers::Source;
 use crate::token::PeerAddr;
 
@@ -61,11 +61,11 @@ impl WirePeer {
 /// This node and the active members of `store`, or of every store shared with `peer`, as far as
 /// their addresses are known.
 pub(crate) fn known_members(
-    shared: &Shared,
-    share: impl Fn(&crate::context::StoreNet) -> bool,
+    context: &Context,
+    share: impl Fn(&crate::stores::StoreNet) -> bool,
 ) -> Vec<PeerAddr> {
-    let mut peers = vec![own_addr(&shared.endpoint)];
-    for store in shared.stores() {
+    let mut peers = vec![own_addr(&context.endpoint)];
+    for store in context.stores() {
         if !share(&store) {
             continue;
         }
@@ -81,7 +81,7 @@ pub(crate) fn known_members(
             {
                 continue;
             }
-            let addresses = shared.peers.addresses(&device);
+            let addresses = context.peers.addresses(&device);
             if !addresses.is_empty() {
                 peers.push(PeerAddr {
                     device,
@@ -96,12 +96,12 @@ pub(crate) fn known_members(
 
 /// Tells the peer, on a stream of its own, where the members of the shared stores are. Nothing is
 /// told to who is not an active member.
-pub(crate) fn send(shared: &Arc<Shared>, conn: &Arc<Conn>) {
-    if !shared.is_member_of_any(&conn.peer) {
+pub(crate) fn send(context: &Arc<Context>, conn: &Arc<Conn>) {
+    if !context.is_member_of_any(&conn.peer) {
         return;
     }
     let peer = conn.peer;
-    let peers = known_members(shared, |store| store.access(&peer) == Access::All);
+    let peers = known_members(context, |store| store.access(&peer) == Access::All);
     let message = WireAddresses {
         peers: peers
             .iter()
@@ -109,8 +109,8 @@ pub(crate) fn send(shared: &Arc<Shared>, conn: &Arc<Conn>) {
             .map(WirePeer::new)
             .collect(),
     };
-    let (conn, limit) = (conn.clone(), shared.timings.request);
-    shared.spawn(async move {
+    let (conn, limit) = (conn.clone(), context.timings.request);
+    context.spawn(async move {
         let told = tokio::time::timeout(limit, async {
             let mut send = conn.connection.open_uni().await.ok()?;
             send.write_all(&message.encode_to_vec()).await.ok()?;
@@ -123,53 +123,57 @@ pub(crate) fn send(shared: &Arc<Shared>, conn: &Arc<Conn>) {
 }
 
 /// Passes on what was learnt, to everyone that is connected, not too often.
-pub(crate) async fn spread(shared: Arc<Shared>) {
+pub(crate) async fn spread(context: Arc<Context>) {
     loop {
-        shared.address_news.notified().await;
+        context.address_news.notified().await;
         // Members come and go in bursts.
-        tokio::time::sleep(PAUSE.min(shared.timings.reconcile)).await;
-        for conn in shared.links.conns() {
-            send(&shared, &conn);
+        tokio::time::sleep(PAUSE.min(context.timings.reconcile)).await;
+        for conn in context.links.conns() {
+            send(&context, &conn);
         }
     }
 }
 
 /// Takes such a message. Only addresses of active members of a store that the sender is an active
 /// member of are believed, as places to try: every dial authenticates.
-pub(crate) async fn receive(shared: Arc<Shared>, conn: Arc<Conn>, mut recv: RecvStream) {
+pub(crate) async fn receive(context: Arc<Context>, conn: Arc<Conn>, mut recv: RecvStream) {
     let peer = conn.peer;
-    if !shared.is_member_of_any(&peer) {
+    if !context.is_member_of_any(&peer) {
         let _ = recv.stop(code::STRANGER);
         return;
     }
     let read = recv.read_to_end(ADDRESS_BYTES_MAX);
-    let bytes = match tokio::time::timeout(shared.timings.request, read).await {
+    let bytes = match tokio::time::timeout(context.timings.request, read).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(iroh::endpoint::ReadToEndError::TooLong)) => {
             let text = format!("addresses: more than {ADDRESS_BYTES_MAX} bytes");
-            shared.offence(peer, Offence::Oversized, &text);
+            context.misbehaved(peer, Misbehaviour::Oversized, &text);
             return;
         }
         Ok(Err(_)) => return,
         Err(_) => {
-            shared.offence(peer, Offence::Unfinished, "addresses: not all came in time");
+            context.misbehaved(
+                peer,
+                Misbehaviour::Unfinished,
+                "addresses: not all came in time",
+            );
             return;
         }
     };
     let message = match WireAddresses::decode(&bytes[..]) {
         Ok(message) if message.peers.len() <= ADDRESS_ROWS_MAX => message,
         _ => {
-            shared.offence(peer, Offence::Garbage, "addresses: not the message");
+            context.misbehaved(peer, Misbehaviour::Garbage, "addresses: not the message");
             return;
         }
     };
-    let stores = shared.stores();
+    let stores = context.stores();
     for told in message.peers.into_iter().filter_map(WirePeer::read) {
         let believed = stores
             .iter()
             .any(|s| s.access(&peer) == Access::All && s.access(&told.device) == Access::All);
         if believed {
-            shared.learn(told.device, &told.addresses, Source::Told);
+            context.learn(told.device, &told.addresses, Source::Told);
         }
     }
 }

@@ -23,10 +23,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::Net;
-use crate::context::Shared;
+use crate::allowances::PerPeer;
+use crate::context::Context;
 use crate::endpoint::{code, device_of, id_of};
 use crate::limits::{BLOB_SOURCES_MAX, BLOBS_SERVED_MAX, CONNECTIONS_PER_PEER, READ_STEP_BYTES};
-use crate::misbehaviour::{Offence, PerPeer};
+use crate::misbehaviour::Misbehaviour;
 
 pub use lattice_kernel::blob::ALPN;
 
@@ -39,7 +40,7 @@ pub(crate) type Streams = (SendStream, RecvStream);
 /// Serves blobs to members.
 #[derive(Clone)]
 pub(crate) struct BlobProtocol {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     served: Arc<Semaphore>,
     places: Arc<PerPeer>,
 }
@@ -51,9 +52,9 @@ impl std::fmt::Debug for BlobProtocol {
 }
 
 impl BlobProtocol {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
         Self {
-            shared,
+            context,
             served: Arc::new(Semaphore::new(BLOBS_SERVED_MAX)),
             places: Arc::default(),
         }
@@ -62,23 +63,23 @@ impl BlobProtocol {
 
 impl ProtocolHandler for BlobProtocol {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let shared = &self.shared;
+        let context = &self.context;
         let peer = device_of(connection.remote_id());
-        if shared.is_banned(&peer) {
-            connection.close(code::OFFENCE, b"refused for a while");
+        if context.is_banned(&peer) {
+            connection.close(code::MISBEHAVIOUR, b"refused for a while");
             return Ok(());
         }
-        if !shared.is_member_of_any(&peer) {
+        if !context.is_member_of_any(&peer) {
             connection.close(code::STRANGER, b"no store in common");
             return Ok(());
         }
-        let Some(_incoming) = shared.take_in(&connection) else {
+        let Some(_incoming) = context.take_in(&connection) else {
             return Ok(());
         };
         let Some(_place) = self.places.enter(peer, CONNECTIONS_PER_PEER) else {
-            shared.offence(
+            context.misbehaved(
                 peer,
-                Offence::Flood,
+                Misbehaviour::Flood,
                 "blobs: more connections than it may have",
             );
             connection.close(code::BUSY, b"too many connections");
@@ -91,15 +92,15 @@ impl ProtocolHandler for BlobProtocol {
         let mut running = JoinSet::new();
         loop {
             // An idle connection would hold its place.
-            let idle = tokio::time::sleep(shared.timings.request);
+            let idle = tokio::time::sleep(context.timings.request);
             tokio::select! {
                 streams = connection.accept_bi(), if running.len() < STREAMS_AT_ONCE => {
                     let Ok(streams) = streams else { return Ok(()) };
-                    let shared = shared.clone();
+                    let context = context.clone();
                     let connection = connection.clone();
                     running.spawn(async move {
-                        if !serve(&shared, peer, None, streams).await {
-                            connection.close(code::OFFENCE, b"not the protocol");
+                        if !serve(&context, peer, None, streams).await {
+                            connection.close(code::MISBEHAVIOUR, b"not the protocol");
                         }
                     });
                 }
@@ -117,13 +118,13 @@ impl ProtocolHandler for BlobProtocol {
 /// Serves one stream: blobs of the stores that the peer is an active member of, or the `only` one that
 /// a token allows. Returns whether the peer kept to the protocol.
 pub(crate) async fn serve(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     peer: DeviceKey,
     only: Option<(StoreId, BlobId)>,
     (mut send, mut recv): Streams,
 ) -> bool {
     let mut server = Server::default();
-    let mut patience = shared.timings.request;
+    let mut patience = context.timings.request;
     let mut asked = false;
     loop {
         let bytes = match timeout(patience, recv.read_chunk(READ_STEP_BYTES)).await {
@@ -131,26 +132,26 @@ pub(crate) async fn serve(
             Ok(Ok(None)) => {
                 let _ = send.finish();
                 // The stream must live until the peer has read the last piece.
-                let _ = timeout(shared.timings.stall, send.stopped()).await;
+                let _ = timeout(context.timings.stall, send.stopped()).await;
                 return true;
             }
             Ok(Err(_)) => return true,
             Err(_) if asked => return true,
             Err(_) => {
-                shared.offence(peer, Offence::Unfinished, "blob: no request in time");
+                context.misbehaved(peer, Misbehaviour::Unfinished, "blob: no request in time");
                 return false;
             }
         };
         if let Err(fault) = server.take(&bytes) {
             let kind = match fault {
-                ServerFault::TooMany { .. } => Offence::Flood,
-                ServerFault::Garbage(_) => Offence::Garbage,
+                ServerFault::TooMany { .. } => Misbehaviour::Flood,
+                ServerFault::Garbage(_) => Misbehaviour::Garbage,
             };
-            shared.offence(peer, kind, &format!("blob: {fault}"));
+            context.misbehaved(peer, kind, &format!("blob: {fault}"));
             return false;
         }
         loop {
-            let (back, served) = next(shared, peer, only, server).await;
+            let (back, served) = next(context, peer, only, server).await;
             server = back;
             let frame = match served {
                 Ok(Served::Frame(frame)) => frame,
@@ -166,12 +167,12 @@ pub(crate) async fn serve(
                 }
             };
             asked = true;
-            patience = shared.timings.stall;
-            match timeout(shared.timings.stall, send.write_all(&frame)).await {
+            patience = context.timings.stall;
+            match timeout(context.timings.stall, send.write_all(&frame)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return true,
                 Err(_) => {
-                    shared.offence(peer, Offence::SlowReader, "blob: pieces are not read");
+                    context.misbehaved(peer, Misbehaviour::SlowReader, "blob: pieces are not read");
                     return false;
                 }
             }
@@ -181,20 +182,20 @@ pub(crate) async fn serve(
 
 /// Reads the next piece from the disk.
 async fn next(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     peer: DeviceKey,
     only: Option<(StoreId, BlobId)>,
     mut server: Server,
 ) -> (Server, Result<Served, BlobError>) {
-    let shared = shared.clone();
+    let context = context.clone();
     let read = tokio::task::spawn_blocking(move || {
         let may = |store: StoreId, blob: BlobId| match only {
             Some(only) => only == (store, blob),
-            None => shared
+            None => context
                 .store(&store)
                 .is_some_and(|s| s.access(&peer) == Access::All),
         };
-        let served = server.next(&shared.host.blobs(), may);
+        let served = server.next(&context.host.blobs(), may);
         (server, served)
     });
     read.await.expect("serving a piece does not panic")
@@ -237,7 +238,7 @@ struct Source {
 }
 
 struct Fetching<'a> {
-    shared: &'a Arc<Shared>,
+    context: &'a Arc<Context>,
     fetch: Option<Fetch>,
     sources: HashMap<DeviceKey, Source>,
     readers: JoinSet<()>,
@@ -249,22 +250,22 @@ struct Fetching<'a> {
 
 /// Fetches a blob over streams that are open.
 pub(crate) async fn fetch(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     wish: Wish,
     open: Vec<(DeviceKey, Streams)>,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(), FetchError> {
-    run(shared, wish, open, Vec::new(), progress).await
+    run(context, wish, open, Vec::new(), progress).await
 }
 
 async fn run(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     wish: Wish,
     open: Vec<(DeviceKey, Streams)>,
     mut candidates: Vec<DeviceKey>,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(), FetchError> {
-    let blobs = shared.host.blobs();
+    let blobs = context.host.blobs();
     let begin = move || Fetch::begin(wish.store, wish.blob, wish.bytes_max, &blobs);
     let fetch = tokio::task::spawn_blocking(begin)
         .await
@@ -272,7 +273,7 @@ async fn run(
         .map_err(|e| FetchError::Disk(e.to_string()))?;
     let (heard, mut hearing) = mpsc::channel(2 * BLOB_SOURCES_MAX);
     let mut fetching = Fetching {
-        shared,
+        context,
         fetch: Some(fetch),
         sources: HashMap::new(),
         readers: JoinSet::new(),
@@ -286,13 +287,13 @@ async fn run(
             return Ok(());
         }
     }
-    let stall = shared.timings.stall;
+    let stall = context.timings.stall;
     let mut dials: FuturesUnordered<Dial> = FuturesUnordered::new();
     let mut look = tokio::time::interval(stall / 4 + Duration::from_millis(1));
     loop {
         while fetching.sources.len() + dials.len() < BLOB_SOURCES_MAX {
             let Some(peer) = candidates.pop() else { break };
-            dials.push(dial(shared.clone(), peer).boxed());
+            dials.push(dial(context.clone(), peer).boxed());
         }
         if fetching.sources.is_empty() && dials.is_empty() {
             return Err(FetchError::NoSource {
@@ -333,17 +334,17 @@ async fn run(
 }
 
 async fn dial(
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     peer: DeviceKey,
 ) -> (DeviceKey, Result<(Connection, Streams), String>) {
     let dialled = async {
         let id = id_of(&peer).ok_or("its key is no point of the curve")?;
-        let connecting = shared.endpoint.connect(id, ALPN);
-        let connection = timeout(shared.timings.dial, connecting)
+        let connecting = context.endpoint.connect(id, ALPN);
+        let connection = timeout(context.timings.dial, connecting)
             .await
-            .map_err(|_| format!("no answer within {:?}", shared.timings.dial))?
+            .map_err(|_| format!("no answer within {:?}", context.timings.dial))?
             .map_err(|e| format!("{e:#}"))?;
-        let streams = timeout(shared.timings.request, connection.open_bi())
+        let streams = timeout(context.timings.request, connection.open_bi())
             .await
             .map_err(|_| "it allows no stream".to_owned())?
             .map_err(|e| e.to_string())?;
@@ -398,7 +399,7 @@ impl Fetching<'_> {
                         let Some(source) = self.sources.get_mut(&peer) else {
                             continue;
                         };
-                        let limit = self.shared.timings.stall;
+                        let limit = self.context.timings.stall;
                         if !matches!(
                             timeout(limit, source.send.write_all(&bytes)).await,
                             Ok(Ok(()))
@@ -414,8 +415,11 @@ impl Fetching<'_> {
                     }
                     FetchEffect::Blame(peer, reason) => {
                         self.sources.remove(&peer);
-                        self.shared
-                            .offence(peer, Offence::Invalid, &format!("blob: {reason}"));
+                        self.context.misbehaved(
+                            peer,
+                            Misbehaviour::Invalid,
+                            &format!("blob: {reason}"),
+                        );
                         self.last = reason;
                     }
                     FetchEffect::Progress { have, size } => (self.progress)(have, size),
@@ -430,7 +434,7 @@ impl Fetching<'_> {
     /// One step of the value, which may write a piece to the disk.
     async fn step(&mut self, input: FetchInput) -> Result<Vec<FetchEffect>, FetchError> {
         let mut fetch = self.fetch.take().expect("it is put back after each step");
-        let blobs = self.shared.host.blobs();
+        let blobs = self.context.host.blobs();
         let (fetch, effects) = tokio::task::spawn_blocking(move || {
             let effects = fetch.handle(input, &blobs);
             (fetch, effects)
@@ -458,24 +462,24 @@ impl Net {
         bytes_max: u64,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), FetchError> {
-        let shared = &self.shared;
-        let mut candidates: Vec<DeviceKey> = shared
+        let context = &self.context;
+        let mut candidates: Vec<DeviceKey> = context
             .store(&store)
             .map(|s| {
                 let mut all = s.acquaintances();
-                all.retain(|p| *p != shared.me && s.is_close(p));
+                all.retain(|p| *p != context.me && s.is_close(p));
                 all
             })
             .unwrap_or_default();
         // Taken from the end: those that are connected first, those without an address never.
-        candidates.retain(|p| shared.discovery || !shared.peers.addresses(p).is_empty());
-        candidates.sort_by_key(|p| shared.links.conn(p).is_some());
+        candidates.retain(|p| context.discovery || !context.peers.addresses(p).is_empty());
+        candidates.sort_by_key(|p| context.links.conn(p).is_some());
         candidates.dedup();
         let wish = Wish {
             store,
             blob,
             bytes_max,
         };
-        run(shared, wish, Vec::new(), candidates, progress).await
+        run(context, wish, Vec::new(), candidates, progress).await
     }
 }

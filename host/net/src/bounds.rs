@@ -156,13 +156,13 @@ async fn so_many_connections_are_kept_and_so_many_dials_made() {
         raw(1, open_transport()).await,
         raw(2, open_transport()).await,
     ];
-    let shared = &a.shared;
-    assert_eq!(shared.outgoing.available_permits(), CONNECTIONS_MAX);
-    assert_eq!(shared.dials.available_permits(), DIALS_MAX);
+    let context = &a.context;
+    assert_eq!(context.outgoing.available_permits(), CONNECTIONS_MAX);
+    assert_eq!(context.dials.available_permits(), DIALS_MAX);
     // Others have all dials but none of the connections, and then all but one of these.
-    let mut dials = shared.dials.acquire_many(DIALS_MAX as u32).await.unwrap();
+    let mut dials = context.dials.acquire_many(DIALS_MAX as u32).await.unwrap();
     let others = CONNECTIONS_MAX as u32 - 1;
-    let others = shared.outgoing.clone().acquire_many_owned(others).await;
+    let others = context.outgoing.clone().acquire_many_owned(others).await;
     for peer in &peers {
         let listening = peer.clone();
         tokio::spawn(async move {
@@ -173,7 +173,7 @@ async fn so_many_connections_are_kept_and_so_many_dials_made() {
         });
         a.add_peer(&own_addr(peer));
     }
-    let count = || shared.links.conns().len();
+    let count = || context.links.conns().len();
     tokio::time::sleep(QUIET).await;
     assert_eq!(count(), 0, "no dial is free");
     drop(dials.split(1));
@@ -192,7 +192,7 @@ async fn so_many_connections_are_kept_and_so_many_dials_made() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_connections_are_taken_in_whatever_they_are_for() {
     let a = start(0).await;
-    let incoming = a.shared.incoming.clone();
+    let incoming = a.context.incoming.clone();
     assert_eq!(incoming.available_permits(), INCOMING_MAX);
     let others = incoming.clone().acquire_many_owned(INCOMING_MAX as u32 - 1);
     let others = others.await.unwrap();

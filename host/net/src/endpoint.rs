@@ -49,7 +49,7 @@ pub mod code {
     /// The two share no store.
     pub const STRANGER: VarInt = VarInt::from_u32(2);
     /// The peer broke the protocol.
-    pub const OFFENCE: VarInt = VarInt::from_u32(3);
+    pub const MISBEHAVIOUR: VarInt = VarInt::from_u32(3);
     /// This node has as many connections or requests as it takes; try later.
     pub const BUSY: VarInt = VarInt::from_u32(4);
     /// The peer did not read, or did not answer, in time.

@@ -15,9 +15,11 @@ use lattice_format::DeviceKey;
 use lattice_kernel::sync::{self, Access, Move};
 use tokio::sync::mpsc;
 
-use crate::context::{Poke, Shared, StoreNet, TopicCommand, backoff};
+use crate::context::{Context, backoff};
 use crate::endpoint::{code, device_of, id_of};
 use crate::limits::GOSSIP_BYTES_MAX;
+use crate::sessions::Poke;
+use crate::stores::{StoreNet, TopicCommand};
 
 /// Builds the gossip protocol of a node.
 pub(crate) fn spawn(endpoint: iroh::Endpoint) -> Gossip {
@@ -29,7 +31,7 @@ pub(crate) fn spawn(endpoint: iroh::Endpoint) -> Gossip {
 /// Lets only active members of some store here speak gossip.
 #[derive(Clone)]
 pub(crate) struct GossipGate {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) context: Arc<Context>,
     pub(crate) gossip: Gossip,
 }
 
@@ -42,7 +44,7 @@ impl std::fmt::Debug for GossipGate {
 impl ProtocolHandler for GossipGate {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let peer = device_of(connection.remote_id());
-        if self.shared.is_banned(&peer) || !self.shared.is_member_of_any(&peer) {
+        if self.context.is_banned(&peer) || !self.context.is_member_of_any(&peer) {
             connection.close(code::STRANGER, b"no store in common");
             return Ok(());
         }
@@ -55,8 +57,8 @@ impl ProtocolHandler for GossipGate {
 }
 
 /// Tells the topics that a member is connected.
-pub(crate) fn peer_up(shared: &Shared, peer: DeviceKey) {
-    for store in shared.stores() {
+pub(crate) fn peer_up(context: &Context, peer: DeviceKey) {
+    for store in context.stores() {
         if store.access(&peer) == Access::All {
             // A full queue is busy with announcements; the peer finds the topic through others.
             let _ = store.gossip.try_send(TopicCommand::Peer(peer));
@@ -66,7 +68,7 @@ pub(crate) fn peer_up(shared: &Shared, peer: DeviceKey) {
 
 /// One store's task: the kernel's value with what it stands in.
 struct Topics {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     store: Arc<StoreNet>,
     value: sync::Gossip,
     begun: Instant,
@@ -74,15 +76,15 @@ struct Topics {
 
 /// Keeps a store's topic joined as long as the store is on the network.
 pub(crate) async fn keep_topic(
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     gossip: Gossip,
     store: Arc<StoreNet>,
     mut commands: mpsc::Receiver<TopicCommand>,
 ) {
     let mut topics = Topics {
-        value: sync::Gossip::new(store.id, shared.me),
+        value: sync::Gossip::new(store.id, context.me),
         begun: Instant::now(),
-        shared,
+        context,
         store,
     };
     let mut failures = 0;
@@ -118,7 +120,7 @@ pub(crate) async fn keep_topic(
             }
         }
         topics.value.lost();
-        let timings = &topics.shared.timings;
+        let timings = &topics.context.timings;
         tokio::time::sleep(backoff(timings.retry_min, timings.retry_max, failures)).await;
         next = topics.look();
     }
@@ -141,7 +143,7 @@ impl Topics {
 
     fn look(&mut self) -> Option<Move> {
         let now_ms = self.now_ms();
-        let connected = self.shared.links.conns();
+        let connected = self.context.links.conns();
         self.value.look(
             self.store.governance().as_deref(),
             connected.iter().map(|conn| conn.peer),
@@ -201,15 +203,17 @@ impl Topics {
     fn heard(&mut self, from: DeviceKey, bytes: &[u8]) {
         let now_ms = self.now_ms();
         let store = &self.store;
-        let snapshot = || self.shared.host.snapshot(&store.id);
+        let snapshot = || self.context.host.snapshot(&store.id);
         let heard = self.value.heard(from, bytes, now_ms, snapshot);
         if let Some(announced) = heard.announced {
-            announced.tell(store.session_peers(), |peer| {
-                store.poke(peer, Poke::Announced(announced.ids.clone()))
+            announced.tell(store.sessions.peers(), |peer| {
+                store
+                    .sessions
+                    .poke(peer, Poke::Announced(announced.ids.clone()))
             });
         }
         if heard.compare {
-            store.reconcile();
+            store.sessions.reconcile();
         }
     }
 }

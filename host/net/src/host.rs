@@ -157,11 +157,11 @@ pub enum NetEvent {
         peer: DeviceKey,
     },
     /// A peer broke the protocol. Logged and raised once for each peer and kind.
-    Offence {
+    Misbehaviour {
         /// The peer.
         peer: DeviceKey,
         /// What it did.
-        kind: crate::misbehaviour::Offence,
+        kind: crate::misbehaviour::Misbehaviour,
         /// One line.
         text: String,
     },

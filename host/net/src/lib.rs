@@ -9,11 +9,13 @@
 //! |---|---|
 //! | `host` | what the node must offer |
 //! | `net` | start, close, and what the node tells the network |
-//! | `link`, `session` | connections to peers; one sync session a store on each |
+//! | `context` | what every task needs |
+//! | `link`, `links` | connections to peers |
+//! | `session`, `sessions`, `stores` | one sync session a store and peer |
 //! | `gossip` | announcements of new ids |
 //! | `blob` | blobs by hash, in the scope of a store |
 //! | `token`, `join` | invitations, and how a device becomes a member |
-//! | `peers`, `misbehaviour` | what is known of peers, and held against them |
+//! | `peers`, `misbehaviour`, `allowances` | what is known of peers, held against them, and granted to them |
 
 pub mod blob;
 pub mod config;
@@ -27,14 +29,18 @@ pub mod peers;
 pub mod token;
 
 mod addresses;
+mod allowances;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod bounds;
 mod context;
 mod frame;
 mod link;
+mod links;
 mod net;
 mod session;
+mod sessions;
+mod stores;
 
 pub use config::{NetConfig, Timings};
 pub use endpoint::StartError;
@@ -42,7 +48,7 @@ pub use host::{
     Access, Claim, ClaimRefusal, DeliverError, Entries, Governance, InviteState, NetEvent, NetHost,
 };
 pub use join::{Inspected, JoinError, JoinHost, JoinPhase, JoinTask};
-pub use misbehaviour::Offence;
+pub use misbehaviour::Misbehaviour;
 pub use net::Net;
 pub use peers::{PeerStatus, PeerStoreStatus};
 pub use token::{InviteKey, PeerAddr, Token, TokenError};

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::addresses::{self, known_members};
 use crate::blob::{self, BlobProtocol};
 use crate::config::NetConfig;
-use crate::context::{Shared, StoreNet, TopicCommand};
+use crate::context::Context;
 use crate::endpoint::{self, StartError, own_addr, remote_socket};
 use crate::gossip::{self, GossipGate};
 use crate::host::NetHost;
@@ -23,12 +23,13 @@ use crate::join::{self, JoinProtocol};
 use crate::limits::TOKEN_ADDRESSES_MAX;
 use crate::link::{self, SyncProtocol};
 use crate::peers::{PeerStatus, Source};
+use crate::stores::{StoreNet, TopicCommand};
 use crate::token::PeerAddr;
 
 /// A running network. Dropping it ends it too, but without [`Net::close`] the goodbyes are lost and
 /// peers notice only by the silence.
 pub struct Net {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) context: Arc<Context>,
     gossip: Gossip,
     router: Router,
     ended: Mutex<Option<mpsc::Receiver<()>>>,
@@ -36,7 +37,7 @@ pub struct Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        self.shared.stop();
+        self.context.stop();
         self.end();
     }
 }
@@ -49,7 +50,7 @@ impl Net {
     pub async fn start(config: NetConfig, host: Arc<dyn NetHost>) -> Result<Self, StartError> {
         let (endpoint, lookup) = endpoint::bind(&config).await?;
         let stores = host.stores();
-        let (shared, ended) = Shared::new(
+        let (context, ended) = Context::new(
             host,
             endpoint.clone(),
             lookup,
@@ -57,28 +58,28 @@ impl Net {
             config.discovery,
         );
         for peer in &config.known {
-            shared
+            context
                 .peers
                 .learn(peer.device, &peer.addresses, Source::Seen);
         }
         let gossip = gossip::spawn(endpoint.clone());
         let gate = GossipGate {
-            shared: shared.clone(),
+            context: context.clone(),
             gossip: gossip.clone(),
         };
         let router = Router::builder(endpoint)
-            .accept(SYNC_ALPN, SyncProtocol(shared.clone()))
-            .accept(blob::ALPN, BlobProtocol::new(shared.clone()))
-            .accept(join::ALPN, JoinProtocol::new(shared.clone()))
+            .accept(SYNC_ALPN, SyncProtocol(context.clone()))
+            .accept(blob::ALPN, BlobProtocol::new(context.clone()))
+            .accept(join::ALPN, JoinProtocol::new(context.clone()))
             .accept(iroh_gossip::ALPN, gate)
             .spawn();
         let net = Self {
-            shared,
+            context,
             gossip,
             router,
             ended: Mutex::new(Some(ended)),
         };
-        net.shared.spawn(addresses::spread(net.shared.clone()));
+        net.context.spawn(addresses::spread(net.context.clone()));
         for store in stores {
             net.store_added(store);
         }
@@ -87,33 +88,33 @@ impl Net {
 
     /// This device's key.
     pub fn device(&self) -> DeviceKey {
-        self.shared.me
+        self.context.me
     }
 
     /// Where this node can be reached now.
     pub fn address(&self) -> PeerAddr {
-        own_addr(&self.shared.endpoint)
+        own_addr(&self.context.endpoint)
     }
 
     /// Whether a peer is connected.
     pub fn is_connected(&self) -> bool {
-        !self.shared.links.conns().is_empty()
+        !self.context.links.conns().is_empty()
     }
 
     /// The sockets that this node listens on.
     pub fn sockets(&self) -> Vec<std::net::SocketAddr> {
-        self.shared.endpoint.bound_sockets()
+        self.context.endpoint.bound_sockets()
     }
 
     /// Puts a store on the network: the host has it from now on. Does nothing the second time.
     pub fn store_added(&self, store: StoreId) {
         let (store, commands) = StoreNet::new(store);
-        if !self.shared.insert_store(store.clone()) {
+        if !self.context.insert_store(store.clone()) {
             return;
         }
-        store.set_governance(self.shared.host.governance(&store.id));
-        self.shared.spawn(gossip::keep_topic(
-            self.shared.clone(),
+        store.set_governance(self.context.host.governance(&store.id));
+        self.context.spawn(gossip::keep_topic(
+            self.context.clone(),
             self.gossip.clone(),
             store.clone(),
             commands,
@@ -123,16 +124,16 @@ impl Net {
 
     /// Takes a store off the network.
     pub fn store_removed(&self, store: &StoreId) {
-        self.shared.remove_store(store);
+        self.context.remove_store(store);
     }
 
     /// The log of a store has grown: call this after every durable commit and every delivery. `written`
     /// are the intentions that this node wrote itself; the network announces these.
     pub fn changed(&self, store: &StoreId, written: &[IntentionId]) {
-        let Some(store) = self.shared.store(store) else {
+        let Some(store) = self.context.store(store) else {
             return;
         };
-        if store.set_governance(self.shared.host.governance(&store.id)) {
+        if store.set_governance(self.context.host.governance(&store.id)) {
             self.meet(&store);
         }
         store.changed.send_modify(|count| *count += 1);
@@ -141,24 +142,24 @@ impl Net {
 
     /// Adds a place where a peer may be reached. Peers that share no store are not dialled.
     pub fn add_peer(&self, peer: &PeerAddr) {
-        self.shared
+        self.context
             .learn(peer.device, &peer.addresses, Source::Seen);
     }
 
     /// Compares now with every peer that is connected, in one store or in all.
     pub fn reconcile(&self, store: Option<&StoreId>) {
-        for each in self.shared.stores() {
+        for each in self.context.stores() {
             if store.is_none_or(|id| *id == each.id) {
-                each.reconcile();
+                each.sessions.reconcile();
             }
         }
     }
 
     /// What is known of every peer, by key.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        let mut peers = self.shared.peers.list();
+        let mut peers = self.context.peers.list();
         for peer in &mut peers {
-            if let Some(conn) = self.shared.links.conn(&peer.peer) {
+            if let Some(conn) = self.context.links.conn(&peer.peer) {
                 let paths = conn.connection.paths();
                 let chosen = paths.iter().find(|p| p.is_selected());
                 peer.round_trip_us = chosen
@@ -174,20 +175,20 @@ impl Net {
     /// Each peer counts once, with what its last Hello said. With two peers that disagree the one nearer to
     /// this node's clock counts; one peer alone is believed.
     pub fn live_clock_lead_ms(&self) -> Option<i64> {
-        self.shared.peers.live_clock_lead_ms()
+        self.context.peers.live_clock_lead_ms()
     }
 
     /// The same; while no peer is connected, of all that were met since the network started.
     pub fn clock_lead_ms(&self) -> Option<i64> {
-        self.shared.peers.clock_lead_ms()
+        self.context.peers.clock_lead_ms()
     }
 
     /// Whom a token for this store should name: this node, then other members, connected ones first.
     /// At most 32 addresses altogether.
     pub fn invitation_peers(&self, store: &StoreId) -> Vec<PeerAddr> {
-        let mut peers = known_members(&self.shared, |s| s.id == *store);
+        let mut peers = known_members(&self.context, |s| s.id == *store);
         let own = peers.remove(0);
-        peers.sort_by_key(|p| self.shared.links.conn(&p.device).is_none());
+        peers.sort_by_key(|p| self.context.links.conn(&p.device).is_none());
         let mut room = TOKEN_ADDRESSES_MAX;
         let mut named = Vec::new();
         for mut peer in std::iter::once(own).chain(peers) {
@@ -204,10 +205,10 @@ impl Net {
     /// Lets a joiner talk to these peers before it knows the members of the store.
     pub(crate) fn trust(&self, store: &StoreId, peers: &[PeerAddr]) {
         for peer in peers {
-            self.shared
+            self.context
                 .learn(peer.device, &peer.addresses, Source::Told);
         }
-        if let Some(store) = self.shared.store(store) {
+        if let Some(store) = self.context.store(store) {
             store.trust(peers.iter().map(|p| p.device));
             self.meet(&store);
         }
@@ -216,12 +217,12 @@ impl Net {
     /// Says goodbye, ends every task and frees the socket. Takes at most [`crate::Timings::close`]; what is not done
     /// by then goes on behind it, for some seconds: a dial that nobody answered keeps the socket as long.
     pub async fn close(&self) {
-        self.shared.stop();
-        for conn in self.shared.links.conns() {
+        self.context.stop();
+        for conn in self.context.links.conns() {
             conn.connection.close(endpoint::code::BYE, b"shutting down");
         }
         let Some(ending) = self.end() else { return };
-        let limit = self.shared.timings.close;
+        let limit = self.context.timings.close;
         if tokio::time::timeout(limit, ending).await.is_err() {
             tracing::debug!(?limit, "some goodbyes were not acknowledged in time");
         }
@@ -238,7 +239,7 @@ impl Net {
             .lock()
             .expect("no panic while it is held")
             .take()?;
-        let endpoint = ManuallyDrop::new(self.shared.endpoint.clone());
+        let endpoint = ManuallyDrop::new(self.context.endpoint.clone());
         let router = self.router.clone();
         let closing = async move {
             // `None` once the last task has dropped its sender.
@@ -255,23 +256,23 @@ impl Net {
 
     /// Meets everyone of a store: keeps links, opens sessions, looks at the topic.
     fn meet(&self, store: &Arc<StoreNet>) {
-        let shared = &self.shared;
+        let context = &self.context;
         for peer in store.acquaintances() {
-            link::keep(shared, peer);
-            shared.links.wake(&peer, Some(&store.id));
+            link::keep(context, peer);
+            context.links.wake(&peer, Some(&store.id));
         }
-        for conn in shared.links.conns() {
+        for conn in context.links.conns() {
             if store.access(&conn.peer) == Access::None {
                 continue;
             }
             // Connected before it was known as a member: it was a stranger until now.
             if let Some(socket) = remote_socket(&conn.connection) {
-                shared.learn(conn.peer, &[socket], Source::Seen);
+                context.learn(conn.peer, &[socket], Source::Seen);
             }
-            link::keep(shared, conn.peer);
-            shared.links.wake(&conn.peer, Some(&store.id));
+            link::keep(context, conn.peer);
+            context.links.wake(&conn.peer, Some(&store.id));
             if store.access(&conn.peer) == Access::All {
-                addresses::send(shared, &conn);
+                addresses::send(context, &conn);
             }
         }
         // A full queue is looked at soon, and each change comes with an entry.
@@ -281,6 +282,6 @@ impl Net {
 
     /// How long a dial may take.
     pub(crate) fn dial_limit(&self) -> Duration {
-        self.shared.timings.dial
+        self.context.timings.dial
     }
 }

@@ -12,12 +12,14 @@ use lattice_kernel::sync::{
     Access, CloseReason, Config, Due, Effect, ErrorCode, Input, Pace, Role, Session, Wants,
 };
 
-use crate::context::{Poke, SessionPlace, Shared, StoreNet};
+use crate::context::Context;
 use crate::endpoint::code;
 use crate::host::{DeliverError, NetEvent};
 use crate::limits::{READ_STEP_BYTES, SEND_WINDOW_BYTES};
-use crate::link::Conn;
-use crate::misbehaviour::Offence;
+use crate::links::Conn;
+use crate::misbehaviour::Misbehaviour;
+use crate::sessions::{Poke, SessionPlace};
+use crate::stores::StoreNet;
 
 /// Bytes that wait to be written beyond which nothing more is read from the peer.
 const OUT_BYTES_HIGH: usize = SEND_WINDOW_BYTES as usize / 2;
@@ -52,7 +54,7 @@ impl SessionEnd {
 type Delivery = BoxFuture<'static, Result<Received, DeliverError>>;
 
 struct Driver {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     store: Arc<StoreNet>,
     conn: Arc<Conn>,
     session: Session,
@@ -71,7 +73,7 @@ struct Driver {
 
 /// Runs a session to its end. `first` is what was read from the stream to learn its store.
 pub(crate) async fn run(
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     store: Arc<StoreNet>,
     conn: Arc<Conn>,
     mut place: SessionPlace,
@@ -83,19 +85,19 @@ pub(crate) async fn run(
     let access = store.access(&peer);
     let session = Session::new(Config {
         role,
-        device: shared.me,
-        endpoint: shared.me,
+        device: context.me,
+        endpoint: context.me,
         peer,
         wants: Wants::All,
         access,
     });
-    shared.peers.store(peer, store.id, |s| {
+    context.peers.store(peer, store.id, |s| {
         s.live = true;
         s.reason.clear();
     });
     let now = Instant::now();
     let mut driver = Driver {
-        shared: shared.clone(),
+        context: context.clone(),
         store: store.clone(),
         conn,
         session,
@@ -121,7 +123,7 @@ pub(crate) async fn run(
     // Errors mean that the stream is gone already.
     let _ = recv.stop(stream_code);
     let _ = send.finish();
-    shared.peers.store(peer, store.id, |s| {
+    context.peers.store(peer, store.id, |s| {
         s.live = false;
         s.in_sync = false;
         s.reason.clone_from(&end.reason);
@@ -147,8 +149,8 @@ impl Driver {
         }
         // The dialer compares at the interval, the listener only should the dialer not.
         let interval = match role {
-            Role::Dialer => self.shared.timings.reconcile,
-            Role::Listener => self.shared.timings.reconcile * 2,
+            Role::Dialer => self.context.timings.reconcile,
+            Role::Listener => self.context.timings.reconcile * 2,
         };
         let mut compare_at = Instant::now() + jitter(interval);
         let mut pace = Pace::default();
@@ -157,13 +159,13 @@ impl Driver {
                 place.compared();
             }
             let now = Instant::now();
-            if !self.out.is_empty() && now - self.write_progress > self.shared.timings.stall {
+            if !self.out.is_empty() && now - self.write_progress > self.context.timings.stall {
                 let text = format!(
                     "{} bytes of a session were not read in {:?}",
-                    self.out_bytes, self.shared.timings.stall
+                    self.out_bytes, self.context.timings.stall
                 );
-                self.shared
-                    .offence(self.conn.peer, Offence::SlowReader, &text);
+                self.context
+                    .misbehaved(self.conn.peer, Misbehaviour::SlowReader, &text);
                 return Err(SessionEnd::later(text));
             }
             let may_read = now >= self.read_after && self.out_bytes < OUT_BYTES_HIGH;
@@ -209,7 +211,7 @@ impl Driver {
                     Err(error) => return Err(SessionEnd::soon(error.to_string())),
                 },
                 () = tokio::time::sleep_until(timer.into()) => {
-                    if self.wake_at_ms.is_some_and(|at| self.shared.host.now_ms() >= at) {
+                    if self.wake_at_ms.is_some_and(|at| self.context.host.now_ms() >= at) {
                         self.wake_at_ms = None;
                         self.handle(Input::Tick)?;
                     }
@@ -240,7 +242,7 @@ impl Driver {
         let mut at = compare_at;
         if let Some(wake_ms) = self.wake_at_ms {
             let wait = wake_ms
-                .saturating_sub(self.shared.host.now_ms())
+                .saturating_sub(self.context.host.now_ms())
                 .min(3_600_000);
             at = at.min(now + Duration::from_millis(wait));
         }
@@ -248,7 +250,8 @@ impl Driver {
             at = at.min(self.read_after);
         }
         if !self.out.is_empty() {
-            at = at.min(self.write_progress + self.shared.timings.stall + Duration::from_millis(1));
+            at =
+                at.min(self.write_progress + self.context.timings.stall + Duration::from_millis(1));
             if self.write_after > now {
                 at = at.min(self.write_after);
             }
@@ -273,9 +276,9 @@ impl Driver {
             .bytes(self.access)
             .take(len as u64, now);
         self.read_after = self.read_after.max(now + wait);
-        self.shared
+        self.context
             .peers
-            .seen(self.conn.peer, self.shared.host.now_ms());
+            .seen(self.conn.peer, self.context.host.now_ms());
     }
 
     fn wrote(&mut self, len: usize) {
@@ -293,7 +296,7 @@ impl Driver {
     }
 
     fn handle(&mut self, input: Input) -> Result<(), SessionEnd> {
-        let host = &self.shared.host;
+        let host = &self.context.host;
         let Some(snapshot) = host.snapshot(&self.store.id) else {
             return Err(SessionEnd::later("this node does not serve the store now"));
         };
@@ -309,8 +312,8 @@ impl Driver {
 
     fn carry_out(&mut self, effect: Effect) {
         let (peer, store) = (self.conn.peer, self.store.id);
-        let now_ms = self.shared.host.now_ms();
-        let peers = &self.shared.peers;
+        let now_ms = self.context.host.now_ms();
+        let peers = &self.context.peers;
         match effect {
             Effect::Send(bytes) => {
                 if self.out.is_empty() {
@@ -321,7 +324,7 @@ impl Driver {
             }
             Effect::Deliver(entries) => {
                 assert!(self.delivery.is_none(), "one delivery at a time");
-                self.delivery = Some(self.shared.host.deliver(store, peer, entries));
+                self.delivery = Some(self.context.host.deliver(store, peer, entries));
             }
             Effect::PeerHello { clock_ms, count } => {
                 let lead = i128::from(clock_ms) - i128::from(now_ms);
@@ -343,7 +346,7 @@ impl Driver {
                     s.reason.clear();
                 });
                 if news {
-                    self.shared.host.event(NetEvent::InSync { store, peer });
+                    self.context.host.event(NetEvent::InSync { store, peer });
                 }
             }
             Effect::PeerLacks(lack) => peers.store(peer, store, |s| {
@@ -364,7 +367,8 @@ impl Driver {
             }
             Effect::Slow { ms, reason } => {
                 self.read_after = Instant::now() + Duration::from_millis(ms);
-                self.shared.offence(peer, Offence::Invalid, &reason);
+                self.context
+                    .misbehaved(peer, Misbehaviour::Invalid, &reason);
             }
             Effect::Again => self.again = true,
             Effect::WakeAt { ms } => {
@@ -394,13 +398,17 @@ impl Driver {
             }
             Some(CloseReason::Refused(error)) => {
                 let text = format!("refused: {}", error.text);
-                self.shared.offence(peer, Offence::NotAllowed, &text);
+                self.context
+                    .misbehaved(peer, Misbehaviour::NotAllowed, &text);
                 (code::BYE, SessionEnd::later(text))
             }
             Some(CloseReason::Faulty { reason }) => {
-                self.shared.offence(peer, Offence::Garbage, &reason);
-                self.conn.connection.close(code::OFFENCE, reason.as_bytes());
-                (code::OFFENCE, SessionEnd::later(reason))
+                self.context
+                    .misbehaved(peer, Misbehaviour::Garbage, &reason);
+                self.conn
+                    .connection
+                    .close(code::MISBEHAVIOUR, reason.as_bytes());
+                (code::MISBEHAVIOUR, SessionEnd::later(reason))
             }
         }
     }

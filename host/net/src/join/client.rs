@@ -259,9 +259,9 @@ impl<'a> Member<'a> {
         if id_of(&net.device()) == Some(addr.id) {
             return Err(JoinError::Node("the token names this node alone".into()));
         }
-        let known = net.shared.peers.addresses(&peer.device);
+        let known = net.context.peers.addresses(&peer.device);
         addr = addr.with_addrs(known.into_iter().map(TransportAddr::Ip));
-        let dial = net.shared.endpoint.connect(addr, super::ALPN);
+        let dial = net.context.endpoint.connect(addr, super::ALPN);
         let connection = match timeout(net.dial_limit(), dial).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(not_now(format!("{error:#}"))),
@@ -336,7 +336,7 @@ impl<'a> Member<'a> {
                 bytes: size(&id),
             });
         }
-        let lead = i128::from(wire.clock_ms) - i128::from(self.net.shared.host.now_ms());
+        let lead = i128::from(wire.clock_ms) - i128::from(self.net.context.host.now_ms());
         let members = wire.members.into_iter().take(TOKEN_ADDRESSES_MAX);
         Ok(Inspected {
             signed,
@@ -371,7 +371,7 @@ impl<'a> Member<'a> {
             bytes_max: COMPONENT_BYTES_MAX,
         };
         blob::fetch(
-            &self.net.shared,
+            &self.net.context,
             fetch,
             vec![(self.peer, streams)],
             progress,
@@ -435,7 +435,7 @@ impl<'a> Member<'a> {
                 .map_err(|e| broken(e.to_string()))?;
             Ok((answer, (send, recv)))
         };
-        let limit = self.net.shared.timings.stall;
+        let limit = self.net.context.timings.stall;
         let (mut answer, streams) = timeout(limit, asked)
             .await
             .map_err(|_| broken(format!("no answer within {limit:?}")))??;

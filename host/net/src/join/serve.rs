@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 
 use super::wire::{Answer, ComponentSize, Inspected, Request, Scope, Why};
 use crate::addresses::{WirePeer, known_members};
+use crate::allowances::PerPeer;
 use crate::blob;
-use crate::context::Shared;
+use crate::context::Context;
 use crate::endpoint::{code, device_of};
 use crate::frame::{self, FrameError};
 use crate::host::Claim;
@@ -21,7 +22,7 @@ use crate::limits::{
     CONNECTIONS_PER_PEER, JOIN_REQUEST_BYTES_MAX, JOIN_REQUESTS_MAX, JOINS_SERVED_MAX,
     TOKEN_ADDRESSES_MAX,
 };
-use crate::misbehaviour::{Offence, PerPeer};
+use crate::misbehaviour::Misbehaviour;
 use crate::token::{claim_holds, proof_holds, shortened};
 
 /// Requests of one connection that are served at once.
@@ -30,7 +31,7 @@ const AT_ONCE: usize = 4;
 /// Serves joiners.
 #[derive(Clone)]
 pub(crate) struct JoinProtocol {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     served: Arc<Semaphore>,
     places: Arc<PerPeer>,
 }
@@ -42,9 +43,9 @@ impl std::fmt::Debug for JoinProtocol {
 }
 
 impl JoinProtocol {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
         Self {
-            shared,
+            context,
             served: Arc::new(Semaphore::new(JOINS_SERVED_MAX)),
             places: Arc::default(),
         }
@@ -53,19 +54,19 @@ impl JoinProtocol {
 
 impl ProtocolHandler for JoinProtocol {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let shared = &self.shared;
+        let context = &self.context;
         let peer = device_of(connection.remote_id());
-        if shared.is_banned(&peer) {
-            connection.close(code::OFFENCE, b"refused for a while");
+        if context.is_banned(&peer) {
+            connection.close(code::MISBEHAVIOUR, b"refused for a while");
             return Ok(());
         }
-        let Some(_incoming) = shared.take_in(&connection) else {
+        let Some(_incoming) = context.take_in(&connection) else {
             return Ok(());
         };
         let Some(_place) = self.places.enter(peer, CONNECTIONS_PER_PEER) else {
-            shared.offence(
+            context.misbehaved(
                 peer,
-                Offence::Flood,
+                Misbehaviour::Flood,
                 "joins: more connections than it may have",
             );
             connection.close(code::BUSY, b"too many connections");
@@ -79,20 +80,20 @@ impl ProtocolHandler for JoinProtocol {
         let mut requests = 0;
         loop {
             // A connection is for requests that come soon: an idle one would hold its place.
-            let idle = tokio::time::sleep(shared.timings.request);
+            let idle = tokio::time::sleep(context.timings.request);
             tokio::select! {
                 streams = connection.accept_bi(), if running.len() < AT_ONCE => {
                     let Ok((send, recv)) = streams else { return Ok(()) };
                     requests += 1;
                     if requests > JOIN_REQUESTS_MAX {
                         let text = format!("join: more than {JOIN_REQUESTS_MAX} requests");
-                        shared.offence(peer, Offence::Flood, &text);
-                        connection.close(code::OFFENCE, text.as_bytes());
+                        context.misbehaved(peer, Misbehaviour::Flood, &text);
+                        connection.close(code::MISBEHAVIOUR, text.as_bytes());
                         return Ok(());
                     }
-                    let (shared, connection) = (shared.clone(), connection.clone());
+                    let (context, connection) = (context.clone(), connection.clone());
                     running.spawn(async move {
-                        serve(&shared, &connection, peer, send, recv).await;
+                        serve(&context, &connection, peer, send, recv).await;
                     });
                 }
                 Some(_) = running.join_next() => {}
@@ -107,32 +108,32 @@ impl ProtocolHandler for JoinProtocol {
 }
 
 async fn serve(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     connection: &Connection,
     peer: DeviceKey,
     mut send: SendStream,
     mut recv: RecvStream,
 ) {
     let read = frame::read::<Request>(&mut recv, JOIN_REQUEST_BYTES_MAX);
-    let request = match tokio::time::timeout(shared.timings.request, read).await {
+    let request = match tokio::time::timeout(context.timings.request, read).await {
         Ok(Ok(request)) => request,
         Ok(Err(FrameError::Ended | FrameError::Broken(_))) => return,
         Ok(Err(error)) => {
             let kind = match error {
-                FrameError::TooLong { .. } => Offence::Oversized,
-                _ => Offence::Garbage,
+                FrameError::TooLong { .. } => Misbehaviour::Oversized,
+                _ => Misbehaviour::Garbage,
             };
-            shared.offence(peer, kind, &format!("join: {error}"));
-            connection.close(code::OFFENCE, error.to_string().as_bytes());
+            context.misbehaved(peer, kind, &format!("join: {error}"));
+            connection.close(code::MISBEHAVIOUR, error.to_string().as_bytes());
             return;
         }
         Err(_) => {
-            shared.offence(peer, Offence::Unfinished, "join: no request in time");
+            context.misbehaved(peer, Misbehaviour::Unfinished, "join: no request in time");
             connection.close(code::SLOW, b"no request in time");
             return;
         }
     };
-    let answer = answer(shared, peer, &request).await;
+    let answer = answer(context, peer, &request).await;
     let (message, component) = match answer {
         Ok(answered) => answered,
         Err(why) => {
@@ -145,11 +146,15 @@ async fn serve(
         }
     };
     let written = frame::write(&mut send, &message);
-    match tokio::time::timeout(shared.timings.stall, written).await {
+    match tokio::time::timeout(context.timings.stall, written).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) => return,
         Err(_) => {
-            shared.offence(peer, Offence::SlowReader, "join: the answer is not read");
+            context.misbehaved(
+                peer,
+                Misbehaviour::SlowReader,
+                "join: the answer is not read",
+            );
             connection.close(code::SLOW, b"the answer is not read");
             return;
         }
@@ -157,36 +162,50 @@ async fn serve(
     match component {
         Some((store, id)) => {
             let only = Some((store, BlobId::from(id)));
-            blob::serve(shared, peer, only, (send, recv)).await;
+            blob::serve(context, peer, only, (send, recv)).await;
         }
         None => {
             let _ = send.finish();
             // The stream must live until the peer has read the answer.
-            let _ = tokio::time::timeout(shared.timings.stall, send.stopped()).await;
+            let _ = tokio::time::timeout(context.timings.stall, send.stopped()).await;
         }
     }
 }
 
 type Answered = (Answer, Option<(StoreId, ComponentId)>);
 
-async fn answer(shared: &Arc<Shared>, peer: DeviceKey, request: &Request) -> Result<Answered, Why> {
+async fn answer(
+    context: &Arc<Context>,
+    peer: DeviceKey,
+    request: &Request,
+) -> Result<Answered, Why> {
     let scope = request
         .scope()
         .ok_or_else(|| Why::NotUnderstood("a key, an id or a signature is too short".into()))?;
-    if !proof_holds(&scope.store, &scope.invite, &peer, &shared.me, &scope.proof) {
-        shared.offence(peer, Offence::NotAllowed, "join: the proof does not hold");
+    if !proof_holds(
+        &scope.store,
+        &scope.invite,
+        &peer,
+        &context.me,
+        &scope.proof,
+    ) {
+        context.misbehaved(
+            peer,
+            Misbehaviour::NotAllowed,
+            "join: the proof does not hold",
+        );
         return Err(Why::NotProved);
     }
-    let snapshot = shared
+    let snapshot = context
         .store(&scope.store)
-        .and_then(|_| shared.host.snapshot(&scope.store))
+        .and_then(|_| context.host.snapshot(&scope.store))
         .ok_or(Why::NotProved)?;
-    let status = member_status(shared, &scope.store, &peer);
+    let status = member_status(context, &scope.store, &peer);
     match status {
         Some(MemberStatus::Active) => {}
         Some(_) => return Err(Why::AdmittedBefore),
         None => {
-            let state = shared
+            let state = context
                 .host
                 .invite(scope.store, scope.invite)
                 .await
@@ -198,7 +217,7 @@ async fn answer(shared: &Arc<Shared>, peer: DeviceKey, request: &Request) -> Res
         }
     }
     if request.inspect.is_some() {
-        let inspected = inspected(shared, &scope, &snapshot)?;
+        let inspected = inspected(context, &scope, &snapshot)?;
         let answer = Answer {
             inspected: Some(inspected),
             ..Answer::default()
@@ -209,7 +228,7 @@ async fn answer(shared: &Arc<Shared>, peer: DeviceKey, request: &Request) -> Res
         let id = ComponentId::from_slice(&component.id)
             .filter(|id| components(&snapshot).contains(id))
             .ok_or(Why::NoComponent)?;
-        if size_of(shared, &scope.store, id).is_none() {
+        if size_of(context, &scope.store, id).is_none() {
             return Err(Why::NoComponent);
         }
         let answer = Answer {
@@ -220,7 +239,7 @@ async fn answer(shared: &Arc<Shared>, peer: DeviceKey, request: &Request) -> Res
     }
     if let Some(wish) = &request.claim {
         if status.is_none() {
-            admit(shared, &scope, peer, &wish.name, &wish.signature).await?;
+            admit(context, &scope, peer, &wish.name, &wish.signature).await?;
         }
         let answer = Answer {
             admitted: true,
@@ -234,7 +253,7 @@ async fn answer(shared: &Arc<Shared>, peer: DeviceKey, request: &Request) -> Res
 }
 
 async fn admit(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     scope: &Scope,
     device: DeviceKey,
     name: &str,
@@ -249,18 +268,18 @@ async fn admit(
         name: shortened(name),
         signature,
     };
-    match shared.host.claim(scope.store, claim).await {
+    match context.host.claim(scope.store, claim).await {
         Ok(()) => {}
         // Two requests for the same claim may cross; the device is in, which is what it asked for.
-        Err(_) if member_status(shared, &scope.store, &device) == Some(MemberStatus::Active) => {}
+        Err(_) if member_status(context, &scope.store, &device) == Some(MemberStatus::Active) => {}
         Err(refusal) => return Err(refusal.into()),
     }
     tracing::info!(store = %scope.store, %device, "admitted by an invite");
     Ok(())
 }
 
-fn member_status(shared: &Shared, store: &StoreId, device: &DeviceKey) -> Option<MemberStatus> {
-    let governance = shared.host.governance(store)?;
+fn member_status(context: &Context, store: &StoreId, device: &DeviceKey) -> Option<MemberStatus> {
+    let governance = context.host.governance(store)?;
     let member = governance.members.iter().find(|m| m.device == *device)?;
     Some(member.status)
 }
@@ -280,8 +299,8 @@ fn components(snapshot: &Snapshot) -> Vec<ComponentId> {
 }
 
 /// The size of a component that this node has in that store, in bytes.
-fn size_of(shared: &Shared, store: &StoreId, id: ComponentId) -> Option<u64> {
-    match shared.host.blobs().size(*store, BlobId::from(id)) {
+fn size_of(context: &Context, store: &StoreId, id: ComponentId) -> Option<u64> {
+    match context.host.blobs().size(*store, BlobId::from(id)) {
         Ok(size) => size,
         Err(error) => {
             tracing::warn!(%error, "a component's size cannot be read");
@@ -290,7 +309,7 @@ fn size_of(shared: &Shared, store: &StoreId, id: ComponentId) -> Option<u64> {
     }
 }
 
-fn inspected(shared: &Arc<Shared>, scope: &Scope, snapshot: &Snapshot) -> Result<Inspected, Why> {
+fn inspected(context: &Arc<Context>, scope: &Scope, snapshot: &Snapshot) -> Result<Inspected, Why> {
     let fault = |text: String| Why::NotHere(format!("the log cannot be read: {text}"));
     let genesis = snapshot
         .entry_at(LocalSeq(0))
@@ -306,11 +325,11 @@ fn inspected(shared: &Arc<Shared>, scope: &Scope, snapshot: &Snapshot) -> Result
         .filter_map(|id| {
             Some(ComponentSize {
                 id: id.0.to_vec(),
-                bytes: size_of(shared, &scope.store, id)?,
+                bytes: size_of(context, &scope.store, id)?,
             })
         })
         .collect();
-    let mut members = known_members(shared, |s| s.id == scope.store);
+    let mut members = known_members(context, |s| s.id == scope.store);
     members.truncate(TOKEN_ADDRESSES_MAX);
     Ok(Inspected {
         header: signed.bytes.to_vec(),
@@ -318,7 +337,7 @@ fn inspected(shared: &Arc<Shared>, scope: &Scope, snapshot: &Snapshot) -> Result
         body: body.to_vec(),
         components,
         members: members.iter().map(WirePeer::new).collect(),
-        clock_ms: shared.host.now_ms(),
+        clock_ms: context.host.now_ms(),
         app_in_effect: snapshot
             .code_in_effect()
             .ok()

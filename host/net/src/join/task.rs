@@ -205,13 +205,13 @@ impl JoinTask {
                     return Err(error);
                 }
                 Err(error) => {
-                    let timings = &net.shared.timings;
+                    let timings = &net.context.timings;
                     let pause = backoff(timings.retry_min, timings.retry_max, failures);
                     failures += 1;
                     let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                     host.progress(JoinPhase::Waiting {
                         error,
-                        until_ms: net.shared.host.now_ms().saturating_add(pause_ms),
+                        until_ms: net.context.host.now_ms().saturating_add(pause_ms),
                     });
                     tokio::time::sleep(pause).await;
                 }
@@ -278,13 +278,13 @@ impl JoinTask {
         let mut shown = None;
         loop {
             let done = net
-                .shared
+                .context
                 .host
                 .snapshot(&store)
                 .map_or(0, |s| s.summary().count);
             let mut in_sync = false;
             let mut text = String::new();
-            for peer in net.shared.peers.list() {
+            for peer in net.context.peers.list() {
                 for row in peer.stores.iter().filter(|s| s.store == store) {
                     in_sync |= row.in_sync;
                     total = total.max(row.peer_count.unwrap_or(0));

@@ -6,7 +6,7 @@ use iroh::Endpoint;
 use iroh::endpoint::{Connection, VarInt};
 use lattice_format::{BlobId, ComponentId, StoreId};
 use lattice_net::limits::*;
-use lattice_net::{JoinError, NetEvent, Offence, PeerAddr, Timings, blob, join};
+use lattice_net::{JoinError, Misbehaviour, NetEvent, PeerAddr, Timings, blob, join};
 use lattice_testing as testing;
 
 use crate::host::{Node, equal, pair, until};
@@ -16,11 +16,11 @@ use crate::joins::{invite, token};
 const SYNC: &[u8] = lattice_kernel::sync::ALPN;
 const DONE: VarInt = VarInt::from_u32(0);
 
-/// Offences of a kind by a device.
-fn offences(node: &Node, number: u8, wanted: Offence) -> usize {
+/// MisbehaviourLog of a kind by a device.
+fn misbehaviour(node: &Node, number: u8, wanted: Misbehaviour) -> usize {
     let key = testing::device(number);
     node.events(
-        |e| matches!(e, NetEvent::Offence { peer, kind, .. } if *peer == key && *kind == wanted),
+        |e| matches!(e, NetEvent::Misbehaviour { peer, kind, .. } if *peer == key && *kind == wanted),
     )
 }
 
@@ -61,15 +61,16 @@ async fn a_message_of_addresses_ends_at_its_bytes_and_its_rows() {
     let long = tell(52, vec![0xff; ADDRESS_BYTES_MAX]).await;
     let longer = tell(53, vec![0xff; ADDRESS_BYTES_MAX + 1]).await;
     until("what is too much is told", || {
-        offences(&a, 51, Offence::Garbage) == 1
-            && offences(&a, 52, Offence::Garbage) == 1
-            && offences(&a, 53, Offence::Oversized) == 1
+        misbehaviour(&a, 51, Misbehaviour::Garbage) == 1
+            && misbehaviour(&a, 52, Misbehaviour::Garbage) == 1
+            && misbehaviour(&a, 53, Misbehaviour::Oversized) == 1
     })
     .await;
-    let told =
-        a.events(|e| matches!(e, NetEvent::Offence { peer, .. } if *peer == testing::device(50)));
+    let told = a.events(
+        |e| matches!(e, NetEvent::Misbehaviour { peer, .. } if *peer == testing::device(50)),
+    );
     assert_eq!(told, 0);
-    assert_eq!(offences(&a, 52, Offence::Oversized), 0);
+    assert_eq!(misbehaviour(&a, 52, Misbehaviour::Oversized), 0);
     for (member, _) in [fine, many, long, longer] {
         member.close().await;
     }
@@ -81,15 +82,15 @@ async fn a_message_of_addresses_ends_at_its_bytes_and_its_rows() {
 async fn a_request_to_join_ends_at_its_bytes() {
     let a = patient(1).await;
     for (number, len, kind) in [
-        (50, JOIN_REQUEST_BYTES_MAX, Offence::Garbage),
-        (51, JOIN_REQUEST_BYTES_MAX + 1, Offence::Oversized),
+        (50, JOIN_REQUEST_BYTES_MAX, Misbehaviour::Garbage),
+        (51, JOIN_REQUEST_BYTES_MAX + 1, Misbehaviour::Oversized),
     ] {
         let joiner = raw(number).await;
         let connection = connect(&joiner, &a, join::ALPN).await;
         let (mut send, _recv) = connection.open_bi().await.unwrap();
         let _ = send.write_all(&garbage(len)).await;
         is_closed(&connection).await;
-        assert_eq!(offences(&a, number, kind), 1, "{len} bytes");
+        assert_eq!(misbehaviour(&a, number, kind), 1, "{len} bytes");
         joiner.close().await;
     }
     a.net.close().await;
@@ -111,7 +112,7 @@ async fn a_connection_to_join_ends_after_its_requests() {
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     let _ = send.write_all(&[0]).await;
     is_closed(&connection).await;
-    assert_eq!(offences(&a, 50, Offence::Flood), 1);
+    assert_eq!(misbehaviour(&a, 50, Misbehaviour::Flood), 1);
     joiner.close().await;
     a.net.close().await;
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use iroh::endpoint::{Connection, presets};
 use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
-use lattice_net::{NetEvent, Offence, limits};
+use lattice_net::{Misbehaviour, NetEvent, limits};
 use lattice_testing as testing;
 
 use crate::host::{Node, equal, pair, until};
@@ -68,7 +68,7 @@ async fn garbage_on_every_protocol_closes_the_connection_and_is_told_once() {
     let connection = connect(&evil, &a, iroh_gossip::ALPN).await;
     is_closed(&connection).await;
     let told = a.events(
-        |e| matches!(e, NetEvent::Offence { peer, kind: Offence::Garbage, .. } if *peer == key),
+        |e| matches!(e, NetEvent::Misbehaviour { peer, kind: Misbehaviour::Garbage, .. } if *peer == key),
     );
     assert_eq!(told, 1, "each kind of offence is told once a peer");
     still_serves(&a, &b, &store).await;
@@ -91,7 +91,7 @@ async fn an_oversized_frame_is_refused_before_it_is_read() {
         // A length of 4 GiB, of a kind that every protocol knows.
         let _ = send.write_all(&[0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0]).await;
         is_closed(&connection).await;
-        let told = a.events(|e| matches!(e, NetEvent::Offence { peer, .. } if *peer == key));
+        let told = a.events(|e| matches!(e, NetEvent::Misbehaviour { peer, .. } if *peer == key));
         assert_eq!(told, 1, "on {}", String::from_utf8_lossy(alpn));
         evil.close().await;
     }
@@ -114,8 +114,8 @@ async fn requests_that_never_end_are_given_up() {
         send.write_all(&[0, 0]).await.unwrap();
         until("it is given up", || {
             a.events(|e| {
-                let kind = Offence::Unfinished;
-                matches!(e, NetEvent::Offence { peer, kind: k, .. } if *peer == key && *k == kind)
+                let kind = Misbehaviour::Unfinished;
+                matches!(e, NetEvent::Misbehaviour { peer, kind: k, .. } if *peer == key && *k == kind)
             }) == 1
         })
         .await;
@@ -234,9 +234,9 @@ async fn one_peer_cannot_take_every_place_of_a_protocol() {
             connection.close(0u32.into(), b"");
         }
     }
-    let flood = Offence::Flood;
+    let flood = Misbehaviour::Flood;
     let told = a.events(
-        |e| matches!(e, NetEvent::Offence { peer, kind, .. } if *peer == key && *kind == flood),
+        |e| matches!(e, NetEvent::Misbehaviour { peer, kind, .. } if *peer == key && *kind == flood),
     );
     assert_eq!(told, 1);
     still_serves(&a, &b, &store).await;

@@ -1,0 +1,177 @@
+//! The table of connections for sync: at most one with each peer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use iroh::endpoint::{Connection, VarInt};
+use lattice_format::{DeviceKey, StoreId};
+use tokio::sync::Notify;
+
+use crate::allowances::Allowances;
+use crate::endpoint::{code, device_of};
+use crate::limits::PEERS_MAX;
+
+/// Within which two connections with one peer are taken for dials that crossed.
+const CROSSING: Duration = Duration::from_secs(1);
+/// A connection with a peer.
+pub(crate) struct Conn {
+    pub(crate) connection: Connection,
+    pub(crate) peer: DeviceKey,
+    /// Whether this node dialled.
+    pub(crate) by_us: bool,
+    pub(crate) since: Instant,
+    pub(crate) allowances: Allowances,
+}
+
+impl Conn {
+    pub(crate) fn new(connection: Connection, by_us: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            peer: device_of(connection.remote_id()),
+            connection,
+            by_us,
+            since: now,
+            allowances: Allowances::new(now),
+        }
+    }
+}
+
+/// What is kept of one peer while it is connected or dialled.
+#[derive(Default)]
+pub(crate) struct Link {
+    conn: Option<Arc<Conn>>,
+    /// Whether a task keeps this link up.
+    pub(crate) kept: bool,
+    pub(crate) wake: Arc<Notify>,
+    /// An address was learnt: dial at once.
+    pub(crate) fresh: Arc<AtomicBool>,
+    /// After which a session may be opened again, and how many failed before.
+    pub(crate) retry: HashMap<StoreId, (Instant, u32)>,
+}
+
+/// All links. Bounded by [`PEERS_MAX`].
+#[derive(Default)]
+pub(crate) struct Links(Mutex<HashMap<DeviceKey, Link>>);
+
+impl Links {
+    pub(crate) fn with<T>(
+        &self,
+        peer: &DeviceKey,
+        change: impl FnOnce(&mut Link) -> T,
+    ) -> Option<T> {
+        let mut links = self.0.lock().expect("no panic while it is held");
+        if !links.contains_key(peer) && links.len() >= PEERS_MAX {
+            return None;
+        }
+        Some(change(links.entry(*peer).or_default()))
+    }
+
+    pub(crate) fn existing<T>(
+        &self,
+        peer: &DeviceKey,
+        change: impl FnOnce(&mut Link) -> T,
+    ) -> Option<T> {
+        let mut links = self.0.lock().expect("no panic while it is held");
+        links.get_mut(peer).map(change)
+    }
+
+    /// The connection with a peer.
+    pub(crate) fn conn(&self, peer: &DeviceKey) -> Option<Arc<Conn>> {
+        self.existing(peer, |link| link.conn.clone())
+            .flatten()
+            .filter(|conn| conn.connection.close_reason().is_none())
+    }
+
+    /// All connections.
+    pub(crate) fn conns(&self) -> Vec<Arc<Conn>> {
+        let links = self.0.lock().expect("no panic while it is held");
+        links.values().filter_map(|l| l.conn.clone()).collect()
+    }
+
+    /// Dial the peer at once, if a task keeps its link.
+    pub(crate) fn address_learnt(&self, peer: &DeviceKey) {
+        self.existing(peer, |link| {
+            link.fresh.store(true, Ordering::Relaxed);
+            link.wake.notify_one();
+        });
+    }
+
+    /// Sessions may be opened again at once; `None` for every store.
+    pub(crate) fn wake(&self, peer: &DeviceKey, store: Option<&StoreId>) {
+        self.existing(peer, |link| {
+            match store {
+                Some(store) => {
+                    link.retry.remove(store);
+                }
+                None => link.retry.clear(),
+            }
+            link.wake.notify_one();
+        });
+    }
+
+    /// Closes the connection with a peer.
+    pub(crate) fn drop_peer(&self, peer: &DeviceKey, code: VarInt) {
+        if let Some(conn) = self.conn(peer) {
+            conn.connection.close(code, b"");
+        }
+    }
+
+    /// Takes a new connection in, or closes it when the one that stands is to be kept.
+    ///
+    /// When both dial at the same time, both keep the connection that the smaller key opened. A peer
+    /// that dials later has lost the old one, whatever this side believes.
+    pub(crate) fn adopt(&self, me: &DeviceKey, conn: Conn) -> Option<Arc<Conn>> {
+        let conn = Arc::new(conn);
+        let kept = self.with(&conn.peer, |link| {
+            if let Some(old) = &link.conn {
+                let lost = old.connection.close_reason().is_some();
+                let crossing = old.by_us != conn.by_us && old.since.elapsed() < CROSSING;
+                let old_wins = old.by_us == (*me < conn.peer);
+                if !lost && crossing && old_wins {
+                    return false;
+                }
+                if !lost && conn.by_us && !crossing {
+                    return false;
+                }
+                old.connection.close(code::DUPLICATE, b"another connection");
+            }
+            link.conn = Some(conn.clone());
+            link.wake.notify_one();
+            true
+        });
+        match kept {
+            Some(true) => Some(conn),
+            Some(false) => {
+                conn.connection
+                    .close(code::DUPLICATE, b"another connection");
+                None
+            }
+            None => {
+                conn.connection.close(code::BUSY, b"too many peers");
+                None
+            }
+        }
+    }
+
+    /// The connection ended; whether it was the one in use.
+    pub(crate) fn ended(&self, conn: &Conn) -> bool {
+        let mut links = self.0.lock().expect("no panic while it is held");
+        let Some(link) = links.get_mut(&conn.peer) else {
+            return false;
+        };
+        let current = link
+            .conn
+            .as_ref()
+            .is_some_and(|c| c.connection.stable_id() == conn.connection.stable_id());
+        if current {
+            link.conn = None;
+            link.wake.notify_one();
+            if !link.kept {
+                links.remove(&conn.peer);
+            }
+        }
+        current
+    }
+}

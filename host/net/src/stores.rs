@@ -1,0 +1,146 @@
+//! One store on the network: its members, whom it trusts, and its queue of announcements.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lattice_format::{DeviceKey, IntentionId, StoreId};
+use lattice_kernel::sync::Access;
+use tokio::sync::{mpsc, watch};
+
+use crate::host::Governance;
+use crate::limits::{ANNOUNCE_MAX, PEERS_MAX};
+use crate::sessions::Sessions;
+
+/// One store on the network.
+pub(crate) struct StoreNet {
+    pub(crate) id: StoreId,
+    /// Counts what made sessions look again: a grown log, other members.
+    pub(crate) changed: watch::Sender<u64>,
+    /// What the gossip task of this store is to do.
+    pub(crate) gossip: mpsc::Sender<TopicCommand>,
+    /// Set when announcements did not fit: peers are told to compare instead.
+    pub(crate) overflowed: AtomicBool,
+    governance: Mutex<Option<Arc<Governance>>>,
+    /// Peers that a token named, or that served the join, until governance is known here.
+    trusted: Mutex<HashSet<DeviceKey>>,
+    /// Its sessions with peers.
+    pub(crate) sessions: Arc<Sessions>,
+}
+
+/// What other tasks tell the gossip task of a store.
+#[derive(Debug)]
+pub(crate) enum TopicCommand {
+    /// This node wrote that entry.
+    Announce(IntentionId),
+    /// A member is connected and may be a neighbour.
+    Peer(DeviceKey),
+    /// The members or the salt may have changed.
+    Look,
+}
+
+impl StoreNet {
+    /// A store without sessions, and the queue of its gossip task.
+    pub(crate) fn new(id: StoreId) -> (Arc<Self>, mpsc::Receiver<TopicCommand>) {
+        let (gossip, commands) = mpsc::channel(ANNOUNCE_MAX);
+        let store = Self {
+            id,
+            changed: watch::Sender::new(0),
+            gossip,
+            overflowed: AtomicBool::new(false),
+            governance: Mutex::default(),
+            trusted: Mutex::default(),
+            sessions: Arc::default(),
+        };
+        (Arc::new(store), commands)
+    }
+
+    /// Lets gossip announce what this node wrote. What does not fit is not announced: peers are told to
+    /// compare instead.
+    pub(crate) fn announce(&self, written: &[IntentionId]) {
+        for id in written {
+            if self.gossip.try_send(TopicCommand::Announce(*id)).is_err() {
+                self.overflowed.store(true, Ordering::Relaxed);
+                break;
+            }
+        }
+    }
+
+    /// Lets a joiner talk to these before it knows the members.
+    pub(crate) fn trust(&self, peers: impl IntoIterator<Item = DeviceKey>) {
+        let mut trusted = self.trusted.lock().expect("no panic while it is held");
+        for peer in peers {
+            if trusted.len() < PEERS_MAX {
+                trusted.insert(peer);
+            }
+        }
+    }
+
+    /// The members, as last read.
+    pub(crate) fn governance(&self) -> Option<Arc<Governance>> {
+        let governance = self.governance.lock().expect("no panic while it is held");
+        governance.clone()
+    }
+
+    /// Replaces the members; whether that was a change.
+    pub(crate) fn set_governance(&self, new: Option<Arc<Governance>>) -> bool {
+        let mut governance = self.governance.lock().expect("no panic while it is held");
+        let same = match (&*governance, &new) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+            _ => false,
+        };
+        *governance = new;
+        !same
+    }
+
+    /// What the peer may have of this store.
+    pub(crate) fn access(&self, peer: &DeviceKey) -> Access {
+        let known = self.governance().map_or(Access::None, |g| g.access(peer));
+        if known == Access::None && self.is_trusted(peer) {
+            // A joiner has nothing that these lack, but must not refuse those who serve it.
+            return Access::SystemLane;
+        }
+        known
+    }
+
+    fn is_trusted(&self, peer: &DeviceKey) -> bool {
+        let trusted = self.trusted.lock().expect("no panic while it is held");
+        trusted.contains(peer)
+    }
+
+    /// Everyone to keep in touch with: present and past members, and those that are trusted.
+    pub(crate) fn acquaintances(&self) -> Vec<DeviceKey> {
+        let mut peers: Vec<DeviceKey> = self
+            .governance()
+            .map(|g| g.members.iter().map(|m| m.device).collect())
+            .unwrap_or_default();
+        let trusted = self.trusted.lock().expect("no panic while it is held");
+        peers.extend(trusted.iter().copied());
+        peers
+    }
+
+    /// Whether this node must be quick to reach the peer: an active member, or one that it joins by.
+    pub(crate) fn is_close(&self, peer: &DeviceKey) -> bool {
+        self.access(peer) == Access::All || self.is_trusted(peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_ids_wait_to_be_announced_and_beyond_them_peers_are_to_compare() {
+        let (store, mut queue) = StoreNet::new(StoreId([0; 32]));
+        let ids = vec![IntentionId([7; 32]); ANNOUNCE_MAX];
+        store.announce(&ids);
+        assert!(!store.overflowed.load(Ordering::Relaxed));
+        store.announce(&ids[..1]);
+        assert!(store.overflowed.load(Ordering::Relaxed));
+        for _ in 0..ANNOUNCE_MAX {
+            queue.try_recv().unwrap();
+        }
+        assert!(queue.try_recv().is_err());
+    }
+}
