@@ -1,11 +1,12 @@
 //! What a peer may use of this node: bytes and streams at a rate, and places at one time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lattice_format::DeviceKey;
 use lattice_kernel::sync::Access;
+use parking_lot::Mutex;
 
 use crate::limits::{
     BYTES_PER_SECOND, CONNECTION_WINDOW_BYTES, PAST_MEMBER_BYTES_PER_SECOND, STREAMS_PER_CONNECTION,
@@ -34,7 +35,7 @@ impl Allowance {
 
     /// Takes `amount`, and says how long to wait before more is let in.
     pub(crate) fn take(&self, amount: u64, now: Instant) -> Duration {
-        let mut state = self.state.lock().expect("no panic while it is held");
+        let mut state = self.state.lock();
         let gained = now.duration_since(state.1).as_secs_f64() * self.per_second as f64;
         let left = (state.0 + gained).min(self.burst as f64) - amount as f64;
         *state = (left, now);
@@ -86,7 +87,7 @@ pub(crate) struct PeerSlot {
 impl PerPeer {
     /// A place for the peer, unless it holds `max` already.
     pub(crate) fn enter(self: &Arc<Self>, peer: DeviceKey, max: usize) -> Option<PeerSlot> {
-        let mut held = self.0.lock().expect("no panic while it is held");
+        let mut held = self.0.lock();
         let count = held.entry(peer).or_default();
         if *count >= max {
             return None;
@@ -101,7 +102,7 @@ impl PerPeer {
 
 impl Drop for PeerSlot {
     fn drop(&mut self) {
-        let mut held = self.places.0.lock().expect("no panic while it is held");
+        let mut held = self.places.0.lock();
         if let Some(count) = held.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh::address_lookup::memory::MemoryLookup;
@@ -11,6 +11,7 @@ use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, TransportAddr};
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::sync::Access;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::config::Timings;
@@ -80,11 +81,7 @@ impl Context {
 
     /// Runs a task until it ends or the network closes.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let alive = self
-            .alive
-            .lock()
-            .expect("no panic while it is held")
-            .clone();
+        let alive = self.alive.lock().clone();
         let Some(alive) = alive else { return };
         let mut stop = self.stop.subscribe();
         tokio::spawn(async move {
@@ -99,24 +96,24 @@ impl Context {
     /// Ends all tasks and starts no more.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
-        self.alive.lock().expect("no panic while it is held").take();
+        self.alive.lock().take();
     }
 
     /// The store, if this node has it on the network.
     pub(crate) fn store(&self, id: &StoreId) -> Option<Arc<StoreNet>> {
-        let stores = self.stores.read().expect("no panic while it is held");
+        let stores = self.stores.read();
         stores.get(id).cloned()
     }
 
     /// All stores.
     pub(crate) fn stores(&self) -> Vec<Arc<StoreNet>> {
-        let stores = self.stores.read().expect("no panic while it is held");
+        let stores = self.stores.read();
         stores.values().cloned().collect()
     }
 
     /// Puts a store on the network, unless it is there.
     pub(crate) fn insert_store(&self, store: Arc<StoreNet>) -> bool {
-        let mut stores = self.stores.write().expect("no panic while it is held");
+        let mut stores = self.stores.write();
         match stores.entry(store.id) {
             std::collections::hash_map::Entry::Occupied(_) => false,
             std::collections::hash_map::Entry::Vacant(vacant) => {
@@ -124,19 +121,6 @@ impl Context {
                 true
             }
         }
-    }
-
-    /// Takes a store off the network. Its sessions end.
-    pub(crate) fn remove_store(&self, id: &StoreId) -> Option<Arc<StoreNet>> {
-        let removed = {
-            let mut stores = self.stores.write().expect("no panic while it is held");
-            stores.remove(id)
-        };
-        if let Some(store) = &removed {
-            store.sessions.clear();
-        }
-        self.peers.forget_store(id);
-        removed
     }
 
     /// A place for a connection that somebody opened, for as long as it is kept; without one it is closed.

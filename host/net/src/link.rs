@@ -51,7 +51,7 @@ impl ProtocolHandler for SyncProtocol {
         let Some(_place) = context.take_in(&connection) else {
             return Ok(());
         };
-        let conn = Conn::new(connection, false);
+        let conn = Conn::accepted(connection);
         if let Some(conn) = context.links.adopt(&context.me, conn) {
             serve(context.clone(), conn).await;
         }
@@ -318,7 +318,7 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
         }
         match dial(&context, &peer).await {
             Ok(connection) => {
-                let conn = Conn::new(connection, true);
+                let conn = Conn::dialled(connection);
                 if let Some(conn) = context.links.adopt(&context.me, conn) {
                     context.spawn(serve(context.clone(), conn));
                 }
@@ -350,7 +350,7 @@ async fn dial(context: &Context, peer: &DeviceKey) -> Result<Connection, String>
 }
 
 fn is_settled(context: &Context, conn: &Conn) -> bool {
-    conn.by_us
+    conn.is_ours()
         && conn.since.elapsed() > context.timings.reconcile
         && context
             .stores()
@@ -364,7 +364,7 @@ fn open_sessions(context: &Arc<Context>, conn: &Arc<Conn>) -> Duration {
     let mut next = now + context.timings.reconcile;
     // The dialler opens the sessions; the other side those that it left out.
     let grace_until = conn.since + context.timings.grace;
-    if !conn.by_us && now < grace_until {
+    if !conn.is_ours() && now < grace_until {
         return grace_until - now;
     }
     for store in context.stores() {

@@ -1,12 +1,14 @@
 //! The table of connections for sync: at most one with each peer.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::{Connection, VarInt};
 use lattice_format::{DeviceKey, StoreId};
+use lattice_kernel::sync::Role;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::allowances::Allowances;
@@ -19,22 +21,36 @@ const CROSSING: Duration = Duration::from_secs(1);
 pub(crate) struct Conn {
     pub(crate) connection: Connection,
     pub(crate) peer: DeviceKey,
-    /// Whether this node dialled.
-    pub(crate) by_us: bool,
+    role: Role,
     pub(crate) since: Instant,
     pub(crate) allowances: Allowances,
 }
 
 impl Conn {
-    pub(crate) fn new(connection: Connection, by_us: bool) -> Self {
+    /// A connection that this node dialled.
+    pub(crate) fn dialled(connection: Connection) -> Self {
+        Self::new(connection, Role::Dialer)
+    }
+
+    /// A connection that the peer dialled.
+    pub(crate) fn accepted(connection: Connection) -> Self {
+        Self::new(connection, Role::Listener)
+    }
+
+    fn new(connection: Connection, role: Role) -> Self {
         let now = Instant::now();
         Self {
             peer: device_of(connection.remote_id()),
             connection,
-            by_us,
+            role,
             since: now,
             allowances: Allowances::new(now),
         }
+    }
+
+    /// Whether this node dialled.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.role == Role::Dialer
     }
 }
 
@@ -61,7 +77,7 @@ impl Links {
         peer: &DeviceKey,
         change: impl FnOnce(&mut Link) -> T,
     ) -> Option<T> {
-        let mut links = self.0.lock().expect("no panic while it is held");
+        let mut links = self.0.lock();
         if !links.contains_key(peer) && links.len() >= PEERS_MAX {
             return None;
         }
@@ -73,7 +89,7 @@ impl Links {
         peer: &DeviceKey,
         change: impl FnOnce(&mut Link) -> T,
     ) -> Option<T> {
-        let mut links = self.0.lock().expect("no panic while it is held");
+        let mut links = self.0.lock();
         links.get_mut(peer).map(change)
     }
 
@@ -86,7 +102,7 @@ impl Links {
 
     /// All connections.
     pub(crate) fn conns(&self) -> Vec<Arc<Conn>> {
-        let links = self.0.lock().expect("no panic while it is held");
+        let links = self.0.lock();
         links.values().filter_map(|l| l.conn.clone()).collect()
     }
 
@@ -127,12 +143,12 @@ impl Links {
         let kept = self.with(&conn.peer, |link| {
             if let Some(old) = &link.conn {
                 let lost = old.connection.close_reason().is_some();
-                let crossing = old.by_us != conn.by_us && old.since.elapsed() < CROSSING;
-                let old_wins = old.by_us == (*me < conn.peer);
+                let crossing = old.role != conn.role && old.since.elapsed() < CROSSING;
+                let old_wins = old.is_ours() == (*me < conn.peer);
                 if !lost && crossing && old_wins {
                     return false;
                 }
-                if !lost && conn.by_us && !crossing {
+                if !lost && conn.is_ours() && !crossing {
                     return false;
                 }
                 old.connection.close(code::DUPLICATE, b"another connection");
@@ -157,7 +173,7 @@ impl Links {
 
     /// The connection ended; whether it was the one in use.
     pub(crate) fn ended(&self, conn: &Conn) -> bool {
-        let mut links = self.0.lock().expect("no panic while it is held");
+        let mut links = self.0.lock();
         let Some(link) = links.get_mut(&conn.peer) else {
             return false;
         };

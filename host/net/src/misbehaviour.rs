@@ -1,12 +1,16 @@
 //! Peers that break the protocol: counted, logged once for each kind, refused for a while.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use lattice_format::DeviceKey;
+use lru::LruCache;
+use parking_lot::Mutex;
 
 use crate::limits::{MISBEHAVING_PEERS_MAX, MISBEHAVIOUR_MAX};
+
+/// Peers whose misbehaviour is remembered.
+const PEERS_MAX: NonZeroUsize = NonZeroUsize::new(MISBEHAVING_PEERS_MAX).expect("more than none");
 
 /// What a peer did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,7 +57,7 @@ struct Record {
 #[derive(Debug)]
 pub(crate) struct MisbehaviourLog {
     ban: Duration,
-    records: Mutex<HashMap<DeviceKey, Record>>,
+    records: Mutex<LruCache<DeviceKey, Record>>,
 }
 
 /// What follows from one misbehaviour.
@@ -70,7 +74,7 @@ impl MisbehaviourLog {
     pub(crate) fn new(ban: Duration) -> Self {
         Self {
             ban,
-            records: Mutex::default(),
+            records: Mutex::new(LruCache::new(PEERS_MAX)),
         }
     }
 
@@ -81,14 +85,8 @@ impl MisbehaviourLog {
         misbehaviour: Misbehaviour,
         now: Instant,
     ) -> Verdict {
-        let mut records = self.records.lock().expect("no panic while it is held");
-        if !records.contains_key(&peer) && records.len() >= MISBEHAVING_PEERS_MAX {
-            let oldest = records.iter().min_by_key(|(_, r)| r.last).map(|(k, _)| *k);
-            if let Some(oldest) = oldest {
-                records.remove(&oldest);
-            }
-        }
-        let record = records.entry(peer).or_insert(Record {
+        let mut records = self.records.lock();
+        let record = records.get_or_insert_mut(peer, || Record {
             seen: 0,
             weight: 0,
             bans: 0,
@@ -116,9 +114,10 @@ impl MisbehaviourLog {
 
     /// Whether the peer is refused now.
     pub(crate) fn is_banned(&self, peer: &DeviceKey, now: Instant) -> bool {
-        let records = self.records.lock().expect("no panic while it is held");
+        let records = self.records.lock();
+        // Peers that only ask do not count as those that misbehaved last.
         records
-            .get(peer)
+            .peek(peer)
             .and_then(|r| r.banned_until)
             .is_some_and(|until| until > now)
     }
@@ -168,6 +167,6 @@ mod tests {
                 now + Duration::from_millis(n),
             );
         }
-        assert_eq!(log.records.lock().unwrap().len(), MISBEHAVING_PEERS_MAX);
+        assert_eq!(log.records.lock().len(), MISBEHAVING_PEERS_MAX);
     }
 }

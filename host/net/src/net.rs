@@ -1,13 +1,14 @@
 //! A node's network: start, close, and what the node tells it.
 
 use std::mem::ManuallyDrop;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use iroh::protocol::Router;
 use iroh_gossip::net::Gossip;
 use lattice_format::{DeviceKey, IntentionId, StoreId};
 use lattice_kernel::sync::{ALPN as SYNC_ALPN, Access};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -122,11 +123,6 @@ impl Net {
         self.meet(&store);
     }
 
-    /// Takes a store off the network.
-    pub fn store_removed(&self, store: &StoreId) {
-        self.context.remove_store(store);
-    }
-
     /// The log of a store has grown: call this after every durable commit and every delivery. `written`
     /// are the intentions that this node wrote itself; the network announces these.
     pub fn changed(&self, store: &StoreId, written: &[IntentionId]) {
@@ -234,11 +230,7 @@ impl Net {
     /// An endpoint whose closing is cut off must not be dropped: it could do nothing more, and would only complain. It
     /// stays in memory until the process ends, which is what ends the runtime.
     fn end(&self) -> Option<JoinHandle<()>> {
-        let mut ended = self
-            .ended
-            .lock()
-            .expect("no panic while it is held")
-            .take()?;
+        let mut ended = self.ended.lock().take()?;
         let endpoint = ManuallyDrop::new(self.context.endpoint.clone());
         let router = self.router.clone();
         let closing = async move {

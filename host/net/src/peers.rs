@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::sync::Lack;
+use parking_lot::Mutex;
 
 use crate::limits::{ADDRESSES_PER_PEER, PEERS_MAX};
 
@@ -125,7 +125,7 @@ fn median(mut leads: Vec<i64>) -> Option<i64> {
 
 impl Peers {
     fn with<T>(&self, peer: DeviceKey, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
-        let mut rows = self.rows.lock().expect("no panic while it is held");
+        let mut rows = self.rows.lock();
         if !rows.contains_key(&peer) && rows.len() >= PEERS_MAX {
             let idle = rows
                 .iter()
@@ -167,7 +167,7 @@ impl Peers {
 
     /// The addresses of a peer, the newest first.
     pub(crate) fn addresses(&self, peer: &DeviceKey) -> Vec<SocketAddr> {
-        let rows = self.rows.lock().expect("no panic while it is held");
+        let rows = self.rows.lock();
         rows.get(peer)
             .map_or_else(Vec::new, |r| r.addresses.clone())
     }
@@ -224,16 +224,8 @@ impl Peers {
         });
     }
 
-    /// This node does not have the store any more.
-    pub(crate) fn forget_store(&self, store: &StoreId) {
-        let mut rows = self.rows.lock().expect("no panic while it is held");
-        for row in rows.values_mut() {
-            row.stores.remove(store);
-        }
-    }
-
     fn count_clocks(&self) {
-        let rows = self.rows.lock().expect("no panic while it is held");
+        let rows = self.rows.lock();
         let told = |row: &Row| row.clock_lead_ms;
         let live = rows.values().filter(|row| row.connected).filter_map(told);
         let live = median(live.collect()).unwrap_or(NO_LEAD);
@@ -257,7 +249,7 @@ impl Peers {
 
     /// Everything, sorted by key; `round_trip_us` is filled by the caller.
     pub(crate) fn list(&self) -> Vec<PeerStatus> {
-        let rows = self.rows.lock().expect("no panic while it is held");
+        let rows = self.rows.lock();
         let mut list: Vec<PeerStatus> = rows
             .iter()
             .map(|(peer, row)| {

@@ -1,12 +1,13 @@
 //! The sessions of one store: at most one with each peer, and what other tasks tell them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lattice_format::{DeviceKey, IntentionId};
 use lattice_kernel::sync::Role;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::limits::{FIRST_ROUNDS_MAX, SESSIONS_PER_STORE};
@@ -65,7 +66,7 @@ impl SessionPlace {
 
 impl Drop for SessionPlace {
     fn drop(&mut self) {
-        let mut sessions = self.sessions.0.lock().expect("no panic while it is held");
+        let mut sessions = self.sessions.0.lock();
         if sessions
             .get(&self.peer)
             .is_some_and(|e| e.number == self.number)
@@ -96,7 +97,7 @@ impl Sessions {
         role: Role,
     ) -> Result<SessionPlace, NoPlace> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let mut sessions = self.0.lock().expect("no panic while it is held");
+        let mut sessions = self.0.lock();
         match sessions.get(&peer) {
             Some(_) if role == Role::Dialer => return Err(NoPlace::Duplicate),
             Some(old)
@@ -137,7 +138,7 @@ impl Sessions {
     /// Whether so many sessions that this node opened are in their first round that a further one would bring the
     /// same entries again. Who is slow, or gone, is not waited for; who opens sessions here delays nothing.
     pub(crate) fn is_comparing(&self) -> bool {
-        let sessions = self.0.lock().expect("no panic while it is held");
+        let sessions = self.0.lock();
         let first = sessions.values().filter(|entry| {
             entry.role == Role::Dialer
                 && !entry.compared.load(Ordering::Relaxed)
@@ -148,19 +149,19 @@ impl Sessions {
 
     /// Whether a session with the peer runs.
     pub(crate) fn contains(&self, peer: &DeviceKey) -> bool {
-        let sessions = self.0.lock().expect("no panic while it is held");
+        let sessions = self.0.lock();
         sessions.contains_key(peer)
     }
 
     /// The peers that a session runs with.
     pub(crate) fn peers(&self) -> Vec<DeviceKey> {
-        let sessions = self.0.lock().expect("no panic while it is held");
+        let sessions = self.0.lock();
         sessions.keys().copied().collect()
     }
 
     /// Tells one session; `false` when none runs or it has too much to do already.
     pub(crate) fn poke(&self, peer: &DeviceKey, poke: Poke) -> bool {
-        let sessions = self.0.lock().expect("no panic while it is held");
+        let sessions = self.0.lock();
         sessions
             .get(peer)
             .is_some_and(|entry| entry.poke.try_send(poke).is_ok())
@@ -168,17 +169,11 @@ impl Sessions {
 
     /// Tells every session to compare.
     pub(crate) fn reconcile(&self) {
-        let sessions = self.0.lock().expect("no panic while it is held");
+        let sessions = self.0.lock();
         for entry in sessions.values() {
             // A full queue holds a wish to compare already, or announcements that lead to it.
             let _ = entry.poke.try_send(Poke::Reconcile);
         }
-    }
-
-    /// Ends every session.
-    pub(crate) fn clear(&self) {
-        let mut sessions = self.0.lock().expect("no panic while it is held");
-        sessions.clear();
     }
 }
 

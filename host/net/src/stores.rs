@@ -1,11 +1,12 @@
 //! One store on the network: its members, whom it trusts, and its queue of announcements.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use lattice_format::{DeviceKey, IntentionId, StoreId};
 use lattice_kernel::sync::Access;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::host::Governance;
@@ -68,7 +69,7 @@ impl StoreNet {
 
     /// Lets a joiner talk to these before it knows the members.
     pub(crate) fn trust(&self, peers: impl IntoIterator<Item = DeviceKey>) {
-        let mut trusted = self.trusted.lock().expect("no panic while it is held");
+        let mut trusted = self.trusted.lock();
         for peer in peers {
             if trusted.len() < PEERS_MAX {
                 trusted.insert(peer);
@@ -78,13 +79,13 @@ impl StoreNet {
 
     /// The members, as last read.
     pub(crate) fn governance(&self) -> Option<Arc<Governance>> {
-        let governance = self.governance.lock().expect("no panic while it is held");
+        let governance = self.governance.lock();
         governance.clone()
     }
 
     /// Replaces the members; whether that was a change.
     pub(crate) fn set_governance(&self, new: Option<Arc<Governance>>) -> bool {
-        let mut governance = self.governance.lock().expect("no panic while it is held");
+        let mut governance = self.governance.lock();
         let same = match (&*governance, &new) {
             (None, None) => true,
             (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
@@ -105,7 +106,7 @@ impl StoreNet {
     }
 
     fn is_trusted(&self, peer: &DeviceKey) -> bool {
-        let trusted = self.trusted.lock().expect("no panic while it is held");
+        let trusted = self.trusted.lock();
         trusted.contains(peer)
     }
 
@@ -115,7 +116,7 @@ impl StoreNet {
             .governance()
             .map(|g| g.members.iter().map(|m| m.device).collect())
             .unwrap_or_default();
-        let trusted = self.trusted.lock().expect("no panic while it is held");
+        let trusted = self.trusted.lock();
         peers.extend(trusted.iter().copied());
         peers
     }

@@ -9,7 +9,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
+use data_encoding::{Encoding, Specification};
 use ed25519_dalek::{Signer, SigningKey};
 use lattice_format::verify::check_signature;
 use lattice_format::{DeviceKey, Signature, StoreId};
@@ -24,7 +26,7 @@ const CHECKSUM_BYTES: usize = 4;
 /// What fits into the longest text, with its length and checksum: five bytes in eight characters.
 const MESSAGE_BYTES_MAX: usize =
     (TOKEN_CHARS_MAX - PREFIX.len() - 1) * 5 / 8 - size_of::<u16>() - CHECKSUM_BYTES;
-const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+const ALPHABET: &str = "abcdefghijklmnopqrstuvwxyz234567";
 const CLAIM_DOMAIN: &[u8; 16] = b"lattice claim 1\0";
 const PROOF_DOMAIN: &[u8; 15] = b"lattice join 1\0";
 
@@ -242,7 +244,7 @@ impl Token {
         let mut bytes = len.to_be_bytes().to_vec();
         bytes.extend_from_slice(&message);
         bytes.extend_from_slice(&checksum(&message));
-        format!("{PREFIX}{VERSION}{}", base32(&bytes))
+        format!("{PREFIX}{VERSION}{}", BASE32.encode(&bytes))
     }
 
     /// Reads a token; spaces and line ends around it are passed over, upper case is read as lower.
@@ -336,45 +338,28 @@ fn checksum(message: &[u8]) -> [u8; CHECKSUM_BYTES] {
     sum
 }
 
-fn base32(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity((bytes.len() * 8).div_ceil(5));
-    let (mut bits, mut held) = (0u32, 0u32);
-    for byte in bytes {
-        bits = (bits << 8) | u32::from(*byte);
-        held += 8;
-        while held >= 5 {
-            held -= 5;
-            out.push(char::from(ALPHABET[((bits >> held) & 31) as usize]));
-        }
-        bits &= (1 << held) - 1;
-    }
-    if held > 0 {
-        out.push(char::from(ALPHABET[((bits << (5 - held)) & 31) as usize]));
-    }
-    out
-}
+/// The base32 of RFC 4648 in lower case, without padding.
+static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = Specification::new();
+    specification.symbols.push_str(ALPHABET);
+    // A text that was cut ends within a byte; the length in front of the message says how much is missing.
+    specification.check_trailing_bits = false;
+    specification.encoding().expect("32 different characters")
+});
 
-/// Whole bytes of `text`; bits that do not fill one are dropped.
-fn unbase32(text: &str, place: usize) -> Result<Vec<u8>, TokenError> {
-    let mut out = Vec::with_capacity(text.len() * 5 / 8);
-    let (mut bits, mut held) = (0u32, 0u32);
-    for (index, character) in text.chars().enumerate() {
-        let value = u8::try_from(character)
-            .ok()
-            .and_then(|c| ALPHABET.iter().position(|a| *a == c))
-            .ok_or(TokenError::Character {
-                character,
-                place: place + index + 1,
-            })?;
-        bits = (bits << 5) | u32::try_from(value).expect("the alphabet has 32 characters");
-        held += 5;
-        if held >= 8 {
-            held -= 8;
-            out.push((bits >> held) as u8);
-            bits &= (1 << held) - 1;
-        }
+/// Whole bytes of `text`, which stands behind `before` characters; bits that do not fill one are dropped.
+fn unbase32(text: &str, before: usize) -> Result<Vec<u8>, TokenError> {
+    let is_wrong = |(_, character): &(usize, char)| !ALPHABET.contains(*character);
+    if let Some((index, character)) = text.chars().enumerate().find(is_wrong) {
+        return Err(TokenError::Character {
+            character,
+            place: before + index + 1,
+        });
     }
-    Ok(out)
+    // No number of whole bytes has one, three or six characters behind the last eight: the last one begins no byte.
+    let len = text.len() - usize::from(matches!(text.len() % 8, 1 | 3 | 6));
+    let bytes = BASE32.decode(&text.as_bytes()[..len]);
+    Ok(bytes.expect("every character and the length are those of base32"))
 }
 
 #[cfg(test)]
@@ -460,6 +445,15 @@ mod tests {
                 place: 21
             })
         );
+        // The last character of a cut text is read as well, also where no byte begins with it.
+        for end in [9, 11, 14] {
+            let cut = format!("{}!", &text[..end - 1]);
+            let error = TokenError::Character {
+                character: '!',
+                place: end,
+            };
+            assert_eq!(Token::parse(&cut), Err(error));
+        }
         assert_eq!(Token::parse("hello"), Err(TokenError::NotAToken));
         assert!(matches!(
             Token::parse(&"lattice1".repeat(1000)),

@@ -1,12 +1,14 @@
 //! The engine that serves: one for the process, with the components that are ready to run.
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use lattice_format::{ComponentId, Limits};
 use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question};
+use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
     Enabled, Engine as WasmEngine, InstanceAllocationStrategy, PoolingAllocationConfig,
@@ -42,16 +44,10 @@ pub struct Wasm {
     loading: Mutex<()>,
 }
 
-#[derive(Default)]
+/// What was loaded lately, so that the next call need not load it.
 struct Ready {
-    components: HashMap<ComponentId, Slot>,
-    schemas: HashMap<ComponentId, Arc<Schema>>,
-    clock: u64,
-}
-
-struct Slot {
-    prepared: Arc<Prepared>,
-    used: u64,
+    components: LruCache<ComponentId, Arc<Prepared>>,
+    schemas: LruCache<ComponentId, Arc<Schema>>,
 }
 
 /// Why the engine does not start.
@@ -111,7 +107,7 @@ impl Wasm {
             engine,
             linker,
             catalogue,
-            ready: Mutex::default(),
+            ready: Mutex::new(Ready::new()),
             instance_pool: Arc::default(),
             pace: Arc::default(),
             loading: Mutex::new(()),
@@ -145,7 +141,7 @@ impl Wasm {
             }
             return Err(fault.into());
         }
-        self.lock().insert_schema(id, Arc::clone(&schema));
+        self.lock().schemas.put(id, Arc::clone(&schema));
         Ok(schema)
     }
 
@@ -163,7 +159,7 @@ impl Wasm {
             reason: error.to_string(),
         })?;
         let schema = Arc::new(schema);
-        self.lock().insert_schema(*id, Arc::clone(&schema));
+        self.lock().schemas.put(*id, Arc::clone(&schema));
         Ok(schema)
     }
 
@@ -175,8 +171,8 @@ impl Wasm {
     pub fn remove(&self, id: &ComponentId) -> Result<(), HostFault> {
         self.catalogue.remove(id)?;
         let mut ready = self.lock();
-        ready.components.remove(id);
-        ready.schemas.remove(id);
+        ready.components.pop(id);
+        ready.schemas.pop(id);
         drop(ready);
         self.instance_pool.clear();
         Ok(())
@@ -229,56 +225,42 @@ impl Wasm {
     }
 
     fn lock(&self) -> MutexGuard<'_, Ready> {
-        // Nothing panics while it is held, and a map of finished entries is whole at any time.
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ready.lock()
     }
 
     pub(crate) fn prepared(&self, id: &ComponentId) -> Result<Arc<Prepared>, HostFault> {
         if let Some(prepared) = self.lock().find(id) {
             return Ok(prepared);
         }
-        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _loading = self.loading.lock();
         if let Some(prepared) = self.lock().find(id) {
             return Ok(prepared);
         }
         let component = self.catalogue.load(id, &self.engine);
         let component = component.map_err(|error| error.into_fault(*id))?;
         let prepared = self.prepare(*id, &component)?;
-        self.lock().insert(*id, Arc::clone(&prepared));
+        self.lock().components.put(*id, Arc::clone(&prepared));
         Ok(prepared)
     }
 }
 
 impl Ready {
+    fn new() -> Self {
+        let most = NonZeroUsize::new(LOADED_COMPONENTS_MAX).expect("more than none");
+        Self {
+            components: LruCache::new(most),
+            schemas: LruCache::new(most),
+        }
+    }
+
     fn find(&mut self, id: &ComponentId) -> Option<Arc<Prepared>> {
-        self.clock += 1;
-        let slot = self.components.get_mut(id)?;
-        slot.used = self.clock;
-        Some(Arc::clone(&slot.prepared))
+        self.components.get(id).map(Arc::clone)
     }
 
     fn loaded(&self, loaded: Loaded) -> Option<Arc<Prepared>> {
-        let mut slots = self.components.values();
-        let slot = slots.find(|slot| slot.prepared.loaded == loaded)?;
-        Some(Arc::clone(&slot.prepared))
-    }
-
-    fn insert_schema(&mut self, id: ComponentId, schema: Arc<Schema>) {
-        if self.schemas.len() >= LOADED_COMPONENTS_MAX && !self.schemas.contains_key(&id) {
-            self.schemas.clear();
-        }
-        self.schemas.insert(id, schema);
-    }
-
-    fn insert(&mut self, id: ComponentId, prepared: Arc<Prepared>) {
-        if self.components.len() >= LOADED_COMPONENTS_MAX {
-            let oldest = self.components.iter().min_by_key(|(_, slot)| slot.used);
-            if let Some(oldest) = oldest.map(|(id, _)| *id) {
-                self.components.remove(&oldest);
-            }
-        }
-        let used = self.clock;
-        self.components.insert(id, Slot { prepared, used });
+        let mut all = self.components.iter();
+        let (_, prepared) = all.find(|(_, prepared)| prepared.loaded == loaded)?;
+        Some(Arc::clone(prepared))
     }
 }
 

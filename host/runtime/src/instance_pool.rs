@@ -6,9 +6,9 @@
 //! either at its start has no spare instances, and is started when it is called, as all were.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lattice_format::Limits;
+use parking_lot::{Mutex, MutexGuard};
 use wasmtime::Store;
 
 use crate::host::Data;
@@ -54,8 +54,7 @@ impl Spare {
 
 impl InstancePool {
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        // Nothing panics while it is held, and lists of whole things are whole at any time.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 
     /// What a component that is being loaded is called here.
