@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use lattice_testing::Dice;
+use prost::encoding::{decode_varint, encode_varint};
 
 use crate::limits::OUT_BYTES_HIGH;
 use crate::world::World;
@@ -30,24 +31,7 @@ enum Value {
 type Field = (u64, Value);
 
 fn number(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if *byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn put_number(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
+    decode_varint(bytes).ok()
 }
 
 fn fields(mut bytes: &[u8]) -> Option<Vec<Field>> {
@@ -79,16 +63,16 @@ fn put(fields: &[Field]) -> Vec<u8> {
     for (field, value) in fields {
         match value {
             Value::Number(number) => {
-                put_number(field << 3, &mut out);
-                put_number(*number, &mut out);
+                encode_varint(field << 3, &mut out);
+                encode_varint(*number, &mut out);
             }
             Value::Fixed(fixed) => {
-                put_number(field << 3 | 1, &mut out);
+                encode_varint(field << 3 | 1, &mut out);
                 out.extend_from_slice(fixed);
             }
             Value::Bytes(bytes) => {
-                put_number(field << 3 | 2, &mut out);
-                put_number(bytes.len() as u64, &mut out);
+                encode_varint(field << 3 | 2, &mut out);
+                encode_varint(bytes.len() as u64, &mut out);
                 out.extend_from_slice(bytes);
             }
         }
