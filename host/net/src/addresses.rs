@@ -17,7 +17,7 @@ use crate::misbehaviour::Misbehaviour;
 use crate::peers::Source;
 use crate::token::PeerAddr;
 
-/// How often what was learnt is passed on, at most.
+/// The pause between two rounds in which learnt addresses are passed on.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, PartialEq, Message)]
@@ -35,7 +35,6 @@ struct WireAddresses {
 }
 
 impl WirePeer {
-    /// For the wire.
     pub(crate) fn new(peer: &PeerAddr) -> Self {
         Self {
             device: peer.device.0.to_vec(),
@@ -117,7 +116,7 @@ pub(crate) fn send(context: &Arc<Context>, conn: &Arc<Conn>) {
             send.finish().ok()?;
             send.stopped().await.ok()
         });
-        // Whoever did not hear it hears it from another member, or at the next connection.
+        // A peer that misses this message hears the same from another member, or at the next connection.
         let _ = told.await;
     });
 }
@@ -126,7 +125,7 @@ pub(crate) fn send(context: &Arc<Context>, conn: &Arc<Conn>) {
 pub(crate) async fn spread(context: Arc<Context>) {
     loop {
         context.address_news.notified().await;
-        // Members come and go in bursts.
+        // Members come and go in bursts: one message tells of all of them.
         tokio::time::sleep(PAUSE.min(context.timings.reconcile)).await;
         for conn in context.links.conns() {
             send(&context, &conn);
@@ -134,7 +133,7 @@ pub(crate) async fn spread(context: Arc<Context>) {
     }
 }
 
-/// Takes such a message. Only addresses of active members of a store that the sender is an active
+/// Takes a message of addresses. Only addresses of active members of a store that the sender is an active
 /// member of are believed, as places to try: every dial authenticates.
 pub(crate) async fn receive(context: Arc<Context>, conn: Arc<Conn>, mut recv: RecvStream) {
     let peer = conn.peer;

@@ -24,7 +24,6 @@ pub(crate) struct Allowance {
 }
 
 impl Allowance {
-    /// Full.
     pub(crate) fn new(per_second: u64, burst: u64, now: Instant) -> Self {
         Self {
             per_second,

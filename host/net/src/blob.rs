@@ -34,7 +34,6 @@ pub use lattice_kernel::blob::ALPN;
 /// Streams of one connection that are served at once.
 const STREAMS_AT_ONCE: usize = 4;
 
-/// The two halves of a stream.
 pub(crate) type Streams = (SendStream, RecvStream);
 
 /// Serves blobs to members.
@@ -91,7 +90,7 @@ impl ProtocolHandler for BlobProtocol {
         };
         let mut running = JoinSet::new();
         loop {
-            // An idle connection would hold its place.
+            // An idle connection is closed, because it would hold its place.
             let idle = tokio::time::sleep(context.timings.request);
             tokio::select! {
                 streams = connection.accept_bi(), if running.len() < STREAMS_AT_ONCE => {
@@ -233,7 +232,7 @@ type Dial = BoxFuture<'static, (DeviceKey, Result<(Connection, Streams), String>
 struct Source {
     send: SendStream,
     heard: Instant,
-    /// Keeps the connection open; `None` where the caller does.
+    /// Keeps the connection open as long as the stream is used; `None` where the caller keeps it.
     _connection: Option<Connection>,
 }
 
@@ -354,7 +353,7 @@ async fn dial(
 }
 
 impl Fetching<'_> {
-    /// Another peer can be asked. Returns, as all of these, whether the blob is here.
+    /// Lets another peer be asked. Returns whether the blob is complete.
     async fn up(
         &mut self,
         peer: DeviceKey,
@@ -471,7 +470,7 @@ impl Net {
                 all
             })
             .unwrap_or_default();
-        // Taken from the end: those that are connected first, those without an address never.
+        // Candidates are taken from the end: first who is connected, and never who has no address.
         candidates.retain(|p| context.discovery || !context.peers.addresses(p).is_empty());
         candidates.sort_by_key(|p| context.links.conn(p).is_some());
         candidates.dedup();

@@ -1,5 +1,7 @@
-//! Gossip of ids: one topic a store, joined by active members alone. What is said there and what comes of it is
-//! the kernel's; here are the topics of iroh-gossip around it.
+//! Gossip of ids: one topic a store, joined by active members alone.
+//!
+//! The kernel decides what is announced and what follows from an announcement ([`lattice_kernel::sync::Gossip`]). This
+//! module joins and leaves the topics of iroh-gossip that carry it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,7 +68,7 @@ pub(crate) fn peer_up(context: &Context, peer: DeviceKey) {
     }
 }
 
-/// One store's task: the kernel's value with what it stands in.
+/// The gossip task of one store, around the kernel's value.
 struct Topics {
     context: Arc<Context>,
     store: Arc<StoreNet>,
@@ -91,7 +93,7 @@ pub(crate) async fn keep_topic(
     let mut next = topics.look();
     loop {
         let Some(Move::Join { topic, peers }) = next else {
-            // No member (any more), or not known yet: announce nothing, wait for a change.
+            // This node is not, or not yet known to be, an active member: it has no topic until that changes.
             if commands.recv().await.is_none() {
                 return;
             }
@@ -128,7 +130,7 @@ pub(crate) async fn keep_topic(
 
 /// Why a topic is not followed further.
 enum Followed {
-    /// The store is off the network.
+    /// Nothing is left that could send commands.
     Removed,
     /// There is another salt, or this node is no member any more.
     Moved(Move),

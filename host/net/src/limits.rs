@@ -19,11 +19,11 @@ pub const ADDRESS_ROWS_MAX: usize = 256;
 pub const ADDRESS_BYTES_MAX: usize = 64 * 1024;
 /// The most streams that a peer may have open at once on one connection.
 pub const STREAMS_PER_CONNECTION: u32 = 256;
-/// What a peer may send on one stream before this node has read it, in bytes.
+/// The most bytes that a peer may send on one stream before this node has read them.
 pub const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// What a peer may send on one connection before this node has read it, in bytes.
+/// The most bytes that a peer may send on one connection before this node has read them.
 pub const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-/// What this node sends to a peer that acknowledges nothing, in bytes.
+/// The most bytes that this node sends to a peer before that acknowledges any.
 pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 /// The most bytes of a frame that one read asks for, so that an announced length costs nothing.
 pub const READ_STEP_BYTES: usize = 64 * 1024;
@@ -41,9 +41,9 @@ pub const INCOMING_MAX: usize = 1024;
 pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 /// Bytes a second that a past member may send.
 pub const PAST_MEMBER_BYTES_PER_SECOND: u64 = 256 * 1024;
-/// MisbehaviourLog that are forgiven before a peer is dropped for a while.
+/// The weight of misbehaviour at which a peer is dropped and refused for a while.
 pub const MISBEHAVIOUR_MAX: u32 = 8;
-/// Peers whose misbehaviour are remembered.
+/// The most peers whose misbehaviour is remembered; the one that was heard of longest ago makes room.
 pub const MISBEHAVING_PEERS_MAX: usize = 4096;
 /// Ids of one store that wait to be announced; beyond them peers are told to compare instead.
 pub const ANNOUNCE_MAX: usize = 4096;

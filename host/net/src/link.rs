@@ -59,7 +59,7 @@ impl ProtocolHandler for SyncProtocol {
     }
 }
 
-/// Serves a connection until it ends: takes streams, and closes it when nothing is context.
+/// Serves a connection until it ends: takes streams, and closes it when the two share no store.
 async fn serve(context: Arc<Context>, conn: Arc<Conn>) {
     let peer = conn.peer;
     context.peers.up(peer, context.host.now_ms());
@@ -224,7 +224,7 @@ async fn read_hello(recv: &mut RecvStream) -> Result<(StoreId, Bytes), Option<Fr
     }
 }
 
-/// Starts a task that keeps the link with a peer up, unless there is one or nothing is context.
+/// Starts a task that keeps the link with a peer up, unless one does so already or the two share no store.
 pub(crate) fn keep(context: &Arc<Context>, peer: DeviceKey) {
     if peer == context.me || id_of(&peer).is_none() || closeness(context, &peer).is_none() {
         return;
@@ -237,7 +237,7 @@ pub(crate) fn keep(context: &Arc<Context>, peer: DeviceKey) {
     }
 }
 
-/// Whether to be quick to reach the peer; `None` when nothing is shared with it.
+/// Whether the peer must be reached quickly; `None` when the two share no store.
 fn closeness(context: &Context, peer: &DeviceKey) -> Option<bool> {
     let stores = context.stores();
     let known = stores.iter().filter(|s| s.access(peer) != Access::None);
@@ -278,7 +278,7 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
                 && permit.is_some()
                 && is_settled(&context, &conn)
             {
-                // Others wait for their turn to compare.
+                // Frees the permit: other peers wait for a connection to compare over.
                 conn.connection.close(code::BYE, b"others wait");
                 dial_at = Instant::now() + context.timings.reconcile;
             }
@@ -286,7 +286,7 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
         }
         permit = None;
         if std::mem::take(&mut connected) {
-            // Not at once: a peer that closes on purpose would be dialled in a circle.
+            // A pause first: a peer that closes each connection on purpose would be dialled without end.
             dial_at = Instant::now() + backoff(timings.retry_min, timings.retry_max, failures);
             failures += 1;
         }

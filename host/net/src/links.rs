@@ -15,7 +15,7 @@ use crate::allowances::Allowances;
 use crate::endpoint::{code, device_of};
 use crate::limits::PEERS_MAX;
 
-/// Within which two connections with one peer are taken for dials that crossed.
+/// Two connections with one peer that begin within this time are taken for dials that crossed.
 const CROSSING: Duration = Duration::from_secs(1);
 /// A connection with a peer.
 pub(crate) struct Conn {
@@ -61,13 +61,13 @@ pub(crate) struct Link {
     /// Whether a task keeps this link up.
     pub(crate) kept: bool,
     pub(crate) wake: Arc<Notify>,
-    /// An address was learnt: dial at once.
+    /// Set when an address of the peer was learnt: the next dial does not wait for its pause.
     pub(crate) fresh: Arc<AtomicBool>,
-    /// After which a session may be opened again, and how many failed before.
+    /// By store: when a session may be opened again, and how many attempts failed before.
     pub(crate) retry: HashMap<StoreId, (Instant, u32)>,
 }
 
-/// All links. Bounded by [`PEERS_MAX`].
+/// The links by peer. Bounded by [`PEERS_MAX`].
 #[derive(Default)]
 pub(crate) struct Links(Mutex<HashMap<DeviceKey, Link>>);
 
@@ -106,7 +106,7 @@ impl Links {
         links.values().filter_map(|l| l.conn.clone()).collect()
     }
 
-    /// Dial the peer at once, if a task keeps its link.
+    /// Makes the task that keeps the peer's link, if there is one, dial at once.
     pub(crate) fn address_learnt(&self, peer: &DeviceKey) {
         self.existing(peer, |link| {
             link.fresh.store(true, Ordering::Relaxed);
@@ -114,7 +114,7 @@ impl Links {
         });
     }
 
-    /// Sessions may be opened again at once; `None` for every store.
+    /// Lets sessions with the peer be opened at once: of one store, or with `None` of all.
     pub(crate) fn wake(&self, peer: &DeviceKey, store: Option<&StoreId>) {
         self.existing(peer, |link| {
             match store {
@@ -134,7 +134,7 @@ impl Links {
         }
     }
 
-    /// Takes a new connection in, or closes it when the one that stands is to be kept.
+    /// Puts a new connection into the table in place of the old one, or closes the new one when the old one stays.
     ///
     /// When both dial at the same time, both keep the connection that the smaller key opened. A peer
     /// that dials later has lost the old one, whatever this side believes.
@@ -171,7 +171,7 @@ impl Links {
         }
     }
 
-    /// The connection ended; whether it was the one in use.
+    /// Forgets a connection that ended. Returns whether it was the one in use.
     pub(crate) fn ended(&self, conn: &Conn) -> bool {
         let mut links = self.0.lock();
         let Some(link) = links.get_mut(&conn.peer) else {

@@ -53,7 +53,7 @@ struct Record {
     last: Instant,
 }
 
-/// What is held against peers. Bounded: the oldest record makes room.
+/// The misbehaviour of peers. Bounded: the peer whose last misbehaviour is oldest makes room.
 #[derive(Debug)]
 pub(crate) struct MisbehaviourLog {
     ban: Duration,
@@ -93,7 +93,7 @@ impl MisbehaviourLog {
             banned_until: None,
             last: now,
         });
-        // One point is forgiven each ban's length, so that rare faults never add up.
+        // The weight falls by one each time the length of a ban passes, so that rare faults never add up.
         let forgiven = now.duration_since(record.last).as_millis() / self.ban.as_millis().max(1);
         record.weight = record
             .weight

@@ -47,7 +47,7 @@ impl Net {
     /// Binds the endpoint and begins to serve and to dial, for every store of the host.
     ///
     /// # Errors
-    /// When the socket cannot be had.
+    /// When the socket cannot be bound.
     pub async fn start(config: NetConfig, host: Arc<dyn NetHost>) -> Result<Self, StartError> {
         let (endpoint, lookup) = endpoint::bind(&config).await?;
         let stores = host.stores();
@@ -174,7 +174,7 @@ impl Net {
         self.context.peers.live_clock_lead_ms()
     }
 
-    /// The same; while no peer is connected, of all that were met since the network started.
+    /// The median of the connected peers' clocks; while none is connected, of all peers met since the network started.
     pub fn clock_lead_ms(&self) -> Option<i64> {
         self.context.peers.clock_lead_ms()
     }
@@ -246,7 +246,7 @@ impl Net {
         Some(Handle::try_current().ok()?.spawn(closing))
     }
 
-    /// Meets everyone of a store: keeps links, opens sessions, looks at the topic.
+    /// Keeps links to all peers of a store, lets sessions open at once, and has the topic looked at.
     fn meet(&self, store: &Arc<StoreNet>) {
         let context = &self.context;
         for peer in store.acquaintances() {
@@ -257,7 +257,7 @@ impl Net {
             if store.access(&conn.peer) == Access::None {
                 continue;
             }
-            // Connected before it was known as a member: it was a stranger until now.
+            // A peer that connected before it was known as a member has no session yet.
             if let Some(socket) = remote_socket(&conn.connection) {
                 context.learn(conn.peer, &[socket], Source::Seen);
             }
@@ -267,12 +267,11 @@ impl Net {
                 addresses::send(context, &conn);
             }
         }
-        // A full queue is looked at soon, and each change comes with an entry.
+        // A full queue may drop this: every change of members comes with an entry, whose announcement follows.
         let _ = store.gossip.try_send(TopicCommand::Look);
         store.changed.send_modify(|count| *count += 1);
     }
 
-    /// How long a dial may take.
     pub(crate) fn dial_limit(&self) -> Duration {
         self.context.timings.dial
     }

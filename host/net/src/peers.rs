@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::limits::{ADDRESSES_PER_PEER, PEERS_MAX};
 
-/// A peer, for `status`.
+/// What is known of one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Its key.
@@ -93,12 +93,12 @@ pub(crate) struct Peers {
     clocks: Clocks,
 }
 
-/// Medians of clocks, kept apart from the table: each commit of each store asks for them.
+/// Medians of the peers' clocks. Kept outside of the lock of the table, because each commit of each store asks for them.
 #[derive(Debug)]
 struct Clocks {
-    /// Of the peers that are connected.
+    /// The median of the peers that are connected.
     live: AtomicI64,
-    /// Of all whose clock was ever told.
+    /// The median of all peers whose clock was ever told.
     known: AtomicI64,
 }
 
@@ -172,7 +172,7 @@ impl Peers {
             .map_or_else(Vec::new, |r| r.addresses.clone())
     }
 
-    /// A connection stands.
+    /// Notes that a connection stands.
     pub(crate) fn up(&self, peer: DeviceKey, now_ms: u64) {
         self.with(peer, |row| {
             row.connected = true;
@@ -182,7 +182,7 @@ impl Peers {
         self.count_clocks();
     }
 
-    /// No connection stands, for that reason.
+    /// Notes that no connection stands, and why.
     pub(crate) fn down(&self, peer: DeviceKey, reason: &str) {
         self.with(peer, |row| {
             row.connected = false;
@@ -195,12 +195,12 @@ impl Peers {
         self.count_clocks();
     }
 
-    /// Bytes came.
+    /// Notes that bytes came from the peer.
     pub(crate) fn seen(&self, peer: DeviceKey, now_ms: u64) {
         self.with(peer, |row| row.last_seen_ms = Some(now_ms));
     }
 
-    /// The peer told its clock.
+    /// Notes what the peer said of its clock.
     pub(crate) fn clock(&self, peer: DeviceKey, lead_ms: i64) {
         self.with(peer, |row| {
             row.clock_lead_ms = Some(lead_ms.max(NO_LEAD + 1))
@@ -239,7 +239,7 @@ impl Peers {
         Some(self.clocks.live.load(Ordering::Relaxed)).filter(|lead| *lead != NO_LEAD)
     }
 
-    /// The same; while no peer is connected, of all that were met since the node started.
+    /// The median of the connected peers' clocks; while none is connected, of all peers met since the node started.
     pub(crate) fn clock_lead_ms(&self) -> Option<i64> {
         let known = || Some(self.clocks.known.load(Ordering::Relaxed));
         self.live_clock_lead_ms()
@@ -247,7 +247,7 @@ impl Peers {
             .filter(|lead| *lead != NO_LEAD)
     }
 
-    /// Everything, sorted by key; `round_trip_us` is filled by the caller.
+    /// Every peer, sorted by key. The caller fills in `round_trip_us`.
     pub(crate) fn list(&self) -> Vec<PeerStatus> {
         let rows = self.rows.lock();
         let mut list: Vec<PeerStatus> = rows

@@ -29,7 +29,6 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// How a session ended, and when another may be tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SessionEnd {
-    /// One line.
     pub(crate) reason: String,
     /// Whether the next one may be opened at once.
     pub(crate) soon: bool,
@@ -147,7 +146,7 @@ impl Driver {
             place.answered();
             self.handle(Input::Bytes(first))?;
         }
-        // The dialer compares at the interval, the listener only should the dialer not.
+        // The dialer compares at each interval. The listener does so only when the dialer has not for twice as long.
         let interval = match role {
             Role::Dialer => self.context.timings.reconcile,
             Role::Listener => self.context.timings.reconcile * 2,
@@ -229,7 +228,7 @@ impl Driver {
                 }
                 () = std::future::ready(()), if self.again => {
                     self.again = false;
-                    // Others on this thread get their turn between the slices of a long step.
+                    // A long step is cut into slices, so that other tasks of this thread run in between.
                     tokio::task::yield_now().await;
                     self.handle(Input::Tick)?;
                 }
@@ -383,7 +382,7 @@ impl Driver {
         let flush = async {
             while !self.out.is_empty() && write_some(send, &mut self.out).await.is_ok() {}
         };
-        // A peer that does not read them misses them.
+        // A peer that does not read the last words in time loses only their text.
         let _ = tokio::time::timeout(FLUSH, flush).await;
         let peer = self.conn.peer;
         match self.close.take() {

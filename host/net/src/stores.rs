@@ -16,16 +16,15 @@ use crate::sessions::Sessions;
 /// One store on the network.
 pub(crate) struct StoreNet {
     pub(crate) id: StoreId,
-    /// Counts what made sessions look again: a grown log, other members.
+    /// Rises with each change that sessions must look at: a grown log, other members.
     pub(crate) changed: watch::Sender<u64>,
     /// What the gossip task of this store is to do.
     pub(crate) gossip: mpsc::Sender<TopicCommand>,
-    /// Set when announcements did not fit: peers are told to compare instead.
+    /// Set when the queue had no room for an announcement: peers are then told to compare.
     pub(crate) overflowed: AtomicBool,
     governance: Mutex<Option<Arc<Governance>>>,
     /// Peers that a token named, or that served the join, until governance is known here.
     trusted: Mutex<HashSet<DeviceKey>>,
-    /// Its sessions with peers.
     pub(crate) sessions: Arc<Sessions>,
 }
 

@@ -92,12 +92,12 @@ fn config() -> Config {
         .memory_reservation(profile::MEMORY_BYTES_MAX)
         .memory_guard_size(64 * 1024)
         .memory_reservation_for_growth(0)
-        // Where a trap happened tells one of the bound on depth from the others.
+        // The place of a trap tells whether the bound on the depth of calls caused it.
         .wasm_backtrace_max_frames(NonZeroUsize::new(1))
         .native_unwind_info(false)
         .generate_address_map(true)
         .memory_init_cow(true)
-        // What lets guests that run for long pause; see `pace`.
+        // Guests that run for long pause at epochs; see `pace`.
         .epoch_interruption(true);
     config
 }
@@ -148,7 +148,7 @@ pub(crate) fn compile(
         })
     });
     if renamed.is_err() {
-        // Whatever is left of the attempt; that there is nothing is as well.
+        // Removes what the attempt left; it may have left nothing.
         let _ = std::fs::remove_file(&aside);
     }
     renamed
@@ -190,7 +190,7 @@ fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileEr
         match child.try_wait().map_err(io("waiting for", program))? {
             Some(status) => break Ok(status),
             None if began.elapsed() > COMPILE_WALL_MAX => {
-                // It may have ended in between, which is as good.
+                // An error means that it has ended by itself meanwhile.
                 let _ = child.kill();
                 let _ = child.wait();
                 break Err(CompileError::Time(COMPILE_WALL_MAX));

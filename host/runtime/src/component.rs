@@ -18,11 +18,11 @@ use crate::values::{Type, val};
 
 /// A component with everything that does not change from instance to instance.
 pub(crate) struct Prepared {
-    /// What its spare instances are found by.
+    /// The key of its instances in the pool.
     pub(crate) loaded: Loaded,
-    /// Where it leaves its instances, and finds one that is started.
+    /// Holds instances of it that are started, and takes those that were used.
     pub(crate) instance_pool: Arc<InstancePool>,
-    /// Where it says that it runs.
+    /// Counts its calls that run now.
     pub(crate) pace: Arc<RunningGuests>,
     pub(crate) pre: InstancePre<Data>,
     /// The component's answers to governance's questions, if it can govern.
@@ -109,7 +109,7 @@ impl Prepared {
         })
     }
 
-    /// The function that a call reaches; `None` if the component has none such.
+    /// The function that a call names; `None` if the component does not have it.
     pub(crate) fn function(
         &self,
         kind: CallKind,

@@ -189,12 +189,12 @@ impl Wasm {
         }
     }
 
-    /// Says how guests that run for long pause, to let others run; the first one stays.
+    /// Sets what guests that run for long do to let others run. Only the first call has an effect.
     pub fn set_pace(&self, pacer: Pacer) {
         self.pace.set(pacer);
     }
 
-    /// One tick: guests that have seen two before pause.
+    /// Ticks once: guests that have run through two ticks pause.
     pub fn tick(&self) {
         self.engine.increment_epoch();
     }
@@ -204,7 +204,6 @@ impl Wasm {
         self.pace.is_at_rest()
     }
 
-    /// The engine below.
     pub(crate) fn engine(&self) -> &WasmEngine {
         &self.engine
     }

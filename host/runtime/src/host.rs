@@ -27,13 +27,13 @@ use bindings::lattice::store::{blobs, context, state, types};
 /// Why the host stopped a guest in the middle of a call.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Stop {
-    /// The guest is at fault.
+    /// The guest trapped, by its own fault.
     #[error("stopped: {0}")]
     Trap(TrapKind),
-    /// An instance that is started ahead asked what it is started for.
+    /// An instance that is started ahead of a call asked for the call.
     #[error("asked for its run before it had one")]
     Early,
-    /// This host is.
+    /// This host is at fault.
     #[error(transparent)]
     Host(HostFault),
 }
@@ -184,7 +184,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Data>) -> wasmtime::Result<()> {
     blobs::add_to_linker::<_, Imports>(linker, |data| data)
 }
 
-/// A hash that has another length is a misuse, which the contract announces.
+/// A hash of another length traps: the contract says so.
 fn hash<T: From<[u8; 32]>>(bytes: &[u8]) -> wasmtime::Result<T> {
     match <[u8; 32]>::try_from(bytes) {
         Ok(bytes) => Ok(bytes.into()),

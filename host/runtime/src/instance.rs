@@ -46,7 +46,7 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
     if let Some(stop) = error.downcast_ref::<Stop>() {
         return match stop {
             Stop::Trap(kind) => Failure::Trap(*kind),
-            // Only a start ahead of a call ends so, and nobody asks what it ended with.
+            // Only a start ahead of a call is stopped in this way, and nobody reads its outcome.
             Stop::Early => Failure::Trap(TrapKind::Misuse),
             Stop::Host(fault) => Failure::Host(fault.clone()),
         };
@@ -57,7 +57,7 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Failure {
         // The bound on depth comes first; were it not so, another host might have had room.
         Some(Trap::StackOverflow) => Failure::Host(HostFault::Exhausted("native stack".into())),
         Some(_) => Failure::Trap(TrapKind::Guest),
-        // The engine has no public type for this one.
+        // The engine has no public type for this error.
         None if error
             .root_cause()
             .to_string()
@@ -126,7 +126,7 @@ pub(crate) fn start_ahead(prepared: &Prepared, limits: &Limits) {
             .keep(prepared.loaded, limits, started),
         // It asks at its start what it is started for, takes long, or always traps.
         Err((_, Failure::Trap(_))) => prepared.instance_pool.unfit(prepared.loaded),
-        // This host has no place for it now.
+        // The pool of this host is full now.
         Err((_, Failure::Host(_))) => {}
     }
 }
@@ -197,7 +197,7 @@ impl Wasm {
             state: State::Idle(Box::new(Data::new(Some(run), limits))),
         };
         match this.start() {
-            // A component that traps at its start traps in each of its calls.
+            // A component that traps when it starts traps in every call.
             Ok(()) | Err(Failure::Trap(_)) => Ok(this),
             Err(Failure::Host(fault)) => Err((this.into_run(), fault)),
         }

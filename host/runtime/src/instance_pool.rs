@@ -3,7 +3,7 @@
 //! Each intention and each query gets an instance that nobody has used. Starting one and clearing up
 //! behind one take as long as a short call itself, and neither depends on the call: what runs at a
 //! start knows no entry and no state, since the instance has no run yet. A component that asks for
-//! either at its start has no spare instances, and is started when it is called, as all were.
+//! either at its start has no spare instances: it is started when it is called.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -19,24 +19,25 @@ use crate::limits::{SPARES_LEFT_MAX, SPARES_READY_MAX};
 #[derive(Default)]
 pub(crate) struct InstancePool {
     kept: Mutex<Kept>,
-    /// Whether there is anything to do for whoever has time.
+    /// Whether [`InstancePool::clear_up`] has anything to do.
     work: AtomicBool,
     next: AtomicU64,
 }
 
-/// A component as it was loaded once. Loaded again, it is another one: its instances do not fit.
+/// One loading of a component. A component that is loaded again gets another number, because instances of the first
+/// loading do not fit the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loaded(u64);
 
 #[derive(Default)]
 struct Kept {
-    /// The one used last comes last.
+    /// Started and never used. The one added last comes last.
     ready: Vec<Spare>,
-    /// Used ones.
+    /// Used, and still to be dropped.
     left: Vec<Store<Data>>,
     /// What has been started lately, and is likely to be started again.
     wanted: Vec<(Loaded, Limits)>,
-    /// Components that cannot be started ahead; few, and forgotten when there are many.
+    /// Components that cannot be started ahead of a call; the oldest makes room.
     unfit: Vec<Loaded>,
 }
 
@@ -57,7 +58,7 @@ impl InstancePool {
         self.kept.lock()
     }
 
-    /// What a component that is being loaded is called here.
+    /// A number for a component that is being loaded.
     pub(crate) fn loaded(&self) -> Loaded {
         Loaded(self.next.fetch_add(1, Ordering::Relaxed))
     }

@@ -5,6 +5,14 @@
 //! build give the same bytes, so a failure is a number that anyone can replay.
 //!
 //! This crate opens no socket, reads no clock and draws no randomness but what a seed determines.
+//!
+//! | folder | holds |
+//! |---|---|
+//! | `play` | ways to run a world: scenarios, random cases, many of them at once, reports |
+//! | `check` | what must hold, and the oracle that judges outcomes |
+//! | `world` | nodes with their disks and writers, virtual time, what a plan does to them |
+//! | `net` | dials, streams with sessions, gossip, liars |
+//! | `model` | a model of rules that are not built yet |
 
 mod check;
 pub mod limits;

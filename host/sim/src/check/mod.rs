@@ -1,8 +1,8 @@
 //! What must hold: always, eventually, and at the end.
 //!
 //! *Always*: nodes that hold the same entries and have run them have the same roots, heads and counts; nothing
-//! acknowledged is missing after a restart (see `writer`); what waits has its bounds; no honest node finds
-//! another at fault (see `wire`). *Eventually*: all members are equal some time after the last fault. *Finally*:
+//! acknowledged is missing after a restart (see `world::writer`); what waits has its bounds; no honest node finds
+//! another at fault (see `net::stream`). *Eventually*: all members are equal some time after the last fault. *Finally*:
 //! everything is what a fold from nothing comes to, callers know of what changed, nothing without a right was
 //! applied, and nobody was sent what it had more often than is stated.
 
@@ -62,7 +62,7 @@ impl World {
         })
     }
 
-    /// The members at the founder's.
+    /// The members that the founder sees.
     pub(crate) fn members(&self) -> Vec<Member> {
         self.seen_members(NodeId(0)).unwrap_or_default()
     }
@@ -75,7 +75,7 @@ impl World {
         }
     }
 
-    /// The devices of active members at the founder's.
+    /// The devices of active members, as the founder sees them.
     fn active(&self) -> BTreeSet<DeviceKey> {
         let members = self.members().into_iter();
         members
@@ -168,7 +168,7 @@ impl World {
         }
     }
 
-    /// Compares a node on which nothing is due with a fold from nothing, and with the second opinion.
+    /// Compares a node on which nothing is due with a fold from nothing, and with the oracle.
     pub(crate) fn judge(&mut self, id: NodeId) {
         let Some(snapshot) = self.snapshot(id) else {
             return;
@@ -179,7 +179,7 @@ impl World {
         match self.difference(&snapshot) {
             Ok(None) => {}
             Ok(Some(text)) => self.violate(format!("{id} differs: {text}")),
-            // Its disk fails: that is looked after elsewhere.
+            // Its disk fails; the writer takes care of that.
             Err(error) => self.note(id, format_args!("cannot be judged: {error}")),
         }
     }

@@ -1,6 +1,6 @@
-//! A second opinion on the order: sort the entries, run each from scratch, compare what came of it.
+//! The oracle: sorts the entries, runs each from scratch, and compares the outcomes with those of the kernel.
 //!
-//! It shares nothing with the kernel but the bytes of entries and outcomes: its state is a map, its programs a
+//! It shares no code with the kernel but the formats of entries and outcomes: its state is a map, its programs a
 //! few lines, its governance a list of roles. It knows the model programs; real components are judged by the
 //! fold from nothing alone.
 
@@ -15,7 +15,7 @@ use crate::world::trace::short;
 /// A member: role, status (0 is active), and what its rank is compared by.
 type Row = (u8, u8, Rank);
 
-/// Who the genesis names comes first, in the order of its list; then by admission.
+/// Members that the genesis names rank first, in the order of its list; the others by their admission.
 type Rank = (u8, u32, Option<(Time, CallId)>);
 
 #[derive(Clone, Debug, Default)]
@@ -33,7 +33,7 @@ enum End {
     NoSuchFunction,
 }
 
-/// Says where the outcomes of a history are not what they should be.
+/// The first outcome of a history that differs from the oracle's, in words.
 pub(crate) fn differs(app: &str, history: &[HistoryRow]) -> Option<String> {
     if app != "model" {
         return None;
@@ -124,7 +124,7 @@ pub(crate) fn differs(app: &str, history: &[HistoryRow]) -> Option<String> {
             if got != Some(&expected) {
                 let id = short(&header.id().0);
                 return Some(format!(
-                    "{id} came to {got:?}, by a second opinion to {expected:?}"
+                    "{id} came to {got:?}, by the oracle to {expected:?}"
                 ));
             }
         }

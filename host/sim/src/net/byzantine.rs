@@ -1,8 +1,8 @@
-//! What a liar sends in place of its session's bytes.
+//! Peers that keep to no rule: what a liar sends in place of its session's bytes.
 //!
-//! Some of it is noise. The rest reads well and is not so: tips that it has not, summaries of ranges that list
-//! too much, too little or something else, digests that say equal or different, and a search that nobody needs.
-//! For that a frame is taken apart as protobuf, without knowing its messages, and put together again.
+//! Some of it is noise. The rest decodes and is false: tips that the liar does not have, summaries of ranges with too
+//! many, too few or other rows, digests that say equal or different, and a search that nobody needs. To make these, a
+//! frame is taken apart as protobuf, without knowledge of its messages, changed, and put together again.
 
 use bytes::Bytes;
 use lattice_testing::Dice;
@@ -16,7 +16,7 @@ use crate::world::node::NodeId;
 const HEAD_BYTES: usize = 5;
 /// Kinds of messages that hold rows, and the field that does.
 const ROWS: [(u8, u64); 3] = [(2, 2), (10, 2), (11, 2)];
-/// The end of a round, and the wish to search ranges.
+/// The kinds of the messages that end a round and that ask for a search of ranges.
 const DONE: u8 = 8;
 const DIVERGED: u8 = 9;
 
@@ -112,7 +112,7 @@ fn change(fields: &mut Vec<Field>, dice: &mut Dice) {
     }
 }
 
-/// A message that says something else than this frame, and reads well.
+/// A frame that decodes and says something else than this one.
 fn twisted(frame: &[u8], dice: &mut Dice) -> Option<Vec<u8>> {
     let (head, payload) = frame.split_at_checked(HEAD_BYTES)?;
     let mut kind = head[4];
@@ -128,7 +128,7 @@ fn twisted(frame: &[u8], dice: &mut Dice) -> Option<Vec<u8>> {
                 *bytes = put(&inner);
             }
         }
-        // Both begin with the number of the round.
+        // Both messages begin with the number of the round.
         None if kind == DONE && dice.below(2) == 0 => {
             kind = DIVERGED;
             all.retain(|(field, _)| *field == 1);

@@ -1,11 +1,11 @@
 //! Gossip: iroh-gossip's protocol state of every node, driven in virtual time, and what the node makes of it.
 //!
-//! The protocol is iroh-gossip's own, one state a node and topic with a generator of its own from the seed; what
-//! is said on a topic, and what comes of it, is the kernel's value, as in the daemon. Here are timers, commands,
-//! and events between the two; connections are in `neighbours`.
+//! Each node has one state of iroh-gossip a topic, with a random generator that the seed determines. As in the daemon,
+//! the kernel's value decides what is announced and what follows from an announcement. This module carries timers,
+//! commands and events between the two; connections are in `neighbours`.
 //!
-//! Nothing may rest on gossip. So chance still lets an announcement that has arrived be lost, doubled or late,
-//! within wider bounds than the protocol would show, and liars announce what is not there.
+//! Nothing may rest on gossip. So an announcement that has arrived may still be lost, doubled or delayed by chance, more
+//! than the protocol itself would do, and liars announce entries that do not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;

@@ -135,9 +135,9 @@ pub struct Stats {
     pub known: u64,
     /// Runs of entries that came late.
     pub runs: u64,
-    /// Messages of gossip that were sent, and their bytes, which the links count as well.
+    /// Messages of gossip that were sent. The links count them as well.
     pub gossip_messages: u64,
-    /// See there.
+    /// Bytes of those messages.
     pub gossip_bytes: u64,
     /// Rounds of comparison that ended.
     pub rounds: u64,
@@ -149,7 +149,7 @@ pub struct Stats {
     pub samples: Vec<Sample>,
 }
 
-/// Something that ends by itself.
+/// A fault that ends by itself.
 #[derive(Clone, Debug)]
 pub(crate) enum Mend {
     Block(usize),
@@ -231,7 +231,7 @@ impl World {
         world
     }
 
-    /// A network in which nothing is going to happen.
+    /// A network without a store and without events.
     pub(crate) fn empty(code: &Code, dice: Dice, nodes: Vec<Node>, keep_trace: bool) -> Self {
         Self {
             now_ms: 0,
@@ -273,7 +273,7 @@ impl World {
         }
     }
 
-    /// Lets everything happen that happens in so many milliseconds, or until something is found wrong.
+    /// Runs for so many virtual milliseconds, or until something is found wrong.
     pub fn run_for(&mut self, ms: u64) {
         let until_ms = self.now_ms + ms;
         self.run_until(until_ms, |_| false);
@@ -538,7 +538,7 @@ impl World {
         });
     }
 
-    // --- for whoever looks -----------------------------------------------------------------------
+    // --- what can be read of a world ---------------------------------------------------------------
 
     /// What was found wrong, if anything.
     pub fn violation(&self) -> Option<&Violation> {

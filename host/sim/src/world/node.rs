@@ -18,7 +18,7 @@ use crate::world::queue::Event;
 pub struct NodeId(pub u16);
 
 impl NodeId {
-    /// As an index.
+    /// The place of the node in lists of all nodes.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -48,14 +48,13 @@ pub(crate) enum Job {
     Call { lane: Lane, calls: Vec<Call> },
     /// Entries of a peer.
     Receive(Delivery),
-    /// Somebody's read of the store failed: see whether its disk did.
+    /// A read of the store failed: the writer looks whether the disk failed.
     ReadFailed,
 }
 
 /// Whether the machine runs.
 #[derive(Clone, Debug)]
 pub(crate) enum Machine {
-    /// It runs.
     On,
     /// It sleeps; what happens to it meanwhile happens when it wakes.
     Asleep(Vec<Event>),
@@ -113,11 +112,11 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     /// Its clock less the true time, in milliseconds.
     pub(crate) skew_ms: i64,
-    /// Counts changes of its address: a stream lives as long as neither end moves.
+    /// Counts changes of its address. A stream ends when the address of either end changes.
     pub(crate) address: u64,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) working: bool,
-    /// Runs that are due, as far as known.
+    /// Runs that are due, as of the last slice.
     pub(crate) pending: u64,
     /// Added to each job's time, in milliseconds.
     pub(crate) disk_ms: u64,
@@ -131,7 +130,7 @@ pub(crate) struct Node {
     pub(crate) neighbours: Vec<NodeId>,
     /// Its topic and neighbours.
     pub(crate) gossip: Membership,
-    /// Who is and was a member, until the system lane changes.
+    /// Who is and was a member; read anew when the system lane changes.
     pub(crate) members: Option<std::sync::Arc<Governance>>,
     /// Peers that served the join, until governance is known here.
     pub(crate) trusted: BTreeSet<NodeId>,

@@ -1,4 +1,4 @@
-//! What is to happen when: events by virtual time, and among equals in the order in which they were made.
+//! Events by virtual time; those of the same time in the order in which they were made.
 
 use std::collections::{BTreeMap, VecDeque};
 
