@@ -113,7 +113,7 @@ pub(crate) async fn keep_topic(
                         next = Some(to);
                         continue;
                     }
-                    Followed::Lagged => topics.store.reconcile(),
+                    Followed::Lagged => topics.store.sessions.reconcile(),
                 }
             }
             Err(error) => {
