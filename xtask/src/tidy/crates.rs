@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
         "host/daemon",
         &["host/kernel", "host/runtime", "host/net", "host/format"],
     ),
-    ("host/cli", &["host/daemon", "host/sim"]),
+    ("host/cli", &["host/daemon"]),
     (
         "host/bench",
         &["host/daemon", "host/runtime", "host/kernel", "host/format"],
@@ -68,7 +68,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("axum", &["host/daemon"]),
     ("fuser", &["host/daemon"]),
     // A program chooses its allocator; a library leaves that to it.
-    ("tikv-jemallocator", &["host/cli"]),
+    ("tikv-jemallocator", &["host/cli", "host/sim"]),
     ("tikv-jemalloc", &["host/cli"]),
 ];
 
