@@ -247,11 +247,7 @@ impl Writer {
     }
 
     /// Takes a step, and those that its effects lead to.
-    fn step(
-        &mut self,
-        input: Given,
-        effects: &mut Vec<Effect<Caller, Deliverer>>,
-    ) {
+    fn step(&mut self, input: Given, effects: &mut Vec<Effect<Caller, Deliverer>>) {
         let mut input = Some(input);
         while let Some(next) = input.take() {
             let now = self.times.now(self.began);

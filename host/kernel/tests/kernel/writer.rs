@@ -8,9 +8,7 @@ use lattice_kernel::limits::{
     GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK_MS, TICKS_IDLE,
 };
 use lattice_kernel::run::Run;
-use lattice_kernel::run::engine::{
-    Answer, AskError, Engine, HostFault, Instance, Question, Role,
-};
+use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
 use lattice_kernel::writer::{self, Effect, Job, Next, Now, Rebuild};
 use lattice_kernel::{BatchVerifier, LocalSeq, NewStore, Store};
 use lattice_testing::disk::{Disk, Power, files};

@@ -1,13 +1,13 @@
 //! Machines: how they come to have a store, fail, sleep and start again.
 
 use lattice_format::{DeviceKey, Genesis, SignedHeader};
-use lattice_testing::disk::{self, SURVIVALS, Survives};
 use lattice_kernel::{CreateError, NewStore, Store};
+use lattice_testing::disk::{self, SURVIVALS, Survives};
 
 use crate::limits::TICK_MS;
+use crate::world::World;
 use crate::world::node::{Disks, Machine, NodeId, Writer};
 use crate::world::queue::Event;
-use crate::world::World;
 
 impl World {
     /// Does what time asks of a node's network. Its writer has a time of its own.

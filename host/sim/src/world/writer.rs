@@ -4,14 +4,14 @@
 //! do to the rest of the network.
 
 use lattice_format::{Lane, VerifiedHeader};
-use lattice_testing::disk;
 use lattice_kernel::writer::{self, Effect, Group, Input, Next, Now, Rebuild};
 use lattice_kernel::{Changes, OpenError, Received, StorageError, Store};
+use lattice_testing::disk;
 
+use crate::world::World;
 use crate::world::node::{Disks, Given, Job, Machine, NodeId, Via, Writer};
 use crate::world::queue::Event;
 use crate::world::trace::short;
-use crate::world::World;
 
 impl World {
     /// Hands the writer of a node something to do. A machine that does not run, or has no store, forgets it.
