@@ -7,10 +7,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lattice_format::{Call, ChainId, IntentionId, Lane, StoreId};
-use lattice_kernel::{Changes, Files, LocalSeq, NewStore, Notice, Snapshot, StorageError, Store};
-use lattice_testing::disk::{Disk, Power, files};
+use lattice_kernel::{Changes, LocalSeq, NewStore, Notice, Snapshot, StorageError, Store};
+use lattice_testing::disk::{Disk, Power};
+use lattice_testing::log_disk::{LogDisk, files, uncached_files};
 use lattice_testing::{self as testing, ModelEngine, key};
-use redb::Database;
 
 use crate::limits::TICK;
 use crate::store::OpenStore;
@@ -39,9 +39,9 @@ fn add() -> Call {
 }
 
 /// The two disks of a store with some entries.
-fn grown() -> (Disk, Disk) {
+fn grown() -> (LogDisk, Disk) {
     let power = Power::steady();
-    let (log, state) = (Disk::new(&power), Disk::new(&power));
+    let (log, state) = (LogDisk::new(&power), Disk::new(&power));
     let spec = NewStore {
         genesis: testing::genesis(),
         admits: Vec::new(),
@@ -61,21 +61,14 @@ fn grown() -> (Disk, Disk) {
 
 /// An open store that keeps nothing of its disks in memory, and how often it was opened. The log fails the read
 /// after so many, from each opening on.
-fn opened(log: &Disk, state: &Disk, reads: u64) -> (Arc<OpenStore>, Arc<AtomicUsize>) {
+fn opened(log: &LogDisk, state: &Disk, reads: u64) -> (Arc<OpenStore>, Arc<AtomicUsize>) {
     let openings = Arc::new(AtomicUsize::new(0));
     let (log, state, count) = (log.clone(), state.clone(), openings.clone());
     let opener: Opener = Box::new(move || {
         if reads != STEADY {
             log.reads.fail_after(STEADY);
         }
-        let uncached = |disk: &Disk| {
-            let backend = disk.clone();
-            Database::builder()
-                .set_cache_size(0)
-                .create_with_backend(backend)
-                .map_err(|error| error.to_string())
-        };
-        let files = Files::from_databases(uncached(&log)?, uncached(&state)?);
+        let files = uncached_files(&log, &state).map_err(|error| error.to_string())?;
         let store = Store::open(files, Arc::new(ModelEngine), key(1), NOW_MS)
             .map_err(|error| error.to_string())?;
         if reads != STEADY {
@@ -177,11 +170,15 @@ async fn a_damaged_row_opens_nothing_anew() {
     done(store).await;
     let mut image = log.live();
     let signature = row.header.signed().signature.0;
-    let at = image.windows(64).rposition(|bytes| bytes == signature);
-    image[at.unwrap()] ^= 1;
-    let mut places = image.windows(64);
+    let mut files = image.0.values_mut();
+    let (Some(file), None) = (files.next(), files.next()) else {
+        panic!("a small log is one file");
+    };
+    let at = file.windows(64).rposition(|bytes| bytes == signature);
+    file[at.unwrap()] ^= 1;
+    let mut places = file.windows(64);
     assert!(!places.any(|bytes| bytes == signature), "there is a copy");
-    let log = Disk::with_image(image, &Power::steady());
+    let log = LogDisk::with_image(image, &Power::steady());
     let (store, openings) = opened(&log, &state, STEADY);
     for _ in 0..20 {
         store.snapshot().entry_at(LocalSeq(5)).unwrap_err();

@@ -407,7 +407,7 @@ impl Node {
         body: Vec<u8>,
     ) -> std::result::Result<(), String> {
         let home = self.home.store(&slot.id);
-        if slot.opened().is_some() || home.join("log.redb").exists() {
+        if slot.opened().is_some() || Files::are_in(&home) {
             return self
                 .open_slot(slot)
                 .map(drop)
@@ -499,7 +499,7 @@ impl JoinHost for Joiner {
         let Some(node) = self.node.upgrade() else {
             return false;
         };
-        let here = node.home.store(&self.slot.id).join("log.redb").exists();
+        let here = Files::are_in(&node.home.store(&self.slot.id));
         here && node.open_slot(&self.slot).is_ok()
     }
 

@@ -223,7 +223,7 @@ impl Core {
         let stored = self
             .log
             .entry(local)?
-            .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
+            .ok_or_else(|| StorageError(format!("log/ lacks entry {}", local.0)))?;
         let (within, judged) = match (lane, local.0) {
             (Lane::System, _) | (_, 0) => (true, Reads::default()),
             (Lane::App, _) => quota::judge(&self.rows, &stored.header, position)?,

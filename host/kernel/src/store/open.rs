@@ -69,7 +69,7 @@ pub enum CreateError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The log holds no genesis.
-    #[error("log.redb holds no genesis: the store was never completed; remove its directory")]
+    #[error("the log holds no genesis: the store was never completed; remove its directory")]
     Empty,
     /// The disk failed, or a file is damaged.
     #[error(transparent)]
@@ -197,7 +197,7 @@ impl Store {
                 header.body.len, genesis.limits.body_bytes
             )));
         }
-        let log = Log::open(files.log)?;
+        let log = Log::open(files.log, files.segment_bytes)?;
         let count = log.len()?;
         if count != 0 {
             return Err(CreateError::NotEmpty(count));
@@ -259,9 +259,9 @@ impl Store {
         key: SigningKey,
         now_ms: u64,
     ) -> Result<Self, OpenError> {
-        let log = Log::open(files.log)?;
+        let log = Log::open(files.log, files.segment_bytes)?;
         let count = log.len()?;
-        let first = log.entry(LocalSeq(0))?.ok_or(OpenError::Empty)?;
+        let first = log.genesis()?.ok_or(OpenError::Empty)?;
         let body = first
             .body
             .as_deref()
@@ -269,7 +269,7 @@ impl Store {
             .and_then(|body| body.genesis);
         let (true, Some(genesis)) = (first.header.is_genesis(), body) else {
             return Err(StorageError(
-                "log.redb is damaged: its first entry is no genesis; restore the store from a backup, or join it again".into(),
+                "log/ is damaged: what it keeps as genesis is none; restore the store from a backup, or join it again".into(),
             )
             .into());
         };
@@ -283,17 +283,26 @@ impl Store {
         if store.next.0 > count {
             // The log was put back to an earlier day; whatever was derived beyond it is void.
             return Err(StorageError(format!(
-                "state.redb knows {} entries and log.redb only {count}: if the log was restored from a backup, delete state.redb",
+                "state.redb knows {} entries and log/ only {count}: if the log was restored from a backup, delete state.redb",
                 store.next.0
             ))
             .into());
         }
+        let base = store.core.log.base()?;
+        if store.next.0 < base {
+            return Err(StorageError(format!(
+                "log/ begins with entry {base}, and state.redb knows only {} entries: restore the store from a backup, or join it again",
+                store.next.0
+            ))
+            .into());
+        }
+        let behind_from = store.next;
         let behind = store.next.0 < count || store.core.due.total() > 0;
         store.replay(count)?;
         store.durable = store.next;
         store.settle(OPEN_RUNS_MAX)?;
         if behind {
-            store.core.notice_stale_notices()?;
+            store.core.notice_stale_notices(behind_from)?;
             store.commit(now_ms)?;
         }
         Ok(store)
@@ -302,13 +311,20 @@ impl Store {
     /// Indexes what the derived state does not know yet.
     pub(crate) fn replay(&mut self, count: u64) -> Result<(), StorageError> {
         while self.next.0 < count {
-            for stored in self.core.log.entries(self.next, 256)? {
+            let entries = self.core.log.entries(self.next, 256)?;
+            if entries.is_empty() {
+                return Err(StorageError(format!("log/ lacks entry {}", self.next.0)));
+            }
+            for stored in entries {
+                if stored.local != self.next {
+                    return Err(StorageError(format!(
+                        "log/ is damaged: entry {} follows where {} should; restore the store from a backup, or join it again",
+                        stored.local.0, self.next.0
+                    )));
+                }
                 if let Some(bytes) = &stored.body {
                     stored.header.check_body(bytes.clone()).map_err(|e| {
-                        StorageError(format!(
-                            "log.redb is damaged: entry {}: {e}",
-                            stored.local.0
-                        ))
+                        StorageError(format!("log/ is damaged: entry {}: {e}", stored.local.0))
                     })?;
                 }
                 self.index_only(&stored.header, stored.received_ms)?;

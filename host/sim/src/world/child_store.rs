@@ -111,7 +111,7 @@ fn of_the_child(node: &Node, neighbours: Vec<NodeId>) -> Node {
             Machine::Asleep(_) => Machine::Asleep(Vec::new()),
             Machine::Off => Machine::Off,
         },
-        disks: Disks::with_images(Vec::new(), Vec::new()),
+        disks: Disks::empty(),
         skew_ms: node.skew_ms,
         disk_ms: node.disk_ms,
         liar: node.liar,

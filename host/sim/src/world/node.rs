@@ -8,10 +8,14 @@ use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
 use lattice_kernel::Store;
 use lattice_kernel::sync::Governance;
 use lattice_testing::disk::{Disk, Power};
+use lattice_testing::log_disk::{LogDisk, LogImage};
 
 use crate::net::gossip::Membership;
 use crate::net::stream::{Side, StreamId};
 use crate::world::queue::Event;
+
+/// Bytes of rows after which a segment of a log is full: most histories have several.
+const SEGMENT_BYTES: u64 = 48 * 1024;
 
 /// A node's place in its world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +69,7 @@ pub(crate) enum Machine {
 /// The disks of a machine and the power that they share.
 #[derive(Clone, Debug)]
 pub(crate) struct Disks {
-    pub(crate) log: Disk,
+    pub(crate) log: LogDisk,
     pub(crate) state: Disk,
     pub(crate) power: Power,
     /// How many more reads succeed, of both.
@@ -74,19 +78,24 @@ pub(crate) struct Disks {
 
 impl Disks {
     /// Disks with what was found on them.
-    pub(crate) fn with_images(log: Vec<u8>, state: Vec<u8>) -> Self {
+    pub(crate) fn with_images(log: LogImage, state: Vec<u8>) -> Self {
         let (power, reads) = (Power::steady(), Power::steady());
-        let disk = |image| {
-            let mut disk = Disk::with_image(image, &power);
-            disk.reads = reads.clone();
-            disk
-        };
+        let mut log = LogDisk::with_image(log, &power);
+        log.reads = reads.clone();
+        log.segment_bytes = SEGMENT_BYTES;
+        let mut state = Disk::with_image(state, &power);
+        state.reads = reads.clone();
         Self {
-            log: disk(log),
-            state: disk(state),
+            log,
+            state,
             power,
             reads,
         }
+    }
+
+    /// Empty disks.
+    pub(crate) fn empty() -> Self {
+        Self::with_images(LogImage::default(), Vec::new())
     }
 }
 
@@ -138,7 +147,7 @@ pub(crate) struct Node {
     pub(crate) acknowledged: Vec<IntentionId>,
     pub(crate) chains: u64,
     /// A copy of the disks, to be put back.
-    pub(crate) backup: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) backup: Option<(LogImage, Vec<u8>)>,
     /// Its disks were put back to an earlier day, so what it told since is forgotten.
     pub(crate) restored: bool,
     /// Sends other bytes than its sessions say.
@@ -160,7 +169,7 @@ impl Node {
         Self {
             device: DeviceKey(key.verifying_key().to_bytes()),
             key,
-            disks: Disks::with_images(Vec::new(), Vec::new()),
+            disks: Disks::empty(),
             store: None,
             founded: false,
             power: Machine::On,

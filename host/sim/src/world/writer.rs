@@ -3,7 +3,8 @@
 
 use lattice_format::{Call, DeviceKey, Genesis, Lane, SignedHeader};
 use lattice_kernel::{CreateError, NewStore, OpenError, Store};
-use lattice_testing::disk::{self, SURVIVALS, Survives};
+use lattice_testing::disk::{SURVIVALS, Survives};
+use lattice_testing::log_disk;
 
 use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS, TICK_MS};
 use crate::world::World;
@@ -266,7 +267,7 @@ impl World {
             chain: node.fresh_chain(id),
         };
         let (engine, key) = (self.engine.clone(), node.key.clone());
-        let store = disk::files(&node.disks.log, &node.disks.state)
+        let store = log_disk::files(&node.disks.log, &node.disks.state)
             .map_err(CreateError::from)
             .and_then(|files| Store::create(files, engine, key, spec, now_ms));
         match store {
@@ -289,9 +290,9 @@ impl World {
             return;
         }
         // Whatever an attempt before left there was never completed.
-        node.disks = Disks::with_images(Vec::new(), Vec::new());
+        node.disks = Disks::empty();
         let key = node.key.clone();
-        let store = disk::files(&node.disks.log, &node.disks.state)
+        let store = log_disk::files(&node.disks.log, &node.disks.state)
             .map_err(CreateError::from)
             .and_then(|files| Store::adopt(files, engine, key, genesis, now_ms));
         match store {
@@ -423,7 +424,7 @@ impl World {
             return;
         }
         let (key, disks) = (node.key.clone(), node.disks.clone());
-        let opened = disk::repaired(&disks.log, &disks.state, &disks.power)
+        let opened = log_disk::repaired(&disks.log, &disks.state, &disks.power)
             .map_err(OpenError::from)
             .and_then(|(files, state)| {
                 node.disks.state = state;
@@ -530,8 +531,5 @@ fn may_be_repaired(disks: &Disks) -> bool {
 
 /// Whether the machine failed while the store was being made: nobody was told of it.
 fn was_never_completed(error: &OpenError) -> bool {
-    match error {
-        OpenError::Empty => true,
-        OpenError::Storage(error) => error.0.contains("magic number"),
-    }
+    matches!(error, OpenError::Empty)
 }
