@@ -435,6 +435,8 @@ impl Node {
             self.clock.now_ms(),
         )
         .map_err(|error| error.to_string())?;
+        // Its log makes new segments where it was opened.
+        drop(store);
         let log_mark = restored::mark(directory.path()).map_err(|error| error.to_string())?;
         self.update_slot(slot, |record| {
             record.log_mark = log_mark;
@@ -447,7 +449,7 @@ impl Node {
         directory
             .keep(&home)
             .map_err(|failure| failure.to_string())?;
-        let open = OpenStore::start(store, self.opener(slot.id), self.listener())?;
+        let open = OpenStore::open(self.opener(slot.id), self.listener())?;
         slot.set_open(Arc::new(open));
         Ok(())
     }

@@ -25,7 +25,8 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 impl Files {
     /// The files of a store in its directory, made if they do not exist: the log with the first entry. A damaged
-    /// `state.redb` is removed and made anew, since it can be derived.
+    /// `state.redb` is removed and made anew, since it can be derived. The directory must keep its name while they
+    /// are open: the log makes new segments in it.
     ///
     /// # Errors
     /// When a file cannot be opened, or the store is one of version 0.1.

@@ -287,7 +287,9 @@ fn history(seed: u64, others: &[Stored], fails: Fails, survives: Survives, reach
         } else {
             &log_power
         };
-        let log = LogDisk::with_image(images.0, &log_power);
+        let mut log = LogDisk::with_image(images.0, &log_power);
+        // Some logs begin a segment with each entry, some seldom.
+        log.segment_bytes = [0, 4_096, 65_536][(seed / 4 % 3) as usize];
         let state = Disk::with_image(images.1, &state_power);
         failing.fail_after(dice.below(reach));
         let started = files(&log, &state).and_then(|files| {

@@ -49,7 +49,7 @@ pub fn grown(seed: u64) -> (LogDisk, Disk, Vec<IntentionId>) {
     (log, state, ids)
 }
 
-fn in_dir(log: &LogImage, state: Option<&[u8]>) -> tempfile::TempDir {
+pub fn in_dir(log: &LogImage, state: Option<&[u8]>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("log")).unwrap();
     for (first, bytes) in &log.0 {
@@ -275,8 +275,15 @@ fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
 
 #[test]
 fn what_changed_and_changed_back_is_told_although_the_state_was_behind() {
+    // What was told last stands in the same segment as the entry, or in a later one.
+    what_changed_and_changed_back_is_told(u64::MAX);
+    what_changed_and_changed_back_is_told(0);
+}
+
+fn what_changed_and_changed_back_is_told(segment_bytes: u64) {
     let power = Power::steady();
-    let (log, state) = (LogDisk::new(&power), Disk::new(&power));
+    let (mut log, state) = (LogDisk::new(&power), Disk::new(&power));
+    log.segment_bytes = segment_bytes;
     let mut founder = testing::found(0, START_MS);
     let write = |store: &mut Store, lane, call, at| {
         store.call(lane, vec![call], at, ChainId(at)).unwrap();
@@ -328,7 +335,8 @@ fn what_changed_and_changed_back_is_told_although_the_state_was_behind() {
     assert_eq!(store.notices().unwrap().len(), 1);
     receive(&mut store, &[first], START_MS + 10_002).unwrap();
     drop(store);
-    let log = LogDisk::with_image(log.live(), &power);
+    let mut log = LogDisk::with_image(log.live(), &power);
+    log.segment_bytes = segment_bytes;
     let files = files(&log, &Disk::with_image(behind, &power)).unwrap();
     let mut store = open(files, START_MS + 20_000).unwrap();
     settle(&mut store);

@@ -13,5 +13,6 @@ mod quota;
 mod replays;
 mod revocation;
 mod scene;
+mod segments;
 mod waiting;
 mod world;
