@@ -357,7 +357,9 @@ mod tests {
         assert_eq!(counts(), (LOADED_COMPONENTS_MAX, LOADED_COMPONENTS_MAX));
         wasm.prepared(&ids[0]).unwrap();
         let beyond = install(LOADED_COMPONENTS_MAX);
-        assert_eq!(counts(), (LOADED_COMPONENTS_MAX, 1));
+        assert_eq!(counts(), (LOADED_COMPONENTS_MAX, LOADED_COMPONENTS_MAX));
+        let is_described = |id: &ComponentId| wasm.lock().schemas.contains(id);
+        assert!(is_described(&beyond) && !is_described(&ids[0]) && is_described(&ids[1]));
         let is_ready = |id| wasm.lock().find(id).is_some();
         assert!(is_ready(&ids[0]) && is_ready(&beyond) && !is_ready(&ids[1]));
         // What is not ready is made ready again, and what is described is read again.
@@ -366,6 +368,9 @@ mod tests {
             wasm.schema(id).unwrap();
         }
         let (components, schemas) = counts();
-        assert!(components == LOADED_COMPONENTS_MAX && schemas <= LOADED_COMPONENTS_MAX);
+        assert_eq!(
+            (components, schemas),
+            (LOADED_COMPONENTS_MAX, LOADED_COMPONENTS_MAX)
+        );
     }
 }
