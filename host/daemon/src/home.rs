@@ -10,7 +10,7 @@
 //! lattice.sock     the API, 0600, while a daemon runs
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use fs4::fs_std::FileExt;
 use lattice_format::StoreId;
 
 use crate::clock;
@@ -128,7 +127,12 @@ impl Home {
             .open(&lock_path)
             .map_err(io_error(&lock_path))?;
         let deadline = Instant::now() + patience;
-        while !FileExt::try_lock_exclusive(&lock).map_err(io_error(&lock_path))? {
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(io_error(&lock_path)(error)),
+            }
             if Instant::now() >= deadline {
                 let mut text = String::new();
                 let pid = match lock.read_to_string(&mut text) {
@@ -250,7 +254,7 @@ impl Home {
         // let two processes hold a lock on two files of this name.
         if !self.released.swap(true, Ordering::Relaxed) {
             let _ = self.lock.set_len(0);
-            let _ = FileExt::unlock(&self.lock);
+            let _ = self.lock.unlock();
         }
     }
 }
