@@ -1,5 +1,6 @@
 //! `call`, `query` and `watch`: a store's functions.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -58,9 +59,15 @@ pub(crate) struct CallArgs {
     /// Run the calls in a file as one transaction, FUNCTION ARGS a line; - is standard input
     #[arg(long, value_name = "FILE")]
     tx: Option<PathBuf>,
-    /// Wait until the outcome is final (needs checkpoints, which are not built yet)
-    #[arg(long = "final", value_name = "TIMEOUT", hide = true)]
-    wait_final: Option<String>,
+    /// Wait until the outcome is final. Part of the command line's promise, and refused until checkpoints are built.
+    #[arg(long = "final", value_name = "TIMEOUT", hide = true, value_parser = not_final)]
+    wait_final: Option<Infallible>,
+}
+
+fn not_final(_: &str) -> std::result::Result<Infallible, &'static str> {
+    Err(
+        "no outcome becomes final before checkpoints are built; call without it, and `lattice notices` says what changed",
+    )
 }
 
 /// Arguments of `query`.
@@ -80,9 +87,6 @@ pub(crate) struct QueryArgs {
         required = true
     )]
     words: Vec<OsString>,
-    /// Look at the past (not built yet)
-    #[arg(long, value_name = "TIME|ENTRY", hide = true)]
-    at: Option<String>,
 }
 
 /// Arguments of `watch`.
@@ -106,12 +110,6 @@ pub(crate) struct WatchArgs {
 
 /// Runs `call`.
 pub(crate) async fn call(context: &Context, args: CallArgs) -> Result<()> {
-    if let Some(timeout) = args.wait_final {
-        return Err(Failure::usage(format!(
-            "--final {timeout}: no outcome becomes final before checkpoints are built"
-        ))
-        .hint("call without --final; what is told is provisional, and `lattice notices` says what changed"));
-    }
     let mut sources = Sources::default();
     let calls = match &args.tx {
         Some(file) => transaction(file.as_os_str(), &mut sources)?,
@@ -132,7 +130,7 @@ pub(crate) async fn run_call(
         .call(api::CallRequest {
             store,
             calls,
-            forms: outcome::forms(context.output.is_json()),
+            forms: outcome::forms(context.output),
         })
         .await?
         .into_inner();
@@ -152,12 +150,6 @@ pub(crate) async fn run_call(
 
 /// Runs `query`.
 pub(crate) async fn query(context: &Context, args: QueryArgs) -> Result<()> {
-    if let Some(at) = args.at {
-        return Err(
-            Failure::usage(format!("--at {at}: queries of the past are not built yet"))
-                .hint("query without --at"),
-        );
-    }
     let call = function_call(&args.words, &mut Sources::default())?;
     run_query(context, context.store(&args.store)?, call).await
 }
@@ -174,7 +166,7 @@ pub(crate) async fn run_query(
         .query(api::QueryRequest {
             store,
             call: Some(call),
-            forms: outcome::forms(context.output.is_json()),
+            forms: outcome::forms(context.output),
         })
         .await?
         .into_inner();
@@ -201,7 +193,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs) -> Result<()> {
         .watch(api::WatchRequest {
             store: context.store(&args.store)?,
             call: Some(call),
-            forms: outcome::forms(context.output.is_json()),
+            forms: outcome::forms(context.output),
         })
         .await?
         .into_inner();
@@ -333,7 +325,6 @@ mod tests {
         let query_args = QueryArgs {
             store: store(),
             words: words(),
-            at: None,
         };
         let watch_args = WatchArgs {
             store: store(),
@@ -377,26 +368,5 @@ mod tests {
             let code = u8::try_from(class).expect("small");
             assert_eq!(codes(Fake::Status(status)).await, [code; 3]);
         }
-    }
-
-    #[tokio::test]
-    async fn what_is_not_built_is_said() {
-        let context = context(outcome(api::OutcomeKind::Ok)).await;
-        let waiting = CallArgs {
-            store: "s".into(),
-            words: vec!["f".into()],
-            tx: None,
-            wait_final: Some("5s".into()),
-        };
-        let failure = call(&context, waiting).await.expect_err("not built");
-        assert_eq!(failure.exit_code(), 2);
-        assert!(failure.to_string().contains("checkpoints"), "{failure}");
-        let past = QueryArgs {
-            store: "s".into(),
-            words: vec!["f".into()],
-            at: Some("1h".into()),
-        };
-        let failure = query(&context, past).await.expect_err("not built");
-        assert_eq!(failure.exit_code(), 2);
     }
 }

@@ -139,7 +139,7 @@ async fn list(context: &Context, args: HistoryArgs) -> Result<()> {
             .into(),
         lane: lane_of(&args),
         oldest_first: args.reverse,
-        forms: outcome::forms(context.output.is_json()),
+        forms: outcome::forms(context.output),
         ..Default::default()
     };
     let stores = context.stores(Need::Node).await?;
@@ -158,9 +158,12 @@ async fn list(context: &Context, args: HistoryArgs) -> Result<()> {
         }
     })
     .await?;
-    let whole = context.verbosity > 0;
+    let chars_max = match context.verbosity {
+        0 => CALL_CHARS,
+        _ => usize::MAX,
+    };
     context.output.result(
-        || history_text(&entries, whole),
+        || history_text(&entries, chars_max),
         || {
             json!({
                 "entries": entries.iter().map(entry_json).collect::<Vec<_>>(),
@@ -182,15 +185,9 @@ fn note_more(context: &Context, shown: usize, next: &str) {
     }
 }
 
-fn history_text(entries: &[api::HistoryEntry], whole: bool) -> String {
+fn history_text(entries: &[api::HistoryEntry], chars_max: usize) -> String {
     let mut table = Columns::new(&["TIME", "RECEIVED", "AUTHOR", "ENTRY", "CALL", "OUTCOME"]);
-    let fit = |text: String| {
-        if whole {
-            text
-        } else {
-            text::shorten(&text, CALL_CHARS)
-        }
-    };
+    let fit = |text: String| text::shorten(&text, chars_max);
     for entry in entries {
         let mut push = |calls: String, outcome: String| {
             table.row([
@@ -208,7 +205,10 @@ fn history_text(entries: &[api::HistoryEntry], whole: bool) -> String {
         for transaction in &entry.transactions {
             let calls: Vec<String> = {
                 let calls = transaction.calls.iter();
-                calls.map(|call| call_text(call, entry.shortened)).collect()
+                match entry.shortened {
+                    true => calls.map(shortened_call_text).collect(),
+                    false => calls.map(call_text).collect(),
+                }
             };
             let calls = if calls.is_empty() {
                 title(entry).to_owned()
@@ -238,10 +238,12 @@ fn author(member: &str, key: &[u8]) -> String {
     }
 }
 
-fn call_text(call: &api::HistoryCall, is_shortened: bool) -> String {
-    if is_shortened {
-        return format!("{}(…)", call.function);
-    }
+/// A call of an entry whose arguments the node has not sent along, as they are long.
+fn shortened_call_text(call: &api::HistoryCall) -> String {
+    format!("{}(…)", call.function)
+}
+
+fn call_text(call: &api::HistoryCall) -> String {
     let arguments: Vec<String> = call
         .arguments
         .iter()
@@ -427,7 +429,7 @@ mod tests {
 
     #[test]
     fn history_shows_both_times_author_call_and_outcome() {
-        let shown = history_text(&[entry()], false);
+        let shown = history_text(&[entry()], CALL_CHARS);
         assert_eq!(
             shown.lines().nth(1),
             Some(
@@ -436,7 +438,7 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(history_text(&[], false), "no entries");
+        assert_eq!(history_text(&[], CALL_CHARS), "no entries");
     }
 
     #[test]
@@ -446,15 +448,15 @@ mod tests {
             arguments_cbor: vec![0x81, 5],
             ..Default::default()
         };
-        assert_eq!(call_text(&call, false), "gone(0x8105)");
+        assert_eq!(call_text(&call), "gone(0x8105)");
         let none = api::HistoryCall {
             function: "go".into(),
             arguments_cbor: vec![0x80],
             ..Default::default()
         };
-        assert_eq!(call_text(&none, false), "go()");
+        assert_eq!(call_text(&none), "go()");
         // Where they were too much for a message, there are no bytes to show.
-        assert_eq!(call_text(&call, true), "gone(…)");
+        assert_eq!(shortened_call_text(&call), "gone(…)");
     }
 
     #[test]

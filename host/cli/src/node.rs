@@ -73,7 +73,7 @@ fn status_text(
         rows.push(("relay", status.relay_url.clone()));
     }
     if let Some(lead) = status.clock_lead_ms {
-        rows.push(("clock", clock_text(lead, status.signing_paused)));
+        rows.push(("clock", clock_text(lead, status)));
     }
     if status.notice_count > 0 {
         let mut notices = text::count(status.notice_count.into(), "notice");
@@ -95,13 +95,13 @@ fn status_text(
     shown
 }
 
-fn clock_text(lead_ms: i64, signing_paused: bool) -> String {
+fn clock_text(lead_ms: i64, status: &api::NodeStatus) -> String {
     let against = match lead_ms {
         0 => "equal to the peers' median".to_owned(),
         1.. => format!("{lead_ms} ms ahead of the peers' median"),
         ..0 => format!("{} ms behind the peers' median", lead_ms.unsigned_abs()),
     };
-    if signing_paused {
+    if status.signing_paused {
         format!("{against}; nothing is signed until it is set right")
     } else {
         against
@@ -328,7 +328,10 @@ mod tests {
 
     #[test]
     fn the_clock_is_named_in_words() {
-        assert!(clock_text(-5, false).starts_with("5 ms behind"));
-        assert!(clock_text(9, true).contains("nothing is signed"));
+        let mut status = api::NodeStatus::default();
+        let behind = clock_text(-5, &status);
+        assert_eq!(behind, "5 ms behind the peers' median");
+        status.signing_paused = true;
+        assert!(clock_text(9, &status).contains("nothing is signed"));
     }
 }

@@ -47,12 +47,12 @@ pub(crate) struct AckArgs {
 pub(crate) async fn run(context: &Context, args: NoticesArgs) -> Result<()> {
     match args.verb {
         Some(NoticesVerb::Ack(ack)) => acknowledge(context, ack).await,
-        None => list(context, args.all, args.store.as_deref().unwrap_or("")).await,
+        None => list(context, &args).await,
     }
 }
 
-async fn list(context: &Context, include_acknowledged: bool, store: &str) -> Result<()> {
-    let store = context.store(store)?;
+async fn list(context: &Context, args: &NoticesArgs) -> Result<()> {
+    let store = context.store(args.store.as_deref().unwrap_or_default())?;
     let node = context.node().await?;
     let more = AtomicU64::new(0);
     let (notices, _) = pages(String::new(), None, |page_size, page_token| {
@@ -60,7 +60,7 @@ async fn list(context: &Context, include_acknowledged: bool, store: &str) -> Res
         async move {
             let page = node
                 .list_notices(api::ListNoticesRequest {
-                    include_acknowledged,
+                    include_acknowledged: args.all,
                     store,
                     page_size,
                     page_token,

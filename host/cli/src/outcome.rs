@@ -4,11 +4,12 @@ use lattice_daemon::api;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Class, Failure};
+use crate::output::Output;
 use crate::text;
 
 /// The forms of values that a command asks the daemon for.
-pub(crate) fn forms(json: bool) -> Vec<i32> {
-    let form = if json {
+pub(crate) fn forms(output: Output) -> Vec<i32> {
+    let form = if output.is_json() {
         api::ValueForm::Json
     } else {
         api::ValueForm::Text

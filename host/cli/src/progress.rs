@@ -47,7 +47,7 @@ impl Progress {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
             self.bar.enable_steady_tick(TICK);
         }
-        self.bar.set_style(style(total > 0, unit));
+        self.bar.set_style(style(total, unit));
         if total > 0 {
             self.bar.set_length(total);
         }
@@ -61,8 +61,8 @@ impl Progress {
     }
 }
 
-fn style(known: bool, unit: Unit) -> ProgressStyle {
-    let template = match (known, unit) {
+fn style(total: u64, unit: Unit) -> ProgressStyle {
+    let template = match (total > 0, unit) {
         (true, Unit::Bytes) => "{msg}  {bar:30}  {bytes} of {total_bytes}",
         (true, Unit::Things) => "{msg}  {bar:30}  {pos} of {len}",
         (false, Unit::Bytes) => "{spinner} {msg}  {bytes}",
@@ -79,9 +79,9 @@ mod tests {
 
     #[test]
     fn every_template_is_well_formed() {
-        for known in [true, false] {
+        for total in [0, 1] {
             for unit in [Unit::Bytes, Unit::Things] {
-                style(known, unit);
+                style(total, unit);
             }
         }
     }

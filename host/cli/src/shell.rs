@@ -43,23 +43,35 @@ At this prompt:
   exit            leaves, as Ctrl-D does; Ctrl-C ends what is running
 ";
 
+/// Who reads what the shell prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// Somebody at a terminal, who goes on after a failure.
+    Person,
+    /// A program, which a failure stops.
+    Script,
+}
+
 /// Runs the shell until its input ends. Without a terminal the first failure ends it.
 pub(crate) fn run(runtime: &Runtime, context: &Context) -> Result<()> {
-    let interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let reader = match io::stdin().is_terminal() && io::stdout().is_terminal() {
+        true => Reader::Person,
+        false => Reader::Script,
+    };
     // A home that cannot be opened is told at once, not at the first command.
     runtime.block_on(context.node())?;
     end_on_sigterm(runtime, context.clone());
     let mut editor = editor(runtime, context)?;
     let history = history_file(context);
-    if interactive {
+    if reader == Reader::Person {
         // There is none at first, and one that cannot be read is not worth failing for.
         let _ = editor.load_history(&history);
         context
             .output
             .text("`help` lists the commands, `use STORE` chooses a store, Ctrl-D leaves.")?;
     }
-    let ended = read_lines(runtime, context, &mut editor, interactive);
-    if interactive {
+    let ended = read_lines(runtime, context, &mut editor, reader);
+    if reader == Reader::Person {
         save_history(&mut editor, &history);
     }
     ended
@@ -119,7 +131,7 @@ fn read_lines(
     runtime: &Runtime,
     context: &Context,
     editor: &mut LineEditor,
-    interactive: bool,
+    reader: Reader,
 ) -> Result<()> {
     loop {
         let prompt = match context.current_store() {
@@ -132,14 +144,14 @@ fn read_lines(
             Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => return Err(Failure::failed(format!("cannot read a line: {error}"))),
         };
-        if interactive {
+        if reader == Reader::Person {
             // A line that history does not take is still run.
             let _ = editor.add_history_entry(line.as_str());
         }
         match run_line(runtime, context, &line) {
             Ok(Next::Line) => {}
             Ok(Next::End) => return Ok(()),
-            Err(failure) if interactive => context.output.failure(&failure),
+            Err(failure) if reader == Reader::Person => context.output.failure(&failure),
             Err(failure) => return Err(failure),
         }
     }

@@ -83,6 +83,8 @@ mod tests {
             "store invite x --uses 0",
             "store list extra",
             "notices ack seven",
+            "call --final 5s x f",
+            "query --at 1h x f",
         ] {
             let line = line(words);
             assert!(!line.contains('\n') && !line.contains(r"\n"), "{line}");
@@ -91,6 +93,7 @@ mod tests {
         }
         assert!(line("stroe list").contains("'store'"));
         assert!(line("store history x --since yesterday").contains("90min"));
+        assert!(line("call --final 5s x f").contains("checkpoints"));
     }
 
     #[test]
