@@ -95,8 +95,7 @@ pub(crate) enum Command {
     /// The same commands at a prompt, with completion, history and a current store
     Shell,
     /// Run networks of nodes in virtual time, from one seed
-    #[command(subcommand)]
-    Sim(sim::SimCommand),
+    Sim(sim::SimArgs),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions(written::CompletionsArgs),
@@ -154,7 +153,7 @@ impl Command {
             Command::Watch(args) => call::watch(context, args).await,
             Command::Notices(args) => notices::run(context, args).await,
             Command::Shell => Err(Failure::usage("this is the shell already")),
-            Command::Sim(command) => sim::run(context.output, &command),
+            Command::Sim(args) => sim::run(context, &args).await,
             Command::Completions(args) => written::completions(context.output, &args),
             Command::Man(args) => written::man(context.output, &args),
         }

@@ -93,7 +93,7 @@ fn run(cli: Cli, output: Output) -> Result<()> {
     match cli.command {
         Command::Completions(args) => return written::completions(output, &args),
         Command::Man(args) => return written::man(output, &args),
-        Command::Sim(command) => return sim::run(output, &command),
+        Command::Sim(args) => return sim::become_simulator(output, &args),
         Command::Daemon(_) | Command::Shell => memory::give_back(),
         _ => {}
     }

@@ -351,7 +351,7 @@ async fn a_node_has_so_many_plugins() {
     node.records
         .put_plugins(&names.collect::<Vec<_>>())
         .unwrap();
-    let counter = crate::bundled_plugin("counter").unwrap();
+    let counter = crate::bundled::BUNDLED[1].bytes;
     let install = async |name: &str| node.install(name.into(), counter.to_vec()).await;
     assert!(install("last").await.is_ok());
     let said = install("beyond").await.unwrap_err().to_string();

@@ -103,12 +103,6 @@ pub enum DaemonError {
     Start(String),
 }
 
-/// The bytes of a bundled plugin, by its name.
-pub fn bundled_plugin(name: &str) -> Option<&'static [u8]> {
-    let found = bundled::BUNDLED.iter().find(|b| b.name == name);
-    found.map(|bundled| bundled.bytes)
-}
-
 /// Runs a node until `shutdown` resolves, then ends it cleanly: no more requests are taken, peers are
 /// told, stores are flushed, socket and lock are let go. That takes less than two seconds.
 ///

@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
         "host/daemon",
         &["host/kernel", "host/runtime", "host/net", "host/format"],
     ),
-    ("host/cli", &["host/daemon", "host/sim"]),
+    ("host/cli", &["host/daemon"]),
     (
         "host/bench",
         &["host/daemon", "host/runtime", "host/kernel", "host/format"],
@@ -66,7 +66,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
     // The command line and the figures are its clients.
     ("tonic", &["host/daemon", "host/cli", "host/bench"]),
     // A program chooses the allocator, also for its libraries.
-    ("tikv-jemallocator", &["host/cli"]),
+    ("tikv-jemallocator", &["host/cli", "host/sim"]),
     ("tikv-jemalloc", &["host/cli"]),
 ];
 

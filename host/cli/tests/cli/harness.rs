@@ -98,9 +98,16 @@ pub(crate) fn start_daemon(home: &Path) -> Daemon {
     }
 }
 
+/// The program under test: the one that is shipped, where `cargo xtask test` says so. The one that cargo builds for
+/// these tests has the features that other crates' tests ask of what they share.
+pub(crate) fn program() -> PathBuf {
+    let shipped = std::env::var_os("LATTICE_TEST_PROGRAM");
+    shipped.map_or_else(|| env!("CARGO_BIN_EXE_lattice").into(), PathBuf::from)
+}
+
 /// The binary on a home.
 pub(crate) fn command(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lattice"));
+    let mut command = Command::new(program());
     command
         .arg("--home")
         .arg(home)

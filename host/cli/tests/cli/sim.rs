@@ -1,96 +1,101 @@
-//! `lattice sim`, as people and scripts run it. It needs no home, and makes none.
+//! `lattice sim`, which starts the simulator: what it passes on, and what it says where there is none.
 
-use crate::harness::{Home, built};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-fn scenario(name: &str) -> String {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../sim/scenarios");
-    format!("{root}/{name}.rhai")
+use tempfile::TempDir;
+
+use crate::harness::{Ended, finish, program};
+
+/// A directory that holds `lattice` and nothing else.
+fn alone() -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    copy(&program(), &directory.path().join("lattice"));
+    directory
+}
+
+/// Copies a program. In a process of its own, as are all files here that are run: one that this process had open for
+/// writing could be inherited by another test's child, and such a file cannot be run.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.expect("cp starts").success());
+}
+
+/// A program that shows its arguments and ends with this status.
+fn stand_in(directory: &Path, status: u8) {
+    const SCRIPT: &str =
+        r#"printf '#!/bin/sh\nprintf "<%%s>" "$@"\nexit %s\n' "$1" >"$2" && chmod +x "$2""#;
+    let mut sh = Command::new("sh");
+    sh.args(["-c", SCRIPT, "sh", &status.to_string()]);
+    let made = sh.arg(directory.join("lattice-sim")).status();
+    assert!(made.expect("sh starts").success());
+}
+
+/// The `lattice` of that directory, with nothing on PATH but this.
+fn lattice(directory: &Path, on_path: &Path) -> Command {
+    let mut command = Command::new(directory.join("lattice"));
+    command.env("PATH", on_path);
+    command
+}
+
+fn run(directory: &Path, on_path: &Path, words: &[&str]) -> Ended {
+    finish(lattice(directory, on_path).args(words))
 }
 
 #[test]
-fn a_scenario_is_played_and_shown() {
-    let home = Home::new();
-    let (svg, trace) = (home.path().join("late.svg"), home.path().join("late.txt"));
-    let (svg, trace) = (svg.display().to_string(), trace.display().to_string());
-    let file = scenario("late");
-    let shown = home.ok(&["sim", "run", &file, "--svg", &svg, "--trace", &trace]);
+fn arguments_and_exit_status_are_the_simulator_s() {
+    let (beside, elsewhere) = (alone(), tempfile::tempdir().expect("a directory"));
+    let (beside, elsewhere) = (beside.path(), elsewhere.path());
+    stand_in(elsewhere, 9);
+    let words = ["sim", "run", "a b.rhai", "--json", "-v", "--help"];
+    let found = run(beside, elsewhere, &words);
+    assert_eq!(found.code, 9, "the one on PATH: {found:?}");
+    assert_eq!(found.stdout, "<run><a b.rhai><--json><-v><--help>");
+    stand_in(beside, 7);
+    let found = run(beside, elsewhere, &words);
+    assert_eq!(found.code, 7, "the one beside it comes first: {found:?}");
+    let found = run(beside, elsewhere, &["--json", "sim", "model"]);
+    assert_eq!(found.stdout, "<--json><model>");
+    let found = run(beside, elsewhere, &["sim", "--help"]);
+    assert_eq!(found.stdout, "<--help>");
+}
+
+#[test]
+fn without_a_simulator_it_says_what_to_do_and_that_helps() {
+    let (directory, empty) = (alone(), tempfile::tempdir().expect("a directory"));
+    let (directory, empty) = (directory.path(), empty.path());
+    let words = ["sim", "model", "--seeds", "0..3"];
+    let here = directory.display().to_string();
+    run(directory, empty, &words).failed(
+        4,
+        &[
+            "lattice-sim",
+            &here,
+            "PATH",
+            "`cargo build --package lattice-sim`",
+        ],
+    );
+    // That command has put it beside the program under test.
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_lattice")).with_file_name("lattice-sim");
     assert!(
-        shown.contains("n0 → n1") && shown.contains("3 nodes, 42 calls"),
-        "{shown}"
+        built.is_file(),
+        "{} is missing: run `cargo build --package lattice-sim` first",
+        built.display()
     );
-    let read = |path| std::fs::read_to_string(path).expect("written");
-    assert!(read(&svg).starts_with("<svg "));
-    assert!(read(&trace).lines().count() > 100);
-    let document = home.json(&["sim", "run", &file]);
-    assert_eq!(document["ok"], true);
-    let again = home.json(&["sim", "run", &file]);
-    assert_eq!(document, again, "one seed, one run");
+    copy(&built, &directory.join("lattice-sim"));
+    let ended = run(directory, empty, &words);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stdout.starts_with("3 histories held"), "{ended:?}");
 }
 
 #[test]
-fn seeds_are_run_and_one_of_them_in_part() {
-    let home = Home::new();
-    let shown = home.ok(&["sim", "swarm", "--seeds", "0..4", "--jobs", "2"]);
-    assert!(shown.starts_with("4 runs held"), "{shown}");
-    let bank = built("bank").display().to_string();
-    let document = home.json(&["sim", "swarm", "--seeds", "0..2", "--plugin", &bank]);
-    assert_eq!(document["runs"], 2);
-    let part = ["sim", "swarm", "--seeds", "4..5", "--only-steps", "0,2"];
-    let shown = home.ok(&part);
-    assert_eq!(shown.lines().count(), 3, "{shown}");
-}
-
-#[test]
-fn seeds_go_on_where_they_were_stopped() {
-    let home = Home::new();
-    let record = home.path().join("seeds.txt");
-    let record = record.display().to_string();
-    let swarm = |seeds: &'static str| ["sim", "swarm", "--seeds", seeds, "--resume"];
-    let with = |seeds| [&swarm(seeds)[..], &[record.as_str()]].concat();
-    let first = home.ok(&with("0..3"));
-    assert!(first.starts_with("3 runs held"), "{first}");
-    let text = std::fs::read_to_string(&record).expect("written");
-    assert_eq!(text, "model nodes 5 steps 60 from 0 next 3\n");
-    let second = home.ok(&with("0..5"));
-    assert!(second.starts_with("2 runs held"), "{second}");
-    let none = home.ok(&with("0..5"));
-    assert!(none.starts_with("0 runs held"), "{none}");
-    home.fails(&with("1..5"), 2, &["is not about"]);
-}
-
-#[test]
-fn a_scenario_is_played_twice_and_the_small_model_is_run() {
-    let home = Home::new();
-    let crowd = scenario("large/crowd");
-    let twice = ["sim", "run", &crowd, "--nodes", "6", "--twice"];
-    let shown = home.ok(&twice);
-    assert!(shown.contains("6 nodes"), "{shown}");
-    let shown = home.ok(&["sim", "model", "--seeds", "0..50"]);
-    assert!(shown.starts_with("50 histories held"), "{shown}");
-}
-
-#[test]
-fn what_does_not_hold_or_make_sense_is_told() {
-    let home = Home::new();
-    let file = home.path().join("bad.rhai");
-    std::fs::write(
-        &file,
-        "add_node(); join(1); offline(1); assert_converged(5000);",
-    )
-    .expect("written");
-    let file = file.display().to_string();
-    // The numbers of what was played until then are shown all the same.
-    let ended = home.run(&["sim", "run", &file]);
-    ended.failed(1, &["not equal after 5000 ms", "--seed 1"]);
-    home.fails(&["sim", "run", "nothing.rhai"], 4, &["nothing.rhai"]);
-    home.fails(&["sim", "swarm", "--seeds", "5"], 2, &["two numbers"]);
-    home.fails(
-        &["sim", "swarm", "--plugin", "nothing"],
-        2,
-        &["no bundled plugin"],
-    );
-    let two = ["sim", "swarm", "--seeds", "0..2", "--only-steps", "1"];
-    home.fails(&two, 2, &["one seed"]);
-    let system = ["sim", "swarm", "--plugin", "system"];
-    home.fails(&system, 2, &["random calls"]);
+fn a_shell_starts_it_too_and_tells_when_it_failed() {
+    let home = tempfile::tempdir().expect("a directory");
+    let (beside, empty) = (alone(), tempfile::tempdir().expect("a directory"));
+    stand_in(beside.path(), 1);
+    let mut shell = lattice(beside.path(), empty.path());
+    shell.arg("--home").arg(home.path()).arg("shell");
+    let ended = crate::harness::finish_with_input(&mut shell, b"sim swarm --seeds 0..1\n");
+    assert_eq!(ended.stdout, "<swarm><--seeds><0..1>", "{ended:?}");
+    ended.failed(4, &["the simulator ended with exit status: 1"]);
 }
