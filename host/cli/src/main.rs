@@ -41,7 +41,10 @@ use std::time::Duration;
 use clap::Parser;
 use lattice_daemon::Idle;
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{Cli, Command};
 use crate::context::Context;
@@ -139,10 +142,14 @@ fn start_tracing(cli: &Cli) {
         2 => "info,lattice=debug",
         _ => "debug,lattice=trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let asked_for = std::env::var("RUST_LOG").ok();
+    let filter: Targets = asked_for
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| filter.parse().expect("these filters are well formed"));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
         .init();
 }
