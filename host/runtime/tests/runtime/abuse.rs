@@ -175,16 +175,22 @@ fn memory_peaks_within_the_guest_s_limit_and_comes_back() {
     if std::env::var_os(ALONE).is_some() {
         return memory_in_a_process_of_its_own();
     }
-    let status = Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(std::env::current_exe().unwrap())
         .args([
             "abuse::memory_peaks_within_the_guest_s_limit_and_comes_back",
             "--exact",
             "--nocapture",
         ])
         .env(ALONE, "1")
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success());
+    let said = String::from_utf8_lossy(&child.stdout);
+    // A name that no test has would pass as well.
+    assert!(
+        child.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
 }
 
 #[cfg(target_os = "linux")]
