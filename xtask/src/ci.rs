@@ -5,10 +5,10 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::plugins::{self, Which};
-use crate::{fuzz, setup, shell, tidy, tour};
+use crate::{deny, fuzz, msrv, setup, shell, ship, tidy, tour};
 
 /// Installs what a fresh machine lacks.
 ///
@@ -39,32 +39,44 @@ pub fn plugins() -> Result<()> {
     })
 }
 
-/// Builds all that the tour, the demo and the tests run, once: the whole workspace with its tests.
-///
-/// Building a single package instead would choose other features for shared dependencies, and compile them twice.
+/// Builds what the tour and the demo run, and nothing else: the plugins, and the program as it is shipped.
 ///
 /// # Errors
 ///
 /// When something does not build.
-pub fn build() -> Result<()> {
+pub fn ship() -> Result<()> {
     plugins()?;
+    ship::build()
+}
+
+/// Builds the whole workspace with its tests, and the program as it is shipped. Both share what they depend on.
+fn build() -> Result<()> {
+    plugins()?;
+    ship::build()?;
     shell::step("build", || {
         shell::run(shell::cargo().args(["build", "--workspace", "--all-targets"]))
     })
 }
 
 /// Sets up, builds, runs README's tour, seeds of the simulator and all tests, passing `arguments` on to `cargo test`.
+/// Tour and tests of the command line run the program as it is shipped.
 ///
 /// # Errors
 ///
 /// When a step fails.
 pub fn test(arguments: &[String]) -> Result<()> {
     build()?;
+    ship::check()?;
     shell::step("tour", || tour::run_readme(shell::root()))?;
     swarm()?;
     eprintln!("==> cargo test");
-    shell::run(shell::cargo().args(["test", "--workspace"]).args(arguments))
+    let mut cargo = shell::cargo();
+    cargo.env(TEST_PROGRAM, ship::program());
+    shell::run(cargo.args(["test", "--workspace"]).args(arguments))
 }
+
+/// Tells the tests of the command line which program they are about.
+const TEST_PROGRAM: &str = "LATTICE_TEST_PROGRAM";
 
 /// Seeds of the model programs that CI runs in the simulator. With [`COMPONENT_SEEDS`] they take some minutes on two
 /// processors.
@@ -80,12 +92,12 @@ fn swarm() -> Result<()> {
     let runs = [(SEEDS, "model"), (COMPONENT_SEEDS, "bank.wasm")];
     shell::step("sim", || {
         for (seeds, plugin) in runs {
-            let mut lattice = Command::new(shell::bin_dir().join("lattice"));
-            lattice.current_dir(&plugins);
-            shell::run(lattice.args(["sim", "swarm", "--seeds", seeds, "--plugin", plugin]))?;
+            let mut simulator = Command::new(shell::bin_dir().join("lattice-sim"));
+            simulator.current_dir(&plugins);
+            shell::run(simulator.args(["swarm", "--seeds", seeds, "--plugin", plugin]))?;
         }
-        let mut lattice = Command::new(shell::bin_dir().join("lattice"));
-        shell::run(lattice.args(["sim", "model", "--seeds", MODEL_SEEDS]))
+        let mut simulator = Command::new(shell::bin_dir().join("lattice-sim"));
+        shell::run(simulator.args(["model", "--seeds", MODEL_SEEDS]))
     })
 }
 
@@ -100,6 +112,11 @@ pub fn all() -> Result<()> {
         shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
     })?;
     shell::step("tidy", || tidy::run(shell::root()))?;
+    shell::step("rust-version", msrv::check)?;
+    shell::step("licences", || {
+        deny::install()?;
+        deny::check()
+    })?;
     plugins()?;
     shell::step("clippy", || {
         shell::run(shell::cargo().args([
@@ -120,19 +137,12 @@ pub fn all() -> Result<()> {
                 .args(target),
         )
     })?;
-    shell::step("licences", licences)?;
+    shell::step("rustdoc", || {
+        let mut cargo = shell::cargo();
+        cargo.env("RUSTDOCFLAGS", "-D warnings");
+        shell::run(cargo.args(["doc", "--no-deps", "--workspace"]))
+    })?;
     build()?;
     fuzz::run(&[])?;
     test(&[])
-}
-
-fn licences() -> Result<()> {
-    if !shell::is_installed("cargo-deny") {
-        eprintln!("    skipped: cargo-deny is not installed (cargo install --locked cargo-deny)");
-        return Ok(());
-    }
-    if !shell::root().join("deny.toml").is_file() {
-        bail!("deny.toml is missing");
-    }
-    shell::run(shell::cargo().args(["deny", "--workspace", "check"]))
 }

@@ -11,14 +11,15 @@ cargo xtask <command>
   setup            installs what a fresh machine lacks (Debian packages, compiler targets)
   plugins          builds the plugins into target/plugins
   test [ARG…]      sets up, builds, runs README's tour and `cargo test --workspace ARG…`
-  demo             sets up, builds, and shows two nodes that stay equal through crashes
+  demo             sets up, builds lattice alone, and shows two nodes that stay equal through crashes
   tour             runs README's tour alone
   bench [ARG…]     builds for release, and measures beside the machine's raw limits (`bench --help`)
   fuzz [ARG…]      searches for inputs that break a decoder (`fuzz --help`)
   tidy             checks the rules of the source tree
   invariants       writes docs/invariants.md from ARCHITECTURE.md and the tests
   diagrams         draws the pictures of docs/ from the texts beside them
-  ci               formatting, lints, tidy, the embedded build, licences, a minute of fuzzing, test
+  ci               formatting, tidy, rust-version, licences, lints, the embedded build, rustdoc, a minute of
+                   fuzzing, test
 ";
 
 fn main() -> ExitCode {
@@ -51,10 +52,8 @@ fn main() -> ExitCode {
         "invariants" => shell::step("invariants", || tidy::write_invariants(shell::root())),
         "diagrams" => shell::step("diagrams", || diagrams::draw(shell::root())),
         "ci" => ci::all(),
-        "tour" => {
-            ci::build().and_then(|()| shell::step("tour", || tour::run_readme(shell::root())))
-        }
-        "demo" => ci::build().and_then(|()| run_demo()),
+        "tour" => ci::ship().and_then(|()| shell::step("tour", || tour::run_readme(shell::root()))),
+        "demo" => ci::ship().and_then(|()| run_demo()),
         other => return usage(&format!("there is no command `{other}`")),
     };
     match result {

@@ -60,7 +60,7 @@ impl Node {
     pub fn new(name: &'static str, program: &Path) -> Result<Node> {
         ensure!(
             program.is_file(),
-            "{} is not there: `cargo build --workspace` makes it",
+            "{} is not there: `cargo xtask demo` builds it",
             program.display()
         );
         let home = tempfile::Builder::new()

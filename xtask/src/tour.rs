@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::shell;
+use crate::ship;
 
 /// How long one command of the tour may take, and a background command until it has printed its lines.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(60);
@@ -50,7 +50,7 @@ pub struct Step {
     pub expected: Vec<String>,
 }
 
-/// Runs the tour of `root`'s README.md with the `lattice` of the last build.
+/// Runs the tour of `root`'s README.md with the `lattice` of the last shipping build.
 ///
 /// # Errors
 ///
@@ -61,7 +61,7 @@ pub fn run_readme(root: &Path) -> Result<()> {
     if steps.is_empty() {
         bail!("README.md has no block that is opened by ```console tour");
     }
-    run(&steps, &shell::bin_dir()).context("README.md")?;
+    run(&steps, &ship::directory()).context("README.md")?;
     eprintln!("    {} commands did what README shows", steps.len());
     Ok(())
 }

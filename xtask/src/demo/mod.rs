@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use self::claims::Claims;
 use self::view::{compare_views, history, print_history_end, status, wait_equal};
 use crate::node::Node;
-use crate::{plugins, shell};
+use crate::{plugins, ship};
 
 /// How many calls each node makes while the two are apart.
 const CALLS_APART: u32 = 20;
@@ -32,13 +32,13 @@ const CALLS_TIME_MAX: Duration = Duration::from_secs(60);
 /// The store of the component that is not bundled.
 const BANK: &str = "accounts";
 
-/// Runs the demo with the `lattice` of the last build.
+/// Runs the demo with the `lattice` of the last shipping build.
 ///
 /// # Errors
 ///
 /// When a step fails, or something that should hold does not.
 pub fn run(root: &Path) -> Result<()> {
-    let program = shell::bin_dir().join("lattice");
+    let program = ship::program();
     let mut a = Node::new("A", &program)?;
     let mut b = Node::new("B", &program)?;
     let mut claims = Claims::default();
