@@ -79,6 +79,11 @@ impl Node {
         })
     }
 
+    /// What the demo calls it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Starts the daemon, on a loopback port that the system chooses, and waits until it is ready.
     /// Returns the first line that it prints.
     ///

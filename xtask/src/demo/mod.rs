@@ -7,6 +7,7 @@
 
 mod claims;
 mod input;
+mod table;
 mod view;
 
 use std::path::Path;
@@ -128,7 +129,8 @@ fn crash_and_part(a: &Node, b: &mut Node, claims: &mut Claims) -> Result<()> {
     b.start()?;
     let time = wait_equal(a, b, BANK)?;
     println!("   equal again after {} ms", time.as_millis());
-    print_history_end(&history(a, BANK)?);
+    println!("   so ends the history of {BANK}, as A tells it:");
+    print_history_end(&history(a, BANK)?, [a, b])?;
     compare_views(a, b, BANK, claims)?;
     let (ada, bob) = (
         b.text(&["query", BANK, "balance", "ada"])?,

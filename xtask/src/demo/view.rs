@@ -1,7 +1,7 @@
 //! Status and history of a node, read through `lattice --json`, and the comparison of two nodes.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::claims::Claims;
+use super::table::{self, Author};
 use crate::node::Node;
 
 /// How long two nodes may take to become equal.
@@ -110,13 +111,23 @@ pub(super) fn compare_views(a: &Node, b: &Node, store: &str, claims: &mut Claims
     Ok(())
 }
 
-pub(super) fn print_history_end(history: &[Value]) {
-    const SHOWN: usize = 6;
-    let skipped = history.len().saturating_sub(SHOWN);
-    println!("   … {skipped} entries, then");
-    for entry in &history[skipped..] {
-        println!("   {entry}");
+/// Prints the last entries of a history.
+pub(super) fn print_history_end(history: &[Value], nodes: [&Node; 2]) -> Result<()> {
+    let author = |node: &Node| {
+        let status = node.json(&["status"])?;
+        let key = status["node"].as_str();
+        Ok(Author {
+            key: key.context("a status without a node")?.to_owned(),
+            name: node.name(),
+        })
+    };
+    let authors = nodes.into_iter().map(author).collect::<Result<Vec<_>>>()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let now_ms = u64::try_from(now.as_millis())?;
+    for line in table::end(history, &authors, now_ms) {
+        println!("{line}");
     }
+    Ok(())
 }
 
 fn plugin_list(node: &Node) -> Result<Vec<Value>> {
