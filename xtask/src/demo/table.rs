@@ -93,13 +93,11 @@ fn wrapped(text: &str, chars_max: usize) -> Vec<String> {
 
 /// How long ago something was, in words.
 fn ago(ms: u64) -> String {
-    let (number, unit) = match ms / 1000 {
-        0 => return "just now".to_owned(),
-        seconds @ 1..120 => (seconds, "second"),
-        seconds => (seconds / 60, "minute"),
-    };
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {unit}{plural} ago")
+    match ms / 1000 {
+        0..10 => format!("{}.{} seconds ago", ms / 1000, ms / 100 % 10),
+        seconds @ 10..120 => format!("{seconds} seconds ago"),
+        seconds => format!("{} minutes ago", seconds / 60),
+    }
 }
 
 /// The node's name, else the member's, else the first digits of the key.
@@ -199,13 +197,13 @@ mod tests {
         let shown = lines.join("\n");
         assert_eq!(
             lines[0],
-            "   TIME            AUTHOR    CALL               OUTCOME"
+            "   TIME             AUTHOR    CALL               OUTCOME"
         );
         assert_eq!(
             lines[1],
-            "   61 seconds ago  A         deposit(bob, 60)   ok: 85"
+            "   61 seconds ago   A         deposit(bob, 60)   ok: 85"
         );
-        assert!(lines[2].starts_with("   1 second ago    bb223344  withdraw(bob, 60)  refused: "));
+        assert!(lines[2].starts_with("   1.0 seconds ago  bb223344  withdraw(bob, 60)  refused: "));
         let said: String = shown.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(
             said.contains("insufficient-funds(account: bob, asked: 60, balance: 45,"),
