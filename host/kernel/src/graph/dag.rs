@@ -14,7 +14,7 @@ use lattice_format::{ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time}
 use crate::graph::lookup_cache::Heads;
 use crate::graph::slot::Slot;
 use crate::graph::version_vector;
-use crate::storage::keys::{put_varint, take, take_varint};
+use crate::storage::keys::{last_number, put_last_number, put_varint, take, take_varint};
 use crate::storage::rows::{RowsView, StorageError, prefix_end};
 
 /// Place of an entry in this node's log, from 0. It differs from node to node.
@@ -181,7 +181,7 @@ fn id_prefix(id: &IntentionId) -> Vec<u8> {
 /// The row that finds an entry by its id.
 pub(crate) fn id_key(id: &IntentionId, local: LocalSeq) -> Vec<u8> {
     let mut key = id_prefix(id);
-    key.extend_from_slice(&local.0.to_be_bytes());
+    put_last_number(local.0, &mut key);
     key
 }
 
@@ -194,7 +194,7 @@ pub(crate) fn local_of(
     let end = prefix_end(&prefix).expect("the kind is below 255");
     let mut candidates = Vec::new();
     rows.scan(&prefix, &end, false, |row, _| {
-        candidates.extend(row.get(prefix.len()..).and_then(u64_of).map(LocalSeq));
+        candidates.extend(last_number(row, prefix.len()).map(LocalSeq));
         ControlFlow::Continue(())
     })?;
     // The first bytes find an entry, or several; the whole id decides.

@@ -17,6 +17,7 @@ use crate::graph::dag::{self, LocalSeq};
 use crate::graph::slot::Slot;
 use crate::state::cell::{Cell, Space, ValueMark};
 use crate::state::reads::Range;
+use crate::storage::keys::{last_number, put_last_number};
 use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
 
 /// The length of a cell's key.
@@ -36,7 +37,7 @@ fn prefix(lane: Lane, call: &[u8]) -> Vec<u8> {
 
 fn key(lane: Lane, call: CallId, local: LocalSeq) -> Vec<u8> {
     let mut key = prefix(lane, &call.0);
-    key.extend_from_slice(&local.0.to_be_bytes());
+    put_last_number(local.0, &mut key);
     key
 }
 
@@ -84,9 +85,10 @@ fn candidates(
     let end = prefix_end(&start).expect("the kind is below 255");
     let mut found = Vec::new();
     rows.scan(&start, &end, false, |row, _| {
-        found.extend(row.last_chunk().map(|local| u64::from_be_bytes(*local)));
+        found.extend(last_number(row, start.len()));
         ControlFlow::Continue(())
     })?;
+    found.sort_unstable();
     for local in found.into_iter().map(LocalSeq) {
         let meta = dag::meta(rows, local)?;
         if Slot::of(meta.position()) < at && visit(meta.id, local)?.is_break() {

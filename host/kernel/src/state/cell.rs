@@ -226,14 +226,21 @@ pub(crate) fn deleted_key(lane: Lane, space: Space, slot: Slot, key: &[u8]) -> V
     row
 }
 
-/// What the keys of all deltas and blocks of a number begin with.
+/// What the keys of all deltas of a number begin with.
 pub(crate) fn delta_prefix(cell: &Cell) -> Vec<u8> {
-    with_escaped(b'N', cell, 1 + Slot::LEN)
+    with_escaped(b'N', cell, Slot::LEN)
 }
 
-/// Row of a delta of a number (level 0), or of a block of rows of the level below.
-pub(crate) fn delta_key(cell: &Cell, level: u8, slot: Slot) -> Vec<u8> {
+/// Row of what was added to a number at a slot.
+pub(crate) fn delta_key(cell: &Cell, slot: Slot) -> Vec<u8> {
     let mut key = delta_prefix(cell);
+    key.extend_from_slice(slot.as_bytes());
+    key
+}
+
+/// Row of a block of a number: the partial sum of rows of the level below, from `slot` on.
+pub(crate) fn block_key(cell: &Cell, level: u8, slot: Slot) -> Vec<u8> {
+    let mut key = with_escaped(b'Q', cell, 1 + Slot::LEN);
     key.push(level);
     key.extend_from_slice(slot.as_bytes());
     key

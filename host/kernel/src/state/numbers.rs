@@ -12,10 +12,10 @@ use std::ops::ControlFlow;
 use crate::graph::dag::LocalSeq;
 use crate::graph::slot::Slot;
 use crate::limits::{DELTA_BLOCK_ROWS, DELTA_LEVEL_ROWS};
-use crate::state::cell::{Cell, deleted_key, delta_key, live_key};
+use crate::state::cell::{Cell, block_key, deleted_key, delta_key, delta_prefix, live_key};
 use crate::state::live::damaged;
 use crate::storage::keys::{put_varint, take_varint, unzigzag, zigzag};
-use crate::storage::rows::{Rows, RowsView, StorageError};
+use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
 
 /// The total of a live row.
 pub(crate) fn decode_total(mut row: &[u8]) -> Result<i64, StorageError> {
@@ -41,7 +41,7 @@ pub(crate) fn delta_at(
     cell: &Cell,
     slot: Slot,
 ) -> Result<Option<i64>, StorageError> {
-    rows.get(&delta_key(cell, 0, slot))?
+    rows.get(&delta_key(cell, slot))?
         .map(|row| decode_total(&row))
         .transpose()
 }
@@ -72,9 +72,21 @@ impl Block {
     }
 }
 
-/// The end of a level: the beginning of the next.
+/// Row of a level: a delta on level 0, a block above. Blocks stand in a table of their own, so that the deltas of
+/// a number that only grows are appended, which redb packs.
+fn row_key(cell: &Cell, level: u8, slot: Slot) -> Vec<u8> {
+    match level {
+        0 => delta_key(cell, slot),
+        _ => block_key(cell, level, slot),
+    }
+}
+
+/// The end of a level.
 fn level_end(cell: &Cell, level: u8) -> Vec<u8> {
-    delta_key(cell, level + 1, Slot::MIN)
+    match level {
+        0 => prefix_end(&delta_prefix(cell)).expect("it begins with the kind, below 255"),
+        _ => block_key(cell, level + 1, Slot::MIN),
+    }
 }
 
 /// Visits the rows of a level from `from` on (inclusive) to `to` (exclusive), until `visit` breaks.
@@ -85,8 +97,8 @@ fn visit(
     (from, to): (Slot, Option<Slot>),
     mut visit: impl FnMut(Slot, Block) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
-    let start = delta_key(cell, level, from);
-    let end = to.map_or_else(|| level_end(cell, level), |to| delta_key(cell, level, to));
+    let start = row_key(cell, level, from);
+    let end = to.map_or_else(|| level_end(cell, level), |to| row_key(cell, level, to));
     let mut failed = None;
     rows.scan(&start, &end, false, |key, row| {
         let step = Slot::at_end_of(key)
@@ -120,8 +132,8 @@ fn block_at(
     level: u8,
     slot: Slot,
 ) -> Result<Option<(Slot, Block)>, StorageError> {
-    let start = delta_key(cell, level, Slot::MIN);
-    let end = delta_key(cell, level, slot.just_above());
+    let start = row_key(cell, level, Slot::MIN);
+    let end = row_key(cell, level, slot.just_above());
     let row = rows.first(&start, &end, true)?;
     row.map(|(key, row)| {
         let slot = Slot::at_end_of(&key).ok_or_else(damaged)?;
@@ -137,7 +149,7 @@ fn next_in_level(
     level: u8,
     slot: Slot,
 ) -> Result<Option<Slot>, StorageError> {
-    let start = delta_key(cell, level, slot.just_above());
+    let start = row_key(cell, level, slot.just_above());
     let row = rows.first(&start, &level_end(cell, level), false)?;
     Ok(row.and_then(|(key, _)| Slot::at_end_of(&key)))
 }
@@ -166,7 +178,7 @@ pub(crate) fn sum_from(rows: &RowsView, cell: &Cell, from: Slot) -> Result<i64, 
 
 /// Where the last delta stands.
 pub(crate) fn last(rows: &RowsView, cell: &Cell) -> Result<Option<Slot>, StorageError> {
-    let start = delta_key(cell, 0, Slot::MIN);
+    let start = delta_key(cell, Slot::MIN);
     let row = rows.first(&start, &level_end(cell, 0), true)?;
     Ok(row.and_then(|(key, _)| Slot::at_end_of(&key)))
 }
@@ -193,8 +205,8 @@ pub(crate) fn set(
         rows.remove(deleted_key(cell.lane(), cell.space(), last, cell.key()));
     }
     match delta {
-        Some(delta) => rows.put(delta_key(cell, 0, slot), encode_total(delta)),
-        None => rows.remove(delta_key(cell, 0, slot)),
+        Some(delta) => rows.put(delta_key(cell, slot), encode_total(delta)),
+        None => rows.remove(delta_key(cell, slot)),
     }
     if after != 0 {
         rows.put(live_key(cell), encode_total(after));
@@ -237,7 +249,7 @@ fn carry(
             count = 1;
         } else {
             // One that is empty stays: the blocks above begin where the blocks below do.
-            rows.put(delta_key(cell, level, start), block.encode());
+            rows.put(row_key(cell, level, start), block.encode());
             count = 0;
         }
     }
@@ -257,7 +269,7 @@ fn split(rows: &mut Rows, cell: &Cell, level: u8, start: Slot) -> Result<(), Sto
         None => below.len() - 1,
     };
     for (first, part) in [(start, &below[..at]), (below[at].0, &below[at..])] {
-        rows.put(delta_key(cell, level, first), sum_of(part).encode());
+        rows.put(row_key(cell, level, first), sum_of(part).encode());
     }
     Ok(())
 }
@@ -292,7 +304,7 @@ fn found_level(rows: &mut Rows, cell: &Cell, level: u8) -> Result<(), StorageErr
     })?;
     for (n, part) in below.chunks(DELTA_BLOCK_ROWS / 2).enumerate() {
         let first = if n == 0 { Slot::MIN } else { part[0].0 };
-        rows.put(delta_key(cell, level, first), sum_of(part).encode());
+        rows.put(row_key(cell, level, first), sum_of(part).encode());
     }
     Ok(())
 }

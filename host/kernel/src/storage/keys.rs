@@ -1,12 +1,12 @@
 //! Kinds of rows: the first byte of a key, the table that it stands for, and what is in it.
 //!
 //! Integers are big-endian unless they are varints (LEB128). `local` is the number of an entry in this node's
-//! log, as a varint in values. A *slot* is the first 28 bytes of a position: time (12) and half of the id.
+//! log, as a varint in values and without leading zeros at the end of a key. A *slot* is the first 28 bytes of a position: time (12) and half of the id.
 //! `esc(cell)` is a cell in an encoding that keeps the order when more follows ([`escaped`]).
 //!
 //! | kind | table | key | value |
 //! |---|---|---|---|
-//! | `I` | `ids-1` | id\[..8\] local (8) | |
+//! | `I` | `ids-2` | id\[..8\] local | |
 //! | `D` | `graph-1` | local (8) | what the graph knows of an entry |
 //! | `B` | `branches-1` | branch (4) | a chain without forks |
 //! | `A` | `authors-1` | author (32) chain (8) branch (4) | |
@@ -15,11 +15,12 @@
 //! | `H` | `heads-1` | id (32) | local |
 //! | `P` | `admissions-1` | key (32) local (8) | |
 //! | `T` | `order-1` | slot | local, what its runs did, whether they are due |
-//! | `E` | `calls-1` | lane (1) call id\[..16\] local (8) | |
+//! | `E` | `calls-2` | lane (1) call id\[..16\] local | |
 //! | `L` | `live-1` | cell | the newest value: local and bytes, or the total of a number |
 //! | `O` | `older-1` | esc(cell) slot | local and op: older versions, and deletions |
 //! | `K` | `deleted-1` | lane (1) space (1) slot key | cells whose newest version, at that slot, left nothing |
-//! | `N` | `deltas-1` | esc(cell) level (1) slot | level 0: a delta; above: count and sum of a block |
+//! | `N` | `deltas-2` | esc(cell) slot | what was added to a number |
+//! | `Q` | `blocks-1` | esc(cell) level (1) slot | count and sum of a block of rows of the level below |
 //! | `R` | `readers-1` | length (2) cell lane (1) slot | what a run saw in the cell |
 //! | `G` | `ranges-1` | length (2) prefix lane (1) slot number (4) | a range that a run examined |
 //! | `Y` | `sets-1` | set (4) | author, and what was read for its runs before they began |
@@ -35,17 +36,18 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'B', "branches-1"),
     (b'C', "chains-1"),
     (b'D', "graph-1"),
-    (b'E', "calls-1"),
+    (b'E', "calls-2"),
     (b'G', "ranges-1"),
     (b'H', "heads-1"),
-    (b'I', "ids-1"),
+    (b'I', "ids-2"),
     (b'J', "set-cells-1"),
     (b'K', "deleted-1"),
     (b'L', "live-1"),
     (b'M', "marks-1"),
-    (b'N', "deltas-1"),
+    (b'N', "deltas-2"),
     (b'O', "older-1"),
     (b'P', "admissions-1"),
+    (b'Q', "blocks-1"),
     (b'R', "readers-1"),
     (b'S', "pasts-1"),
     (b'T', "order-1"),
@@ -117,6 +119,21 @@ pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// Appends a number, big-endian without leading zeros, to a key that ends with it. Such keys do not sort by the
+/// number.
+pub(crate) fn put_last_number(number: u64, key: &mut Vec<u8>) {
+    let zeros = number.leading_zeros() as usize / 8;
+    key.extend_from_slice(&number.to_be_bytes()[zeros..]);
+}
+
+/// Reads what [`put_last_number`] wrote behind the first `start` bytes of a key.
+pub(crate) fn last_number(key: &[u8], start: usize) -> Option<u64> {
+    let bytes = key.get(start..)?;
+    let mut number = [0; 8];
+    number[8usize.checked_sub(bytes.len())?..].copy_from_slice(bytes);
+    Some(u64::from_be_bytes(number))
 }
 
 /// Takes `len` bytes off the front of `bytes`.
@@ -191,9 +208,15 @@ mod tests {
             for number in numbers {
                 prop_assert_eq!(take_varint(&mut rest), Some(number));
                 prop_assert_eq!(zigzag(unzigzag(number)), number);
+                let mut key = vec![7, 7];
+                put_last_number(number, &mut key);
+                prop_assert_eq!(last_number(&key, 2), Some(number));
+                prop_assert!(key.len() == 2 || key[2] != 0);
             }
             prop_assert!(rest.is_empty());
             prop_assert_eq!(take_varint(&mut &[0x80][..]), None);
+            prop_assert_eq!(last_number(&[1; 9], 0), None);
+            prop_assert_eq!(last_number(&[1], 2), None);
         }
     }
 }

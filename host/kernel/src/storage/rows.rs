@@ -298,27 +298,26 @@ impl Rows {
             health: Arc::default(),
         };
         rows.reload()?;
-        guarded(|| rows.drop_unknown_tables())?;
+        if guarded(|| rows.drop_older_form())? {
+            rows.reload()?;
+        }
         Ok(rows)
     }
 
-    /// Lets go of rows in a form that is not used any more: the log is folded anew into today's.
-    fn drop_unknown_tables(&self) -> Result<(), StorageError> {
+    /// Removes all rows if any is in a form that is not used any more, and returns whether: the log is then folded
+    /// anew into today's. The rows of today's form would say how far a fold has come that wrote the others as well.
+    fn drop_older_form(&self) -> Result<bool, StorageError> {
         let known = |name: &str| keys::KINDS.iter().any(|(_, known)| *known == name);
-        let read = self.db.begin_read()?;
-        let unknown: Vec<_> = read
-            .list_tables()?
-            .filter(|table| !known(table.name()))
-            .collect();
-        drop(read);
-        if unknown.is_empty() {
-            return Ok(());
+        let tables: Vec<_> = self.db.begin_read()?.list_tables()?.collect();
+        if tables.iter().all(|table| known(table.name())) {
+            return Ok(false);
         }
         let write = self.db.begin_write()?;
-        for table in unknown {
+        for table in tables {
             write.delete_table(table)?;
         }
-        Ok(write.commit()?)
+        write.commit()?;
+        Ok(true)
     }
 
     fn reload(&mut self) -> Result<(), StorageError> {
@@ -536,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_an_older_form_are_dropped() {
+    fn rows_are_dropped_when_some_are_of_an_older_form() {
         let older: TableDefinition<'static, &'static [u8], u64> = TableDefinition::new("derived-0");
         let db = Database::builder()
             .create_with_backend(InMemoryBackend::new())
@@ -547,8 +546,14 @@ mod tests {
             .unwrap()
             .insert(&[1][..], 1)
             .unwrap();
+        write
+            .open_table(definition(b'M'))
+            .unwrap()
+            .insert(&b"indexed"[..], &[9][..])
+            .unwrap();
         write.commit().unwrap();
         let mut rows = Rows::open(db).unwrap();
+        assert_eq!(rows.get(b"Mindexed").unwrap(), None);
         rows.put([b'L', 1], [1]);
         rows.flush().unwrap();
         let tables: Vec<_> = rows

@@ -1,5 +1,6 @@
 //! Files that are lost or damaged: the state is made anew, and a damaged log is refused or reads the same.
 
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -228,26 +229,39 @@ fn a_damaged_state_is_an_error_at_most_and_made_again_without_it() {
     let dir = in_dir(&log, Some(&state));
     let (_, expected) = read_all(dir.path()).unwrap();
     let used: Vec<usize> = (0..state.len()).filter(|at| state[*at] != 0).collect();
-    let (mut refused, mut dice) = (0, Dice(13));
+    let (mut refused, mut remade, mut dice) = (0, 0, Dice(13));
     for round in 0..300 {
         let mut broken = state.clone();
         let at = used[dice.below(used.len() as u64) as usize];
         let end = (at + [1, 64, 512][round % 3]).min(broken.len());
         broken[at..end].fill(dice.roll() as u8);
         let dir = in_dir(&log, Some(&broken));
+        let file = dir.path().join("state.redb");
+        // Tells whether the file was removed and made anew.
+        let link = dir.path().join("link");
+        std::fs::hard_link(&file, &link).unwrap();
         // What a row says is taken as it is: replicas compare their roots, and rebuild.
         match catch_unwind(AssertUnwindSafe(|| read_all(dir.path()))) {
             Err(_) => panic!("round {round}: bytes {at} to {end}: a panic instead of an error"),
             Ok(Err(text)) => {
                 refused += 1;
                 assert!(text.contains("state.redb"), "round {round}: {text}");
-                std::fs::remove_file(dir.path().join("state.redb")).unwrap();
+                std::fs::remove_file(file).unwrap();
                 assert_eq!(read_all(dir.path()).unwrap().1, expected, "round {round}");
             }
-            Ok(Ok(_)) => {}
+            Ok(Ok((_, summary))) => {
+                if std::fs::metadata(&link).unwrap().nlink() == 1 {
+                    remade += 1;
+                    assert_eq!(summary, expected, "round {round}: made anew");
+                }
+            }
         }
     }
-    assert!(refused > 5, "only {refused} of 300 damages were noticed");
+    assert!(
+        refused > 0 && remade > 0,
+        "{refused} refused, {remade} remade"
+    );
+    assert!(refused + remade > 10, "{refused} refused, {remade} remade");
 }
 
 /// Holds: invariant 13.
