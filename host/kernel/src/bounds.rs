@@ -173,14 +173,14 @@ fn a_local_intention_ends_at_its_transactions_and_at_its_bytes() {
 fn the_derived_state_is_written_after_so_many_entries_or_so_long() {
     let mut store = testing::found(0, NOW);
     committed(&mut store, FLUSH_ENTRIES - 1);
-    assert_eq!(store.unflushed, FLUSH_ENTRIES - 1);
+    assert_eq!(store.core.progress.unflushed, FLUSH_ENTRIES - 1);
     committed(&mut store, 1);
-    assert_eq!(store.unflushed, 0);
+    assert_eq!(store.core.progress.unflushed, 0);
     committed(&mut store, 1);
     store.tick(NOW + FLUSH_MS - 1).unwrap();
-    assert_eq!(store.unflushed, 1);
+    assert_eq!(store.core.progress.unflushed, 1);
     store.tick(NOW + FLUSH_MS).unwrap();
-    assert_eq!(store.unflushed, 0);
+    assert_eq!(store.core.progress.unflushed, 0);
 }
 
 /// Holds: invariant 10.

@@ -14,9 +14,9 @@ use lattice_format::{
 };
 use minicbor::Encoder;
 
-use crate::fold::due::Due;
 use crate::fold::execution::{Execution, outcome_of};
 use crate::fold::governance::Answers;
+use crate::fold::progress::Progress;
 use crate::fold::record;
 use crate::graph::dag::{self, LocalSeq};
 use crate::graph::lookup_cache::LookupCache;
@@ -30,7 +30,6 @@ use crate::run::{Place, Run};
 use crate::state::cell::{Cell, Op, Space};
 use crate::state::live;
 use crate::state::reads::Reads;
-use crate::state::versions::{RangeLengths, Roots};
 use crate::state::written;
 use crate::storage::rows::{Rows, StorageError};
 
@@ -59,14 +58,10 @@ pub(crate) struct Core {
     pub(crate) log: Log,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) info: Arc<Info>,
-    pub(crate) roots: Roots,
+    pub(crate) progress: Progress,
     pub(crate) answers: Answers,
     pub(crate) cache: LookupCache,
-    pub(crate) lengths: RangeLengths,
     pub(crate) changes: Changes,
-    pub(crate) due: Due,
-    /// The last position of each lane where anything has run: above it nobody has read.
-    pub(crate) last_run: [Slot; 2],
     pub(crate) notices: Vec<Notice>,
     /// What the notices of this batch tell of.
     pub(crate) noticed: Noticed,
@@ -171,7 +166,7 @@ impl Core {
                     break;
                 }
             }
-            if self.due.count(Lane::System) == 0 {
+            if self.progress.due.count(Lane::System) == 0 {
                 break;
             }
             rounds += 1;
@@ -186,10 +181,10 @@ impl Core {
                 break;
             }
         }
-        if runs < max_runs && self.due.count(Lane::System) == 0 {
+        if runs < max_runs && self.progress.due.count(Lane::System) == 0 {
             self.settle_lane(Lane::App, max_runs, &mut runs)?;
         }
-        let pending = self.due.count(Lane::System) + self.due.count(Lane::App);
+        let pending = self.progress.due.count(Lane::System) + self.progress.due.count(Lane::App);
         let [system_paused, app_paused] = self.paused.clone();
         Ok(Settled {
             pending,
@@ -206,7 +201,7 @@ impl Core {
         max_runs: u64,
         runs: &mut u64,
     ) -> Result<bool, StorageError> {
-        while let Some((slot, local)) = self.due.first(&self.rows, lane)? {
+        while let Some((slot, local)) = self.progress.due.first(&self.rows, lane)? {
             if *runs >= max_runs {
                 return Ok(false);
             }

@@ -59,7 +59,7 @@ impl Core {
         for local in self.log.noticed_entries()? {
             let meta = dag::meta(&self.rows, local)?;
             let slot = Slot::of(meta.position());
-            if self.due.contains(&self.rows, meta.lane, slot)? {
+            if self.progress.due.contains(&self.rows, meta.lane, slot)? {
                 continue;
             }
             if let Some(record) = Record::load(&self.rows, meta.lane, slot)? {
@@ -80,7 +80,7 @@ impl Core {
             return Ok(());
         };
         let slot = Slot::of(stored.header.position());
-        if claim.count != self.roots.applied_count
+        if claim.count != self.progress.roots.applied_count
             || Record::load(&self.rows, lane, slot)?.is_some()
             || !self.nothing_else_due(lane, slot)?
             // What ran may yet turn out to be void: nobody claims anything at such a time.
@@ -100,9 +100,9 @@ impl Core {
 
     /// What this replica holds now, as a body claims it.
     pub(crate) fn claim(&self) -> Claim {
-        let digests = self.roots.digests();
+        let digests = self.progress.roots.digests();
         Claim {
-            count: self.roots.applied_count,
+            count: self.progress.roots.applied_count,
             set: digests.applied,
             state_root: digests.state,
             outcome_root: digests.outcomes,
@@ -115,11 +115,11 @@ impl Core {
             Lane::System => Lane::App,
             Lane::App => Lane::System,
         };
-        let alone = match self.due.count(lane) {
+        let alone = match self.progress.due.count(lane) {
             0 => true,
-            1 => self.due.contains(&self.rows, lane, slot)?,
+            1 => self.progress.due.contains(&self.rows, lane, slot)?,
             _ => false,
         };
-        Ok(alone && self.due.count(other) == 0)
+        Ok(alone && self.progress.due.count(other) == 0)
     }
 }

@@ -385,7 +385,7 @@ impl Core {
             record::set_cut_off(&mut self.rows, &meta.id, void);
             self.cache.any_cut |= void;
             let slot = Slot::of(meta.position());
-            self.due.set(&mut self.rows, meta.lane, slot)?;
+            self.progress.due.set(&mut self.rows, meta.lane, slot)?;
         }
         Ok(())
     }

@@ -38,22 +38,22 @@ impl Core {
         };
         let mut row = OrderRow::there(&self.rows, slot)?;
         let cause = match std::mem::take(&mut row.due[half]) {
-            true => self.due.done(lane, slot),
+            true => self.progress.due.done(lane, slot),
             false => None,
         };
         let old = row.runs[half].take();
         if old.is_none() && (local.0 != 0 || lane == Lane::System) {
-            self.roots.apply(&id);
+            self.progress.roots.apply(&id);
         }
         // A genesis has a half in each lane, and so an outcome in each.
         let first = self.first_index(lane, local);
         let old_outcomes = old.as_ref().map_or(&[][..], |r| &r.outcomes);
         if old_outcomes != effects.outcomes {
             for (index, outcome) in (first..).zip(old_outcomes) {
-                self.roots.outcome(&id, index, outcome, false);
+                self.progress.roots.outcome(&id, index, outcome, false);
             }
             for (index, outcome) in (first..).zip(&effects.outcomes) {
-                self.roots.outcome(&id, index, outcome, true);
+                self.progress.roots.outcome(&id, index, outcome, true);
             }
         }
         if let Some(old) = &old {
@@ -61,24 +61,24 @@ impl Core {
         }
         versions::put_marks(
             &mut self.rows,
-            &mut self.lengths,
+            &mut self.progress.lengths,
             lane,
             slot,
             &effects.reads,
         );
-        let last = &mut self.last_run[half];
+        let last = &mut self.progress.last_run[half];
         *last = slot.max(*last);
         let mut changed = Vec::new();
         let at = (slot, local);
         for cell in old.iter().flat_map(|r| &r.writes) {
             if !effects.writes.contains_key(cell)
-                && versions::set(&mut self.rows, &mut self.roots, cell, at, None)?
+                && versions::set(&mut self.rows, &mut self.progress.roots, cell, at, None)?
             {
                 changed.push(cell.clone());
             }
         }
         for (cell, op) in &effects.writes {
-            if versions::set(&mut self.rows, &mut self.roots, cell, at, Some(op))? {
+            if versions::set(&mut self.rows, &mut self.progress.roots, cell, at, Some(op))? {
                 changed.push(cell.clone());
             }
         }
@@ -150,20 +150,23 @@ impl Core {
             self.changes.all = true;
         }
         let nobody_above = match cell.lane() {
-            Lane::System => slot >= self.last_run[0] && slot >= self.last_run[1],
-            Lane::App => slot >= self.last_run[1],
+            Lane::System => slot >= self.progress.last_run[0] && slot >= self.progress.last_run[1],
+            Lane::App => slot >= self.progress.last_run[1],
         };
         if nobody_above {
             return Ok(());
         }
         for (lane, reader) in self.stale_readers(cell, slot)? {
-            self.due.set_again(&mut self.rows, lane, reader, by)?;
+            self.progress
+                .due
+                .set_again(&mut self.rows, lane, reader, by)?;
         }
         Ok(())
     }
 
     fn stale_readers(&self, cell: &Cell, slot: Slot) -> Result<Vec<(Lane, Slot)>, StorageError> {
-        let (mut stale, until) = versions::stale_readers(&self.rows, &self.lengths, cell, slot)?;
+        let (mut stale, until) =
+            versions::stale_readers(&self.rows, &self.progress.lengths, cell, slot)?;
         read_sets::stale_readers(
             &self.rows,
             cell,

@@ -6,6 +6,7 @@ pub(crate) mod due;
 pub(crate) mod execution;
 pub(crate) mod governance;
 mod install;
+pub(crate) mod progress;
 pub(crate) mod quota;
 pub(crate) mod record;
 pub mod reference;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lattice_format::limits::{CALLS_MAX, DEPS_MAX, NAME_BYTES_MAX};
 use lattice_format::{
     Body, BodyRef, Call, CallId, ChainId, DeviceKey, Digest, Header, IntentionId, Lane, Seq, Time,
-    Transaction, VerifiedHeader,
+    Transaction, VerifiedBody, VerifiedHeader,
 };
 
 use crate::fold::core::{Effects, Stopped, calls_of};
@@ -232,7 +232,7 @@ impl Store {
         if allowance.fits((open.bytes + bytes + CLAIM_BYTES) as u64) {
             return Ok(());
         }
-        // LookupCache the bound the length is taken exactly; only its claim may still be shorter.
+        // Near the bound the length is taken exactly; only its claim may still be shorter.
         let mut transactions = open.transactions.clone();
         transactions.push(Transaction {
             calls: calls.to_vec(),
@@ -241,7 +241,7 @@ impl Store {
         let body = Body {
             transactions,
             genesis: None,
-            claim: self.settled.then(|| self.core.claim()),
+            claim: self.core.progress.settled.then(|| self.core.claim()),
         };
         let len = body.encode().len() as u64;
         if allowance.fits(len) {
@@ -334,7 +334,7 @@ impl Store {
         heads.truncate(DEPS_MAX);
         let mut deps: Vec<IntentionId> = heads.into_iter().map(|(_, id)| id).collect();
         deps.sort_unstable();
-        let latest = self.last_time;
+        let latest = self.core.progress.last_time;
         let time = Time::local(now_ms, latest).ok_or(CallError::Time(latest))?;
         Ok(Header {
             store: Some(self.core.info.id),
@@ -385,7 +385,12 @@ impl Store {
 
     /// The tip of the chain that this device goes on with.
     fn own_tip(&self) -> Result<Option<(LocalSeq, dag::Meta)>, StorageError> {
-        let Some(chain) = self.chain.filter(|chain| self.left_chain != Some(*chain)) else {
+        let Some(chain) = self
+            .core
+            .progress
+            .chain
+            .filter(|chain| self.left_chain != Some(*chain))
+        else {
             return Ok(None);
         };
         // A fork of the own chain is continued by nobody: a new chain starts.
@@ -438,15 +443,28 @@ impl Store {
         })
     }
 
-    /// Signs the intention being filled, if it holds anything, and applies it. Durable only with
-    /// the next commit.
+    /// Signs the intention being filled, if it holds anything; inserts it into the graph, and installs what it
+    /// did. Durable only with the next commit.
     pub(crate) fn close_intention(&mut self, now_ms: u64) -> Result<(), CallError> {
-        let Some(mut open) = self.open.take() else {
+        let Some(open) = self.open.take() else {
             return Ok(());
         };
         if open.transactions.is_empty() {
             return Ok(());
         }
+        let outcomes = open.outcomes.clone();
+        let (header, body, effects) = self.sign(open)?;
+        let local = self.insert(&header, Some(&body), now_ms, outcomes)?;
+        self.core
+            .install(header.lane, Slot::of(header.position()), local, effects)?;
+        Ok(())
+    }
+
+    /// Signs an intention: completes its header by its body, and its effects by what the host keeps of it.
+    fn sign(
+        &mut self,
+        mut open: Open,
+    ) -> Result<(VerifiedHeader, VerifiedBody, Effects), CallError> {
         let mut header = Header::clone(&open.header);
         if let Some(before) = &open.members_before {
             let query = open.execution.run_mut().query_over();
@@ -458,7 +476,8 @@ impl Store {
             transactions: open.transactions,
             genesis: None,
             // What governance cuts off by what was just called is not void yet.
-            claim: (self.settled && !self.core.are_cuts_due()?).then(|| self.core.claim()),
+            claim: (self.core.progress.settled && !self.core.are_cuts_due()?)
+                .then(|| self.core.claim()),
         };
         let bytes = body.encode();
         header.body = BodyRef {
@@ -467,7 +486,6 @@ impl Store {
             key: 0,
         };
         header.chain_bytes += u64::from(header.body.len);
-        self.chain = Some(header.chain);
         let header = VerifiedHeader::sign(header, &self.key)
             .expect("this file makes headers as verification wants them");
         let body = header
@@ -477,7 +495,7 @@ impl Store {
         let mut effects = Effects {
             void: false,
             calls: calls_of(header.lane, &header, calls),
-            outcomes: open.outcomes.clone(),
+            outcomes: open.outcomes,
             reads,
             host,
             writes,
@@ -487,13 +505,11 @@ impl Store {
             assert!(within, "calls were let through above the quota");
             effects.judged(judged);
         }
+        let next = self.core.progress.next;
         self.core
-            .account(header.lane, Slot::MAX, &header, self.next, &mut effects)
+            .account(header.lane, Slot::MAX, &header, next, &mut effects)
             .map_err(CallError::from)?;
-        let local = self.index(&header, Some(&body), now_ms, open.outcomes)?;
-        self.core
-            .install(header.lane, Slot::of(header.position()), local, effects)?;
-        Ok(())
+        Ok((header, body, effects))
     }
 }
 

@@ -3,38 +3,29 @@
 
 use std::sync::Arc;
 
-use lattice_format::{ChainId, IntentionId, Time, VerifiedBody, VerifiedHeader};
+use lattice_format::{VerifiedBody, VerifiedHeader};
 
 use crate::fold::core::Settled;
-use crate::fold::due::Due;
 use crate::fold::governance::Answers;
+use crate::fold::progress::Progress;
 use crate::graph::dag::LocalSeq;
 use crate::graph::insert;
 use crate::graph::lookup_cache::Heads;
-use crate::graph::slot::Slot;
 use crate::limits::{CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVERLAY_ROWS_MAX};
 use crate::log::notice::Notice;
 use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
 use crate::outcome::Outcome;
-use crate::state::versions::{RangeLengths, Roots};
 use crate::storage::rows::{RowsView, StorageError};
+use crate::store::Store;
 use crate::store::author::CallError;
 use crate::store::receive::Received;
 use crate::store::snapshot::{Snapshot, Summary};
-use crate::store::{INDEXED, LAST_TIME, LENGTHS, OWN_CHAIN, ROOTS, Store, WITNESS};
 
 /// What a failed commit goes back to.
 pub(crate) struct Undo {
     rows: RowsView,
     heads: Heads,
-    roots: Roots,
-    lengths: RangeLengths,
-    last_time: Time,
-    chain: Option<ChainId>,
-    witness: [u8; 32],
-    settled: bool,
-    due: Due,
-    last_run: [Slot; 2],
+    progress: Progress,
 }
 
 fn storage_of(error: CallError) -> StorageError {
@@ -42,119 +33,43 @@ fn storage_of(error: CallError) -> StorageError {
 }
 
 impl Store {
-    fn begin_undo(&mut self) {
-        if self.undo.is_none() {
-            self.undo = Some(Undo {
-                rows: self.core.rows.view(),
-                heads: self.core.cache.heads.clone(),
-                roots: self.core.roots.clone(),
-                lengths: self.core.lengths.clone(),
-                last_time: self.last_time,
-                chain: self.chain,
-                witness: self.witness,
-                settled: self.settled,
-                due: self.core.due.clone(),
-                last_run: self.core.last_run,
-            });
-        }
-    }
-
-    pub(crate) fn roll_back(&mut self) {
-        self.open = None;
-        self.pending.clear();
-        self.core.noticed.clear();
-        if let Some(undo) = self.undo.take() {
-            self.core.rows.restore(undo.rows);
-            self.core.cache.go_back(undo.heads);
-            self.core.roots = undo.roots;
-            self.core.lengths = undo.lengths;
-            self.last_time = undo.last_time;
-            self.chain = undo.chain;
-            self.witness = undo.witness;
-            self.settled = undo.settled;
-            self.core.due = undo.due;
-            self.core.last_run = undo.last_run;
-            self.next = self.durable;
-            self.core.changes.all = true;
-        }
-    }
-
-    /// Puts an admitted entry into the graph and the next batch of the log.
-    pub(crate) fn index(
-        &mut self,
-        header: &VerifiedHeader,
-        body: Option<&VerifiedBody>,
-        now_ms: u64,
-        told: Vec<Outcome>,
-    ) -> Result<LocalSeq, StorageError> {
-        self.begin_undo();
-        let local = self.index_only(header, now_ms)?;
-        self.pending.push(Append {
-            header: header.clone(),
-            body: body.cloned(),
-            received_ms: now_ms,
-            told,
-        });
-        Ok(local)
-    }
-
-    pub(crate) fn index_only(
-        &mut self,
-        header: &VerifiedHeader,
-        received_ms: u64,
-    ) -> Result<LocalSeq, StorageError> {
-        let local = self.next;
-        let added = insert::add(&mut self.core.rows, &mut self.core.cache, header, local)?;
-        assert_eq!(added.local, local, "entries are numbered densely");
-        if added.new_branch {
-            self.core.cuts_of_are_due(&header.author)?;
-        }
-        if added.fork {
-            self.core.notices.push(Notice::Fork {
-                author: header.author,
-                entry: header.id(),
-            });
-        }
-        if header.author == self.author {
-            // After a restart from an older state the log knows best which chain is ours.
-            self.chain = Some(header.chain);
-            self.core.rows.put(OWN_CHAIN, header.chain.0.to_be_bytes());
-        }
-        self.next = LocalSeq(local.0 + 1);
-        self.last_time = self.last_time.max(header.time);
-        self.witness = chain_hash(&self.witness, &header.id(), received_ms);
-        self.unflushed += 1;
-        self.witnessed_since += 1;
-        if self.core.changes.entries.len() < CHANGED_ENTRIES_MAX {
-            self.core.changes.entries.push(header.id());
-        } else {
-            self.core.changes.all = true;
-        }
-        Ok(local)
-    }
-
-    /// Signs the intention being filled and makes everything since the last commit durable. Only
-    /// then may callers be answered. Returns the new intentions.
+    /// Makes everything since the last commit durable: signs the intention being filled and inserts it, appends
+    /// the batch to the log, publishes what readers see. Only then may callers be answered. Returns the new
+    /// intentions.
     ///
     /// # Errors
     /// When the disk fails: everything since the last commit is undone, and the callers get the
     /// fault.
     pub fn commit(&mut self, now_ms: u64) -> Result<Vec<VerifiedHeader>, StorageError> {
-        let unsigned = match self.unsigned.take() {
+        let appended = self
+            .sign_or_tell_why_not(now_ms)
+            .and_then(|()| self.append(now_ms));
+        let batch = appended.inspect_err(|_| self.roll_back())?;
+        if let Some(headers) = batch {
+            // The batch is in the log: what fails from here on is not the failure of its callers.
+            if let Err(error) = self.follow_log(now_ms) {
+                self.broken = Some(error);
+            }
+            return Ok(headers);
+        }
+        Ok(Vec::new())
+    }
+
+    /// Signs the intention being filled and inserts it; fails if an earlier one could not be signed.
+    fn sign_or_tell_why_not(&mut self, now_ms: u64) -> Result<(), StorageError> {
+        match self.unsigned.take() {
             Some(error) => Err(error),
             None => self.close_intention(now_ms),
-        };
-        if let Err(error) = unsigned {
-            self.roll_back();
-            return Err(storage_of(error));
         }
-        if let Err(error) = self.sound() {
-            self.roll_back();
-            return Err(error);
-        }
+        .map_err(storage_of)?;
+        self.sound()
+    }
+
+    /// Appends the batch to the log, durably, with its notices; `None` if there is nothing to append.
+    fn append(&mut self, now_ms: u64) -> Result<Option<Vec<VerifiedHeader>>, StorageError> {
         if self.pending.is_empty() && self.core.notices.is_empty() {
             self.undo = None;
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let batch = std::mem::take(&mut self.pending);
         let mut kept_notices = self.kept_notices.clone();
@@ -162,28 +77,21 @@ impl Store {
         let record = self
             .witness_due(now_ms)
             .then(|| self.witness_record(now_ms));
-        if let Err(error) = self.core.log.append(
+        self.core.log.append(
             self.durable,
             &batch,
             &notices,
             &self.core.noticed,
             record.as_ref(),
-        ) {
-            self.roll_back();
-            return Err(error);
-        }
+        )?;
         self.undo = None;
         self.core.noticed.clear();
-        self.durable = self.next;
+        self.durable = self.core.progress.next;
         self.kept_notices = kept_notices;
         if record.is_some() {
-            self.witnessed_since = 0;
+            self.core.progress.witnessed_since = 0;
         }
-        // The batch is in the log: what fails from here on is not the failure of its callers.
-        if let Err(error) = self.after_commit(now_ms) {
-            self.broken = Some(error);
-        }
-        Ok(batch.into_iter().map(|entry| entry.header).collect())
+        Ok(Some(batch.into_iter().map(|entry| entry.header).collect()))
     }
 
     /// Commits calls that nobody has committed yet.
@@ -194,16 +102,91 @@ impl Store {
         self.sound()
     }
 
-    /// Lets the derived state follow the log.
-    fn after_commit(&mut self, now_ms: u64) -> Result<(), StorageError> {
+    /// Inserts an admitted entry into the graph, and puts it into the next batch of the log.
+    pub(crate) fn insert(
+        &mut self,
+        header: &VerifiedHeader,
+        body: Option<&VerifiedBody>,
+        now_ms: u64,
+        told: Vec<Outcome>,
+    ) -> Result<LocalSeq, StorageError> {
+        if self.undo.is_none() {
+            self.undo = Some(Undo {
+                rows: self.core.rows.view(),
+                heads: self.core.cache.heads.clone(),
+                progress: self.core.progress.clone(),
+            });
+        }
+        let local = self.insert_logged(header, now_ms)?;
+        self.pending.push(Append {
+            header: header.clone(),
+            body: body.cloned(),
+            received_ms: now_ms,
+            told,
+        });
+        Ok(local)
+    }
+
+    /// Inserts into the graph what the log holds, or will hold with the next commit.
+    pub(crate) fn insert_logged(
+        &mut self,
+        header: &VerifiedHeader,
+        received_ms: u64,
+    ) -> Result<LocalSeq, StorageError> {
+        let core = &mut self.core;
+        let local = core.progress.next;
+        let added = insert::add(&mut core.rows, &mut core.cache, header, local)?;
+        assert_eq!(added.local, local, "entries are numbered densely");
+        if added.new_branch {
+            core.cuts_of_are_due(&header.author)?;
+        }
+        if added.fork {
+            core.notices.push(Notice::Fork {
+                author: header.author,
+                entry: header.id(),
+            });
+        }
+        let progress = &mut core.progress;
+        if header.author == self.author {
+            // After a restart from an older state the log knows best which chain is ours.
+            progress.chain = Some(header.chain);
+        }
+        progress.next = LocalSeq(local.0 + 1);
+        progress.last_time = progress.last_time.max(header.time);
+        progress.witness = chain_hash(&progress.witness, &header.id(), received_ms);
+        progress.unflushed += 1;
+        progress.witnessed_since += 1;
+        if core.changes.entries.len() < CHANGED_ENTRIES_MAX {
+            core.changes.entries.push(header.id());
+        } else {
+            core.changes.all = true;
+        }
+        Ok(local)
+    }
+
+    /// Puts everything back to the last commit.
+    pub(crate) fn roll_back(&mut self) {
+        self.open = None;
+        self.pending.clear();
+        self.core.noticed.clear();
+        if let Some(undo) = self.undo.take() {
+            self.core.rows.restore(undo.rows);
+            self.core.cache.go_back(undo.heads);
+            self.core.progress = undo.progress;
+            self.core.changes.all = true;
+        }
+    }
+
+    /// Lets the derived state follow the log, and publishes what readers see.
+    fn follow_log(&mut self, now_ms: u64) -> Result<(), StorageError> {
         // What was just received is written once, after it has run.
-        if self.settled {
+        if self.core.progress.settled {
             self.flush_if_due(now_ms)?;
         }
         // A local change of governance may cut entries off; whoever reads next must see that.
         if self.core.are_cuts_due()? {
             let settled = self.core.settle(CUT_RUNS)?;
-            self.settled = settled.pending == 0;
+            self.core.progress.settled = settled.pending == 0;
             self.publish_with(Some(&settled))?;
             if !self.core.notices.is_empty() {
                 self.commit(now_ms)?;
@@ -238,7 +221,7 @@ impl Store {
         }
         self.sound()?;
         let settled = self.core.settle(max_runs)?;
-        self.settled = settled.pending == 0;
+        self.core.progress.settled = settled.pending == 0;
         if !self.core.notices.is_empty() {
             // A changed outcome is told durably.
             let now_ms = self.flushed_at_ms;
@@ -248,7 +231,7 @@ impl Store {
         let flushed = self.flush_if_due(now_ms)?;
         let known = &self.published.summary;
         let news = flushed
-            || known.count != self.next.0
+            || known.count != self.core.progress.next.0
             || settled.runs > 0
             || settled.pending != known.pending
             || settled.system_paused != known.system_paused
@@ -273,7 +256,7 @@ impl Store {
                 self.roll_back();
                 return Err(error);
             }
-            self.settled &= self.pending.is_empty();
+            self.core.progress.settled &= self.pending.is_empty();
             self.commit(now_ms)?;
         }
         if self.flush_if_due(now_ms)? {
@@ -289,7 +272,7 @@ impl Store {
     /// When the disk fails.
     pub fn close(mut self, now_ms: u64) -> Result<(), StorageError> {
         self.commit(now_ms)?;
-        if self.witnessed_since > 0 {
+        if self.core.progress.witnessed_since > 0 {
             let record = self.witness_record(now_ms);
             self.core
                 .log
@@ -306,34 +289,29 @@ impl Store {
         self.commit(now_ms)?;
         let count = self.durable.0;
         self.core.rows.clear()?;
-        self.core.roots = Roots::default();
-        self.core.due = Due::default();
-        self.core.last_run = [Slot::MIN; 2];
-        self.core.lengths = RangeLengths::default();
+        self.core.progress = Progress::start(self.core.info.id);
         self.core.answers = Answers::default();
         self.core.cache.go_back(Heads::new());
         self.core.changes.all = true;
-        self.next = LocalSeq(0);
-        self.last_time = Time::default();
-        self.witness = self.core.info.id.0;
         self.replay(count)?;
-        self.settled = false;
+        self.core.progress.settled = false;
         self.publish()
     }
 
     fn witness_due(&self, now_ms: u64) -> bool {
-        self.witnessed_since >= FLUSH_ENTRIES
-            || (self.witnessed_since > 0 && now_ms.saturating_sub(self.flushed_at_ms) >= FLUSH_MS)
+        self.core.progress.witnessed_since >= FLUSH_ENTRIES
+            || (self.core.progress.witnessed_since > 0
+                && now_ms.saturating_sub(self.flushed_at_ms) >= FLUSH_MS)
     }
 
     fn witness_record(&self, now_ms: u64) -> WitnessRecord {
         use ed25519_dalek::Signer;
         let mut message = b"lattice witness 1\0".to_vec();
         message.extend_from_slice(&self.core.info.id.0);
-        message.extend_from_slice(&self.witness);
+        message.extend_from_slice(&self.core.progress.witness);
         message.extend_from_slice(&now_ms.to_be_bytes());
         WitnessRecord {
-            chain: self.witness,
+            chain: self.core.progress.witness,
             wall_ms: now_ms,
             signature: lattice_format::Signature(self.key.sign(&message).to_bytes()),
         }
@@ -342,7 +320,7 @@ impl Store {
     /// Tells whether it was.
     fn flush_if_due(&mut self, now_ms: u64) -> Result<bool, StorageError> {
         let old = now_ms.saturating_sub(self.flushed_at_ms) >= FLUSH_MS;
-        if self.unflushed >= FLUSH_ENTRIES
+        if self.core.progress.unflushed >= FLUSH_ENTRIES
             || (self.core.rows.pending_rows() > 0 && old)
             || self.core.rows.pending_rows() > OVERLAY_ROWS_MAX
         {
@@ -354,32 +332,18 @@ impl Store {
 
     pub(crate) fn flush(&mut self, now_ms: u64) -> Result<(), StorageError> {
         assert!(
-            self.durable == self.next && self.pending.is_empty(),
+            self.durable == self.core.progress.next && self.pending.is_empty(),
             "the state would run ahead of its log: {:?} > {:?}",
-            self.next,
+            self.core.progress.next,
             self.durable
         );
         if self.core.rows.pending_rows() > 0 {
-            self.save_marks();
+            self.core.progress.save(&mut self.core.rows);
             self.core.rows.flush()?;
         }
-        self.unflushed = 0;
+        self.core.progress.unflushed = 0;
         self.flushed_at_ms = now_ms;
         Ok(())
-    }
-
-    pub(crate) fn save_marks(&mut self) {
-        let rows = &mut self.core.rows;
-        self.core.due.save(rows);
-        rows.put(ROOTS, self.core.roots.to_bytes());
-        rows.put(LENGTHS, self.core.lengths.to_bytes());
-        rows.put(INDEXED, self.next.0.to_be_bytes());
-        rows.put(WITNESS, self.witness);
-        let last = lattice_format::Position {
-            time: self.last_time,
-            id: IntentionId([0; 32]),
-        };
-        rows.put(LAST_TIME, last.to_bytes());
     }
 
     pub(crate) fn publish(&mut self) -> Result<(), StorageError> {
@@ -387,7 +351,7 @@ impl Store {
     }
 
     fn publish_with(&mut self, settled: Option<&Settled>) -> Result<(), StorageError> {
-        let digests = self.core.roots.digests();
+        let digests = self.core.progress.roots.digests();
         let before = &self.published.summary;
         let (pending, system_paused, app_paused) = match settled {
             Some(settled) => (
@@ -395,9 +359,9 @@ impl Store {
                 settled.system_paused.clone(),
                 settled.app_paused.clone(),
             ),
-            None if self.settled => (0, None, None),
+            None if self.core.progress.settled => (0, None, None),
             None => (
-                self.core.due.total(),
+                self.core.progress.due.total(),
                 before.system_paused.clone(),
                 before.app_paused.clone(),
             ),
@@ -410,13 +374,13 @@ impl Store {
             names: self.core.cache.names.clone(),
             any_cut: self.core.cache.any_cut,
             summary: Arc::new(Summary {
-                count: self.next.0,
-                applied: self.core.roots.applied_count,
+                count: self.core.progress.next.0,
+                applied: self.core.progress.roots.applied_count,
                 set: digests.applied,
                 state_root: digests.state,
                 outcome_root: digests.outcomes,
                 pending,
-                last_time: self.last_time,
+                last_time: self.core.progress.last_time,
                 replays: self.core.replays.clone(),
                 heads: self.core.cache.heads.keys().copied().collect(),
                 system_paused,

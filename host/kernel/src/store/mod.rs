@@ -10,7 +10,7 @@ pub(crate) mod verification;
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use lattice_format::{ChainId, DeviceKey, StoreId, Time};
+use lattice_format::{ChainId, DeviceKey, StoreId};
 
 use crate::fold::core::{Changes, Core};
 use crate::graph::dag::LocalSeq;
@@ -25,34 +25,19 @@ use crate::store::snapshot::Snapshot;
 
 pub use open::{CreateError, NewStore, OpenError};
 
-pub(crate) const ROOTS: &[u8] = b"Mroots";
-pub(crate) const LENGTHS: &[u8] = b"Mlengths";
-pub(crate) const INDEXED: &[u8] = b"Mindexed";
-pub(crate) const LAST_TIME: &[u8] = b"Mlast-time";
-pub(crate) const WITNESS: &[u8] = b"Mwitness";
-pub(crate) const OWN_CHAIN: &[u8] = b"Mown-chain";
-
 /// The single writer of one store.
 pub struct Store {
     pub(crate) core: Core,
     pub(crate) key: SigningKey,
     pub(crate) author: DeviceKey,
     pub(crate) open: Option<Open>,
-    /// The chain that this device writes; `None` until it has started one here.
-    pub(crate) chain: Option<ChainId>,
-    /// One that it does not go on with.
+    /// A chain that this device does not go on with.
     pub(crate) left_chain: Option<ChainId>,
-    pub(crate) last_time: Time,
-    /// No replay is pending.
-    pub(crate) settled: bool,
-    pub(crate) next: LocalSeq,
+    /// The number of entries that the log holds durably.
     pub(crate) durable: LocalSeq,
     pub(crate) pending: Vec<Append>,
     pub(crate) waiting: Waiting,
-    pub(crate) witness: [u8; 32],
-    pub(crate) witnessed_since: u64,
     pub(crate) flushed_at_ms: u64,
-    pub(crate) unflushed: u64,
     pub(crate) kept_notices: Kept,
     pub(crate) published: Snapshot,
     pub(crate) undo: Option<Undo>,
@@ -66,7 +51,11 @@ pub struct Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Store({}, {} entries)", self.core.info.id, self.next.0)
+        write!(
+            f,
+            "Store({}, {} entries)",
+            self.core.info.id, self.core.progress.next.0
+        )
     }
 }
 
@@ -147,7 +136,7 @@ impl Store {
 
     /// The chain that this device writes; `None` until it has started one here.
     pub fn own_chain(&self) -> Option<ChainId> {
-        self.chain
+        self.core.progress.chain
     }
 
     /// Does not go on with that chain: if it is the one that this device writes, its next intention starts

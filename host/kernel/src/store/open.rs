@@ -9,11 +9,10 @@ use lattice_format::{
 };
 
 use crate::fold::core::{Changes, Core, Info, Stopped, calls_of};
-use crate::fold::due::Due;
 use crate::fold::governance::Answers;
+use crate::fold::progress::Progress;
 use crate::graph::dag::LocalSeq;
 use crate::graph::lookup_cache::LookupCache;
-use crate::graph::order;
 use crate::graph::pending::Waiting;
 use crate::graph::slot::Slot;
 use crate::limits::OVERLAY_ROWS_MAX;
@@ -21,11 +20,10 @@ use crate::log::notice::Kept;
 use crate::log::{Closes, Log, Noticed, Stored};
 use crate::outcome::Outcome;
 use crate::run::engine::{Engine, HostFault, Unserved};
-use crate::state::versions::{RangeLengths, Roots};
 use crate::storage::files::Files;
 use crate::storage::rows::{Rows, StorageError};
+use crate::store::Store;
 use crate::store::snapshot::{Snapshot, Summary};
-use crate::store::{INDEXED, LAST_TIME, LENGTHS, OWN_CHAIN, ROOTS, Store, WITNESS};
 
 /// Runs that opening a store does at once; a longer replay is left to [`Store::settle`].
 const OPEN_RUNS_MAX: u64 = 5_000;
@@ -129,8 +127,6 @@ impl Store {
         let header = VerifiedHeader::sign(header, &key)
             .map_err(|error| CreateError::Genesis(error.to_string()))?;
         let mut store = Self::found(files, engine, key, header, body, now_ms)?;
-        store.chain = Some(spec.chain);
-        store.core.rows.put(OWN_CHAIN, spec.chain.0.to_be_bytes());
         store.run_genesis_now()?;
         store.commit(now_ms)?;
         store.flush(now_ms)?;
@@ -164,7 +160,11 @@ impl Store {
             None => &[Lane::System],
         };
         for lane in lanes {
-            store.core.due.set(&mut store.core.rows, *lane, slot)?;
+            store
+                .core
+                .progress
+                .due
+                .set(&mut store.core.rows, *lane, slot)?;
         }
         store.commit(now_ms)?;
         store.settle(OPEN_RUNS_MAX)?;
@@ -206,7 +206,7 @@ impl Store {
             position: header.position(),
         });
         let mut store = Self::assemble(log, Rows::open(files.state)?, engine, key, info, now_ms)?;
-        store.index(&header, Some(&body), now_ms, Vec::new())?;
+        store.insert(&header, Some(&body), now_ms, Vec::new())?;
         Ok(store)
     }
 
@@ -278,17 +278,17 @@ impl Store {
         });
         let rows = Rows::open(files.state)?;
         let mut store = Self::assemble(log, rows, engine, key, info, now_ms)?;
-        if store.next.0 > count {
+        if store.core.progress.next.0 > count {
             // The log was put back to an earlier day; whatever was derived beyond it is void.
             return Err(StorageError(format!(
                 "state.redb knows {} entries and log.redb only {count}: if the log was restored from a backup, delete state.redb",
-                store.next.0
+                store.core.progress.next.0
             ))
             .into());
         }
-        let behind = store.next.0 < count || store.core.due.total() > 0;
+        let behind = store.core.progress.next.0 < count || store.core.progress.due.total() > 0;
         store.replay(count)?;
-        store.durable = store.next;
+        store.durable = store.core.progress.next;
         store.settle(OPEN_RUNS_MAX)?;
         if behind {
             store.core.notice_stale_notices()?;
@@ -299,8 +299,8 @@ impl Store {
 
     /// Indexes what the derived state does not know yet.
     pub(crate) fn replay(&mut self, count: u64) -> Result<(), StorageError> {
-        while self.next.0 < count {
-            for stored in self.core.log.entries(self.next, 256)? {
+        while self.core.progress.next.0 < count {
+            for stored in self.core.log.entries(self.core.progress.next, 256)? {
                 if let Some(bytes) = &stored.body {
                     stored.header.check_body(bytes.clone()).map_err(|e| {
                         StorageError(format!(
@@ -309,10 +309,10 @@ impl Store {
                         ))
                     })?;
                 }
-                self.index_only(&stored.header, stored.received_ms)?;
+                self.insert_logged(&stored.header, stored.received_ms)?;
                 self.due(&stored.header)?;
                 if self.core.rows.pending_rows() > OVERLAY_ROWS_MAX {
-                    self.save_marks();
+                    self.core.progress.save(&mut self.core.rows);
                     self.core.rows.flush()?;
                 }
             }
@@ -323,16 +323,16 @@ impl Store {
     }
 
     pub(crate) fn due(&mut self, header: &VerifiedHeader) -> Result<(), StorageError> {
-        let local = LocalSeq(self.next.0 - 1);
+        let local = LocalSeq(self.core.progress.next.0 - 1);
         let slot = Slot::of(header.position());
         let core = &mut self.core;
         if local.0 == 0 {
-            core.due.set(&mut core.rows, Lane::System, slot)?;
+            core.progress.due.set(&mut core.rows, Lane::System, slot)?;
             if core.info.genesis.app.is_some() {
-                core.due.set(&mut core.rows, Lane::App, slot)?;
+                core.progress.due.set(&mut core.rows, Lane::App, slot)?;
             }
         } else {
-            core.due.set(&mut core.rows, header.lane, slot)?;
+            core.progress.due.set(&mut core.rows, header.lane, slot)?;
         }
         self.core.judge_new(&header.author, local)
     }
@@ -352,29 +352,8 @@ impl Store {
             Arc::new(Unserved(profile))
         };
         let author = DeviceKey(key.verifying_key().to_bytes());
-        let number = |name: &[u8]| -> Result<Option<u64>, StorageError> {
-            Ok(rows
-                .get(name)?
-                .and_then(|v| Some(u64::from_be_bytes((*v).try_into().ok()?))))
-        };
-        let next = LocalSeq(number(INDEXED)?.unwrap_or(0));
-        let chain = number(OWN_CHAIN)?.map(ChainId);
-        let roots = match rows.get(ROOTS)? {
-            None => Roots::default(),
-            Some(bytes) => Roots::from_slice(&bytes).ok_or_else(|| {
-                StorageError("the roots are damaged: delete state.redb to rebuild it".into())
-            })?,
-        };
-        let lengths = rows
-            .get(LENGTHS)?
-            .map_or_else(RangeLengths::default, |b| RangeLengths::from_slice(&b));
-        let last_time = rows.get(LAST_TIME)?.map_or(Time::default(), |b| {
-            lattice_format::Position::from_slice(&b).map_or(Time::default(), |p| p.time)
-        });
-        let witness = rows
-            .get(WITNESS)?
-            .and_then(|b| (*b).try_into().ok())
-            .unwrap_or(info.id.0);
+        let progress = Progress::load(&rows, info.id)?;
+        let digests = progress.roots.digests();
         let kept_notices = Kept::of(&log.notices()?);
         let cache = LookupCache::of(&rows)?;
         let published = Snapshot {
@@ -387,11 +366,11 @@ impl Store {
             summary: Arc::new(Summary {
                 count: 0,
                 applied: 0,
-                set: roots.digests().applied,
-                state_root: roots.digests().state,
-                outcome_root: roots.digests().outcomes,
+                set: digests.applied,
+                state_root: digests.state,
+                outcome_root: digests.outcomes,
                 pending: 0,
-                last_time,
+                last_time: progress.last_time,
                 replays: Arc::default(),
                 heads: Vec::new(),
                 system_paused: None,
@@ -399,22 +378,17 @@ impl Store {
             }),
             offered: Arc::default(),
         };
-        let due = Due::load(&rows)?;
-        // Nobody has read above the last entry, whatever has run.
-        let last_run = [order::last(&rows)?; 2];
+        let durable = progress.next;
         let closes = Closes(log.clone());
         let core = Core {
             rows,
             log,
             engine,
             info,
-            roots,
+            progress,
             answers: Answers::default(),
             cache,
-            lengths,
             changes: Changes::default(),
-            due,
-            last_run,
             notices: Vec::new(),
             noticed: Noticed::new(),
             replays: Arc::default(),
@@ -426,18 +400,11 @@ impl Store {
             key,
             author,
             open: None,
-            chain,
             left_chain: None,
-            last_time,
-            settled: true,
-            next,
-            durable: next,
+            durable,
             pending: Vec::new(),
             waiting: Waiting::default(),
-            witness,
-            witnessed_since: 0,
             flushed_at_ms: now_ms,
-            unflushed: 0,
             kept_notices,
             published,
             undo: None,

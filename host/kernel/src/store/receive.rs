@@ -66,7 +66,7 @@ impl Store {
             self.roll_back();
             return Err(error);
         }
-        self.settled &= self.pending.is_empty();
+        self.core.progress.settled &= self.pending.is_empty();
         self.commit(now_ms)?;
         received.missing = self.waiting.missing();
         received.bodies_missing = self.waiting.bodies_missing();
@@ -193,7 +193,7 @@ impl Store {
                         self.float(arrival, FloatReason::BodyMissing, received);
                     } else {
                         self.waiting.take(&id);
-                        self.index(&arrival.header, arrival.body.as_ref(), now_ms, Vec::new())?;
+                        self.insert(&arrival.header, arrival.body.as_ref(), now_ms, Vec::new())?;
                         self.due(&arrival.header)?;
                         received.witnessed.push(id);
                         queue.extend(self.waiting.woken_by(&id));
