@@ -288,17 +288,22 @@ fn wait(child: &mut Child, time_max: Duration) -> Result<Option<std::process::Ex
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     /// A node whose program is a shell script; its arguments are `--home`, the home, and the rest.
     fn node(script: &str) -> (TempDir, Node) {
         let dir = tempfile::tempdir().expect("a directory");
         let program = dir.path().join("lattice");
-        fs::write(&program, format!("#!/bin/sh\nshift 2\n{script}\n")).expect("it is written");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
-            .expect("it is made executable");
+        let text = dir.path().join("script");
+        fs::write(&text, format!("#!/bin/sh\nshift 2\n{script}\n")).expect("it is written");
+        // Another process writes the program: a file that this one has open for writing could be inherited by a
+        // process that another test starts at the moment, and then cannot be run ("text file busy").
+        let installed = std::process::Command::new("install")
+            .args(["-m", "755"])
+            .args([&text, &program])
+            .status()
+            .expect("install starts");
+        assert!(installed.success(), "{installed}");
         let node = Node::new("A", &program).expect("the program is there");
         (dir, node)
     }
