@@ -13,6 +13,7 @@ use crate::state::call_index;
 use crate::state::cell::{Cell, Space};
 use crate::state::read_sets;
 use crate::state::versions;
+use crate::state::written::written_cell;
 use crate::storage::rows::StorageError;
 
 impl Core {
@@ -70,7 +71,10 @@ impl Core {
         *last = slot.max(*last);
         let mut changed = Vec::new();
         let at = (slot, local);
-        for cell in old.iter().flat_map(|r| &r.writes) {
+        let written = written_cell(&entry_author);
+        let counted_before = old.as_ref().is_some_and(|run| run.counted);
+        let before = old.iter().flat_map(|r| &r.writes);
+        for cell in before.chain(counted_before.then_some(&written)) {
             if !effects.writes.contains_key(cell)
                 && versions::set(&mut self.rows, &mut self.progress.roots, cell, at, None)?
             {
@@ -88,8 +92,10 @@ impl Core {
         if old.is_some() {
             *Arc::make_mut(&mut self.replays).entry(author).or_default() += 1;
         }
+        let counted = effects.writes.remove(&written).is_some();
         row.runs[half] = Some(Record {
             void: effects.void,
+            counted,
             calls: u32::try_from(effects.calls.len()).expect("calls of a body are bounded"),
             outcomes: effects.outcomes,
             set,

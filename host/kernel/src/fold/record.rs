@@ -3,12 +3,16 @@
 //!
 //! ```text
 //! local (varint) flags (1: bit 0, 1: the system, app half is due; 2, 3: it has run) then for each that has run:
-//!   length, when both have run; flags (1: void, by a cut or by its author's quota)
+//!   length, when both have run; flags (1: bit 0 void, by a cut or by its author's quota; 1 its body's bytes count)
 //!   calls that count, the set of what was read for it (0: none, else its number and 1)
-//!   outcomes, cells read, ranges (start, end), cells written: each a count, then each behind its length
+//!   outcomes, ranges (start, end): each a count, then each behind its length
+//!   cells: a count, then each behind four times its length, and 1 if it was read, 2 if it was written
 //! ```
 //!
-//! Numbers are varints. An entry that nothing is known of has no flags.
+//! Numbers are varints. That its body's bytes count is a version of the author's written bytes, which is no cell of
+//! the list: nearly every run writes it. An entry that nothing is known of has no flags.
+
+use std::collections::BTreeMap;
 
 use lattice_format::{IntentionId, Lane};
 
@@ -26,13 +30,17 @@ use crate::storage::rows::{Rows, RowsView, StorageError};
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Record {
     pub(crate) void: bool,
+    /// Whether it added to the number of bytes that its author has written.
+    pub(crate) counted: bool,
     /// How many calls of the entry are in the index of calls.
     pub(crate) calls: u32,
     pub(crate) outcomes: Vec<Outcome>,
     /// What was read for it before it began.
     pub(crate) set: Option<SetNumber>,
+    /// Cells that it read, ascending.
     pub(crate) reads: Vec<Cell>,
     pub(crate) ranges: Vec<Range>,
+    /// Cells that it wrote, ascending, besides the number of bytes.
     pub(crate) writes: Vec<Cell>,
 }
 
@@ -46,6 +54,12 @@ pub(crate) struct OrderRow {
 
 const DUE: [u8; 2] = [1, 2];
 const RUN: [u8; 2] = [4, 8];
+
+const VOID: u8 = 1;
+const COUNTED: u8 = 2;
+
+const READ: u64 = 1;
+const WRITTEN: u64 = 2;
 
 fn damaged() -> StorageError {
     StorageError("a run's record is damaged: delete state.redb to rebuild it".into())
@@ -149,33 +163,40 @@ impl Record {
     }
 
     fn encode_into(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(self.void));
+        let void = if self.void { VOID } else { 0 };
+        let counted = if self.counted { COUNTED } else { 0 };
+        out.push(void | counted);
         put_varint(u64::from(self.calls), out);
         put_varint(self.set.map_or(0, |set| u64::from(set.0) + 1), out);
         put_varint(self.outcomes.len() as u64, out);
         for outcome in &self.outcomes {
             put_sized(&outcome.to_cbor(), out);
         }
-        put_varint(self.reads.len() as u64, out);
-        for cell in &self.reads {
-            put_sized(cell.as_bytes(), out);
-        }
         put_varint(self.ranges.len() as u64, out);
         for range in &self.ranges {
             put_sized(&range.start, out);
             put_sized(&range.end, out);
         }
-        put_varint(self.writes.len() as u64, out);
-        for cell in &self.writes {
-            put_sized(cell.as_bytes(), out);
+        let mut cells: BTreeMap<&Cell, u64> = BTreeMap::new();
+        for (how, list) in [(READ, &self.reads), (WRITTEN, &self.writes)] {
+            for cell in list {
+                *cells.entry(cell).or_default() |= how;
+            }
+        }
+        put_varint(cells.len() as u64, out);
+        for (cell, how) in cells {
+            put_varint((cell.as_bytes().len() as u64) << 2 | how, out);
+            out.extend_from_slice(cell.as_bytes());
         }
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         let rest = &mut rest;
+        let flags = take(rest, 1)?[0];
         let mut record = Self {
-            void: take(rest, 1)?[0] != 0,
+            void: flags & VOID != 0,
+            counted: flags & COUNTED != 0,
             calls: u32::try_from(take_varint(rest)?).ok()?,
             set: match take_varint(rest)? {
                 0 => None,
@@ -187,15 +208,19 @@ impl Record {
             record.outcomes.push(Outcome::from_cbor(take_sized(rest)?)?);
         }
         for _ in 0..take_varint(rest)? {
-            record.reads.push(Cell::from_slice(take_sized(rest)?)?);
-        }
-        for _ in 0..take_varint(rest)? {
             let start = take_sized(rest)?.to_vec();
             let end = take_sized(rest)?.to_vec();
             record.ranges.push(Range { start, end });
         }
         for _ in 0..take_varint(rest)? {
-            record.writes.push(Cell::from_slice(take_sized(rest)?)?);
+            let how = take_varint(rest)?;
+            let cell = Cell::from_slice(take(rest, usize::try_from(how >> 2).ok()?)?)?;
+            if how & READ != 0 {
+                record.reads.push(cell.clone());
+            }
+            if how & WRITTEN != 0 {
+                record.writes.push(cell);
+            }
         }
         rest.is_empty().then_some(record)
     }
@@ -233,21 +258,22 @@ mod tests {
 
     #[test]
     fn rows_of_entries_read_back() {
-        let cell = Cell::new(Lane::App, Space::Bytes, b"k");
+        let cell = |key: &[u8]| Cell::new(Lane::App, Space::Bytes, key);
         let record = Record {
             void: false,
+            counted: true,
             calls: 3,
             set: Some(SetNumber(0)),
             outcomes: vec![
                 Outcome::Ok(vec![vec![0xf6]]),
                 Outcome::Unauthorized { index: 1 },
             ],
-            reads: vec![cell.clone()],
+            reads: vec![cell(b"k"), cell(&[b'l'; 600])],
             ranges: vec![Range {
                 start: vec![1, 0],
                 end: vec![1, 1],
             }],
-            writes: vec![cell],
+            writes: vec![cell(b""), cell(b"k")],
         };
         let void = Record {
             void: true,

@@ -172,6 +172,14 @@ impl ValueMark {
         }
     }
 
+    /// The row of a reader: empty where it saw nothing, which is what most see who write a new cell.
+    pub(crate) fn as_row(&self) -> &[u8] {
+        match *self == Self::ABSENT {
+            true => &[],
+            false => &self.0,
+        }
+    }
+
     /// Of a number.
     pub fn of_number(number: i64) -> Self {
         let mut mark = [0; 16];

@@ -299,7 +299,7 @@ pub(crate) fn put_marks(
     reads: &Reads,
 ) {
     for (cell, mark) in &reads.cells {
-        rows.put(reader_key(cell, lane, slot), mark.0);
+        rows.put(reader_key(cell, lane, slot), mark.as_row());
     }
     for (number, range) in (0u32..).zip(&reads.ranges) {
         let prefix = common_prefix(&range.start, &range.end);
@@ -367,7 +367,7 @@ pub(crate) fn stale_readers(
             },
         )?;
         for (reader, mark) in readers {
-            if mark_at(rows, cell, reader)?.0[..] != mark[..] {
+            if *mark_at(rows, cell, reader)?.as_row() != mark[..] {
                 stale.push((*lane, reader));
             }
         }

@@ -14,14 +14,14 @@
 //! | `S` | `pasts-1` | branch (4) seq (8) | a version vector, or its difference to the one before |
 //! | `H` | `heads-1` | id (32) | local |
 //! | `P` | `admissions-1` | key (32) local (8) | |
-//! | `T` | `order-1` | slot | local, what its runs did, whether they are due |
+//! | `T` | `order-2` | slot | local, what its runs did, whether they are due |
 //! | `E` | `calls-2` | lane (1) call id\[..16\] local | |
 //! | `L` | `live-1` | cell | the newest value: local and bytes, or the total of a number |
 //! | `O` | `older-1` | esc(cell) slot | local and op: older versions, and deletions |
 //! | `K` | `deleted-1` | lane (1) space (1) slot key | cells whose newest version, at that slot, left nothing |
 //! | `N` | `deltas-2` | esc(cell) slot | what was added to a number |
 //! | `Q` | `blocks-1` | esc(cell) level (1) slot | count and sum of a block of rows of the level below |
-//! | `R` | `readers-1` | length (2) cell lane (1) slot | what a run saw in the cell |
+//! | `R` | `readers-2` | length (2) cell lane (1) slot | what a run saw in the cell |
 //! | `G` | `ranges-1` | length (2) prefix lane (1) slot number (4) | a range that a run examined |
 //! | `Y` | `sets-1` | set (4) | author, and what was read for its runs before they began |
 //! | `Z` | `set-digests-1` | digest (16) | set |
@@ -48,9 +48,9 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'O', "older-1"),
     (b'P', "admissions-1"),
     (b'Q', "blocks-1"),
-    (b'R', "readers-1"),
+    (b'R', "readers-2"),
     (b'S', "pasts-1"),
-    (b'T', "order-1"),
+    (b'T', "order-2"),
     (b'V', "cut-off-1"),
     (b'X', "cuts-1"),
     (b'Y', "sets-1"),
@@ -178,7 +178,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), KINDS.len());
-        assert_eq!(table_name(b'T'), Some("order-1"));
+        assert_eq!(table_name(b'T'), Some("order-2"));
         assert_eq!(table_name(b'!'), None);
     }
 
