@@ -9,7 +9,7 @@ use ed25519_dalek::SigningKey;
 use lattice_format::{
     Call, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, Lane, Limits, verify_batch,
 };
-use lattice_kernel::run::engine::CallKind;
+use lattice_kernel::run::engine::{CallEnd, CallKind};
 use lattice_kernel::{BatchVerifier, Files, LocalSeq, NewStore, Outcome, Store, Stored};
 use lattice_runtime::values::{Value, cbor};
 use lattice_runtime::{Compiler, Schema, Wasm};
@@ -161,10 +161,10 @@ fn one(settings: &Settings, engine: &Arc<Wasm>, kv: &Schema, system: ComponentId
     })
 }
 
-/// A kv store and its only author.
+/// A store and its only author.
 pub(crate) struct Writer<'a> {
     store: Store,
-    kv: &'a Schema,
+    app: &'a Schema,
     next: u64,
 }
 
@@ -172,7 +172,7 @@ impl<'a> Writer<'a> {
     pub(crate) fn create(
         directory: &Path,
         engine: &Arc<Wasm>,
-        kv: &'a Schema,
+        app: &'a Schema,
         system: ComponentId,
     ) -> Result<Writer<'a>> {
         let component = |id, name: &str| ComponentRef {
@@ -181,7 +181,7 @@ impl<'a> Writer<'a> {
         };
         let genesis = Genesis {
             system: component(system, "system"),
-            app: Some(component(kv.component, "kv")),
+            app: Some(component(app.component, "app")),
             system_params: Vec::new(),
             app_params: Vec::new(),
             limits: Limits::default(),
@@ -207,32 +207,61 @@ impl<'a> Writer<'a> {
             spec,
             now_ms()?,
         )?;
-        Ok(Writer { store, kv, next: 0 })
+        Ok(Writer {
+            store,
+            app,
+            next: 0,
+        })
     }
 
+    /// A put of a fresh key into a kv store.
     pub(crate) fn put(&mut self) -> Result<()> {
         self.next += 1;
-        let [(interface, function)] = self.kv.find(CallKind::Command, "put")[..] else {
-            bail!("the component kv has no command `put`");
-        };
         let values = [
             Value::String(key(self.next)),
             Value::Bytes(value(self.next, VALUE_BYTES)),
         ];
-        let call = Call {
-            interface: interface.id.clone(),
-            function: function.name.clone(),
-            args: cbor::encode_all(function.param_types(), &values),
-        };
+        self.call("put", &values)
+    }
+
+    /// Runs a command, which must succeed.
+    pub(crate) fn call(&mut self, name: &str, values: &[Value]) -> Result<()> {
+        let call = self.call_of(CallKind::Command, name, values)?;
         let told = self
             .store
             .call(Lane::App, vec![call], now_ms()?, ChainId(1))?;
         ensure!(
             matches!(told.outcome, Outcome::Ok(_)),
-            "a put ended with {:?}",
+            "`{name}` ended with {:?}",
             told.outcome
         );
         Ok(())
+    }
+
+    /// Runs a query, which must succeed, and returns how long it took.
+    pub(crate) fn query(&self, name: &str, values: &[Value]) -> Result<Duration> {
+        let call = self.call_of(CallKind::Query, name, values)?;
+        let snapshot = self.store.snapshot();
+        let started = Instant::now();
+        let queried = snapshot.query(&call, Lane::App, Limits::default().fuel)?;
+        let took = started.elapsed();
+        ensure!(
+            matches!(queried.end, CallEnd::Ok(_)),
+            "`{name}` ended with {:?}",
+            queried.end
+        );
+        Ok(took)
+    }
+
+    fn call_of(&self, kind: CallKind, name: &str, values: &[Value]) -> Result<Call> {
+        let [(interface, function)] = self.app.find(kind, name)[..] else {
+            bail!("the component has no one function `{name}`");
+        };
+        Ok(Call {
+            interface: interface.id.clone(),
+            function: function.name.clone(),
+            args: cbor::encode_all(function.param_types(), values),
+        })
     }
 
     pub(crate) fn close(self) -> Result<()> {

@@ -7,6 +7,7 @@
 mod attack;
 mod calls;
 mod client;
+mod deleted;
 mod entries;
 mod figure;
 mod in_process;
@@ -86,6 +87,8 @@ enum Group {
     InProcess,
     /// Calls of one store while another one runs hostile guests
     Attack,
+    /// Pops and scans behind a million rows that were deleted
+    Deleted,
 }
 
 fn main() -> ExitCode {
@@ -169,6 +172,7 @@ async fn measure(cli: &Cli, settings: &Settings) -> Result<Vec<Figure>> {
             Group::Signatures => signatures::measure(settings),
             Group::InProcess => in_process::measure(settings),
             Group::Attack => attack::measure(settings).await,
+            Group::Deleted => deleted::measure(settings),
         };
         figures.extend(measured.with_context(|| format!("measuring {group:?}"))?);
     }
