@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use lattice_format::{Call, ChainId, ComponentId, DeviceKey, IntentionId, Lane, StoreId};
+use lattice_kernel::limits::GROUP_CALLS_MAX;
 use lattice_kernel::run::engine::Role;
 use lattice_kernel::{Changes, Notice};
 use lattice_testing::{self as testing, Step};

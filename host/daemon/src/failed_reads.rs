@@ -12,11 +12,12 @@ use lattice_testing::disk::{Disk, Power, files};
 use lattice_testing::{self as testing, ModelEngine, key};
 use redb::Database;
 
-use crate::limits::TICK;
 use crate::store::OpenStore;
 use crate::writer::{Listener, Opener};
 
 const NOW_MS: u64 = 1_800_000_000_000;
+/// How often a writer does what time asks of its store.
+const TICK: Duration = Duration::from_millis(lattice_kernel::limits::TICK_MS);
 /// How long something that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 const STEADY: u64 = u64::MAX / 2;

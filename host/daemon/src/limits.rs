@@ -4,12 +4,8 @@ use std::time::Duration;
 
 /// Calls that wait for the writer of one store. Further callers wait for room in the queue.
 pub const WRITER_QUEUE: usize = 1024;
-/// The most calls of one group commit.
-pub const GROUP_CALLS_MAX: usize = 512;
 /// How far apart the times of a file's last writing and last change lie when something set them.
 pub const TIMES_APART: Duration = Duration::from_secs(2);
-/// How often the writer of a store does what time asks of it, while something is going on.
-pub const TICK: Duration = Duration::from_secs(1);
 /// Sets of changes that a watch may lag behind before it runs its query for that alone.
 pub const CHANGES_QUEUE: usize = 256;
 /// Cells of one set of changes that watches compare one by one; more count as a change of all.
@@ -111,7 +107,7 @@ pub const DUPLEX_BYTES: usize = 256 * 1024;
 /// Cache of node.redb, in bytes.
 pub const RECORDS_CACHE_BYTES: usize = 256 * 1024;
 
-const _: () = assert!(GROUP_CALLS_MAX <= WRITER_QUEUE);
+const _: () = assert!(lattice_kernel::limits::GROUP_CALLS_MAX <= WRITER_QUEUE);
 const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX);
 // What one store keeps, the node can take over.
 const _: () = assert!(lattice_kernel::limits::NOTICES_MAX <= NOTICES_MAX);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use lattice_format::ComponentId;
+use lattice_kernel::writer::Rebuild;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -12,7 +13,6 @@ use crate::api::{self, calls_server, node_server, plugins_server, stores_server}
 use crate::failure::Failure;
 use crate::node::Node;
 use crate::plugins::collect;
-use crate::writer::RebuildStep;
 
 /// All services of one node.
 #[derive(Clone)]
@@ -232,7 +232,7 @@ impl stores_server::Stores for Service {
             let mut total_count = 0;
             while let Some(step) = steps_end.recv().await {
                 let message = match step {
-                    RebuildStep::Pending(pending) => {
+                    Rebuild::Pending(pending) => {
                         total_count = total_count.max(pending);
                         Ok(api::RebuildProgress {
                             applied_count: total_count - pending,
@@ -240,7 +240,7 @@ impl stores_server::Stores for Service {
                             result: None,
                         })
                     }
-                    RebuildStep::Done(after) => {
+                    Rebuild::Done(after) => {
                         let after = after.summary();
                         Ok(api::RebuildProgress {
                             applied_count: after.applied,
@@ -253,7 +253,7 @@ impl stores_server::Stores for Service {
                             }),
                         })
                     }
-                    RebuildStep::Failed(reason) => {
+                    Rebuild::Failed(reason) => {
                         Err(Failure::failed(format!("the rebuild stopped: {reason}")).into())
                     }
                 };

@@ -6,13 +6,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lattice_format::{Call, DeviceKey, Lane, SignedHeader, StoreId};
+use lattice_kernel::writer::Rebuild;
 use lattice_kernel::{CallError, Changes, Received, Snapshot, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use crate::failure::{Failure, Result};
 use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE, queries_long};
-use crate::writer::{self, Done, Ends, Job, Listener, Opener, Published, RebuildStep};
+use crate::writer::{self, Done, Ends, Job, Listener, Opener, Published};
 
 /// One open store. Everything but writing goes past its writer, on snapshots.
 pub(crate) struct OpenStore {
@@ -172,7 +173,7 @@ impl OpenStore {
     }
 
     /// Drops the state and folds the log again.
-    pub(crate) async fn rebuild(&self, progress: mpsc::Sender<RebuildStep>) -> Result<()> {
+    pub(crate) async fn rebuild(&self, progress: mpsc::Sender<Rebuild>) -> Result<()> {
         self.send(Job::Rebuild(progress)).await
     }
 

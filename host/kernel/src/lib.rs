@@ -40,4 +40,4 @@ pub use store::author::{CallError, Told};
 pub use store::receive::{Blame, Received};
 pub use store::snapshot::{HistoryRow, Queried, Snapshot, StateRow, Summary, Tip};
 pub use store::verification::{BatchVerifier, VerifyBatch};
-pub use store::{CreateError, NewStore, OpenError, Store};
+pub use store::{CreateError, NewStore, OpenError, Store, writer};

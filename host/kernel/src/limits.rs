@@ -79,6 +79,16 @@ pub const NOTICES_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const CUT_ROUNDS_EXTRA: usize = 2;
 /// Runs that a commit does itself when governance has changed; the rest is left to `settle`.
 pub const CUT_RUNS: u64 = 256;
+/// The most calls that share a commit.
+pub const GROUP_CALLS_MAX: usize = 512;
+/// Late entries that a writer runs again between two jobs: how long fresh calls wait for them.
+pub const SETTLE_RUNS_BUSY: u64 = 32;
+/// Late entries that a writer runs again at once while no job waits.
+pub const SETTLE_RUNS_IDLE: u64 = 256;
+/// How often a writer does what time asks of its store while something is going on, in milliseconds.
+pub const TICK_MS: u64 = 1_000;
+/// Ticks with nothing to do after which a writer sleeps until it is asked for something.
+pub const TICKS_IDLE: u32 = 3;
 /// How far ahead of a node's clock an entry may lie unless the genesis says otherwise, in milliseconds.
 pub const DRIFT_MS_DEFAULT: u64 = 60_000;
 /// The largest frame of the sync and blob protocols, in bytes.

@@ -22,16 +22,12 @@ pub const GOSSIP_LATE_MS: u64 = 8_000;
 pub const IDLE_MS: u64 = 10_000;
 /// Pause before bytes that did not get through are sent again, in milliseconds.
 pub const RESEND_MS: u64 = 200;
-/// How often a node looks at its clock, its peers and what it holds parked, in milliseconds.
+/// How often a node looks at its peers, in milliseconds.
 pub const TICK_MS: u64 = 1_000;
 /// Bytes waiting to be written beyond which a node reads nothing more from that peer.
 pub const OUT_BYTES_HIGH: usize = 1024 * 1024;
 /// The most bytes that may wait for one peer: one step of a session on top of the mark above.
 pub const OUT_BYTES_MAX: usize = OUT_BYTES_HIGH + 16 * 1024 * 1024;
-/// Runs of late entries between two jobs of a writer.
-pub const SETTLE_RUNS: u64 = 64;
-/// Calls that share a commit, at most.
-pub const GROUP_CALLS_MAX: usize = 64;
 /// Virtual time after the last fault within which all members are equal, in milliseconds: one longest pause
 /// between dials, two comparisons, and room for bytes on slow links.
 pub const CONVERGE_MS: u64 = RETRY_MAX_MS + 2 * RECONCILE_MS + 60_000;

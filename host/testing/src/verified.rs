@@ -3,6 +3,7 @@
 //! A thousand nodes in one thread receive the same entries, and a signature that holds for one of them holds for all.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use lattice_format::{
     Header, IntentionId, Signature, SignedHeader, VerifiedHeader, VerifyError, verify_batch,
@@ -12,27 +13,32 @@ use lattice_kernel::VerifyBatch;
 /// The most headers that are remembered; beyond it all are forgotten.
 const HEADERS_MAX: usize = 64 * 1024;
 
-/// Headers whose signatures were found to hold. What failed is never remembered.
-#[derive(Debug, Default)]
-pub struct VerifiedHeaders(HashMap<(IntentionId, Signature), VerifiedHeader>);
+type Known = HashMap<(IntentionId, Signature), VerifiedHeader>;
+
+/// Headers whose signatures were found to hold. What failed is never remembered. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct VerifiedHeaders(Arc<Mutex<Known>>);
 
 impl VerifiedHeaders {
     /// Returns a verifier that looks a header up here first, and verifies the others with the seed.
-    pub fn verifier(&mut self, seed: [u8; 32]) -> RememberingVerifier<'_> {
-        RememberingVerifier { known: self, seed }
+    pub fn verifier(&self, seed: [u8; 32]) -> RememberingVerifier {
+        RememberingVerifier {
+            known: self.clone(),
+            seed,
+        }
     }
 }
 
 /// Verifies what is not among some [`VerifiedHeaders`], and adds what holds to them.
 #[derive(Debug)]
-pub struct RememberingVerifier<'a> {
-    known: &'a mut VerifiedHeaders,
+pub struct RememberingVerifier {
+    known: VerifiedHeaders,
     seed: [u8; 32],
 }
 
-impl VerifyBatch for RememberingVerifier<'_> {
+impl VerifyBatch for RememberingVerifier {
     fn verify_batch(self, batch: Vec<SignedHeader>) -> Vec<Result<VerifiedHeader, VerifyError>> {
-        let known = &mut self.known.0;
+        let mut known = self.known.0.lock().expect("no holder panics");
         let mut results = Vec::with_capacity(batch.len());
         let (mut new, mut places) = (Vec::new(), Vec::new());
         for (place, signed) in batch.into_iter().enumerate() {
@@ -90,11 +96,11 @@ mod tests {
         ];
         let expected = verify_batch(batch.clone(), &[1; 32]);
         assert_eq!(expected.iter().filter(|r| r.is_ok()).count(), 3);
-        let mut known = VerifiedHeaders::default();
+        let known = VerifiedHeaders::default();
         for _ in 0..2 {
             let results = known.verifier([1; 32]).verify_batch(batch.clone());
             assert_eq!(results, expected);
-            assert_eq!(known.0.len(), 2);
+            assert_eq!(known.0.lock().unwrap().len(), 2);
         }
     }
 }

@@ -6,6 +6,7 @@ mod open;
 pub(crate) mod receive;
 pub(crate) mod snapshot;
 pub(crate) mod verification;
+pub mod writer;
 
 use std::sync::Arc;
 

@@ -15,3 +15,4 @@ mod revocation;
 mod scene;
 mod waiting;
 mod world;
+mod writer;

@@ -50,7 +50,7 @@ impl World {
         (0..self.node_count()).map(NodeId).filter_map(move |id| {
             let node = &self.nodes[id.index()];
             let counts = active.contains(&node.device) && !node.liar;
-            let snapshot = node.store.as_ref().filter(|_| counts)?.snapshot();
+            let snapshot = node.store().filter(|_| counts)?.snapshot();
             let summary = snapshot.summary();
             Some(View {
                 node: id,
@@ -116,7 +116,7 @@ impl World {
     /// The members and what they hold, for the report of a failure.
     pub(crate) fn describe(&self) -> String {
         let views = self.views().map(|v| {
-            let waits = self.nodes[v.node.index()].store.as_ref();
+            let waits = self.nodes[v.node.index()].store();
             let (floating, parked) = waits.map_or((0, 0), |s| (s.floating().len(), s.parked().len()));
             format!(
                 "{} has {} entries, {} due, {floating} floating, {parked} parked, state {} outcomes {}",
@@ -137,7 +137,7 @@ impl World {
 
     /// The *always* properties of one node.
     pub(crate) fn check_now(&mut self, id: NodeId) {
-        let Some(store) = &self.nodes[id.index()].store else {
+        let Some(store) = self.nodes[id.index()].store() else {
             return;
         };
         let (floating, parked) = store.waiting_counts();
@@ -279,7 +279,7 @@ impl World {
     /// What a node told its callers either holds, or there is a notice that says what does.
     fn check_told(&self, id: NodeId) -> Result<(), String> {
         let node = &self.nodes[id.index()];
-        let Some(store) = node.store.as_ref().filter(|_| !node.restored) else {
+        let Some(store) = node.store().filter(|_| !node.restored) else {
             return Ok(());
         };
         let unreadable = |error: StorageError| error.0;

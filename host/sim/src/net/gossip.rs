@@ -27,7 +27,7 @@ use crate::limits::{GOSSIP_LATE_MS, RETRY_MIN_MS};
 use crate::net::neighbours::{ConnId, Peer};
 use crate::net::stream::Side;
 use crate::world::World;
-use crate::world::node::NodeId;
+use crate::world::node::{NodeId, Writer};
 use crate::world::queue::Event;
 use crate::world::trace::short;
 
@@ -170,7 +170,7 @@ impl World {
         if node.liar && access != Access::All {
             return;
         }
-        let governance = node.members.as_deref().filter(|_| node.store.is_some());
+        let governance = node.members.as_deref().filter(|_| node.store().is_some());
         let me = node.device;
         let value = node
             .gossip
@@ -373,7 +373,8 @@ impl World {
     fn hear(&mut self, id: NodeId, from: Key, content: &[u8]) {
         let now_ms = self.now_ms;
         let node = &mut self.nodes[id.index()];
-        let (Some(value), Some(store)) = (&mut node.gossip.value, &node.store) else {
+        let store = node.writer.as_ref().and_then(Writer::store);
+        let (Some(value), Some(store)) = (&mut node.gossip.value, store) else {
             return;
         };
         let snapshot = || Some(store.snapshot());

@@ -13,7 +13,7 @@ use crate::limits::{
 };
 use crate::net::stream::{End, Side, Stream, StreamId, Talk};
 use crate::world::World;
-use crate::world::node::NodeId;
+use crate::world::node::{NodeId, Writer};
 use crate::world::queue::Event;
 
 impl World {
@@ -21,7 +21,7 @@ impl World {
     pub(crate) fn dial(&mut self, from: NodeId) {
         let now_ms = self.now_ms;
         let node = &mut self.nodes[from.index()];
-        if !node.is_on() || (node.founded && node.store.is_none()) {
+        if !node.is_on() || (node.founded && node.store().is_none()) {
             return;
         }
         let (life, mut due) = (node.life, Vec::new());
@@ -50,7 +50,7 @@ impl World {
             self.try_later(from, to, DIAL_MS);
             return;
         }
-        if self.nodes[to.index()].store.is_none() {
+        if self.nodes[to.index()].store().is_none() {
             self.try_later(from, to, 0);
             return;
         }
@@ -78,7 +78,7 @@ impl World {
             last_arrival_ms: 0,
             stuck_since_ms: None,
         };
-        let joins = self.nodes[from.index()].store.is_none();
+        let joins = self.nodes[from.index()].store().is_none();
         let given = match self.access(to, from) {
             // The token that a joiner shows is taken for granted here. Of a child its members know without one.
             Access::None if joins && self.is_child => return self.try_later(from, to, 0),
@@ -179,7 +179,7 @@ impl World {
     pub(crate) fn access(&mut self, me: NodeId, peer: NodeId) -> Access {
         let device = self.nodes[peer.index()].device;
         let node = &mut self.nodes[me.index()];
-        let Some(store) = &node.store else {
+        let Some(store) = node.writer.as_ref().and_then(Writer::store) else {
             return Access::SystemLane;
         };
         let members = node.members.get_or_insert_with(|| {

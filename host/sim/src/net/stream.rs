@@ -319,7 +319,7 @@ impl World {
             return;
         };
         let node = &self.nodes[me.index()];
-        let Some(store) = &node.store else {
+        let Some(store) = node.store() else {
             return self.drop_end(id, side, "this node does not serve the store now");
         };
         let clock_ms = crate::world::clock(self.now_ms, node.skew_ms);

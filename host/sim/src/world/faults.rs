@@ -154,7 +154,7 @@ impl World {
     /// Copies the disks of all stores.
     fn back_up(&mut self, id: NodeId) {
         let node = &mut self.nodes[id.index()];
-        if node.store.is_some() && !node.disks.power.failed() {
+        if node.store().is_some() && !node.disks.power.failed() {
             node.backup = Some((node.disks.log.live(), node.disks.state.live()));
         }
         self.with_child(|child| child.back_up(id));
@@ -198,18 +198,8 @@ impl World {
     }
 
     fn rebuild(&mut self, id: NodeId) {
-        let now_ms = self.clock(id);
-        let node = &mut self.nodes[id.index()];
-        if !node.is_on() {
-            return;
-        }
-        let Some(store) = &mut node.store else { return };
-        match store.rebuild(now_ms) {
-            Ok(()) => {
-                node.pending = 1;
-                self.work_soon(id);
-            }
-            Err(error) => self.fail(id, &error.0),
+        if self.nodes[id.index()].is_on() {
+            self.job(id, Job::Rebuild);
         }
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod child_store;
 pub(crate) mod code;
 pub(crate) mod components;
 pub(crate) mod faults;
+pub(crate) mod machine;
 pub(crate) mod node;
 pub(crate) mod plan;
 pub(crate) mod queue;
@@ -312,7 +313,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let (node, life) = match &event {
-            Event::Work { node, life }
+            Event::Work { node, life, .. }
             | Event::Tick { node, life }
             | Event::Start { node, life }
             | Event::Gossip { node, life, .. }
@@ -344,7 +345,7 @@ impl World {
             return;
         }
         match event {
-            Event::Work { .. } => self.work(node),
+            Event::Work { turn, .. } => self.work(node, turn),
             Event::Tick { .. } => self.tick(node),
             Event::Start { .. } => self.start(node),
             Event::Wake { .. } => self.wake(node),
@@ -465,8 +466,7 @@ impl World {
             node.dies_with_disk = false;
             node.disk_ms = 1;
             if node.disks.power.failed() {
-                // Its store finds out at its next write.
-                self.fail(id, "the disk was replaced");
+                self.replace_disk(id);
             } else {
                 node.disks.power.fail_after(i64::MAX as u64);
                 node.disks.reads.fail_after(i64::MAX as u64);
@@ -554,7 +554,7 @@ impl World {
     /// What a node's store holds durably; `None` while it has none.
     pub fn snapshot(&self, node: NodeId) -> Option<Snapshot> {
         let node = self.nodes.get(node.index())?;
-        Some(node.store.as_ref()?.snapshot())
+        Some(node.store()?.snapshot())
     }
 
     /// A node's key.
@@ -564,7 +564,7 @@ impl World {
 
     /// What a node is told of outcomes that changed, forks and divergence; nothing while it has no store.
     pub fn notices(&self, node: NodeId) -> Vec<Notice> {
-        let store = self.nodes[node.index()].store.as_ref();
+        let store = self.nodes[node.index()].store();
         let notices = store.and_then(|store| store.notices().ok());
         notices.into_iter().flatten().map(|(_, n)| n).collect()
     }

@@ -8,6 +8,7 @@ use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
 use lattice_kernel::Store;
 use lattice_kernel::sync::Governance;
 use lattice_testing::disk::{Disk, Power};
+use lattice_testing::verified::RememberingVerifier;
 
 use crate::net::gossip::Membership;
 use crate::net::stream::{Side, StreamId};
@@ -41,6 +42,19 @@ pub(crate) struct Delivery {
     pub(crate) via: Option<(StreamId, Side)>,
 }
 
+/// How entries came: through which session, if any, and how many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Via {
+    pub(crate) session: Option<(StreamId, Side)>,
+    pub(crate) sent: u64,
+}
+
+/// The kernel's writer, as nodes here have it.
+pub(crate) type Writer = lattice_kernel::writer::Writer<(), Via, RememberingVerifier>;
+
+/// What a writer is given here.
+pub(crate) type Given = lattice_kernel::writer::Input<(), Via, RememberingVerifier>;
+
 /// What waits for the writer.
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -50,6 +64,8 @@ pub(crate) enum Job {
     Receive(Delivery),
     /// A read of the store failed: the writer looks whether the disk failed.
     ReadFailed,
+    /// Drop the state and fold the log again.
+    Rebuild,
 }
 
 /// Whether the machine runs.
@@ -104,8 +120,8 @@ pub(crate) struct Node {
     pub(crate) key: SigningKey,
     pub(crate) device: DeviceKey,
     pub(crate) disks: Disks,
-    /// `None` while it is off, has not joined, or its disk has failed.
-    pub(crate) store: Option<Store>,
+    /// `None` while it is off, or has not joined.
+    pub(crate) writer: Option<Writer>,
     /// It holds the genesis on disk.
     pub(crate) founded: bool,
     pub(crate) power: Machine,
@@ -115,9 +131,11 @@ pub(crate) struct Node {
     /// Counts changes of its address. A stream ends when the address of either end changes.
     pub(crate) address: u64,
     pub(crate) jobs: VecDeque<Job>,
-    pub(crate) working: bool,
-    /// Runs that are due, as of the last slice.
-    pub(crate) pending: u64,
+    /// When the writer's next turn is, if one is to come, and its number: earlier ones do not happen.
+    pub(crate) turn_at_ms: Option<u64>,
+    pub(crate) turn: u64,
+    /// Runs of the writer that are counted already.
+    pub(crate) runs: u64,
     /// Added to each job's time, in milliseconds.
     pub(crate) disk_ms: u64,
     /// Effects that are still carried out before the machine fails.
@@ -161,15 +179,16 @@ impl Node {
             device: DeviceKey(key.verifying_key().to_bytes()),
             key,
             disks: Disks::with_images(Vec::new(), Vec::new()),
-            store: None,
+            writer: None,
             founded: false,
             power: Machine::On,
             life: 0,
             skew_ms: 0,
             address: 0,
             jobs: VecDeque::new(),
-            working: false,
-            pending: 0,
+            turn_at_ms: None,
+            turn: 0,
+            runs: 0,
             disk_ms: 1,
             fuse: None,
             dies_with_disk: false,
@@ -187,6 +206,11 @@ impl Node {
             sent: None,
             last_told: None,
         }
+    }
+
+    /// Its store; `None` while it is off, has not joined, or its disk has failed.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.writer.as_ref()?.store()
     }
 
     /// Whether the machine runs and is awake.

@@ -32,8 +32,8 @@ pub(crate) enum Event {
     },
     /// A dial arrives.
     Connect { from: NodeId, to: NodeId, life: u64 },
-    /// The writer does its next job.
-    Work { node: NodeId, life: u64 },
+    /// The writer has its turn with that number.
+    Work { node: NodeId, life: u64, turn: u64 },
     /// A second is over.
     Tick { node: NodeId, life: u64 },
     /// A machine that was down is started.

@@ -1,35 +1,51 @@
-//! What a node does with its store: jobs one after the other, as the daemon's writer does them, and what
-//! happens when its disk or its machine fails.
+//! The writer of a node's store in virtual time: the kernel's value, with a queue, a clock and disks around it.
+//!
+//! What a writer does, and in which order, is decided there. Here is when its steps are taken, and what its effects
+//! do to the rest of the network.
 
-use lattice_format::{Call, DeviceKey, Genesis, Lane, SignedHeader};
-use lattice_kernel::{CreateError, NewStore, OpenError, Store};
-use lattice_testing::disk::{self, SURVIVALS, Survives};
+use lattice_format::{Lane, VerifiedHeader};
+use lattice_kernel::writer::{self, Effect, Group, Input, Next, Now, Rebuild};
+use lattice_kernel::{Changes, OpenError, Received, StorageError, Store};
+use lattice_testing::disk;
 
-use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS, TICK_MS};
 use crate::world::World;
-use crate::world::node::{Delivery, Disks, Job, Machine, NodeId};
+use crate::world::node::{Disks, Given, Job, Machine, NodeId, Via, Writer};
 use crate::world::queue::Event;
 use crate::world::trace::short;
 
 impl World {
-    /// Hands the writer of a node something to do. A machine that does not run forgets it.
+    /// Hands the writer of a node something to do. A machine that does not run, or has no store, forgets it.
     pub(crate) fn job(&mut self, id: NodeId, job: Job) {
-        if matches!(self.nodes[id.index()].power, Machine::Off) {
+        let node = &mut self.nodes[id.index()];
+        if matches!(node.power, Machine::Off) || node.writer.is_none() {
             return;
         }
-        self.nodes[id.index()].jobs.push_back(job);
+        node.jobs.push_back(job);
         self.work_soon(id);
     }
 
+    /// Has the writer of a node take its next turn when there is something to do.
     pub(crate) fn work_soon(&mut self, id: NodeId) {
+        let now_ms = self.now_ms;
         let node = &mut self.nodes[id.index()];
-        if node.working {
+        let Some(writer) = &node.writer else { return };
+        let at_ms = match writer.next() {
+            Next::Until(at_ms) if node.jobs.is_empty() => at_ms.max(now_ms),
+            Next::Job if node.jobs.is_empty() => return,
+            _ => now_ms + node.disk_ms,
+        };
+        if node.turn_at_ms.is_some_and(|planned| planned <= at_ms) {
             return;
         }
-        node.working = true;
-        let (life, after) = (node.life, node.disk_ms);
-        let at = self.now_ms + after;
-        self.queue.at(at, Event::Work { node: id, life });
+        node.turn_at_ms = Some(at_ms);
+        node.turn += 1;
+        let (life, turn) = (node.life, node.turn);
+        let event = Event::Work {
+            node: id,
+            life,
+            turn,
+        };
+        self.queue.at(at_ms, event);
     }
 
     /// Tells the writers of stores that somebody failed to read.
@@ -41,387 +57,210 @@ impl World {
         }
     }
 
-    /// Goes on with a store that was just made or opened.
-    fn take_over(&mut self, id: NodeId, store: Store) {
+    /// Gives a store that was just made a writer.
+    pub(crate) fn take_over(&mut self, id: NodeId, store: Store) {
+        self.watch_reads(id, &store);
+        let writer = Writer::new(store, self.moment(id));
+        self.nodes[id.index()].writer = Some(writer);
+        self.work_soon(id);
+    }
+
+    fn watch_reads(&self, id: NodeId, store: &Store) {
         let failed = self.failed_reads.clone();
         store.on_failed_read(move || failed.lock().expect("no holder panics").push(id));
-        self.nodes[id.index()].store = Some(store);
     }
 
-    /// Does the next job, and a slice of what is due.
-    pub(crate) fn work(&mut self, id: NodeId) {
+    /// The time as the writer of a node has it.
+    pub(crate) fn moment(&self, id: NodeId) -> Now {
+        Now {
+            wall_ms: self.clock(id),
+            elapsed_ms: self.now_ms,
+        }
+    }
+
+    /// A turn of a writer, unless an earlier one took its place: what is done without a pause takes no time.
+    pub(crate) fn work(&mut self, id: NodeId, turn: u64) {
         let node = &mut self.nodes[id.index()];
-        node.working = false;
+        if node.turn != turn {
+            return;
+        }
+        node.turn_at_ms = None;
         let life = node.life;
-        match node.jobs.pop_front() {
-            Some(Job::Call { lane, calls }) => self.group(id, lane, calls),
-            Some(Job::Receive(delivery)) => self.receive(id, delivery),
-            // It is done after each job.
-            Some(Job::ReadFailed) | None => {}
+        loop {
+            let Some(input) = self.input(id) else { break };
+            self.writer_step(id, input);
+            let node = &self.nodes[id.index()];
+            if node.life != life {
+                return;
+            }
+            let next = node.writer.as_ref().map(Writer::next);
+            if !matches!(next, Some(Next::Gather | Next::Continue)) {
+                break;
+            }
         }
-        if self.nodes[id.index()].life != life {
-            return;
-        }
-        self.examine(id);
-        if self.nodes[id.index()].life != life {
-            return;
-        }
-        self.settle(id);
-        if self.nodes[id.index()].life != life {
-            return;
-        }
-        let node = &self.nodes[id.index()];
-        if !node.jobs.is_empty() || (node.pending > 0 && node.store.is_some()) {
-            self.work_soon(id);
-        }
+        self.work_soon(id);
     }
 
-    /// Runs the calls that wait, and commits them together.
-    fn group(&mut self, id: NodeId, lane: Lane, calls: Vec<Call>) {
-        let now_ms = self.clock(id);
-        let mut next = Some((lane, calls));
-        let mut told = Vec::new();
-        while let Some((lane, calls)) = next.take() {
+    /// What the writer of a node is given now, if anything.
+    fn input(&mut self, id: NodeId) -> Option<Given> {
+        let node = &mut self.nodes[id.index()];
+        let next = node.writer.as_ref()?.next();
+        let job = match next {
+            Next::Continue => None,
+            _ => node.jobs.pop_front(),
+        };
+        let Some(job) = job else {
+            let waits = match next {
+                Next::Until(at_ms) => at_ms > self.now_ms,
+                Next::Job => true,
+                _ => false,
+            };
+            return (!waits).then_some(Input::Nothing);
+        };
+        Some(Input::Job(match job {
+            Job::Call { lane, calls } => writer::Job::Call {
+                lane,
+                calls,
+                chain: node.fresh_chain(id),
+                token: (),
+            },
+            Job::Receive(delivery) => {
+                let mut seed = [0; 32];
+                seed[..8].copy_from_slice(&self.dice.roll().to_be_bytes());
+                writer::Job::Receive {
+                    verifier: self.verified.verifier(seed),
+                    from: delivery.from,
+                    token: Via {
+                        session: delivery.via,
+                        sent: delivery.entries.len() as u64,
+                    },
+                    entries: delivery.entries,
+                }
+            }
+            Job::ReadFailed => writer::Job::ReadFailed,
+            Job::Rebuild => writer::Job::Rebuild,
+        }))
+    }
+
+    /// Takes a step of a writer, and those that its effects lead to.
+    fn writer_step(&mut self, id: NodeId, input: Given) {
+        let life = self.nodes[id.index()].life;
+        let mut input = Some(input);
+        let mut effects = Vec::new();
+        while let Some(next) = input.take() {
+            let now = self.moment(id);
             let node = &mut self.nodes[id.index()];
-            let chain = node.fresh_chain(id);
-            let Some(store) = &mut node.store else {
+            let Some(writer) = &mut node.writer else {
                 return;
             };
-            told.push(store.call(lane, calls, now_ms, chain));
-            if told.len() < GROUP_CALLS_MAX
-                && matches!(node.jobs.front(), Some(Job::Call { .. }))
-                && let Some(Job::Call { lane, calls }) = node.jobs.pop_front()
-            {
-                next = Some((lane, calls));
+            writer.handle(next, now, &mut effects);
+            let runs = writer.runs() - std::mem::replace(&mut node.runs, writer.runs());
+            if runs > 0 {
+                self.stats.runs += runs;
+                self.note(id, format_args!("runs {runs}"));
             }
-        }
-        let Some(store) = &mut self.nodes[id.index()].store else {
-            return;
-        };
-        match store.commit(now_ms) {
-            Ok(committed) => {
-                let written: Vec<_> = committed.iter().map(|header| header.id()).collect();
-                for hash in &written {
-                    self.nodes[id.index()].acknowledged.push(*hash);
-                    self.note(id, format_args!("writes {}", short(&hash.0)));
-                }
-                for told in told {
-                    self.stats.calls += 1;
-                    match told {
-                        Ok(told) => {
-                            self.stats.refused += u64::from(!told.outcome.is_ok());
-                            let digest = told.outcome.digest();
-                            self.note(id, format_args!("tells {}", short(&digest.0)));
-                            self.nodes[id.index()].last_told = Some(told.outcome);
-                        }
-                        Err(error) => self.note(id, format_args!("cannot call: {error}")),
-                    }
-                }
-                self.after_change(id);
-                self.announce(id, written);
-            }
-            Err(error) => self.fail(id, &error.0),
-        }
-    }
-
-    fn receive(&mut self, id: NodeId, delivery: Delivery) {
-        let Delivery { from, entries, via } = delivery;
-        let now_ms = self.clock(id);
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.dice.roll().to_be_bytes());
-        let sent = entries.len() as u64;
-        let Some(store) = &mut self.nodes[id.index()].store else {
-            return;
-        };
-        let verifier = self.verified.verifier(seed);
-        match store.receive(from, entries, now_ms, verifier) {
-            Ok(received) => {
-                self.stats.received += sent;
-                self.stats.known += received.known as u64;
-                self.note(
-                    id,
-                    format_args!(
-                        "takes {} new, {} known, {} floating, {} parked, {} without room, {} missing, {} at fault",
-                        received.witnessed.len(),
-                        received.known,
-                        received.floating,
-                        received.parked,
-                        received.no_room,
-                        received.missing.len(),
-                        received.blame.len(),
-                    ),
-                );
-                for new in &received.witnessed {
-                    self.note(id, format_args!("witnesses {}", short(&new.0)));
-                }
-                let node = &mut self.nodes[id.index()];
-                node.acknowledged.extend(&received.witnessed);
-                node.pending = node.pending.max(1);
-                let life = node.life;
-                self.settle(id);
+            for effect in effects.drain(..) {
+                input = self.write_effect(id, effect).or(input);
                 if self.nodes[id.index()].life != life {
                     return;
                 }
-                if let Some((stream, side)) = via {
-                    self.received(stream, side, Some(received));
-                }
-                if self.nodes[id.index()].life == life {
-                    self.after_change(id);
-                }
-            }
-            Err(error) => {
-                if let Some((stream, side)) = via {
-                    self.received(stream, side, None);
-                }
-                self.fail(id, &error.0);
             }
         }
     }
 
-    /// Runs a slice of what is due.
-    fn settle(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.index()];
-        let Some(store) = &mut node.store else { return };
-        if node.pending == 0 {
-            return;
-        }
-        match store.settle(SETTLE_RUNS) {
-            Ok(settled) => {
-                let paused = settled.system_paused.or(settled.app_paused);
-                self.nodes[id.index()].pending = match paused {
-                    Some(_) => 0,
-                    None => settled.pending,
-                };
+    fn write_effect(&mut self, id: NodeId, effect: Effect<(), Via>) -> Option<Given> {
+        match effect {
+            Effect::Show { paused, .. } => {
                 if let Some(fault) = paused {
                     self.violate(format!("{id} pauses: {fault}"));
                 }
-                self.stats.runs += settled.runs;
-                if settled.runs > 0 {
-                    self.note(id, format_args!("runs {}", settled.runs));
-                    self.after_change(id);
+                self.check_now(id);
+            }
+            Effect::Answer(group) => self.answer(id, group),
+            Effect::Received { token, received } => self.taken(id, token, received),
+            Effect::Tell { changes, written } => {
+                self.tell(id, &changes);
+                if !written.is_empty() {
+                    self.announce(id, written);
                 }
             }
-            Err(error) => self.fail(id, &error.0),
-        }
-    }
-
-    /// If a read failed, here or anywhere: opens the store anew if its disk is to blame.
-    fn examine(&mut self, id: NodeId) {
-        if let Some(store) = &self.nodes[id.index()].store
-            && let Err(error) = store.examine()
-        {
-            self.fail(id, &format!("a read failed: {error}"));
-        }
-    }
-
-    fn after_change(&mut self, id: NodeId) {
-        if let Some(store) = &mut self.nodes[id.index()].store {
-            let changes = store.take_changes();
-            if changes.all || changes.cells.iter().any(|c| c.lane() == Lane::System) {
-                self.nodes[id.index()].members = None;
-                self.look_at_topic(id);
+            // They stay in the store, where the checks look for them.
+            Effect::Notices(Ok(_)) => {}
+            Effect::Notices(Err(error)) => self.note(id, format_args!("notices: {error}")),
+            Effect::Rebuild(Rebuild::Failed(reason)) => {
+                self.note(id, format_args!("is not rebuilt: {reason}"));
             }
-            if changes.all || !changes.entries.is_empty() || !changes.cells.is_empty() {
-                self.changed(id);
-            }
+            Effect::Rebuild(_) => {}
+            Effect::Stop(reason) => self.fail(id, &reason),
+            Effect::Open => return self.open(id).map(|store| Input::Opened(Box::new(store))),
+            Effect::Closed(_) => self.note(id, format_args!("closes its store")),
         }
-        self.check_now(id);
+        None
     }
 
-    /// Does what time asks of a node.
-    pub(crate) fn tick(&mut self, id: NodeId) {
-        let life = self.nodes[id.index()].life;
-        let at = self.now_ms + TICK_MS;
-        self.queue.at(at, Event::Tick { node: id, life });
-        if self.nodes[id.index()].store.is_none() && self.nodes[id.index()].founded {
-            self.open(id);
+    /// Callers are told what their calls came to.
+    fn answer(&mut self, id: NodeId, group: Group<()>) {
+        for hash in group.written.iter().map(VerifiedHeader::id) {
+            self.nodes[id.index()].acknowledged.push(hash);
+            self.note(id, format_args!("writes {}", short(&hash.0)));
         }
-        let now_ms = self.clock(id);
-        if let Some(store) = &mut self.nodes[id.index()].store {
-            match store.tick(now_ms) {
-                Ok(received) if received.witnessed.is_empty() => {}
-                Ok(_) => {
-                    self.nodes[id.index()].pending = self.nodes[id.index()].pending.max(1);
-                    self.work_soon(id);
-                    self.after_change(id);
+        for ((), told) in group.answers {
+            self.stats.calls += 1;
+            match told {
+                Ok(told) => {
+                    self.stats.refused += u64::from(!told.outcome.is_ok());
+                    let digest = told.outcome.digest();
+                    self.note(id, format_args!("tells {}", short(&digest.0)));
+                    self.nodes[id.index()].last_told = Some(told.outcome);
                 }
-                Err(error) => self.fail(id, &error.0),
-            }
-        }
-        if self.nodes[id.index()].life == life {
-            self.look_at_conns(id);
-            self.dial(id);
-        }
-    }
-
-    // --- beginnings ------------------------------------------------------------------------------
-
-    /// Founds the store.
-    pub(crate) fn found(&mut self, id: NodeId, genesis: Genesis, admits: Vec<DeviceKey>) {
-        let now_ms = self.clock(id);
-        let node = &mut self.nodes[id.index()];
-        let spec = NewStore {
-            genesis,
-            admits,
-            chain: node.fresh_chain(id),
-        };
-        let (engine, key) = (self.engine.clone(), node.key.clone());
-        let store = disk::files(&node.disks.log, &node.disks.state)
-            .map_err(CreateError::from)
-            .and_then(|files| Store::create(files, engine, key, spec, now_ms));
-        match store {
-            Ok(store) => {
-                self.store_id = Some(store.id());
-                node.founded = true;
-                node.acknowledged.push(store.id().into());
-                self.take_over(id, store);
-                self.look_at_topic(id);
-            }
-            Err(error) => self.violate(format!("{id} founds no store: {error}")),
-        }
-    }
-
-    /// Starts a replica from a genesis.
-    pub(crate) fn adopt(&mut self, id: NodeId, genesis: (SignedHeader, Vec<u8>)) {
-        let now_ms = self.clock(id);
-        let (engine, node) = (self.engine.clone(), &mut self.nodes[id.index()]);
-        if node.store.is_some() || node.founded {
-            return;
-        }
-        // Whatever an attempt before left there was never completed.
-        node.disks = Disks::with_images(Vec::new(), Vec::new());
-        let key = node.key.clone();
-        let store = disk::files(&node.disks.log, &node.disks.state)
-            .map_err(CreateError::from)
-            .and_then(|files| Store::adopt(files, engine, key, genesis, now_ms));
-        match store {
-            Ok(store) => {
-                node.acknowledged.push(store.id().into());
-                node.founded = true;
-                node.pending = 1;
-                self.take_over(id, store);
-                self.note(id, format_args!("adopts the store"));
-                self.work_soon(id);
-                self.dial(id);
-            }
-            Err(error) => self.violate(format!("{id} adopts no store: {error}")),
-        }
-    }
-
-    // --- failures --------------------------------------------------------------------------------
-
-    /// Counts an effect; whether the machine failed at it.
-    pub(crate) fn burn(&mut self, id: NodeId) -> bool {
-        match &mut self.nodes[id.index()].fuse {
-            None => false,
-            Some(0) => {
-                self.crash(id);
-                true
-            }
-            Some(left) => {
-                *left -= 1;
-                false
+                Err(error) => self.note(id, format_args!("cannot call: {error}")),
             }
         }
     }
 
-    /// The disk failed under a node. If it was the power, the machine is off; else the store is opened again.
-    pub(crate) fn fail(&mut self, id: NodeId, reason: &str) {
-        self.note(id, format_args!("fails: {reason}"));
-        let node = &mut self.nodes[id.index()];
-        if node.disks.power.failed() && node.dies_with_disk {
-            return self.crash(id);
-        }
-        node.store = None;
-        node.jobs.clear();
-        self.reload(id);
-        self.gossip_stops(id);
-        self.drop_ends(id);
-    }
-
-    /// Gives a node whose process goes on, or starts anew, the files as the system sees them.
-    fn reload(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.index()];
-        let room = node.disks.log.room();
-        node.disks = Disks::with_images(node.disks.log.live(), node.disks.state.live());
-        node.disks.log.set_room(room);
-    }
-
-    /// The machine stops: what was not synced is lost, in one way or another. It starts again by itself.
-    pub(crate) fn crash(&mut self, id: NodeId) {
-        if matches!(self.nodes[id.index()].power, Machine::Off) {
-            return;
-        }
-        let survives = SURVIVALS[self.dice.below(SURVIVALS.len() as u64) as usize];
-        let down_ms = 500 + self.dice.below(20_000);
-        self.crash_with(id, survives, Some(down_ms));
-    }
-
-    /// Stops the machine with the given survival of what was not synced, and starts it after a while, if at all.
-    pub(crate) fn crash_with(&mut self, id: NodeId, survives: Survives, down_ms: Option<u64>) {
-        self.note(id, format_args!("crashes: {survives:?} survives"));
-        let node = &mut self.nodes[id.index()];
-        node.disks.power.fail_after(0);
-        let images = (
-            node.disks.log.after_crash(survives, &mut self.dice),
-            node.disks.state.after_crash(survives, &mut self.dice),
-        );
-        // Nothing that the dying process writes reaches the images.
-        node.store = None;
-        let room = node.disks.log.room();
-        node.disks = Disks::with_images(images.0, images.1);
-        node.disks.log.set_room(room);
-        node.power = Machine::Off;
-        node.life += 1;
-        node.fuse = None;
-        node.dies_with_disk = false;
-        node.working = false;
-        node.pending = 0;
-        node.jobs.clear();
-        node.trusted.clear();
-        self.gossip_dies(id);
-        self.drop_ends(id);
-        let node = &mut self.nodes[id.index()];
-        node.retries.clear();
-        self.stats.crashes += 1;
-        if self.is_child {
-            self.fallen.push((id, survives, down_ms));
-            return;
-        }
-        self.with_child(|child| {
-            if !matches!(child.nodes[id.index()].power, Machine::Off) {
-                child.crash_with(id, survives, None);
+    /// The session that entries came through is told what became of them.
+    fn taken(&mut self, id: NodeId, via: Via, received: Result<Received, StorageError>) {
+        if let Ok(received) = &received {
+            self.stats.received += via.sent;
+            self.stats.known += received.known as u64;
+            self.note(
+                id,
+                format_args!(
+                    "takes {} new, {} known, {} floating, {} parked, {} without room, {} missing, {} at fault",
+                    received.witnessed.len(),
+                    received.known,
+                    received.floating,
+                    received.parked,
+                    received.no_room,
+                    received.missing.len(),
+                    received.blame.len(),
+                ),
+            );
+            for new in &received.witnessed {
+                self.note(id, format_args!("witnesses {}", short(&new.0)));
             }
-        });
-        if let Some(down_ms) = down_ms {
-            let life = self.nodes[id.index()].life;
-            let at = self.now_ms + down_ms;
-            self.queue.at(at, Event::Start { node: id, life });
+            self.nodes[id.index()]
+                .acknowledged
+                .extend(&received.witnessed);
+        }
+        if let Some((stream, side)) = via.session {
+            self.received(stream, side, received.ok());
         }
     }
 
-    /// Starts a machine that is off.
-    pub(crate) fn start(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.index()];
-        if !matches!(node.power, Machine::Off) {
-            return;
+    /// Sessions hear that the log has grown, and everything that depends on who is a member.
+    fn tell(&mut self, id: NodeId, changes: &Changes) {
+        if changes.all || changes.cells.iter().any(|c| c.lane() == Lane::System) {
+            self.nodes[id.index()].members = None;
+            self.look_at_topic(id);
         }
-        node.power = Machine::On;
-        node.life += 1;
-        self.note(id, format_args!("starts"));
-        self.open(id);
-        let life = self.nodes[id.index()].life;
-        self.queue.at(self.now_ms, Event::Tick { node: id, life });
-        self.with_child(|child| child.start(id));
+        self.changed(id);
     }
 
     /// Opens the store of a node from its disks, and sees that nothing is missing.
-    fn open(&mut self, id: NodeId) {
+    fn open(&mut self, id: NodeId) -> Option<Store> {
         let now_ms = self.clock(id);
         let (engine, node) = (self.engine.clone(), &mut self.nodes[id.index()]);
-        if !node.founded {
-            return;
-        }
         let (key, disks) = (node.key.clone(), node.disks.clone());
         let opened = disk::repaired(&disks.log, &disks.state, &disks.power)
             .map_err(OpenError::from)
@@ -434,15 +273,20 @@ impl World {
             // A full disk, and one that fails, may be repaired; anything else is a loss.
             Err(error) if may_be_repaired(&disks) => {
                 self.note(id, format_args!("does not open: {error}"));
-                return self.reload(id);
+                self.reload(id);
+                return None;
             }
             // The store was being made: nobody was told of it.
             Err(error) if node.acknowledged.is_empty() && was_never_completed(&error) => {
                 node.founded = false;
+                node.writer = None;
                 self.note(id, format_args!("begins anew: {error}"));
-                return;
+                return None;
             }
-            Err(error) => return self.violate(format!("{id} does not open: {error}")),
+            Err(error) => {
+                self.violate(format!("{id} does not open: {error}"));
+                return None;
+            }
         };
         let snapshot = store.snapshot();
         let lost = node
@@ -453,73 +297,13 @@ impl World {
                 Err(_) => !may_be_repaired(&disks),
             });
         let lost = lost.map(|entry| short(&entry.0));
-        node.pending = 1;
         node.members = None;
-        self.take_over(id, store);
+        self.watch_reads(id, &store);
         if let Some(lost) = lost {
             self.violate(format!("{id} has lost {lost}, which was acknowledged"));
         }
         self.note(id, format_args!("opens {}", snapshot.summary().count));
-        self.look_at_topic(id);
-        self.work_soon(id);
-    }
-
-    /// The machine sleeps until [`World::wake`].
-    pub(crate) fn sleep(&mut self, id: NodeId, ms: u64) {
-        let node = &mut self.nodes[id.index()];
-        if !node.is_on() {
-            return;
-        }
-        node.power = Machine::Asleep(Vec::new());
-        let life = node.life;
-        self.note(id, format_args!("sleeps for {ms} ms"));
-        let at = self.now_ms + ms;
-        if !self.is_child {
-            self.queue.at(at, Event::Wake { node: id, life });
-        }
-        self.with_child(|child| child.sleep(id, ms));
-    }
-
-    /// The machine wakes: what happened to it meanwhile happens now, and its streams are dead.
-    pub(crate) fn wake(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.index()];
-        let Machine::Asleep(held) = &mut node.power else {
-            return;
-        };
-        let held = std::mem::take(held);
-        node.power = Machine::On;
-        self.note(id, format_args!("wakes"));
-        self.drop_ends(id);
-        self.close_conns(id);
-        for event in held {
-            self.queue.at(self.now_ms, event);
-        }
-        self.with_child(|child| child.wake(id));
-    }
-
-    /// Puts the disks back to an earlier day, as a restored backup does.
-    pub(crate) fn restore(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.index()];
-        if node.backup.is_none() || !node.is_on() {
-            return;
-        }
-        self.crash_with(id, Survives::All, Some(1_000));
-        self.put_back(id);
-        self.with_child(|child| child.put_back(id));
-    }
-
-    /// Replaces the disks of a machine that is off by their copy, if there is one.
-    fn put_back(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.index()];
-        let Some((log, state)) = node.backup.clone() else {
-            return;
-        };
-        let node = &mut self.nodes[id.index()];
-        node.disks = Disks::with_images(log, state);
-        // Whoever restores a backup gives up what is younger, at this node.
-        node.acknowledged.clear();
-        node.restored = true;
-        self.note(id, format_args!("is put back to its backup"));
+        Some(store)
     }
 }
 
