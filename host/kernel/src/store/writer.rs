@@ -484,6 +484,8 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         let store = self.store.as_mut()?;
         let changes = store.take_changes();
         let snapshot = store.snapshot();
+        // A commit that changes governance runs only a part of what that makes due.
+        self.pending = self.pending.max(snapshot.summary().pending);
         effects.push(Effect::Show {
             snapshot,
             paused: self.paused.clone(),

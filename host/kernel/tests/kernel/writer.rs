@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lattice_format::{Call, ChainId, ComponentId, Lane, Limits, SignedHeader};
 use lattice_kernel::limits::{
-    GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK_MS, TICKS_IDLE,
+    CUT_RUNS, GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK_MS, TICKS_IDLE,
 };
 use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
@@ -403,6 +403,27 @@ fn a_parked_entry_keeps_a_writer_awake_until_its_time() {
         driven.drain();
     }
     assert!(has(&driven));
+    assert_settled(&driven.writer);
+}
+
+#[test]
+fn what_a_change_of_governance_leaves_to_run_is_run_without_another_job() {
+    let (store, mut replica) = two_writers();
+    for _ in 0..2 * CUT_RUNS {
+        let call = testing::program(&[Step::Add { k: 1, by: 1 }]);
+        let told = replica.call(Lane::App, vec![call], WALL_MS, ChainId(3));
+        assert!(told.unwrap().outcome.is_ok());
+        replica.commit(WALL_MS).unwrap();
+    }
+    let mut driven = Driven::new(store);
+    driven.give(all_of(&replica, 1));
+    driven.drain();
+    assert_settled(&driven.writer);
+    let revoke = testing::revoke(device(2), &[]);
+    assert_eq!(tokens(&driven.call(Lane::System, revoke, 2)), [2]);
+    let left = driven.writer.store().unwrap().snapshot().summary().pending;
+    assert!(left > 0, "the commit has done it all");
+    driven.drain();
     assert_settled(&driven.writer);
 }
 
