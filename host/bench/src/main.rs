@@ -12,6 +12,7 @@ mod entries;
 mod figure;
 mod in_process;
 mod join;
+mod large;
 mod layout;
 mod memory;
 mod node;
@@ -39,7 +40,7 @@ use crate::settings::Settings;
 #[derive(Debug, Parser)]
 #[command(name = "lattice-bench", max_term_width = 100)]
 struct Cli {
-    /// What to measure [default: everything]
+    /// What to measure [default: everything but `large`]
     #[arg(value_enum, value_name = "FIGURE")]
     groups: Vec<Group>,
     /// The `lattice` binary to measure
@@ -81,6 +82,8 @@ enum Group {
     Memory,
     /// From the start of a daemon to its first answer
     Restart,
+    /// Opening a large store after SIGKILL, of as many intentions as `--entries` says; filling it takes long
+    Large,
     /// Verification of signatures
     Signatures,
     /// Calls and received entries without daemon and socket
@@ -160,7 +163,11 @@ fn run(cli: &Cli) -> Result<bool> {
 async fn measure(cli: &Cli, settings: &Settings) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for &group in Group::value_variants() {
-        if !cli.groups.is_empty() && !cli.groups.contains(&group) {
+        let asked = match cli.groups.is_empty() {
+            true => group != Group::Large,
+            false => cli.groups.contains(&group),
+        };
+        if !asked {
             continue;
         }
         let measured = match group {
@@ -169,6 +176,7 @@ async fn measure(cli: &Cli, settings: &Settings) -> Result<Vec<Figure>> {
             Group::Join => join::measure(settings).await,
             Group::Memory => memory::measure(settings).await,
             Group::Restart => restart::measure(settings).await,
+            Group::Large => large::measure(settings).await,
             Group::Signatures => signatures::measure(settings),
             Group::InProcess => in_process::measure(settings),
             Group::Attack => attack::measure(settings).await,

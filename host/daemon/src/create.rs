@@ -277,6 +277,8 @@ impl Node {
                 .map_err(|error| Failure::failed(format!("the new log: {error}")))?,
             left_chain: None,
         };
+        // Its log makes new segments where it was opened.
+        drop(store);
         let home = self.home.store(&id);
         let kept = self
             .own_components(&id, &components)
@@ -287,8 +289,7 @@ impl Node {
             self.records.remove_store(&id)?;
             return Err(failure);
         }
-        let open =
-            OpenStore::start(store, self.opener(id), self.listener()).map_err(Failure::failed)?;
+        let open = OpenStore::open(self.opener(id), self.listener()).map_err(Failure::failed)?;
         open.set_warm(Lane::System);
         if record.plugin.is_empty() {
             open.set_warm(Lane::App);

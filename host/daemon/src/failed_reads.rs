@@ -7,10 +7,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lattice_format::{Call, ChainId, IntentionId, Lane, StoreId};
-use lattice_kernel::{Changes, Files, LocalSeq, NewStore, Notice, Snapshot, StorageError, Store};
-use lattice_testing::disk::{Disk, Power, files};
+use lattice_kernel::{Changes, LocalSeq, NewStore, Notice, Snapshot, StorageError, Store};
+use lattice_testing::disk::{Disk, Power};
+use lattice_testing::log_disk::{LogDisk, files, uncached_files};
 use lattice_testing::{self as testing, ModelEngine, key};
-use redb::Database;
 
 use crate::store::OpenStore;
 use crate::writer::{Listener, Opener};
@@ -40,9 +40,11 @@ fn add() -> Call {
 }
 
 /// The two disks of a store with some entries.
-fn grown() -> (Disk, Disk) {
+fn grown() -> (LogDisk, Disk) {
     let power = Power::steady();
-    let (log, state) = (Disk::new(&power), Disk::new(&power));
+    let (mut log, state) = (LogDisk::new(&power), Disk::new(&power));
+    // Of one segment: what fails to be read in an earlier one harms only that reader.
+    log.segment_bytes = u64::MAX;
     let spec = NewStore {
         genesis: testing::genesis(),
         admits: Vec::new(),
@@ -62,21 +64,14 @@ fn grown() -> (Disk, Disk) {
 
 /// An open store that keeps nothing of its disks in memory, and how often it was opened. The log fails the read
 /// after so many, from each opening on.
-fn opened(log: &Disk, state: &Disk, reads: u64) -> (Arc<OpenStore>, Arc<AtomicUsize>) {
+fn opened(log: &LogDisk, state: &Disk, reads: u64) -> (Arc<OpenStore>, Arc<AtomicUsize>) {
     let openings = Arc::new(AtomicUsize::new(0));
     let (log, state, count) = (log.clone(), state.clone(), openings.clone());
     let opener: Opener = Box::new(move || {
         if reads != STEADY {
             log.reads.fail_after(STEADY);
         }
-        let uncached = |disk: &Disk| {
-            let backend = disk.clone();
-            Database::builder()
-                .set_cache_size(0)
-                .create_with_backend(backend)
-                .map_err(|error| error.to_string())
-        };
-        let files = Files::from_databases(uncached(&log)?, uncached(&state)?);
+        let files = uncached_files(&log, &state).map_err(|error| error.to_string())?;
         let store = Store::open(files, Arc::new(ModelEngine), key(1), NOW_MS)
             .map_err(|error| error.to_string())?;
         if reads != STEADY {
@@ -127,14 +122,17 @@ async fn one_read_that_fails_opens_the_store_anew_although_nobody_writes() {
     // Long enough that the writer sleeps, and looks at nothing by itself.
     tokio::time::sleep(TICK * 5).await;
     type Read = fn(&Snapshot) -> Result<(), StorageError>;
-    let ways = [(&log, read_log as Read), (&state, read_state as Read)];
-    for (before, (disk, read)) in (1..).zip(ways) {
+    let ways = [
+        (&log.reads, read_log as Read),
+        (&state.reads, read_state as Read),
+    ];
+    for (before, (reads, read)) in (1..).zip(ways) {
         let view = store.snapshot();
         read(&view).unwrap();
         assert_eq!(count(&openings), before);
-        disk.reads.fail_after(0);
+        reads.fail_after(0);
         read(&view).unwrap_err();
-        disk.reads.fail_after(STEADY);
+        reads.fail_after(STEADY);
         reads_well(&store, read).await;
         assert_eq!(count(&openings), before + 1);
         read(&view).unwrap_err();
@@ -178,11 +176,15 @@ async fn a_damaged_row_opens_nothing_anew() {
     done(store).await;
     let mut image = log.live();
     let signature = row.header.signed().signature.0;
-    let at = image.windows(64).rposition(|bytes| bytes == signature);
-    image[at.unwrap()] ^= 1;
-    let mut places = image.windows(64);
+    let mut files = image.0.values_mut();
+    let (Some(file), None) = (files.next(), files.next()) else {
+        panic!("a small log is one file");
+    };
+    let at = file.windows(64).rposition(|bytes| bytes == signature);
+    file[at.unwrap()] ^= 1;
+    let mut places = file.windows(64);
     assert!(!places.any(|bytes| bytes == signature), "there is a copy");
-    let log = Disk::with_image(image, &Power::steady());
+    let log = LogDisk::with_image(image, &Power::steady());
     let (store, openings) = opened(&log, &state, STEADY);
     for _ in 0..20 {
         store.snapshot().entry_at(LocalSeq(5)).unwrap_err();

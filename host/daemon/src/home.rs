@@ -4,7 +4,7 @@
 //! identity.key     the device's secret key, 32 bytes, 0600
 //! lock             locked while a process has the home open; holds its process id
 //! node.redb        what the node knows beside its stores, see `records`
-//! stores/<id>/     log.redb and state.redb of one store
+//! stores/<id>/     log/ and state.redb of one store
 //! blobs/           content by hash, in the scope of stores
 //! components/      components and their compiled code
 //! lattice.sock     the API, 0600, while a daemon runs

@@ -407,7 +407,7 @@ impl Node {
         body: Vec<u8>,
     ) -> std::result::Result<(), String> {
         let home = self.home.store(&slot.id);
-        if slot.opened().is_some() || home.join("log.redb").exists() {
+        if slot.opened().is_some() || Files::are_in(&home) {
             return self
                 .open_slot(slot)
                 .map(drop)
@@ -435,6 +435,8 @@ impl Node {
             self.clock.now_ms(),
         )
         .map_err(|error| error.to_string())?;
+        // Its log makes new segments where it was opened.
+        drop(store);
         let log_mark = restored::mark(directory.path()).map_err(|error| error.to_string())?;
         self.update_slot(slot, |record| {
             record.log_mark = log_mark;
@@ -447,7 +449,7 @@ impl Node {
         directory
             .keep(&home)
             .map_err(|failure| failure.to_string())?;
-        let open = OpenStore::start(store, self.opener(slot.id), self.listener())?;
+        let open = OpenStore::open(self.opener(slot.id), self.listener())?;
         slot.set_open(Arc::new(open));
         Ok(())
     }
@@ -499,7 +501,7 @@ impl JoinHost for Joiner {
         let Some(node) = self.node.upgrade() else {
             return false;
         };
-        let here = node.home.store(&self.slot.id).join("log.redb").exists();
+        let here = Files::are_in(&node.home.store(&self.slot.id));
         here && node.open_slot(&self.slot).is_ok()
     }
 

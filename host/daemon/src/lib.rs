@@ -42,6 +42,7 @@ mod notices;
 mod outcome;
 mod pace;
 mod page;
+mod parallel;
 mod places;
 mod plugins;
 mod records;

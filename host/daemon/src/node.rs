@@ -20,6 +20,7 @@ use crate::failure::{Failure, Result};
 use crate::home::{Home, OpenError};
 use crate::join::{JoinState, Looked};
 use crate::limits::{FLUSH_WAIT, GOODBYE_WAIT, WATCHES_MAX, queries_long};
+use crate::parallel;
 use crate::records::{PluginRecord, Records, StoreRecord};
 use crate::restored;
 use crate::store::OpenStore;
@@ -231,7 +232,7 @@ impl Node {
             .map_err(|error| unreadable(error.to_string()))?;
         let mut slots = self.slots.write().expect("no holder panics");
         for (id, record) in records {
-            if record.joining.is_none() && !self.home.store(&id).join("log.redb").exists() {
+            if record.joining.is_none() && !Files::are_in(&self.home.store(&id)) {
                 // A creation that a crash cut off: nobody was told that it exists.
                 tracing::info!(store = %id, name = record.name, "removing a store that was never made");
                 self.records
@@ -263,7 +264,7 @@ impl Node {
             let Ok(id) = name.parse::<StoreId>() else {
                 continue;
             };
-            if slots.contains_key(&id) || !directory.join("log.redb").exists() {
+            if slots.contains_key(&id) || !Files::are_in(&directory) {
                 continue;
             }
             // node.redb was lost or restored from an older copy; the log is the truth.
@@ -430,7 +431,7 @@ impl Node {
             return Err(Failure::unreachable("the node is shutting down"));
         }
         let directory = self.home.store(&slot.id);
-        if !directory.join("log.redb").exists() {
+        if !Files::are_in(&directory) {
             return Err(slot.join.failure(&slot.name()));
         }
         match OpenStore::open(self.opener(slot.id), self.listener()) {
@@ -448,13 +449,11 @@ impl Node {
         }
     }
 
-    /// Opens every store that is here. Blocks. That one does not open is told by its state.
+    /// Opens every store that is here, several at once. Blocks. That one does not open is told by its state.
     pub(crate) fn open_all(&self) {
-        for slot in self.slots() {
-            if slot.record().joining.is_none() {
-                let _ = self.open_slot(&slot);
-            }
-        }
+        let mut slots = self.slots();
+        slots.retain(|slot| slot.opened().is_none() && slot.record().joining.is_none());
+        parallel::each(slots, |slot| drop(self.open_slot(&slot)));
     }
 
     /// How a store is opened.

@@ -9,12 +9,13 @@
 //! leaves no trace: that a fork came of it is seen when peers are met, and the fork is continued by nobody.
 
 use std::fs::Metadata;
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use lattice_format::{ChainId, StoreId};
-use lattice_kernel::Store;
+use lattice_kernel::{Files, Store};
 
 use crate::limits::TIMES_APART;
 use crate::node::Node;
@@ -22,24 +23,26 @@ use crate::node::Node;
 /// The mark of a log that the node knows nothing about: no file has it.
 pub(crate) const UNKNOWN: &[u8] = b"unknown";
 
-const LOG: &str = "log.redb";
-
-/// What a store's log is known by as a file.
+/// What a store's log is known by: its last segment, and that as a file.
 ///
 /// # Errors
 /// When it is not there.
 pub(crate) fn mark(directory: &Path) -> std::io::Result<Vec<u8>> {
-    Ok(mark_of(&std::fs::metadata(directory.join(LOG))?))
+    Ok(look(directory)?.mark())
 }
 
-fn mark_of(file: &Metadata) -> Vec<u8> {
+/// What a file is known by.
+fn identity(file: &Metadata) -> [u8; 16] {
     // Not every file system knows when a file was made; the number is then all there is.
     let born = file
         .created()
         .ok()
         .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
         .map_or(0, |since| since.as_nanos() as u64);
-    [file.ino().to_be_bytes(), born.to_be_bytes()].concat()
+    let mut identity = [0; 16];
+    identity[..8].copy_from_slice(&file.ino().to_be_bytes());
+    identity[8..].copy_from_slice(&born.to_be_bytes());
+    identity
 }
 
 /// Whether a file's times were set by hand: it was changed well after it was last written.
@@ -51,8 +54,36 @@ fn is_set_back(file: &Metadata) -> bool {
 
 /// How a log is found before it is opened, which may write it.
 pub(crate) struct Found {
-    mark: Vec<u8>,
+    segments: Vec<(u64, PathBuf)>,
+    /// The last segment.
+    last: (u64, [u8; 16]),
     set_back: bool,
+}
+
+impl Found {
+    fn mark(&self) -> Vec<u8> {
+        [&self.last.0.to_be_bytes()[..], &self.last.1].concat()
+    }
+
+    /// Whether this is another log than that of the mark: the segment that was the last one then is another file,
+    /// or none, although nothing that old is missing.
+    fn has_left(&self, mark: &[u8]) -> bool {
+        if mark.is_empty() {
+            return false;
+        }
+        let Some((first, identity_then)) = mark.split_first_chunk::<8>() else {
+            return true;
+        };
+        let first = u64::from_be_bytes(*first);
+        let at = self.segments.partition_point(|segment| segment.0 < first);
+        match self.segments.get(at) {
+            Some((found, path)) if *found == first => std::fs::metadata(path)
+                .map_or(true, |file| identity(&file).as_slice() != identity_then),
+            // The first ones may be dropped.
+            Some(_) => at > 0,
+            None => true,
+        }
+    }
 }
 
 /// Looks at the log of a store that is about to be opened.
@@ -60,10 +91,14 @@ pub(crate) struct Found {
 /// # Errors
 /// When it is not there.
 pub(crate) fn look(directory: &Path) -> std::io::Result<Found> {
-    let file = std::fs::metadata(directory.join(LOG))?;
+    let segments = Files::segments(directory)?;
+    let absent = || Error::new(ErrorKind::NotFound, "the log has no segment");
+    let (first, path) = segments.last().ok_or_else(absent)?;
+    let file = std::fs::metadata(path)?;
     Ok(Found {
-        mark: mark_of(&file),
+        last: (*first, identity(&file)),
         set_back: is_set_back(&file),
+        segments,
     })
 }
 
@@ -83,19 +118,20 @@ impl Node {
             return Ok(());
         };
         let record = slot.record();
-        let moved = !record.log_mark.is_empty() && record.log_mark != found.mark;
+        let moved = found.has_left(&record.log_mark);
+        let mark = found.mark();
         if moved || found.set_back {
             tracing::warn!(
                 store = %id,
                 "the store's files were copied or restored: what is signed next starts a new chain"
             );
         }
-        if found.mark != record.log_mark || found.set_back {
+        if mark != record.log_mark || found.set_back {
             self.update_slot(&slot, |record| {
                 if moved || found.set_back {
                     record.left_chain = store.own_chain().map(|chain| chain.0);
                 }
-                record.log_mark.clone_from(&found.mark);
+                record.log_mark = mark;
             })
             .map_err(|failure| failure.text().to_owned())?;
         }

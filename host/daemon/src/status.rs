@@ -2,11 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use lattice_format::DeviceKey;
 use lattice_kernel::run::engine::{HostFault, Member, MemberStatus};
-use lattice_kernel::{FloatReason, LocalSeq, Snapshot, StorageError};
+use lattice_kernel::{Files, FloatReason, LocalSeq, Snapshot, StorageError};
 use lattice_net::{PeerStatus, PeerStoreStatus};
 
 use crate::Embedding;
@@ -296,8 +297,8 @@ impl Node {
             .await
             .map_err(|error| Failure::failed(error.to_string()))??;
         let directory = self.home.store(&slot.id);
-        let size =
-            |file: &str| std::fs::metadata(directory.join(file)).map_or(0, |found| found.len());
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        let segments = Files::segments(&directory).unwrap_or_default();
         let notices = self.records.notices()?;
         let peers = self.peers();
         let connected = peers.iter().filter(|peer| {
@@ -332,8 +333,8 @@ impl Node {
             parked_count: parked,
             fork_count: counted.forks,
             last_time: Some(outcome::time(summary.last_time)),
-            log_bytes: size("log.redb"),
-            state_bytes: size("state.redb"),
+            log_bytes: segments.iter().map(|(_, path)| size(path)).sum(),
+            state_bytes: size(&directory.join("state.redb")),
             peer_connected_count: connected.count() as u32,
             notice_count: notices
                 .iter()

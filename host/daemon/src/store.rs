@@ -39,15 +39,6 @@ impl OpenStore {
         listener: Arc<dyn Listener>,
     ) -> std::result::Result<Self, String> {
         let store = opener()?;
-        Self::start(store, opener, listener)
-    }
-
-    /// The same for a store that was just made.
-    pub(crate) fn start(
-        store: Store,
-        opener: Opener,
-        listener: Arc<dyn Listener>,
-    ) -> std::result::Result<Self, String> {
         let snapshot = store.snapshot();
         let id = snapshot.store_id();
         let (jobs, jobs_end) = mpsc::channel(WRITER_QUEUE);

@@ -64,6 +64,15 @@ impl Hint {
     pub const SUPERSEDES: u32 = 2;
 }
 
+/// Fields of a header that whoever keeps it knows from elsewhere. They are left out of what is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The store; `None` where the header is of a genesis.
+    pub store: Option<StoreId>,
+    /// The hash of the body; `None` where there is no body to compute it from.
+    pub body_hash: Option<BodyHash>,
+}
+
 /// A decoded header. Field order is that of the encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -125,6 +134,32 @@ impl Header {
             .encode(&mut out)
             .expect("a Vec grows as far as it is asked to");
         out
+    }
+
+    /// The encoding without the fields that are known.
+    ///
+    /// [`crate::VerifiedHeader::from_abridged`] reads it with the same [`Known`].
+    pub fn abridged(&self, known: &Known) -> Vec<u8> {
+        let mut message = self.to_wire();
+        if known.store.is_some() {
+            message.store.clear();
+        }
+        if known.body_hash.is_some() {
+            message.body_hash.clear();
+        }
+        message.encode_to_vec()
+    }
+
+    /// Reads what [`Header::abridged`] made.
+    pub(crate) fn from_abridged(message: &[u8], known: &Known) -> Result<Self, VerifyError> {
+        let mut wire = wire::Header::decode(message).map_err(|_| VerifyError::Undecodable)?;
+        if let Some(store) = known.store {
+            wire.store = store.0.to_vec();
+        }
+        if let Some(hash) = known.body_hash {
+            wire.body_hash = hash.0.to_vec();
+        }
+        Self::from_wire(wire)
     }
 
     /// The id of an encoded header.
@@ -191,6 +226,10 @@ impl Header {
     /// Decodes the bytes after the format byte. That they are canonical is checked by `verify`.
     pub(crate) fn decode(message: &[u8]) -> Result<Self, VerifyError> {
         let wire = wire::Header::decode(message).map_err(|_| VerifyError::Undecodable)?;
+        Self::from_wire(wire)
+    }
+
+    fn from_wire(wire: wire::Header) -> Result<Self, VerifyError> {
         let optional = |bytes: &[u8], field| match bytes.len() {
             0 => Ok(None),
             _ => IntentionId::from_slice(bytes)

@@ -16,7 +16,7 @@ pub mod verify;
 mod wire;
 
 pub use body::{Body, BodyError, Call, Claim, ComponentRef, Genesis, Limits, Param, Transaction};
-pub use header::{BodyRef, Header, Hint, Lane};
+pub use header::{BodyRef, Header, Hint, Known, Lane};
 pub use ids::{
     BlobId, BodyHash, CallId, ChainId, ComponentId, DeviceKey, Digest, IntentionId, Seq, Signature,
     StoreId,

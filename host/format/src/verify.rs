@@ -13,7 +13,7 @@ use ed25519_dalek::Signer;
 use ed25519_zebra as zebra;
 
 use crate::body::Body;
-use crate::header::Header;
+use crate::header::{Header, Known};
 use crate::ids::{DeviceKey, IntentionId, Signature, context};
 use crate::limits::{
     ADMITS_MAX, BODY_BYTES_MAX, DEPS_MAX, FORMAT, GENESIS_ADMITS_MAX, GENESIS_HEADER_BYTES_MAX,
@@ -190,6 +190,27 @@ impl VerifiedHeader {
     pub fn from_trusted_storage(signed: SignedHeader) -> Result<Self, VerifyError> {
         let (header, id) = check_bytes(&signed.bytes)?;
         Ok(Self(Arc::new(Inner { header, id, signed })))
+    }
+
+    /// Reads a header that this node has verified before and stored itself by [`Header::abridged`], without checking
+    /// the signature. Its bytes and its id are those that were verified if `known` is what was left out.
+    ///
+    /// # Errors
+    /// When the bytes are not those of a header without what is known: the storage is damaged.
+    pub fn from_abridged(
+        bytes: &[u8],
+        known: &Known,
+        signature: Signature,
+    ) -> Result<Self, VerifyError> {
+        let header = Header::from_abridged(bytes, known)?;
+        let bytes: Arc<[u8]> = header.encode().into();
+        check_form(&header, bytes.len())?;
+        let id = Header::id_of(&bytes);
+        Ok(Self(Arc::new(Inner {
+            header,
+            id,
+            signed: SignedHeader { bytes, signature },
+        })))
     }
 
     /// Checks that `bytes` are the body that this header names.

@@ -35,6 +35,7 @@ pub use log::{Stored, WitnessRecord};
 pub use outcome::{HostRefusal, Outcome, TrapKind};
 pub use state::versions::RootDigests;
 pub use storage::files::Files;
+pub use storage::log_files::{LogFiles, ReadSegment};
 pub use storage::rows::StorageError;
 pub use store::author::{CallError, Told};
 pub use store::receive::{Blame, Received};

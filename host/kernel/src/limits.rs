@@ -69,6 +69,11 @@ pub const BRANCHES_MAX: usize = 512;
 pub const RECENT_MAX: usize = 128;
 /// The most bytes of headers and bodies among them, the newest entry aside.
 pub const RECENT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of rows after which a segment of the log is full. Rows of 600 bytes take a sixth more in a file, which then
+/// stays below 64 MiB on the disk.
+pub const SEGMENT_BYTES: u64 = 54 * 1024 * 1024;
+/// Segments of one log that are open besides the one that is written.
+pub const OPEN_SEGMENTS_MAX: usize = 16;
 /// Authors whose cuts are to be asked for that are named one by one; of more, everybody's cuts are asked for.
 pub const CUTS_DUE_MAX: usize = 64;
 /// Notices that are kept until acknowledged; further ones only raise a counter.
@@ -104,3 +109,7 @@ const _: () = assert!(VALUE_BYTES_MAX <= PAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX);
 // A notice has two outcomes, each within the largest result, which a body's size bounds as well.
 const _: () = assert!(2 * BODY_BYTES_MAX as usize + 4096 <= NOTICES_BYTES_MAX);
+// A segment takes over the notices of the one before it, and most of it is for entries.
+const _: () = assert!(3 * NOTICES_BYTES_MAX as u64 <= SEGMENT_BYTES);
+// However large the batches are that are appended, several fit one segment.
+const _: () = assert!(4 * BATCH_BYTES_MAX as u64 <= SEGMENT_BYTES);

@@ -10,15 +10,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use lattice_kernel::{Files, StorageError};
+use lattice_kernel::StorageError;
 use redb::{Database, StorageBackend};
 
 use crate::dice::Dice;
 
-/// Memory that redb may use for pages of the two databases of a store, in bytes. The end of the log, which is what is
-/// read of it most, is kept decoded as well.
-const LOG_CACHE_BYTES: usize = 192 * 1024;
-const STATE_CACHE_BYTES: usize = 832 * 1024;
+/// Memory that redb may use for pages of the derived state, in bytes.
+pub(crate) const STATE_CACHE_BYTES: usize = 832 * 1024;
 
 /// How many more operations succeed; shared by disks that fail together.
 #[derive(Clone, Debug)]
@@ -40,39 +38,13 @@ impl Power {
         self.0.load(Ordering::SeqCst) < 0
     }
 
-    fn use_up(&self) -> Result<(), Error> {
+    pub(crate) fn use_up(&self) -> Result<(), Error> {
         match self.0.fetch_sub(1, Ordering::SeqCst) {
             1.. => Ok(()),
             _ => {
                 self.0.store(-1, Ordering::SeqCst);
                 Err(Error::other("the power failed"))
             }
-        }
-    }
-}
-
-/// The files of a store on two disks.
-///
-/// # Errors
-/// When a disk fails, or what it holds is no database.
-pub fn files(log: &Disk, state: &Disk) -> Result<Files, StorageError> {
-    let log = log.open(LOG_CACHE_BYTES)?;
-    Ok(Files::from_databases(log, state.open(STATE_CACHE_BYTES)?))
-}
-
-/// What [`Files::in_dir`] does on two disks: derived state that is damaged is made anew, on the empty disk
-/// that comes back in its place.
-///
-/// # Errors
-/// When the log does not open.
-pub fn repaired(log: &Disk, state: &Disk, power: &Power) -> Result<(Files, Disk), StorageError> {
-    let log = log.open(LOG_CACHE_BYTES)?;
-    match state.open(STATE_CACHE_BYTES) {
-        Ok(db) => Ok((Files::from_databases(log, db), state.clone())),
-        Err(_) => {
-            let fresh = Disk::new(power);
-            let db = fresh.open(STATE_CACHE_BYTES)?;
-            Ok((Files::from_databases(log, db), fresh))
         }
     }
 }
@@ -249,8 +221,23 @@ struct Medium {
     synced: Image,
     journal: Vec<Change>,
     live: Image,
+}
+
+/// The room that disks share.
+#[derive(Debug, Default)]
+pub(crate) struct Space {
     /// The most bytes that fit.
-    room: Option<u64>,
+    pub(crate) room: Option<u64>,
+    /// The lengths of all disks.
+    pub(crate) used: u64,
+}
+
+impl Space {
+    /// Whether a disk may be that long, or written up to there.
+    fn has_room(&self, own: usize, len: u64) -> bool {
+        let others = self.used - own as u64;
+        self.room.is_none_or(|room| others + len <= room)
+    }
 }
 
 impl Medium {
@@ -296,6 +283,7 @@ pub const SURVIVALS: [Survives; 5] = [
 #[derive(Clone, Debug)]
 pub struct Disk {
     medium: Arc<Mutex<Medium>>,
+    space: Arc<Mutex<Space>>,
     power: Power,
     /// How many more reads succeed; they fail alone.
     pub reads: Power,
@@ -309,16 +297,44 @@ impl Disk {
 
     /// A disk that holds `image`, all of it synced.
     pub fn with_image(image: Vec<u8>, power: &Power) -> Self {
-        let image = Image::of(&image);
+        Self::in_space(Image::of(&image), Arc::default(), power)
+    }
+
+    /// A disk that holds `image`, all of it synced, and shares the room of others.
+    pub(crate) fn sharing(image: &[u8], space: &Arc<Mutex<Space>>, power: &Power) -> Self {
+        Self::in_space(Image::of(image), space.clone(), power)
+    }
+
+    fn in_space(image: Image, space: Arc<Mutex<Space>>, power: &Power) -> Self {
+        space.lock().expect("no panic while it is held").used += image.len as u64;
         Self {
             medium: Arc::new(Mutex::new(Medium {
                 synced: image.clone(),
                 live: image,
                 ..Medium::default()
             })),
+            space,
             power: power.clone(),
             reads: Power::steady(),
         }
+    }
+
+    /// A disk of its own with what this one holds now. They fail together.
+    pub(crate) fn fork(&self) -> Self {
+        let image = self.lock().live.clone();
+        let mut fork = Self::in_space(image, Arc::default(), &self.power);
+        fork.reads = self.reads.clone();
+        fork
+    }
+
+    /// Gives its room back: nothing names it any more.
+    pub(crate) fn removed(&self) {
+        let medium = self.lock();
+        self.space().used -= medium.live.len as u64;
+    }
+
+    fn space(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().expect("no panic while it is held")
     }
 
     /// Opens a database on this disk.
@@ -329,7 +345,8 @@ impl Disk {
         self.open(STATE_CACHE_BYTES)
     }
 
-    fn open(&self, cache_bytes: usize) -> Result<Database, StorageError> {
+    /// The same with so much memory for its pages.
+    pub(crate) fn open(&self, cache_bytes: usize) -> Result<Database, StorageError> {
         Ok(Database::builder()
             .set_cache_size(cache_bytes)
             .create_with_backend(self.clone())?)
@@ -341,12 +358,30 @@ impl Disk {
 
     /// Nothing more than that many bytes fits; `None` for all that comes.
     pub fn set_room(&self, room: Option<u64>) {
-        self.lock().room = room;
+        self.space().room = room;
     }
 
     /// How many bytes fit, if there is a bound.
     pub fn room(&self) -> Option<u64> {
-        self.lock().room
+        self.space().room
+    }
+
+    /// Changes what a process sees, if there is room for a disk up to `end`.
+    fn change(&self, change: Change, end: u64) -> Result<(), Error> {
+        let mut medium = self.lock();
+        let (before, mut space) = (medium.live.len, self.space());
+        if !space.has_room(before, end) {
+            return Err(Error::from(ErrorKind::StorageFull));
+        }
+        change.apply(&mut medium.live);
+        space.used = space.used - before as u64 + medium.live.len as u64;
+        medium.journal.push(change);
+        Ok(())
+    }
+
+    /// How many bytes a process sees that is alive.
+    pub(crate) fn live_len(&self) -> u64 {
+        self.lock().live.len as u64
     }
 
     /// What a process sees that is alive.
@@ -403,14 +438,7 @@ impl StorageBackend for Disk {
 
     fn set_len(&self, len: u64) -> Result<(), Error> {
         self.power.use_up()?;
-        let mut medium = self.lock();
-        if medium.room.is_some_and(|room| len > room) {
-            return Err(Error::from(ErrorKind::StorageFull));
-        }
-        let change = Change::Len(len);
-        change.apply(&mut medium.live);
-        medium.journal.push(change);
-        Ok(())
+        self.change(Change::Len(len), len)
     }
 
     fn sync_data(&self) -> Result<(), Error> {
@@ -421,15 +449,7 @@ impl StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         self.power.use_up()?;
-        let mut medium = self.lock();
-        let end = offset + data.len() as u64;
-        if medium.room.is_some_and(|room| end > room) {
-            return Err(Error::from(ErrorKind::StorageFull));
-        }
-        let change = Change::of(offset, data);
-        change.apply(&mut medium.live);
-        medium.journal.push(change);
-        Ok(())
+        self.change(Change::of(offset, data), offset + data.len() as u64)
     }
 }
 

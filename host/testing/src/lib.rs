@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `model` | an engine without Wasm, a small governance, stores made of them |
 //! | `disk` | storage behind redb that fails and loses what was not synced |
+//! | `log_disk` | a directory of such storage: the segments of a log |
 //! | `verified` | signatures verified once for many nodes |
 //! | `mutants` | faults of the kernel, selected by a test |
 //! | `dice` | random numbers from a seed |
@@ -13,6 +14,7 @@
 
 pub mod dice;
 pub mod disk;
+pub mod log_disk;
 pub mod model;
 #[cfg(feature = "mutants")]
 pub mod mutants;

@@ -360,7 +360,7 @@ impl Core {
     pub(crate) fn stored(&self, local: LocalSeq) -> Result<Stored, StorageError> {
         self.log
             .entry(local)?
-            .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))
+            .ok_or_else(|| StorageError(format!("log/ lacks entry {}", local.0)))
     }
 
     /// The component of a lane at a slot, with the read that says so.

@@ -54,9 +54,10 @@ impl Core {
     /// Raises a notice for each outcome that differs from what the last notice told, although nothing runs again.
     ///
     /// Derived state that is behind the log, as after a crash, may hold an outcome as it was before it changed, was
-    /// told, and changed back: what reads the same values is not run again, and nothing else compares it.
-    pub(crate) fn notice_stale_notices(&mut self) -> Result<(), StorageError> {
-        for local in self.log.noticed_entries()? {
+    /// told, and changed back: what reads the same values is not run again, and nothing else compares it. That was
+    /// told when the log had more entries than the state knew when it was opened, or as many.
+    pub(crate) fn notice_stale_notices(&mut self, known: LocalSeq) -> Result<(), StorageError> {
+        for local in self.log.noticed_entries(known)? {
             let meta = dag::meta(&self.rows, local)?;
             let slot = Slot::of(meta.position());
             if self.progress.due.contains(&self.rows, meta.lane, slot)? {

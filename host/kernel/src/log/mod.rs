@@ -1,50 +1,75 @@
 //! The log: every witnessed intention in the order of its arrival, and what callers were told.
 //!
-//! `log.redb` is the truth; all else in a store can be made again from it. One durable transaction
-//! appends one batch. Keys ascend, so a batch touches the last page of a table and little more
-//! (an index by hash would cost eight times as much; it is derived, and lives in `state.redb`).
+//! The log is the truth; all else in a store can be made again from it. It is a sequence of *segments*, each a redb
+//! file that is named by the number of its first entry, of which only the last is written (see `segments.rs`). So a
+//! crash costs the repair of one file of a bounded size, and what is before some entry can be dropped by removing
+//! files: the log's *base* is the first entry that is kept. One durable transaction appends one batch. Keys ascend, so
+//! a batch touches the last page of a table and little more (an index by hash would cost eight times as much; it is
+//! derived, and lives in `state.redb`).
 //!
 //! ```text
-//! entries-1   local (u64) → seal (8) flags (1: body present) received ms (8) signature (64)
-//!                           header len (4) header told len (4) told body
-//! told        nothing for entries of others, else: count (4) then each: len (4) outcome
-//! noticed-1   local (u64) transaction (u32)
+//! entries-2   local (u64) → seal (8) flags (1: body present) signature (64)
+//!                           received ms, after the time of the header (varint, zigzag)
+//!                           header len (varint) header, abridged (see row.rs) told len (varint) told body
+//! told        nothing for entries of others, else each: len (varint) outcome
+//! noticed-2   local (u64) transaction (u32)
 //!                         → seal (8) digest of the outcome last told of in a notice
-//! notices-1   number (u64) → seal (8), then see notice.rs
-//! witness-1   local (u64) → seal (8) chain hash (32) wall ms (8) signature (64)
+//! notices-2   number (u64) → seal (8), then see notice.rs
+//! witness-2   local (u64) → seal (8) chain hash (32) wall ms (8) signature (64)
+//! genesis-2   0           → the row of entry 0
 //! ```
+//!
+//! What belongs to an entry, its row with what was told, stands in the segment of the entry. What is written at some
+//! later time goes to the segment that is the last one then, in the same transaction as the batch:
+//!
+//! - `notices-2` is bounded, so a new segment takes over all of them, and only those of the last segment count.
+//! - `noticed-2` is not bounded, and stays where it was written. Who looks for an outcome reads from the last segment
+//!   back to that of the entry; the first row that is found was written last. A segment without such rows, which is
+//!   almost every one, is remembered.
+//! - Of `witness-2` the last row is taken over.
+//! - The genesis is taken over as `genesis-2`, except in the segment that begins with it. So opening a store reads the
+//!   last segment alone, and the first ones may be gone.
 //!
 //! Assumptions about the disk: those of redb. A committed transaction survives. redb checks its
 //! pages only when it repairs a file, so every row begins with a seal: the first bytes of BLAKE3
-//! over its key and itself (a body is left out, since its header has its hash). And redb asserts
+//! over its key and itself (of a body, over its hash). And redb asserts
 //! what it finds in a file, so whatever reads one is guarded: damage is an error that says where.
 
 pub(crate) mod notice;
+mod row;
+mod segments;
 pub(crate) mod tail;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use lattice_format::{Digest, IntentionId, Signature, SignedHeader, VerifiedBody, VerifiedHeader};
+use lattice_format::{Digest, IntentionId, Signature, StoreId, VerifiedBody, VerifiedHeader};
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition, WriteTransaction,
 };
 
 use crate::graph::dag::LocalSeq;
 use crate::log::notice::Notice;
+use crate::log::row::{noticed_key, sealed, unsealed};
+use crate::log::segments::{Segment, Segments};
 use crate::log::tail::Tail;
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
 use crate::storage::health::{Health, Wake};
+use crate::storage::log_files::LogFiles;
 use crate::storage::rows::StorageError;
 
-const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries-1");
-const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices-1");
-const NOTICED: TableDefinition<'static, (u64, u32), &'static [u8]> =
-    TableDefinition::new("noticed-1");
-const WITNESS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("witness-1");
+type Table<K> = TableDefinition<'static, K, &'static [u8]>;
 
-const BODY_PRESENT: u8 = 1;
+const ENTRIES: Table<u64> = Table::new("entries-2");
+const NOTICES: Table<u64> = Table::new("notices-2");
+const NOTICED: Table<(u64, u32)> = Table::new("noticed-2");
+const WITNESS: Table<u64> = Table::new("witness-2");
+const GENESIS: Table<u64> = Table::new("genesis-2");
+
+/// The number of the genesis.
+const FIRST: LocalSeq = LocalSeq(0);
 
 /// One entry as the log keeps it.
 #[derive(Clone, Debug)]
@@ -86,43 +111,22 @@ pub(crate) struct Append {
 /// The log of one store. Cheap to clone; all clones read, one writes. None does when the store is gone.
 #[derive(Clone)]
 pub(crate) struct Log {
-    db: Arc<Held>,
+    segments: Arc<Segments>,
     health: Arc<Health>,
+    /// Whose log it is, once it has been read.
+    store: Arc<OnceLock<StoreId>>,
     recent: Arc<Mutex<Tail>>,
+    /// Segments without rows of outcomes that notices told of, and that are written no more.
+    unnoticed: Arc<Mutex<BTreeSet<Segment>>>,
 }
 
-/// A database, until its store is done with it.
-struct Held(RwLock<Option<Arc<Database>>>);
-
-impl Held {
-    fn get(&self) -> Result<Arc<Database>, StorageError> {
-        let held = self.0.read().expect("no holder panics");
-        let closed = || StorageError("log.redb is closed: its store is".into());
-        held.clone().ok_or_else(closed)
-    }
-
-    /// Closes the file, as soon as nobody is reading, without a panic, whatever redb finds in it then.
-    fn close(&self) {
-        let db = self.0.write().expect("no holder panics").take();
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::error!("log.redb is damaged: it could not be closed");
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-/// The log's file belongs to its store: with the store it is closed, however many views are left, so that it
+/// The log's files belong to its store: with the store they are closed, however many views are left, so that they
 /// can be opened anew.
 pub(crate) struct Closes(pub(crate) Log);
 
 impl Drop for Closes {
     fn drop(&mut self) {
-        self.0.db.close();
+        self.0.segments.close();
     }
 }
 
@@ -132,88 +136,16 @@ impl std::fmt::Debug for Log {
     }
 }
 
-fn damaged(local: u64, what: &str) -> StorageError {
-    StorageError(format!(
-        "log.redb is damaged: entry {local} {what}; restore the store from a backup, or join it again"
-    ))
-}
-
-/// Runs what reads a log. redb panics on some damage to a file; to us that is an error of the
-/// disk, which must not reach other stores. Nothing half done is seen afterwards: redb's locks are
-/// poisoned then, and everything that follows is an error as well.
-fn guarded<T>(read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) if error.0.starts_with("log.redb") => Err(error),
-        Ok(Err(error)) => Err(StorageError(format!("log.redb: {error}"))),
-        Err(_) => Err(StorageError(
-            "log.redb is damaged: its pages contradict each other; restore the store from a backup, or join it again"
-                .into(),
-        )),
-    }
-}
-
-/// Length of the seal in front of a row.
-const SEAL: usize = 8;
-
-fn seal(key: &[u8], row: &[u8]) -> [u8; SEAL] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(key);
-    hasher.update(row);
-    *hasher
-        .finalize()
-        .as_bytes()
-        .first_chunk()
-        .expect("a hash has 32 bytes")
-}
-
-fn sealed(key: &[u8], row: &[u8]) -> Vec<u8> {
-    let mut out = seal(key, row).to_vec();
-    out.extend_from_slice(row);
-    out
-}
-
-/// The row behind its seal; `None` when they do not belong together.
-fn unsealed<'a>(key: &[u8], row: &'a [u8]) -> Option<&'a [u8]> {
-    let (found, row) = row.split_first_chunk::<SEAL>()?;
-    (seal(key, row) == *found).then_some(row)
-}
-
-fn noticed_key(local: LocalSeq, transaction: u32) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..8].copy_from_slice(&local.0.to_be_bytes());
-    key[8..].copy_from_slice(&transaction.to_be_bytes());
-    key
-}
-
 impl Log {
-    /// Takes over the database of a log, new or existing.
-    pub(crate) fn open(db: Database) -> Result<Self, StorageError> {
-        let log = Self {
-            db: Arc::new(Held(RwLock::new(Some(Arc::new(db))))),
+    /// Opens the log of a store; makes nothing. Reads no more than which segments there are, and the end of the last.
+    pub(crate) fn open(files: Box<dyn LogFiles>, segment_bytes: u64) -> Result<Self, StorageError> {
+        Ok(Self {
+            segments: Arc::new(Segments::open(files, segment_bytes)?),
             health: Arc::default(),
+            store: Arc::default(),
             recent: Arc::default(),
-        };
-        guarded(|| {
-            let exists = {
-                let read = log.db.get()?.begin_read()?;
-                match read.open_table(ENTRIES) {
-                    Ok(_) => true,
-                    Err(redb::TableError::TableDoesNotExist(_)) => false,
-                    Err(error) => return Err(error.into()),
-                }
-            };
-            if !exists {
-                let write = log.db.get()?.begin_write()?;
-                write.open_table(ENTRIES)?;
-                write.open_table(NOTICES)?;
-                write.open_table(NOTICED)?;
-                write.open_table(WITNESS)?;
-                write.commit()?;
-            }
-            Ok(())
-        })?;
-        Ok(log)
+            unnoticed: Arc::default(),
+        })
     }
 
     /// What is to happen when somebody's read fails.
@@ -221,30 +153,96 @@ impl Log {
         self.health.set_wake(wake);
     }
 
-    /// Looks, if a read has failed, whether the database still takes transactions.
+    /// Looks, if a read has failed, whether the segment that is written still takes transactions.
     pub(crate) fn examine(&self) -> Result<(), StorageError> {
-        guarded(|| self.health.look(&*self.db.get()?))
+        self.segments.last(|_, db| self.health.look(db))?;
+        Ok(())
     }
 
-    /// Reads; the writer hears of it when that fails.
-    fn read<T>(&self, read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
-        self.health.of(guarded(read))
+    /// Reads a segment.
+    fn read<T>(
+        &self,
+        segment: Segment,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        self.segments.read(segment, |db| read(&db.begin_read()?))
     }
 
-    /// How many entries there are: the number of the next one.
+    /// Reads the last segment; `None` when there is none.
+    fn read_last<T>(
+        &self,
+        read: impl FnOnce(Segment, &ReadTransaction) -> Result<T, StorageError>,
+    ) -> Result<Option<T>, StorageError> {
+        let read = |segment, db: &Database| read(segment, &db.begin_read()?);
+        self.health.of(self.segments.last(read))
+    }
+
+    /// Reads the row of an entry; `None` when it is not kept.
+    fn read_entry<T>(
+        &self,
+        local: LocalSeq,
+        read: impl FnOnce(&[u8]) -> Result<T, row::Damage>,
+    ) -> Result<Option<T>, StorageError> {
+        let (Some(segment), _) = self.segments.around(local.0)? else {
+            return Ok(None);
+        };
+        self.read(segment, |transaction| {
+            let table = transaction.open_table(ENTRIES)?;
+            let Some(row) = table.get(local.0)? else {
+                return Ok(None);
+            };
+            let read = read(row.value()).map_err(|damage| segment.damaged(damage))?;
+            Ok(Some(read))
+        })
+    }
+
+    /// The number of the next entry.
     pub(crate) fn len(&self) -> Result<u64, StorageError> {
-        self.read(|| {
-            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
-            let last = table.last()?.map_or(0, |(key, _)| key.value() + 1);
+        let len = self.read_last(|segment, transaction| {
+            let table = transaction.open_table(ENTRIES)?;
+            let last = table.last()?.map(|(key, _)| key.value());
+            let next = last.map_or(segment.0, |last| last + 1);
             let count = table.len()?;
-            if count != last {
-                return Err(StorageError(format!(
-                    "log.redb is damaged: it holds {count} entries, but the last is number {last}; \
-                     restore the store from a backup, or join it again"
+            // Nothing is taken out of the middle of a segment.
+            if next.checked_sub(segment.0) != Some(count) {
+                return Err(segment.damaged(format_args!(
+                    "it holds {count} entries from {} on, but the next would be number {next}",
+                    segment.0
                 )));
             }
-            Ok(last)
-        })
+            Ok(next)
+        })?;
+        Ok(len.unwrap_or(0))
+    }
+
+    /// The number of the first entry that is kept; that of the next one when there is none.
+    pub(crate) fn base(&self) -> Result<u64, StorageError> {
+        Ok(self.segments.first()?.map_or(0, |segment| segment.0))
+    }
+
+    /// The genesis, which is kept whatever is dropped; `None` when nothing was ever appended.
+    pub(crate) fn genesis(&self) -> Result<Option<Stored>, StorageError> {
+        let found = self.read_last(|segment, transaction| {
+            let Some(row) = genesis_row(segment, transaction)? else {
+                return Ok(None);
+            };
+            let genesis =
+                row::decode(FIRST, &row, None).map_err(|damage| segment.damaged(damage))?;
+            Ok(Some(genesis))
+        })?;
+        if let Some(genesis) = found.as_ref().and_then(Option::as_ref) {
+            self.store
+                .get_or_init(|| StoreId::from(genesis.header.id()));
+        }
+        Ok(found.flatten())
+    }
+
+    /// Whose log it is; `None` when nothing was ever appended.
+    fn store(&self) -> Result<Option<StoreId>, StorageError> {
+        if self.store.get().is_none() {
+            self.genesis()?;
+        }
+        Ok(self.store.get().copied())
     }
 
     /// Appends one batch, the first entry as number `first`. Durable when this returns.
@@ -256,22 +254,23 @@ impl Log {
         noticed: &Noticed,
         witness: Option<&WitnessRecord>,
     ) -> Result<(), StorageError> {
-        guarded(|| {
-            let mut write = self.db.get()?.begin_write()?;
-            write.set_durability(match mutant::active(Mutant::CommitNotDurable) {
-                true => Durability::None,
-                false => Durability::Immediate,
-            })?;
-            write.set_quick_repair(false);
+        // Never without an entry: its number is the segment's.
+        if !batch.is_empty() && self.segments.is_next_new(first.0)? {
+            self.begin_segment(Segment(first.0))?;
+        }
+        let written = self.segments.last(|segment, db| {
+            let mut written = 0;
+            let write = begin_write(db)?;
             {
                 let mut entries = write.open_table(ENTRIES)?;
                 let mut row = Vec::new();
                 for (local, entry) in (first.0..).zip(batch) {
                     row.clear();
-                    encode(local, entry, &mut row);
+                    row::encode(local, entry, &mut row);
+                    written += row.len();
                     if entries.insert(local, row.as_slice())?.is_some() {
                         return Err(StorageError(format!(
-                            "log.redb already holds entry {local}: two writers share it"
+                            "{segment} already holds entry {local}: two writers share it"
                         )));
                     }
                 }
@@ -280,6 +279,7 @@ impl Log {
                 let mut table = write.open_table(NOTICES)?;
                 for (number, notice) in notices {
                     let row = sealed(&number.to_be_bytes(), &notice.encode());
+                    written += row.len();
                     table.insert(number, row.as_slice())?;
                 }
             }
@@ -287,20 +287,21 @@ impl Log {
                 let mut table = write.open_table(NOTICED)?;
                 for ((local, transaction), digest) in noticed {
                     let row = sealed(&noticed_key(*local, *transaction), &digest.0);
+                    written += row.len();
                     table.insert((local.0, *transaction), row.as_slice())?;
                 }
             }
             if let Some(record) = witness {
-                let mut row = record.chain.to_vec();
-                row.extend_from_slice(&record.wall_ms.to_be_bytes());
-                row.extend_from_slice(&record.signature.0);
                 let last = (first.0 + batch.len() as u64).saturating_sub(1);
-                let row = sealed(&last.to_be_bytes(), &row);
+                let row = row::encode_witness(last, record);
+                written += row.len();
                 write.open_table(WITNESS)?.insert(last, row.as_slice())?;
             }
             write.commit()?;
-            Ok(())
+            Ok(written as u64)
         })?;
+        self.segments
+            .grown(written.expect("the first batch holds the genesis"));
         let mut recent = self.recent();
         for (local, entry) in (first.0..).zip(batch) {
             recent.push(Stored {
@@ -313,72 +314,95 @@ impl Log {
         Ok(())
     }
 
+    /// Begins a segment with what is taken over from the last one.
+    fn begin_segment(&self, segment: Segment) -> Result<(), StorageError> {
+        let carried = self.read_last(Carried::read)?.unwrap_or_default();
+        self.segments.begin(segment, |db| carried.write(db))
+    }
+
     fn recent(&self) -> MutexGuard<'_, Tail> {
         self.recent.lock().expect("no panic while it is held")
     }
 
-    /// The entry at `local`.
+    /// The entry at `local`; `None` when it is not kept.
     pub(crate) fn entry(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
-        self.read(|| {
-            let db = self.db.get()?;
+        self.health.of((|| {
+            let base = self.base()?;
             if let Some(entry) = self.recent().get(local) {
                 return Ok(Some(entry.clone()));
             }
-            let table = db.begin_read()?.open_table(ENTRIES)?;
-            let Some(row) = table.get(local.0)? else {
-                return Ok(None);
-            };
-            decode(local, row.value()).map(Some)
-        })
+            if local == FIRST && base > local.0 {
+                return self.genesis();
+            }
+            let store = self.store()?;
+            self.read_entry(local, |row| row::decode(local, row, store))
+        })())
     }
 
-    /// Up to `limit` entries from `from` on, ascending.
+    /// Up to `limit` entries from `from` on, ascending; those that are kept.
     pub(crate) fn entries(
         &self,
         from: LocalSeq,
         limit: usize,
     ) -> Result<Vec<Stored>, StorageError> {
-        self.read(|| {
-            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
+        self.health.of((|| {
+            let store = self.store()?;
+            let mut from = from.0.max(self.base()?);
             let mut out = Vec::new();
-            for row in table.range(from.0..)?.take(limit) {
-                let (local, row) = row?;
-                out.push(decode(LocalSeq(local.value()), row.value())?);
+            loop {
+                let (Some(segment), after) = self.segments.around(from)? else {
+                    return Ok(out);
+                };
+                self.read(segment, |transaction| {
+                    let table = transaction.open_table(ENTRIES)?;
+                    for row in table.range(from..)?.take(limit - out.len()) {
+                        let (local, row) = row?;
+                        let local = LocalSeq(local.value());
+                        let entry = row::decode(local, row.value(), store);
+                        out.push(entry.map_err(|damage| segment.damaged(damage))?);
+                    }
+                    let (Some(after), true) = (after, out.len() < limit) else {
+                        return Ok(());
+                    };
+                    let next = table.last()?.map_or(segment.0, |(key, _)| key.value() + 1);
+                    if next == after.0 {
+                        return Ok(());
+                    }
+                    Err(StorageError(format!(
+                        "{segment} ends before entry {next}, and {after} follows: a file between them is gone, or one \
+                         of them is damaged; restore the store from a backup, or join it again"
+                    )))
+                })?;
+                match after {
+                    Some(after) if out.len() < limit => from = after.0,
+                    _ => return Ok(out),
+                }
             }
-            Ok(out)
-        })
+        })())
     }
 
     /// What callers here were told of the entry at `local`; `None` for entries of others.
     pub(crate) fn told(&self, local: LocalSeq) -> Result<Option<Vec<Outcome>>, StorageError> {
-        self.read(|| {
-            let table = self.db.get()?.begin_read()?.open_table(ENTRIES)?;
-            let Some(row) = table.get(local.0)? else {
-                return Ok(None);
-            };
-            let told = split(local, row.value())?.told;
-            if told.is_empty() {
-                return Ok(None);
-            }
-            decode_told(told)
-                .map(Some)
-                .ok_or_else(|| damaged(local.0, "has unreadable outcomes"))
-        })
+        let told = self.read_entry(local, |row| row::told(local, row));
+        Ok(self.health.of(told)?.flatten())
     }
 
-    /// The entries of which a notice has told something, in the order of the log.
-    pub(crate) fn noticed_entries(&self) -> Result<Vec<LocalSeq>, StorageError> {
-        guarded(|| {
-            let table = self.db.get()?.begin_read()?.open_table(NOTICED)?;
-            let mut out = Vec::new();
-            for row in table.iter()? {
-                let local = LocalSeq(row?.0.value().0);
-                if out.last() != Some(&local) {
-                    out.push(local);
+    /// The entries of which a notice has told something since the log had `since` entries, and perhaps some of which
+    /// one told before, in the order of the log.
+    pub(crate) fn noticed_entries(
+        &self,
+        since: LocalSeq,
+    ) -> Result<BTreeSet<LocalSeq>, StorageError> {
+        let mut out = BTreeSet::new();
+        for segment in self.segments.back_to(since.0)? {
+            self.read(segment, |transaction| {
+                for row in transaction.open_table(NOTICED)?.iter()? {
+                    out.insert(LocalSeq(row?.0.value().0));
                 }
-            }
-            Ok(out)
-        })
+                Ok(())
+            })?;
+        }
+        Ok(out)
     }
 
     /// The outcome of a transaction that a notice last told of.
@@ -387,43 +411,61 @@ impl Log {
         local: LocalSeq,
         transaction: u32,
     ) -> Result<Option<Digest>, StorageError> {
-        self.read(|| {
-            let table = self.db.get()?.begin_read()?.open_table(NOTICED)?;
-            let Some(row) = table.get((local.0, transaction))? else {
-                return Ok(None);
-            };
-            unsealed(&noticed_key(local, transaction), row.value())
-                .and_then(Digest::from_slice)
-                .map(Some)
-                .ok_or_else(|| damaged(local.0, "has an unreadable notice"))
-        })
+        self.health.of((|| {
+            let segments = self.segments.back_to(local.0 + 1)?;
+            for (age, segment) in segments.into_iter().enumerate() {
+                if self.unnoticed().contains(&segment) {
+                    continue;
+                }
+                let found = self.read(segment, |read| {
+                    let table = read.open_table(NOTICED)?;
+                    if age > 0 && table.is_empty()? {
+                        self.unnoticed().insert(segment);
+                    }
+                    let Some(row) = table.get((local.0, transaction))? else {
+                        return Ok(None);
+                    };
+                    let digest = unsealed(&noticed_key(local, transaction), row.value());
+                    let digest = digest.and_then(Digest::from_slice).ok_or_else(|| {
+                        segment.damaged(format_args!("entry {} has an unreadable notice", local.0))
+                    })?;
+                    Ok(Some(digest))
+                })?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
+        })())
+    }
+
+    fn unnoticed(&self) -> MutexGuard<'_, BTreeSet<Segment>> {
+        self.unnoticed.lock().expect("no panic while it is held")
     }
 
     /// Unacknowledged notices by number.
     pub(crate) fn notices(&self) -> Result<Vec<(u64, Notice)>, StorageError> {
-        self.read(|| {
-            let table = self.db.get()?.begin_read()?.open_table(NOTICES)?;
+        let notices = self.read_last(|segment, transaction| {
             let mut out = Vec::new();
-            for row in table.iter()? {
+            for row in transaction.open_table(NOTICES)?.iter()? {
                 let (number, row) = row?;
                 let number = number.value();
                 let notice = unsealed(&number.to_be_bytes(), row.value())
                     .and_then(Notice::decode)
                     .ok_or_else(|| {
-                        StorageError(format!(
-                            "log.redb is damaged: notice {number} is unreadable"
-                        ))
+                        segment.damaged(format_args!("notice {number} is unreadable"))
                     })?;
                 out.push((number, notice));
             }
             Ok(out)
-        })
+        })?;
+        Ok(notices.unwrap_or_default())
     }
 
     /// Removes notices. Durable when this returns. Tells how many there were.
     pub(crate) fn acknowledge(&self, numbers: &[u64]) -> Result<usize, StorageError> {
-        guarded(|| {
-            let write = self.db.get()?.begin_write()?;
+        let count = self.segments.last(|_, db| {
+            let write = db.begin_write()?;
             let mut count = 0;
             {
                 let mut table = write.open_table(NOTICES)?;
@@ -433,36 +475,102 @@ impl Log {
             }
             write.commit()?;
             Ok(count)
-        })
+        })?;
+        Ok(count.unwrap_or(0))
     }
 
     /// The last signed link of the witness chain, with the entry that it covers.
     pub(crate) fn last_witness(&self) -> Result<Option<(LocalSeq, WitnessRecord)>, StorageError> {
-        self.read(|| {
-            let table = self.db.get()?.begin_read()?.open_table(WITNESS)?;
+        let found = self.read_last(|segment, transaction| {
+            let table = transaction.open_table(WITNESS)?;
             let Some((local, row)) = table.last()? else {
                 return Ok(None);
             };
             let local = local.value();
-            let row: &[u8; 104] = unsealed(&local.to_be_bytes(), row.value())
-                .and_then(|row| row.try_into().ok())
-                .ok_or_else(|| damaged(local, "has an unreadable witness record"))?;
-            let mut chain = [0; 32];
-            chain.copy_from_slice(&row[..32]);
-            let mut wall = [0; 8];
-            wall.copy_from_slice(&row[32..40]);
-            let mut signature = [0; 64];
-            signature.copy_from_slice(&row[40..]);
-            Ok(Some((
-                LocalSeq(local),
-                WitnessRecord {
-                    chain,
-                    wall_ms: u64::from_be_bytes(wall),
-                    signature: Signature(signature),
-                },
-            )))
+            let record = row::decode_witness(local, row.value())
+                .map_err(|damage| segment.damaged(damage))?;
+            Ok(Some((LocalSeq(local), record)))
+        })?;
+        Ok(found.flatten())
+    }
+}
+
+fn begin_write(db: &Database) -> Result<WriteTransaction, StorageError> {
+    let mut write = db.begin_write()?;
+    write.set_durability(match mutant::active(Mutant::CommitNotDurable) {
+        true => Durability::None,
+        false => Durability::Immediate,
+    })?;
+    // It would cost a second sync of every commit. Without it a crash costs a walk through one segment.
+    write.set_quick_repair(false);
+    Ok(write)
+}
+
+/// The row of the genesis as a segment holds it.
+fn genesis_row(
+    segment: Segment,
+    transaction: &ReadTransaction,
+) -> Result<Option<Vec<u8>>, StorageError> {
+    let table = match segment.0 == FIRST.0 {
+        true => transaction.open_table(ENTRIES)?,
+        false => transaction.open_table(GENESIS)?,
+    };
+    Ok(table.get(FIRST.0)?.map(|row| row.value().to_vec()))
+}
+
+/// What a new segment takes over from the one before it. Rows are copied with their seals.
+#[derive(Default)]
+struct Carried {
+    genesis: Option<Vec<u8>>,
+    notices: Vec<(u64, Vec<u8>)>,
+    witness: Option<(u64, Vec<u8>)>,
+}
+
+impl Carried {
+    fn read(segment: Segment, transaction: &ReadTransaction) -> Result<Self, StorageError> {
+        let mut notices = Vec::new();
+        for row in transaction.open_table(NOTICES)?.iter()? {
+            let (number, row) = row?;
+            notices.push((number.value(), row.value().to_vec()));
+        }
+        let witness = transaction.open_table(WITNESS)?;
+        let witness = witness.last()?;
+        Ok(Self {
+            genesis: genesis_row(segment, transaction)?,
+            notices,
+            witness: witness.map(|(local, row)| (local.value(), row.value().to_vec())),
         })
     }
+
+    /// Makes the tables of a new segment. Durable when this returns. Tells how many bytes it wrote.
+    fn write(&self, db: &Database) -> Result<u64, StorageError> {
+        let write = begin_write(db)?;
+        write.open_table(ENTRIES)?;
+        write.open_table(NOTICED)?;
+        let genesis = self.genesis.iter().map(|row| (FIRST.0, row));
+        let notices = self.notices.iter().map(|(number, row)| (*number, row));
+        let witness = self.witness.iter().map(|(local, row)| (*local, row));
+        let mut written = 0;
+        written += copy(&write, GENESIS, genesis)?;
+        written += copy(&write, NOTICES, notices)?;
+        written += copy(&write, WITNESS, witness)?;
+        write.commit()?;
+        Ok(written)
+    }
+}
+
+fn copy<'a>(
+    write: &WriteTransaction,
+    table: Table<u64>,
+    rows: impl Iterator<Item = (u64, &'a Vec<u8>)>,
+) -> Result<u64, StorageError> {
+    let mut table = write.open_table(table)?;
+    let mut written = 0;
+    for (key, row) in rows {
+        table.insert(key, row.as_slice())?;
+        written += row.len() as u64;
+    }
+    Ok(written)
 }
 
 /// The next hash of the witness chain.
@@ -472,127 +580,4 @@ pub(crate) fn chain_hash(before: &[u8; 32], id: &IntentionId, received_ms: u64) 
     hasher.update(&id.0);
     hasher.update(&received_ms.to_be_bytes());
     *hasher.finalize().as_bytes()
-}
-
-fn encode(local: u64, entry: &Append, out: &mut Vec<u8>) {
-    let signed = entry.header.signed();
-    out.extend_from_slice(&[0; SEAL]);
-    out.push(if entry.body.is_some() {
-        BODY_PRESENT
-    } else {
-        0
-    });
-    out.extend_from_slice(&entry.received_ms.to_be_bytes());
-    out.extend_from_slice(&signed.signature.0);
-    let len = u32::try_from(signed.bytes.len()).expect("headers are bounded by the format");
-    out.extend_from_slice(&len.to_be_bytes());
-    out.extend_from_slice(&signed.bytes);
-    let told = match entry.told.is_empty() {
-        true => Vec::new(),
-        false => encode_told(&entry.told),
-    };
-    let len = u32::try_from(told.len()).expect("outcomes are bounded by the genesis");
-    out.extend_from_slice(&len.to_be_bytes());
-    out.extend_from_slice(&told);
-    let seal = seal(&local.to_be_bytes(), &out[SEAL..]);
-    out[..SEAL].copy_from_slice(&seal);
-    if let Some(body) = &entry.body {
-        out.extend_from_slice(body.bytes());
-    }
-}
-
-/// The parts of an entry's row.
-struct Parts<'a> {
-    flags: u8,
-    received_ms: u64,
-    signature: [u8; 64],
-    header: &'a [u8],
-    told: &'a [u8],
-    body: &'a [u8],
-}
-
-/// Takes a row apart that is what was written, its body aside.
-fn split(local: LocalSeq, row: &[u8]) -> Result<Parts<'_>, StorageError> {
-    let (found, row) = row
-        .split_first_chunk::<SEAL>()
-        .ok_or_else(|| damaged(local.0, "is cut short"))?;
-    let parts = parts(row).ok_or_else(|| damaged(local.0, "is cut short"))?;
-    let head = &row[..row.len() - parts.body.len()];
-    if seal(&local.0.to_be_bytes(), head) != *found {
-        return Err(damaged(local.0, "is not what was written"));
-    }
-    Ok(parts)
-}
-
-fn parts(row: &[u8]) -> Option<Parts<'_>> {
-    let sized = |rest| {
-        let (len, rest) = <[u8]>::split_first_chunk::<4>(rest)?;
-        rest.split_at_checked(u32::from_be_bytes(*len) as usize)
-    };
-    let (&flags, rest) = row.split_first()?;
-    let (received, rest) = rest.split_first_chunk::<8>()?;
-    let (signature, rest) = rest.split_first_chunk::<64>()?;
-    let (header, rest) = sized(rest)?;
-    let (told, body) = sized(rest)?;
-    Some(Parts {
-        flags,
-        received_ms: u64::from_be_bytes(*received),
-        signature: *signature,
-        header,
-        told,
-        body,
-    })
-}
-
-fn decode(local: LocalSeq, row: &[u8]) -> Result<Stored, StorageError> {
-    let Parts {
-        flags,
-        received_ms,
-        signature,
-        header,
-        body,
-        told: _,
-    } = split(local, row)?;
-    let header = VerifiedHeader::from_trusted_storage(SignedHeader {
-        bytes: header.into(),
-        signature: Signature(signature),
-    })
-    .map_err(|error| damaged(local.0, &format!("has a bad header ({error})")))?;
-    let body = match flags & BODY_PRESENT {
-        0 => None,
-        _ => {
-            let body = header
-                .check_body(body)
-                .map_err(|error| damaged(local.0, &format!("has a bad body ({error})")))?;
-            Some(body.bytes().clone())
-        }
-    };
-    Ok(Stored {
-        local,
-        header,
-        body,
-        received_ms,
-    })
-}
-
-fn encode_told(told: &[Outcome]) -> Vec<u8> {
-    let mut out = (told.len() as u32).to_be_bytes().to_vec();
-    for outcome in told {
-        let bytes = outcome.to_cbor();
-        out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-        out.extend_from_slice(&bytes);
-    }
-    out
-}
-
-fn decode_told(row: &[u8]) -> Option<Vec<Outcome>> {
-    let (count, mut rest) = row.split_first_chunk::<4>()?;
-    let mut out = Vec::new();
-    for _ in 0..u32::from_be_bytes(*count) {
-        let (len, tail) = rest.split_first_chunk::<4>()?;
-        let (bytes, tail) = tail.split_at_checked(u32::from_be_bytes(*len) as usize)?;
-        out.push(Outcome::from_cbor(bytes)?);
-        rest = tail;
-    }
-    rest.is_empty().then_some(out)
 }

@@ -1,29 +1,44 @@
-//! The two databases of a store, in a directory or in memory.
+//! The files of a store: the segments of its log, and the database of what is derived from it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use redb::Database;
 
+use crate::limits::SEGMENT_BYTES;
+use crate::storage::log_files::{LOG_DIR, LogDirectory, LogFiles, segments_in};
 use crate::storage::rows::StorageError;
 
-/// Where the two databases of a store are.
+/// The log of stores of version 0.1.
+const OLD_LOG: &str = "log.redb";
+
+/// Where the log and the derived state of a store are.
 #[derive(Debug)]
 pub struct Files {
-    pub(crate) log: Database,
+    pub(crate) log: Box<dyn LogFiles>,
+    /// Bytes after which a segment of the log is full.
+    pub(crate) segment_bytes: u64,
     pub(crate) state: Database,
 }
 
-/// Memory that redb may use for pages of one database, in bytes.
+/// Memory that redb may use for pages of the derived state, in bytes.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 impl Files {
-    /// The files of a store in its directory, made if they do not exist. A damaged `state.redb` is
-    /// removed and made anew, since it can be derived; a damaged `log.redb` is an error.
+    /// The files of a store in its directory, made if they do not exist: the log with the first entry. A damaged
+    /// `state.redb` is removed and made anew, since it can be derived. The directory must keep its name while they
+    /// are open: the log makes new segments in it.
     ///
     /// # Errors
-    /// When the log cannot be opened.
+    /// When a file cannot be opened, or the store is one of version 0.1.
     pub fn in_dir(dir: &Path) -> Result<Self, StorageError> {
-        let path = dir.join("log.redb");
+        let old = dir.join(OLD_LOG);
+        if old.exists() {
+            return Err(StorageError(format!(
+                "{} is the log of a store of version 0.1, which this version does not open; export the store with \
+                 version 0.1, or remove its directory and join it again",
+                old.display()
+            )));
+        }
         let open = |path: &Path| {
             let mut builder = Database::builder();
             builder.set_cache_size(CACHE_BYTES);
@@ -35,12 +50,6 @@ impl Files {
                     )))
                 })
         };
-        let log = open(&path).map_err(|error| {
-            StorageError(format!(
-                "{} does not open: {error}; if it is damaged, restore the store from a backup, or join it again",
-                path.display()
-            ))
-        })?;
         let path = dir.join("state.redb");
         let state = match open(&path) {
             Ok(state) => state,
@@ -57,11 +66,30 @@ impl Files {
                 open(&path).map_err(|error| StorageError(format!("{}: {error}", path.display())))?
             }
         };
-        Ok(Self { log, state })
+        let log = LogDirectory::of_store(dir);
+        Ok(Self::from_parts(Box::new(log), SEGMENT_BYTES, state))
     }
 
-    /// Databases over any redb backend: in memory, or one that loses writes.
-    pub fn from_databases(log: Database, state: Database) -> Self {
-        Self { log, state }
+    /// Whether that directory is one of a store, of whichever version.
+    pub fn are_in(dir: &Path) -> bool {
+        dir.join(LOG_DIR).exists() || dir.join(OLD_LOG).exists()
+    }
+
+    /// The segments of the log of the store in that directory: the number of the first entry and the file,
+    /// ascending. Opens none.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn segments(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+        segments_in(&dir.join(LOG_DIR))
+    }
+
+    /// A log whose segments are full after that many bytes, and a database over any redb backend.
+    pub fn from_parts(log: Box<dyn LogFiles>, segment_bytes: u64, state: Database) -> Self {
+        Self {
+            log,
+            segment_bytes,
+            state,
+        }
     }
 }

@@ -3,4 +3,5 @@
 pub(crate) mod files;
 pub(crate) mod health;
 pub(crate) mod keys;
+pub(crate) mod log_files;
 pub mod rows;

@@ -68,7 +68,7 @@ pub enum CreateError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The log holds no genesis.
-    #[error("log.redb holds no genesis: the store was never completed; remove its directory")]
+    #[error("the log holds no genesis: the store was never completed; remove its directory")]
     Empty,
     /// The disk failed, or a file is damaged.
     #[error(transparent)]
@@ -195,7 +195,7 @@ impl Store {
                 header.body.len, genesis.limits.body_bytes
             )));
         }
-        let log = Log::open(files.log)?;
+        let log = Log::open(files.log, files.segment_bytes)?;
         let count = log.len()?;
         if count != 0 {
             return Err(CreateError::NotEmpty(count));
@@ -257,9 +257,9 @@ impl Store {
         key: SigningKey,
         now_ms: u64,
     ) -> Result<Self, OpenError> {
-        let log = Log::open(files.log)?;
+        let log = Log::open(files.log, files.segment_bytes)?;
         let count = log.len()?;
-        let first = log.entry(LocalSeq(0))?.ok_or(OpenError::Empty)?;
+        let first = log.genesis()?.ok_or(OpenError::Empty)?;
         let body = first
             .body
             .as_deref()
@@ -267,7 +267,7 @@ impl Store {
             .and_then(|body| body.genesis);
         let (true, Some(genesis)) = (first.header.is_genesis(), body) else {
             return Err(StorageError(
-                "log.redb is damaged: its first entry is no genesis; restore the store from a backup, or join it again".into(),
+                "log/ is damaged: what it keeps as genesis is none; restore the store from a backup, or join it again".into(),
             )
             .into());
         };
@@ -281,17 +281,26 @@ impl Store {
         if store.core.progress.next.0 > count {
             // The log was put back to an earlier day; whatever was derived beyond it is void.
             return Err(StorageError(format!(
-                "state.redb knows {} entries and log.redb only {count}: if the log was restored from a backup, delete state.redb",
+                "state.redb knows {} entries and log/ only {count}: if the log was restored from a backup, delete state.redb",
                 store.core.progress.next.0
             ))
             .into());
         }
+        let base = store.core.log.base()?;
+        if store.core.progress.next.0 < base {
+            return Err(StorageError(format!(
+                "log/ begins with entry {base}, and state.redb knows only {} entries: restore the store from a backup, or join it again",
+                store.core.progress.next.0
+            ))
+            .into());
+        }
+        let behind_from = store.core.progress.next;
         let behind = store.core.progress.next.0 < count || store.core.progress.due.total() > 0;
         store.replay(count)?;
         store.durable = store.core.progress.next;
         store.settle(OPEN_RUNS_MAX)?;
         if behind {
-            store.core.notice_stale_notices()?;
+            store.core.notice_stale_notices(behind_from)?;
             store.commit(now_ms)?;
         }
         Ok(store)
@@ -300,14 +309,19 @@ impl Store {
     /// Indexes what the derived state does not know yet.
     pub(crate) fn replay(&mut self, count: u64) -> Result<(), StorageError> {
         while self.core.progress.next.0 < count {
-            for stored in self.core.log.entries(self.core.progress.next, 256)? {
-                if let Some(bytes) = &stored.body {
-                    stored.header.check_body(bytes.clone()).map_err(|e| {
-                        StorageError(format!(
-                            "log.redb is damaged: entry {}: {e}",
-                            stored.local.0
-                        ))
-                    })?;
+            let entries = self.core.log.entries(self.core.progress.next, 256)?;
+            if entries.is_empty() {
+                return Err(StorageError(format!(
+                    "log/ lacks entry {}",
+                    self.core.progress.next.0
+                )));
+            }
+            for stored in entries {
+                if stored.local != self.core.progress.next {
+                    return Err(StorageError(format!(
+                        "log/ is damaged: entry {} follows where {} should; restore the store from a backup, or join it again",
+                        stored.local.0, self.core.progress.next.0
+                    )));
                 }
                 self.insert_logged(&stored.header, stored.received_ms)?;
                 self.due(&stored.header)?;

@@ -380,7 +380,7 @@ impl Snapshot {
             let stored = self
                 .log
                 .entry(local)?
-                .ok_or_else(|| StorageError(format!("log.redb lacks entry {}", local.0)))?;
+                .ok_or_else(|| StorageError(format!("log/ lacks entry {}", local.0)))?;
             let standing = self.standing(local, stored.header.lane, &position)?;
             out.push(HistoryRow {
                 position,

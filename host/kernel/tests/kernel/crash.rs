@@ -9,22 +9,19 @@ use lattice_kernel::{
     BatchVerifier, Files, Notice, OpenError, Outcome, StorageError, Store, Stored,
 };
 use lattice_testing::Dice;
-use lattice_testing::disk::{Disk, Power, SURVIVALS, Survives, files, repaired};
+use lattice_testing::disk::{Disk, Power, SURVIVALS, Survives};
+use lattice_testing::log_disk::{LogDisk, LogImage, files, repaired, uncached_files};
 use lattice_testing::{self as testing, KEYS, ModelEngine, Step, device, key, memory_files};
-use redb::Database;
 
 use crate::damage::grown;
 use crate::world::{START_MS, adopt, all, judge, settle, wire};
 
-/// What [`Files::in_dir`] does: derived state that is damaged is made anew. `None` when the log
-/// was never completed, which somebody who was told of a store must not see.
-fn found(log: Vec<u8>, state: Vec<u8>, power: &Power) -> Option<(Files, Disk, Disk)> {
-    let log = Disk::with_image(log, power);
+/// What [`Files::in_dir`] does: derived state that is damaged is made anew.
+fn found(log: LogImage, state: Vec<u8>, power: &Power) -> (Files, LogDisk, Disk) {
+    let log = LogDisk::with_image(log, power);
     let state = Disk::with_image(state, power);
-    let (files, state) = repaired(&log, &state, power)
-        .map_err(|error| assert!(error.0.contains("magic number"), "the log: {error}"))
-        .ok()?;
-    Some((files, log, state))
+    let (files, state) = repaired(&log, &state, power).unwrap();
+    (files, log, state)
 }
 
 pub fn open(files: Files, now_ms: u64) -> Result<Store, OpenError> {
@@ -275,7 +272,7 @@ enum Fails {
 fn history(seed: u64, others: &[Stored], fails: Fails, survives: Survives, reach: u64) {
     let mut dice = Dice(seed);
     let mut acknowledged = Acknowledged::default();
-    let mut images = (Vec::new(), Vec::new());
+    let mut images = (LogImage::default(), Vec::new());
     let mut now = START_MS;
     for _ in 0..3 {
         let (log_power, state_power) = match fails {
@@ -290,7 +287,9 @@ fn history(seed: u64, others: &[Stored], fails: Fails, survives: Survives, reach
         } else {
             &log_power
         };
-        let log = Disk::with_image(images.0, &log_power);
+        let mut log = LogDisk::with_image(images.0, &log_power);
+        // Some logs begin a segment with each entry, some seldom.
+        log.segment_bytes = [0, 4_096, 65_536][(seed / 4 % 3) as usize];
         let state = Disk::with_image(images.1, &state_power);
         failing.fail_after(dice.below(reach));
         let started = files(&log, &state).and_then(|files| {
@@ -331,23 +330,18 @@ fn history(seed: u64, others: &[Stored], fails: Fails, survives: Survives, reach
                 failing.fail_after(0);
             }
         }
-        let image = |disk: &Disk, dice: &mut Dice, hit: bool| {
-            if hit {
-                disk.after_crash(survives, dice)
-            } else {
-                disk.live()
-            }
-        };
         images = (
-            image(&log, &mut dice, fails != Fails::State),
-            image(&state, &mut dice, fails != Fails::Log),
+            match fails {
+                Fails::State => log.live(),
+                _ => log.after_crash(survives, &mut dice),
+            },
+            match fails {
+                Fails::Log => state.live(),
+                _ => state.after_crash(survives, &mut dice),
+            },
         );
         // The machine is on again.
-        let Some((files, log, state)) = found(images.0, images.1, &Power::steady()) else {
-            assert!(acknowledged.entries.is_empty(), "the store is gone");
-            images = (Vec::new(), Vec::new());
-            continue;
-        };
+        let (files, log, state) = found(images.0, images.1, &Power::steady());
         match open(files, now) {
             Ok(mut store) => {
                 now += 10;
@@ -406,15 +400,18 @@ fn a_full_disk_fails_the_callers_and_nothing_is_half_done() {
     for (seed, which) in (0..12u64).flat_map(|seed| [(seed, true), (seed, false)]) {
         let (log, state, ids) = grown(20 + seed % 3);
         let (log, state) = (
-            Disk::with_image(log.live(), &Power::steady()),
+            LogDisk::with_image(log.live(), &Power::steady()),
             Disk::with_image(state.live(), &Power::steady()),
         );
         let now = START_MS + 10_000;
         let mut store = open(files(&log, &state).unwrap(), now).unwrap();
         settle(&mut store);
-        let full = if which { &log } else { &state };
-        // redb takes room in large steps; less than the file has makes the end of it near.
-        full.set_room(Some(full.live().len() as u64 * (50 + seed) / 100));
+        // redb takes room in large steps; less than the files have makes the end of it near.
+        let near = |len: u64| Some(len * (50 + seed) / 100);
+        match which {
+            true => log.set_room(near(log.used())),
+            false => state.set_room(near(state.live().len() as u64)),
+        }
         let mut kept = ids.len();
         let mut faults = 0;
         for n in 0..100 {
@@ -435,7 +432,8 @@ fn a_full_disk_fails_the_callers_and_nothing_is_half_done() {
         }
         assert!(faults > 0, "the disk never was full");
         drop(store);
-        full.set_room(None);
+        log.set_room(None);
+        state.set_room(None);
         let mut store = open(files(&log, &state).unwrap(), now + 90_000).unwrap();
         settle(&mut store);
         judge(&store).unwrap();
@@ -466,7 +464,7 @@ fn a_founder_that_fails_while_founding_leaves_nothing_or_a_whole_store() {
     for survives in SURVIVALS {
         for operations in 0..60 {
             let power = Power::steady();
-            let (log, state) = (Disk::new(&power), Disk::new(&power));
+            let (log, state) = (LogDisk::new(&power), Disk::new(&power));
             power.fail_after(operations);
             let spec = lattice_kernel::NewStore {
                 genesis: testing::genesis(),
@@ -486,13 +484,7 @@ fn a_founder_that_fails_while_founding_leaves_nothing_or_a_whole_store() {
                 log.after_crash(survives, &mut dice),
                 state.after_crash(survives, &mut dice),
             );
-            let Some((files_found, log, state)) = found(log, state, &Power::steady()) else {
-                assert!(
-                    !acknowledged,
-                    "{survives:?} after {operations}: the store is gone"
-                );
-                continue;
-            };
+            let (files_found, log, state) = found(log, state, &Power::steady());
             match open(files_found, START_MS + 5) {
                 Ok(mut store) => {
                     settle(&mut store);
@@ -530,7 +522,7 @@ fn memory_and_disks_hold_the_same_store() {
     let mut roots = Vec::new();
     for files in [
         memory_files(),
-        files(&Disk::new(&power), &Disk::new(&power)).unwrap(),
+        files(&LogDisk::new(&power), &Disk::new(&power)).unwrap(),
     ] {
         let mut store = Store::adopt(
             files,
@@ -554,16 +546,9 @@ fn a_commit_that_succeeds_holds_what_was_told_although_reads_failed_meanwhile() 
     let now = START_MS + 10_000;
     let (mut failed, mut succeeded) = (0, 0);
     for reads in 0..160 {
-        let log = Disk::with_image(log.live(), &Power::steady());
+        let log = LogDisk::with_image(log.live(), &Power::steady());
         let state = Disk::with_image(state.live(), &Power::steady());
-        let uncached = |disk: &Disk| {
-            let backend = disk.clone();
-            Database::builder()
-                .set_cache_size(0)
-                .create_with_backend(backend)
-                .unwrap()
-        };
-        let cold = Files::from_databases(uncached(&log), uncached(&state));
+        let cold = uncached_files(&log, &state).unwrap();
         let mut store = open(cold, now).unwrap();
         settle(&mut store);
         let put = testing::program(&[Step::Put {

@@ -9,18 +9,19 @@ use lattice_kernel::run::engine::Role;
 use lattice_kernel::state::cell::Space;
 use lattice_kernel::{Files, LocalSeq, Notice, Store, Stored};
 use lattice_testing::Dice;
-use lattice_testing::disk::{Disk, Power, files};
+use lattice_testing::disk::{Disk, Power};
+use lattice_testing::log_disk::{LogDisk, LogImage, files};
 use lattice_testing::{self as testing, ModelEngine, Step, device, key};
 
 use crate::crash::{open, others, receive, steps};
 use crate::world::{START_MS, adopt, all, judge, settle, wire};
 
 /// A store on two disks with some closed or left as it is.
-pub fn grown(seed: u64) -> (Disk, Disk, Vec<IntentionId>) {
+pub fn grown(seed: u64) -> (LogDisk, Disk, Vec<IntentionId>) {
     let mut dice = Dice(seed);
     let others = others(&mut dice);
     let power = Power::steady();
-    let (log, state) = (Disk::new(&power), Disk::new(&power));
+    let (log, state) = (LogDisk::new(&power), Disk::new(&power));
     let (signed, body) = wire(&others[0]);
     let mut store = Store::adopt(
         files(&log, &state).unwrap(),
@@ -30,7 +31,10 @@ pub fn grown(seed: u64) -> (Disk, Disk, Vec<IntentionId>) {
         START_MS,
     )
     .unwrap();
-    receive(&mut store, &others, START_MS + 6_000).unwrap();
+    // Each commit stands in one segment, and the log is to have several.
+    for some in others.chunks(16) {
+        receive(&mut store, some, START_MS + 6_000).unwrap();
+    }
     settle(&mut store);
     for n in 0..10 {
         let call = testing::program(&steps(&mut dice));
@@ -47,9 +51,13 @@ pub fn grown(seed: u64) -> (Disk, Disk, Vec<IntentionId>) {
     (log, state, ids)
 }
 
-fn in_dir(log: &[u8], state: Option<&[u8]>) -> tempfile::TempDir {
+pub fn in_dir(log: &LogImage, state: Option<&[u8]>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("log.redb"), log).unwrap();
+    std::fs::create_dir(dir.path().join("log")).unwrap();
+    for (first, bytes) in &log.0 {
+        let name = format!("log/{:016x}.redb", first.unwrap());
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
     if let Some(state) = state {
         std::fs::write(dir.path().join("state.redb"), state).unwrap();
     }
@@ -75,7 +83,10 @@ fn a_lost_or_damaged_state_is_made_again_with_the_same_roots() {
         ("garbage".into(), Some(garbage.clone())),
         ("zeros".into(), Some(vec![0; state.len()])),
         ("a text".into(), Some(b"not a database".to_vec())),
-        ("the log in its place".into(), Some(log.clone())),
+        (
+            "a segment of the log in its place".into(),
+            log.0.values().next().cloned(),
+        ),
     ];
     for len in [1, 100, 511, 512, 4_096, state.len() / 2, state.len() - 1] {
         cases.push((format!("cut to {len}"), Some(state[..len].to_vec())));
@@ -103,7 +114,7 @@ fn a_store_that_is_gone_lets_its_files_go_whatever_views_are_left() {
     drop(store);
     let read = view.entries_from(LocalSeq(0), 1).map(|read| read.len());
     let error = read.unwrap_err().to_string();
-    assert!(error.contains("log.redb is closed"), "{error}");
+    assert!(error.contains("the log is closed"), "{error}");
     // As after a full disk: the node goes on in the same process, whoever still looks at the old view.
     let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_001).unwrap();
     settle(&mut store);
@@ -142,7 +153,7 @@ fn read_all(dir: &std::path::Path) -> Result<(Vec<Stored>, lattice_kernel::Summa
 
 fn damage(
     name: &str,
-    log: &[u8],
+    log: &LogImage,
     state: Option<&[u8]>,
     expected: &(Vec<Stored>, lattice_kernel::Summary),
 ) -> bool {
@@ -152,7 +163,7 @@ fn damage(
         Err(_) => panic!("{name}: a panic instead of an error"),
         Ok(Err(text)) => {
             assert!(
-                text.contains("log.redb") || text.contains("state.redb"),
+                text.contains("log/") || text.contains("state.redb"),
                 "{name}: the error does not say where: {text}"
             );
             true
@@ -189,15 +200,19 @@ fn a_damaged_log_is_refused_or_reads_the_same() {
     let (log, state) = (log.live(), state.live());
     let dir = in_dir(&log, Some(&state));
     let expected = read_all(dir.path()).unwrap();
-    // Most of a young file is empty, and what is empty may change as it likes.
-    let used: Vec<usize> = (0..log.len()).filter(|at| log[*at] != 0).collect();
+    let numbers: Vec<_> = log.0.keys().copied().collect();
+    assert!(numbers.len() > 3, "the log has segments");
     let mut refused = 0;
     let mut dice = Dice(11);
     for round in 0..400 {
-        let mut broken = log.clone();
+        let mut image = log.clone();
+        let number = numbers[dice.below(numbers.len() as u64) as usize];
+        let broken = image.0.get_mut(&number).unwrap();
+        // Most of a young file is empty, and what is empty may change as it likes.
+        let used: Vec<usize> = (0..broken.len()).filter(|at| broken[*at] != 0).collect();
         // Flips, overwritten sectors and cut files, with and without derived state.
         let at = match round % 16 {
-            15 => dice.below(log.len() as u64) as usize,
+            15 => dice.below(broken.len() as u64) as usize,
             _ => used[dice.below(used.len() as u64) as usize],
         };
         let name = match round % 4 {
@@ -216,7 +231,7 @@ fn a_damaged_log_is_refused_or_reads_the_same() {
             }
         };
         let state = (round % 3 != 0).then_some(&state[..]);
-        refused += usize::from(damage(&name, &broken, state, &expected));
+        refused += usize::from(damage(&name, &image, state, &expected));
     }
     assert!(refused > 20, "only {refused} of 400 damages were noticed");
 }
@@ -271,11 +286,15 @@ fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
     let (log, state) = (log.live(), state.live());
     let dir = in_dir(&log, Some(&state));
     let expected = read_all(dir.path()).unwrap();
-    for at in 0..320 {
+    let ends = [log.0.keys().next(), log.0.keys().last()].map(Option::unwrap);
+    for (number, at) in ends
+        .iter()
+        .flat_map(|end| (0..320).map(move |at| (*end, at)))
+    {
         let mut broken = log.clone();
-        broken[at] ^= 1 << (at % 8);
+        broken.0.get_mut(number).unwrap()[at] ^= 1 << (at % 8);
         damage(
-            &format!("header byte {at}"),
+            &format!("header byte {at} of {number:?}"),
             &broken,
             Some(&state),
             &expected,
@@ -286,8 +305,15 @@ fn a_damaged_header_of_the_log_file_is_refused_or_reads_the_same() {
 /// Holds: invariant 6.
 #[test]
 fn what_changed_and_changed_back_is_told_although_the_state_was_behind() {
+    // What was told last stands in the same segment as the entry, or in a later one.
+    what_changed_and_changed_back_is_told(u64::MAX);
+    what_changed_and_changed_back_is_told(0);
+}
+
+fn what_changed_and_changed_back_is_told(segment_bytes: u64) {
     let power = Power::steady();
-    let (log, state) = (Disk::new(&power), Disk::new(&power));
+    let (mut log, state) = (LogDisk::new(&power), Disk::new(&power));
+    log.segment_bytes = segment_bytes;
     let mut founder = testing::found(0, START_MS);
     let write = |store: &mut Store, lane, call, at| {
         store.call(lane, vec![call], at, ChainId(at)).unwrap();
@@ -339,8 +365,9 @@ fn what_changed_and_changed_back_is_told_although_the_state_was_behind() {
     assert_eq!(store.notices().unwrap().len(), 1);
     receive(&mut store, &[first], START_MS + 10_002).unwrap();
     drop(store);
-    let disks = [log.live(), behind].map(|image| Disk::with_image(image, &power));
-    let files = files(&disks[0], &disks[1]).unwrap();
+    let mut log = LogDisk::with_image(log.live(), &power);
+    log.segment_bytes = segment_bytes;
+    let files = files(&log, &Disk::with_image(behind, &power)).unwrap();
     let mut store = open(files, START_MS + 20_000).unwrap();
     settle(&mut store);
     let now = store.snapshot().outcomes(&own).unwrap().unwrap().pop();

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lattice_format::{ChainId, Lane};
-use lattice_kernel::{Files, LocalSeq, Snapshot, StorageError, Store};
-use lattice_testing::disk::{Disk, Power, files};
+use lattice_kernel::{LocalSeq, Snapshot, StorageError, Store};
+use lattice_testing::disk::{Disk, Power};
+use lattice_testing::log_disk::{LogDisk, files, uncached_files};
 use lattice_testing::{self as testing, Step};
-use redb::Database;
 
 use crate::crash::open;
 use crate::damage::grown;
@@ -16,14 +16,8 @@ use crate::world::{START_MS, all, settle};
 const NOW_MS: u64 = START_MS + 10_000;
 
 /// A store that keeps nothing of its disks in memory, and how often its owner was woken.
-fn cold(log: &Disk, state: &Disk) -> (Store, Arc<AtomicUsize>) {
-    let uncached = |disk: &Disk| {
-        Database::builder()
-            .set_cache_size(0)
-            .create_with_backend(disk.clone())
-            .unwrap()
-    };
-    let files = Files::from_databases(uncached(log), uncached(state));
+fn cold(log: &LogDisk, state: &Disk) -> (Store, Arc<AtomicUsize>) {
+    let files = uncached_files(log, state).unwrap();
     let mut store = open(files, NOW_MS).unwrap();
     settle(&mut store);
     let woken = Arc::new(AtomicUsize::new(0));
@@ -41,28 +35,37 @@ fn woken(count: &AtomicUsize) -> usize {
 #[test]
 fn one_failed_read_of_a_view_is_told_and_the_store_is_to_be_opened_again() {
     let (log, state, ids) = grown(31);
-    let read_log = |view: &Snapshot| view.entries_from(LocalSeq(0), 3).map(|_| ());
+    // The segment that is written; one that is closed is opened anew by its next reader.
+    let read_log = |view: &Snapshot| {
+        let last = LocalSeq(view.summary().count - 1);
+        view.entries_from(last, 1).map(|_| ())
+    };
     let read_state = |view: &Snapshot| view.tips().map(|_| ());
     type Read = fn(&Snapshot) -> Result<(), StorageError>;
     for (name, read) in [("log", read_log as Read), ("state", read_state as Read)] {
-        let log = Disk::with_image(log.live(), &Power::steady());
+        let log = LogDisk::with_image(log.live(), &Power::steady());
         let state = Disk::with_image(state.live(), &Power::steady());
-        let failing = if name == "log" { &log } else { &state };
+        let failing = if name == "log" {
+            &log.reads
+        } else {
+            &state.reads
+        };
         let (store, count) = cold(&log, &state);
         let view = store.snapshot();
         read(&view).unwrap();
         store.examine().unwrap();
         assert_eq!(woken(&count), 0, "{name}: nothing has failed");
 
-        failing.reads.fail_after(0);
-        read(&view).unwrap_err();
+        failing.fail_after(0);
+        read(&view).expect_err(name);
         assert_eq!(woken(&count), 1, "{name}");
-        failing.reads.fail_after(u64::MAX / 2);
+        failing.fail_after(u64::MAX / 2);
         // The disk is whole again, and the database does not know.
         read(&view).unwrap_err();
         assert_eq!(woken(&count), 1, "{name}: it is told once");
         let error = store.examine().unwrap_err();
-        assert!(error.0.starts_with(&format!("{name}.redb")), "{error}");
+        let file = if name == "log" { "log/" } else { "state.redb" };
+        assert!(error.0.starts_with(file), "{error}");
 
         drop(store);
         read(&view).unwrap_err();
@@ -79,6 +82,22 @@ fn one_failed_read_of_a_view_is_told_and_the_store_is_to_be_opened_again() {
         assert!(told.unwrap().outcome.is_ok());
         assert_eq!(store.commit(NOW_MS).unwrap().len(), 1);
     }
+}
+
+#[test]
+fn a_failed_read_of_a_closed_segment_is_told_and_the_next_one_finds_it_whole() {
+    let (log, state, ids) = grown(31);
+    let (store, count) = cold(&log, &state);
+    let view = store.snapshot();
+    let read = || view.entries_from(LocalSeq(0), 3);
+    log.reads.fail_after(0);
+    let error = read().unwrap_err();
+    assert!(error.0.starts_with("log/0000000000000000.redb"), "{error}");
+    assert_eq!(woken(&count), 1);
+    log.reads.fail_after(u64::MAX / 2);
+    // Nothing that opening the store anew would mend.
+    store.examine().unwrap();
+    assert_eq!(read().unwrap()[2].header.id(), ids[2]);
 }
 
 #[test]
@@ -107,17 +126,18 @@ fn a_damaged_row_is_told_and_is_no_reason_to_open_the_store_again() {
     drop(store);
     let mut image = log.live();
     let signature = row.header.signed().signature.0;
-    let places = image.windows(signature.len());
-    let found: Vec<_> = places
-        .enumerate()
-        .filter(|(_, bytes)| *bytes == signature)
-        .map(|(at, _)| at)
-        .collect();
-    assert!(!found.is_empty());
-    for at in found {
-        image[at] ^= 1;
+    let mut found = 0;
+    for file in image.0.values_mut() {
+        let places = file.windows(signature.len()).enumerate();
+        let places: Vec<_> = places.filter(|(_, bytes)| *bytes == signature).collect();
+        let places: Vec<_> = places.into_iter().map(|(at, _)| at).collect();
+        found += places.len();
+        for at in places {
+            file[at] ^= 1;
+        }
     }
-    let log = Disk::with_image(image, &Power::steady());
+    assert!(found > 0);
+    let log = LogDisk::with_image(image, &Power::steady());
     let (store, count) = cold(&log, &state);
     let view = store.snapshot();
     for times in 1..4 {

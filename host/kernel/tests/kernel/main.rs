@@ -13,6 +13,7 @@ mod quota;
 mod replays;
 mod revocation;
 mod scene;
+mod segments;
 mod waiting;
 mod world;
 mod writer;

@@ -11,7 +11,8 @@ use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
 use lattice_kernel::writer::{self, Effect, Job, Next, Now, Rebuild};
 use lattice_kernel::{BatchVerifier, LocalSeq, NewStore, Store};
-use lattice_testing::disk::{Disk, Power, files};
+use lattice_testing::disk::{Disk, Power};
+use lattice_testing::log_disk::{LogDisk, files};
 use lattice_testing::{self as testing, APP, ModelEngine, Step, device, key};
 
 const WALL_MS: u64 = 1_800_000_000_000;
@@ -430,7 +431,7 @@ fn what_a_change_of_governance_leaves_to_run_is_run_without_another_job() {
 #[test]
 fn after_a_failed_write_callers_are_told_and_the_store_is_asked_for_once_a_tick() {
     let power = Power::steady();
-    let (log, state) = (Disk::new(&power), Disk::new(&power));
+    let (log, state) = (LogDisk::new(&power), Disk::new(&power));
     let spec = NewStore {
         genesis: testing::genesis(),
         admits: Vec::new(),

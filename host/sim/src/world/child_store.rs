@@ -9,7 +9,7 @@ use std::mem::swap;
 use lattice_kernel::run::engine::{Member, MemberStatus, Role};
 
 use crate::world::World;
-use crate::world::node::{Disks, Machine, Node, NodeId};
+use crate::world::node::{Machine, Node, NodeId};
 use crate::world::queue::Event;
 use crate::world::trace::short;
 
@@ -111,7 +111,7 @@ fn of_the_child(node: &Node, neighbours: Vec<NodeId>) -> Node {
             Machine::Asleep(_) => Machine::Asleep(Vec::new()),
             Machine::Off => Machine::Off,
         },
-        disks: Disks::with_images(Vec::new(), Vec::new()),
+        disks: node.disks.emptied(),
         skew_ms: node.skew_ms,
         disk_ms: node.disk_ms,
         liar: node.liar,

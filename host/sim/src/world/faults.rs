@@ -148,7 +148,7 @@ impl World {
     /// Lets nothing more onto the disk of a log.
     fn fill(&mut self, id: NodeId) {
         let disk = &self.nodes[id.index()].disks.log;
-        disk.set_room(Some(disk.live().len() as u64));
+        disk.set_room(Some(disk.used()));
     }
 
     /// Copies the disks of all stores.

@@ -2,11 +2,12 @@
 
 use lattice_format::{DeviceKey, Genesis, SignedHeader};
 use lattice_kernel::{CreateError, NewStore, Store};
-use lattice_testing::disk::{self, SURVIVALS, Survives};
+use lattice_testing::disk::{SURVIVALS, Survives};
+use lattice_testing::log_disk;
 
 use crate::limits::TICK_MS;
 use crate::world::World;
-use crate::world::node::{Disks, Machine, NodeId, Writer};
+use crate::world::node::{Machine, NodeId, Writer};
 use crate::world::queue::Event;
 
 impl World {
@@ -31,7 +32,7 @@ impl World {
             chain: node.fresh_chain(id),
         };
         let (engine, key) = (self.engine.clone(), node.key.clone());
-        let store = disk::files(&node.disks.log, &node.disks.state)
+        let store = log_disk::files(&node.disks.log, &node.disks.state)
             .map_err(CreateError::from)
             .and_then(|files| Store::create(files, engine, key, spec, now_ms));
         match store {
@@ -54,9 +55,9 @@ impl World {
             return;
         }
         // Whatever an attempt before left there was never completed.
-        node.disks = Disks::with_images(Vec::new(), Vec::new());
+        node.disks = node.disks.emptied();
         let key = node.key.clone();
-        let store = disk::files(&node.disks.log, &node.disks.state)
+        let store = log_disk::files(&node.disks.log, &node.disks.state)
             .map_err(CreateError::from)
             .and_then(|files| Store::adopt(files, engine, key, genesis, now_ms));
         match store {
@@ -115,7 +116,8 @@ impl World {
     pub(crate) fn reload(&mut self, id: NodeId) {
         let node = &mut self.nodes[id.index()];
         let room = node.disks.log.room();
-        node.disks = Disks::with_images(node.disks.log.live(), node.disks.state.live());
+        let images = (node.disks.log.live(), node.disks.state.live());
+        node.disks = node.disks.holding(images.0, images.1);
         node.disks.log.set_room(room);
     }
 
@@ -141,7 +143,7 @@ impl World {
         // Nothing that the dying process writes reaches the images.
         node.writer = None;
         let room = node.disks.log.room();
-        node.disks = Disks::with_images(images.0, images.1);
+        node.disks = node.disks.holding(images.0, images.1);
         node.disks.log.set_room(room);
         node.power = Machine::Off;
         node.life += 1;
@@ -241,7 +243,7 @@ impl World {
             return;
         };
         let node = &mut self.nodes[id.index()];
-        node.disks = Disks::with_images(log, state);
+        node.disks = node.disks.holding(log, state);
         // Whoever restores a backup gives up what is younger, at this node.
         node.acknowledged.clear();
         node.restored = true;

@@ -6,13 +6,19 @@ use std::fmt;
 use ed25519_dalek::SigningKey;
 use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
 use lattice_kernel::Store;
+use lattice_kernel::limits::SEGMENT_BYTES;
 use lattice_kernel::sync::Governance;
 use lattice_testing::disk::{Disk, Power};
+use lattice_testing::log_disk::{LogDisk, LogImage};
 use lattice_testing::verified::RememberingVerifier;
 
 use crate::net::gossip::Membership;
 use crate::net::stream::{Side, StreamId};
 use crate::world::queue::Event;
+
+/// Bytes of rows after which a segment of a log is full on every other node: most histories have several there. The
+/// nodes between them have segments of the size that daemons use, and so a single one.
+const SMALL_SEGMENT_BYTES: u64 = 48 * 1024;
 
 /// A node's place in its world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,7 +87,7 @@ pub(crate) enum Machine {
 /// The disks of a machine and the power that they share.
 #[derive(Clone, Debug)]
 pub(crate) struct Disks {
-    pub(crate) log: Disk,
+    pub(crate) log: LogDisk,
     pub(crate) state: Disk,
     pub(crate) power: Power,
     /// How many more reads succeed, of both.
@@ -89,17 +95,31 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    /// Disks with what was found on them.
-    pub(crate) fn with_images(log: Vec<u8>, state: Vec<u8>) -> Self {
+    /// Empty disks, with segments of that size.
+    fn empty(segment_bytes: u64) -> Self {
+        Self::with_images(LogImage::default(), Vec::new(), segment_bytes)
+    }
+
+    /// Disks like these with nothing on them.
+    pub(crate) fn emptied(&self) -> Self {
+        Self::empty(self.log.segment_bytes)
+    }
+
+    /// Disks like these with what was found on them.
+    pub(crate) fn holding(&self, log: LogImage, state: Vec<u8>) -> Self {
+        Self::with_images(log, state, self.log.segment_bytes)
+    }
+
+    fn with_images(log: LogImage, state: Vec<u8>, segment_bytes: u64) -> Self {
         let (power, reads) = (Power::steady(), Power::steady());
-        let disk = |image| {
-            let mut disk = Disk::with_image(image, &power);
-            disk.reads = reads.clone();
-            disk
-        };
+        let mut log = LogDisk::with_image(log, &power);
+        log.reads = reads.clone();
+        log.segment_bytes = segment_bytes;
+        let mut state = Disk::with_image(state, &power);
+        state.reads = reads.clone();
         Self {
-            log: disk(log),
-            state: disk(state),
+            log,
+            state,
             power,
             reads,
         }
@@ -156,7 +176,7 @@ pub(crate) struct Node {
     pub(crate) acknowledged: Vec<IntentionId>,
     pub(crate) chains: u64,
     /// A copy of the disks, to be put back.
-    pub(crate) backup: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) backup: Option<(LogImage, Vec<u8>)>,
     /// Its disks were put back to an earlier day, so what it told since is forgotten.
     pub(crate) restored: bool,
     /// Sends other bytes than its sessions say.
@@ -171,14 +191,18 @@ impl Node {
     pub(crate) fn new(number: u16, neighbours: Vec<NodeId>) -> Self {
         let mut seed = [7; 32];
         seed[..2].copy_from_slice(&number.to_be_bytes());
-        Self::with_key(SigningKey::from_bytes(&seed), neighbours)
+        let mut node = Self::with_key(SigningKey::from_bytes(&seed), neighbours);
+        if !number.is_multiple_of(2) {
+            node.disks = Disks::empty(SEGMENT_BYTES);
+        }
+        node
     }
 
     pub(crate) fn with_key(key: SigningKey, neighbours: Vec<NodeId>) -> Self {
         Self {
             device: DeviceKey(key.verifying_key().to_bytes()),
             key,
-            disks: Disks::with_images(Vec::new(), Vec::new()),
+            disks: Disks::empty(SMALL_SEGMENT_BYTES),
             writer: None,
             founded: false,
             power: Machine::On,

@@ -6,7 +6,7 @@
 use lattice_format::{Lane, VerifiedHeader};
 use lattice_kernel::writer::{self, Effect, Group, Input, Next, Now, Rebuild};
 use lattice_kernel::{Changes, OpenError, Received, StorageError, Store};
-use lattice_testing::disk;
+use lattice_testing::log_disk;
 
 use crate::world::World;
 use crate::world::node::{Disks, Given, Job, Machine, NodeId, Via, Writer};
@@ -52,6 +52,11 @@ impl World {
     pub(crate) fn hear_of_reads(&mut self) {
         let failed = std::mem::take(&mut *self.failed_reads.lock().expect("no holder panics"));
         for id in failed {
+            // One read has failed, and the disk is whole again.
+            self.nodes[id.index()]
+                .disks
+                .reads
+                .fail_after(i64::MAX as u64);
             self.note(id, format_args!("hears of a read that failed"));
             self.job(id, Job::ReadFailed);
         }
@@ -262,7 +267,7 @@ impl World {
         let now_ms = self.clock(id);
         let (engine, node) = (self.engine.clone(), &mut self.nodes[id.index()]);
         let (key, disks) = (node.key.clone(), node.disks.clone());
-        let opened = disk::repaired(&disks.log, &disks.state, &disks.power)
+        let opened = log_disk::repaired(&disks.log, &disks.state, &disks.power)
             .map_err(OpenError::from)
             .and_then(|(files, state)| {
                 node.disks.state = state;
@@ -314,8 +319,5 @@ fn may_be_repaired(disks: &Disks) -> bool {
 
 /// Whether the machine failed while the store was being made: nobody was told of it.
 fn was_never_completed(error: &OpenError) -> bool {
-    match error {
-        OpenError::Empty => true,
-        OpenError::Storage(error) => error.0.contains("magic number"),
-    }
+    matches!(error, OpenError::Empty)
 }

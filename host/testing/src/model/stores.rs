@@ -1,5 +1,6 @@
 //! Stores of the model components, and what their devices sign.
 
+use std::io;
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
@@ -7,9 +8,9 @@ use lattice_format::{
     Body, BodyRef, Call, ChainId, ComponentRef, DeviceKey, Genesis, Header, Lane, Limits,
     Transaction, VerifiedHeader,
 };
-use lattice_kernel::{Files, NewStore, Store};
-use redb::Database;
+use lattice_kernel::{Files, LogFiles, NewStore, ReadSegment, Store};
 use redb::backends::InMemoryBackend;
+use redb::{Database, DatabaseError};
 
 use super::{APP, GOVERNANCE, ModelEngine};
 
@@ -23,15 +24,50 @@ pub fn device(number: u8) -> DeviceKey {
     DeviceKey(key(number).verifying_key().to_bytes())
 }
 
+fn memory() -> Result<Database, DatabaseError> {
+    Database::builder()
+        .set_cache_size(256 * 1024)
+        .create_with_backend(InMemoryBackend::new())
+}
+
+/// A log in memory, whose only segment is never full. It is gone with who has it open.
+#[derive(Debug)]
+struct OneSegment;
+
+impl LogFiles for OneSegment {
+    fn list(&self) -> io::Result<Vec<u64>> {
+        Ok(Vec::new())
+    }
+
+    fn make(&self) -> Result<Database, DatabaseError> {
+        memory()
+    }
+
+    fn name(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn open(&self, _: u64) -> Result<Database, DatabaseError> {
+        Err(io::Error::from(io::ErrorKind::NotFound).into())
+    }
+
+    fn open_to_read(&self, _: u64) -> Result<ReadSegment, DatabaseError> {
+        Err(io::Error::from(io::ErrorKind::NotFound).into())
+    }
+
+    fn bytes(&self, _: u64) -> io::Result<u64> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn remove(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
 /// Empty files in memory.
 pub fn memory_files() -> Files {
-    let db = || {
-        Database::builder()
-            .set_cache_size(256 * 1024)
-            .create_with_backend(InMemoryBackend::new())
-            .expect("memory does not fail")
-    };
-    Files::from_databases(db(), db())
+    let state = memory().expect("memory does not fail");
+    Files::from_parts(Box::new(OneSegment), u64::MAX, state)
 }
 
 /// A genesis of the model components.

@@ -1,0 +1,416 @@
+//! The sequence of segments that a log is: which of them holds an entry, and what becomes of a full one.
+//!
+//! Only the last segment is written. A segment that is full is followed by an empty one with the number of the next
+//! entry; what must be found without a search is carried over into it (see `mod.rs`). The new file is whole and
+//! durable, its name as well, before it is appended to, so whichever of the two a crash leaves as the last one holds
+//! all that was acknowledged. Then the old one is closed, and nobody writes it again.
+//!
+//! redb lets a file grow by doubling. Closing it cuts off what is free at its end. Free pages before the end were never
+//! written and take no disk: a segment of 98,000 entries appended one by one is 114 MiB long and takes 65, before
+//! redb compacts it and after. So nothing is compacted.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+
+use redb::{Database, DatabaseError, ReadableDatabase};
+
+use crate::limits::OPEN_SEGMENTS_MAX;
+use crate::storage::log_files::{LogFiles, ReadSegment, file_name};
+use crate::storage::rows::StorageError;
+
+/// A segment by the number of its first entry, as errors name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Segment(pub(crate) u64);
+
+impl std::fmt::Display for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "log/{}", file_name(self.0))
+    }
+}
+
+impl Segment {
+    /// The error for what a segment holds and nobody wrote.
+    pub(crate) fn damaged(self, what: impl std::fmt::Display) -> StorageError {
+        StorageError(format!(
+            "{self} is damaged: {what}; restore the store from a backup, or join it again"
+        ))
+    }
+
+    /// Does something with the file. redb panics on some damage to a file; to us that is an error of the
+    /// disk, which must not reach other stores. Nothing half done is seen afterwards: redb's locks are
+    /// poisoned then, and everything that follows is an error as well.
+    fn guarded<T>(self, work: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if error.0.starts_with("log/") => Err(error),
+            Ok(Err(error)) => Err(StorageError(format!("{self}: {error}"))),
+            Err(_) => Err(self.damaged("its pages contradict each other")),
+        }
+    }
+
+    fn opened<T>(
+        self,
+        open: impl FnOnce() -> Result<T, DatabaseError>,
+    ) -> Result<Closing<T>, StorageError> {
+        self.guarded(|| {
+            let unopened = |error| {
+                StorageError(format!(
+                    "{self} does not open: {error}; if it is damaged, restore the store from a backup, or join it again"
+                ))
+            };
+            open()
+                .map(|db| Closing { db: Some(db), segment: self })
+                .map_err(unopened)
+        })
+    }
+}
+
+/// A file that closes without a panic, whatever redb finds in it then.
+struct Closing<T> {
+    db: Option<T>,
+    segment: Segment,
+}
+
+impl<T> Closing<T> {
+    fn get(&self) -> &T {
+        self.db.as_ref().expect("it is taken when it is dropped")
+    }
+}
+
+impl<T> Drop for Closing<T> {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("{} is damaged: it could not be closed", self.segment);
+        }
+    }
+}
+
+/// A segment that nobody writes any more, open.
+type Reader = Arc<Closing<ReadSegment>>;
+
+/// The segments of one log, some of them open.
+pub(crate) struct Segments {
+    files: Box<dyn LogFiles>,
+    full_bytes: u64,
+    written: RwLock<Written>,
+    /// About how many bytes the last segment holds.
+    bytes: AtomicU64,
+    reading: Mutex<Reading>,
+}
+
+/// What the writer changes. Whoever reads the last segment holds the lock, so that it is closed with nobody reading.
+struct Written {
+    /// The segments, ascending.
+    all: Vec<Segment>,
+    /// The last of them.
+    last: Option<Closing<Database>>,
+    /// Why nothing is read and written any more.
+    ended: Option<&'static str>,
+}
+
+#[derive(Default)]
+struct Reading {
+    /// The segments that are open besides the last one; who was read last is last.
+    open: Vec<(Segment, Reader)>,
+    closed: bool,
+}
+
+const CLOSED: &str = "the log is closed: its store is";
+const UNSURE: &str =
+    "log/: whether a new segment has its name is not known; the store must be opened again";
+
+impl Segments {
+    /// Opens the last segment, if there is any.
+    pub(crate) fn open(files: Box<dyn LogFiles>, full_bytes: u64) -> Result<Self, StorageError> {
+        let failed = |error| StorageError(format!("log/: {error}"));
+        let all: Vec<_> = files.list().map_err(failed)?;
+        let all: Vec<_> = all.into_iter().map(Segment).collect();
+        let (mut last, mut bytes) = (None, 0);
+        if let Some(segment) = all.last() {
+            last = Some(segment.opened(|| files.open(segment.0))?);
+            // After a crash the file is up to twice as long as what it holds: such a segment ends the earlier.
+            bytes = files.bytes(segment.0).map_err(failed)?;
+        }
+        Ok(Self {
+            files,
+            full_bytes,
+            written: RwLock::new(Written {
+                all,
+                last,
+                ended: None,
+            }),
+            bytes: AtomicU64::new(bytes),
+            reading: Mutex::default(),
+        })
+    }
+
+    fn written(&self) -> Result<RwLockReadGuard<'_, Written>, StorageError> {
+        let written = self.written.read().expect("no holder panics");
+        match written.ended {
+            None => Ok(written),
+            Some(why) => Err(StorageError(why.into())),
+        }
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().expect("no holder panics")
+    }
+
+    /// The first segment: what is below its number is not kept.
+    pub(crate) fn first(&self) -> Result<Option<Segment>, StorageError> {
+        Ok(self.written()?.all.first().copied())
+    }
+
+    /// The segment that holds an entry, if any does, and the one after it.
+    pub(crate) fn around(
+        &self,
+        local: u64,
+    ) -> Result<(Option<Segment>, Option<Segment>), StorageError> {
+        let written = self.written()?;
+        let after = written.all.partition_point(|segment| segment.0 <= local);
+        let before = after.checked_sub(1).map(|at| written.all[at]);
+        Ok((before, written.all.get(after).copied()))
+    }
+
+    /// The segments that hold entries from `local` on, or were written when that was the next one; the last first.
+    pub(crate) fn back_to(&self, local: u64) -> Result<Vec<Segment>, StorageError> {
+        let written = self.written()?;
+        let first = written.all.partition_point(|segment| segment.0 < local);
+        let kept = &written.all[first.saturating_sub(1)..];
+        Ok(kept.iter().rev().copied().collect())
+    }
+
+    /// Does something with the last segment; `None` when there is none.
+    pub(crate) fn last<T>(
+        &self,
+        work: impl FnOnce(Segment, &Database) -> Result<T, StorageError>,
+    ) -> Result<Option<T>, StorageError> {
+        let written = self.written()?;
+        let (Some(segment), Some(db)) = (written.all.last(), &written.last) else {
+            return Ok(None);
+        };
+        segment.guarded(|| work(*segment, db.get())).map(Some)
+    }
+
+    /// Reads a segment.
+    pub(crate) fn read<T>(
+        &self,
+        segment: Segment,
+        read: impl FnOnce(&dyn ReadableDatabase) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        {
+            let written = self.written()?;
+            if let Some(db) = &written.last
+                && written.all.last() == Some(&segment)
+            {
+                return segment.guarded(|| read(db.get()));
+            }
+        }
+        let reader = self.reader(segment)?;
+        let done = segment.guarded(|| read(&**reader.get()));
+        if done.is_err() {
+            // redb refuses a file after one error of it: the next reader opens it anew.
+            self.reading().open.retain(|(open, _)| *open != segment);
+        }
+        done
+    }
+
+    /// Opens a segment that nobody writes any more, or finds it open.
+    fn reader(&self, segment: Segment) -> Result<Reader, StorageError> {
+        let mut reading = self.reading();
+        if reading.closed {
+            return Err(StorageError(CLOSED.into()));
+        }
+        let open = &mut reading.open;
+        if let Some(at) = open.iter().position(|(open, _)| *open == segment) {
+            let found = open.remove(at);
+            let reader = found.1.clone();
+            open.push(found);
+            return Ok(reader);
+        }
+        let reader = Arc::new(segment.opened(|| match self.files.open_to_read(segment.0) {
+            // The node ended between its successor's beginning and its own end: what repairs it closes it.
+            Err(DatabaseError::RepairAborted) => {
+                drop(self.files.open(segment.0)?);
+                self.files.open_to_read(segment.0)
+            }
+            opened => opened,
+        })?);
+        if open.len() == OPEN_SEGMENTS_MAX {
+            open.remove(0);
+        }
+        open.push((segment, reader.clone()));
+        Ok(reader)
+    }
+
+    /// Whether the next entry, number `next`, belongs into a new segment.
+    pub(crate) fn is_next_new(&self, next: u64) -> Result<bool, StorageError> {
+        let full = self.bytes.load(Ordering::Relaxed) >= self.full_bytes;
+        Ok(match self.written()?.all.last() {
+            Some(last) => full && last.0 < next,
+            None => true,
+        })
+    }
+
+    /// Counts what was appended to the last segment.
+    pub(crate) fn grown(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Begins a segment. `fill` writes what it holds from the first, durably, and returns how many bytes that is.
+    pub(crate) fn begin(
+        &self,
+        segment: Segment,
+        fill: impl FnOnce(&Database) -> Result<u64, StorageError>,
+    ) -> Result<(), StorageError> {
+        drop(self.written()?);
+        let made = segment.opened(|| self.files.make())?;
+        let bytes = segment.guarded(|| fill(made.get()))?;
+        let named = self.files.name(segment.0);
+        let mut written = self.written.write().expect("no holder panics");
+        if let Err(error) = named {
+            // If the name lasts, nothing may be appended to the segment before it.
+            written.ended = Some(UNSURE);
+            return Err(StorageError(format!("{segment}: {error}")));
+        }
+        written.all.push(segment);
+        // Closes the segment before it.
+        written.last = Some(made);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Closes all files. Waits for whoever is reading the last one.
+    pub(crate) fn close(&self) {
+        let mut written = self.written.write().expect("no holder panics");
+        written.ended = Some(CLOSED);
+        written.last = None;
+        drop(written);
+        let mut reading = self.reading();
+        reading.closed = true;
+        reading.open.clear();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use redb::TableDefinition;
+
+    use super::*;
+    use crate::limits::SEGMENT_BYTES;
+    use crate::storage::log_files::LogDirectory;
+
+    const ROWS: TableDefinition<'static, u64, u64> = TableDefinition::new("rows");
+
+    fn at(directory: &std::path::Path) -> Segments {
+        let files = LogDirectory::of_store(directory);
+        Segments::open(Box::new(files), SEGMENT_BYTES).unwrap()
+    }
+
+    fn begin(segments: &Segments, first: u64) {
+        let fill = |db: &Database| {
+            let write = db.begin_write()?;
+            write.open_table(ROWS)?.insert(0, first)?;
+            write.commit()?;
+            Ok(0)
+        };
+        segments.begin(Segment(first), fill).unwrap();
+    }
+
+    fn row(segments: &Segments, first: u64) -> Result<u64, StorageError> {
+        segments.read(Segment(first), |db| {
+            let row = db.begin_read()?.open_table(ROWS)?.get(0)?;
+            Ok(row.map_or(u64::MAX, |row| row.value()))
+        })
+    }
+
+    #[test]
+    fn a_segment_is_full_at_its_bytes_and_never_before_its_first_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = at(dir.path());
+        assert!(segments.is_next_new(0).unwrap());
+        begin(&segments, 0);
+        assert!(!segments.is_next_new(5).unwrap());
+        segments.grown(SEGMENT_BYTES - 1);
+        assert!(!segments.is_next_new(5).unwrap());
+        segments.grown(1);
+        assert!(segments.is_next_new(5).unwrap());
+        assert!(!segments.is_next_new(0).unwrap());
+        begin(&segments, 5);
+        assert!(!segments.is_next_new(6).unwrap());
+    }
+
+    #[test]
+    fn so_many_closed_segments_are_open_and_the_others_are_opened_for_their_readers() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = at(dir.path());
+        let count = OPEN_SEGMENTS_MAX as u64 + 3;
+        for first in 0..count {
+            begin(&segments, first);
+        }
+        let open = |segments: &Segments| segments.reading().open.len();
+        assert_eq!(open(&segments), 0);
+        for _ in 0..2 {
+            for first in 0..count {
+                assert_eq!(row(&segments, first).unwrap(), first);
+                assert!(open(&segments) <= OPEN_SEGMENTS_MAX);
+            }
+        }
+        assert_eq!(open(&segments), OPEN_SEGMENTS_MAX);
+        segments.close();
+        assert_eq!(open(&segments), 0);
+        assert!(row(&segments, 0).is_err());
+        assert!(row(&segments, count - 1).is_err());
+        // All files are let go.
+        let again = at(dir.path());
+        assert_eq!(row(&again, count - 1).unwrap(), count - 1);
+    }
+
+    #[test]
+    fn a_segment_that_was_not_closed_is_repaired_for_its_first_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = at(dir.path());
+        begin(&segments, 0);
+        let path = dir.path().join("log").join(file_name(0));
+        let unclosed = std::fs::read(&path).unwrap();
+        begin(&segments, 1);
+        assert_ne!(std::fs::read(&path).unwrap(), unclosed);
+        std::fs::write(&path, unclosed).unwrap();
+        let files = LogDirectory::of_store(dir.path());
+        let refused = files.open_to_read(0);
+        assert!(matches!(refused, Err(DatabaseError::RepairAborted)));
+        assert_eq!(row(&segments, 0).unwrap(), 0);
+        files.open_to_read(0).map(|_| ()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_lists_segments_alone_and_forgets_one_without_a_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = LogDirectory::of_store(dir.path());
+        assert_eq!(files.list().unwrap(), Vec::<u64>::new());
+        for first in [0x10, 0] {
+            drop(files.make().unwrap());
+            files.name(first).unwrap();
+        }
+        drop(files.make().unwrap());
+        let log = dir.path().join("log");
+        for other in [
+            "10.redb",
+            "+000000000000010.redb",
+            "notes",
+            "0000000000000010.redb~",
+        ] {
+            std::fs::write(log.join(other), b"").unwrap();
+        }
+        assert!(log.join("new.redb").exists());
+        assert_eq!(files.list().unwrap(), [0, 0x10]);
+        assert!(!log.join("new.redb").exists());
+        assert!(files.bytes(0).unwrap() > 0);
+        files.remove(0).unwrap();
+        assert_eq!(files.list().unwrap(), [0x10]);
+        files.name(1).unwrap_err();
+    }
+}

@@ -1,0 +1,176 @@
+//! The files of a log's segments, in a directory: made, named, listed, opened and removed.
+//!
+//! A segment is made without a number and gets it when it is whole, by a rename. So a file with a number is never
+//! one that a crash cut off while it was made, and one that does not open is damaged.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::{Database, DatabaseError, ReadableDatabase};
+
+/// The directory of the segments, beside `state.redb`.
+pub(crate) const LOG_DIR: &str = "log";
+/// A segment that has no number yet.
+const UNNAMED: &str = "new.redb";
+const SUFFIX: &str = ".redb";
+
+/// Memory that redb may use for pages of the segment that is written, in bytes.
+const WRITTEN_CACHE_BYTES: usize = 4 * 1024 * 1024;
+/// The same for one that is only read.
+const READ_CACHE_BYTES: usize = 512 * 1024;
+
+/// A segment that nobody writes any more.
+pub type ReadSegment = Box<dyn ReadableDatabase + Send + Sync>;
+
+/// What a log needs of the place where its segments lie. A segment's number is that of its first entry.
+pub trait LogFiles: fmt::Debug + Send + Sync {
+    /// The numbers of the segments, ascending. Removes what an interrupted [`LogFiles::make`] left.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn list(&self) -> io::Result<Vec<u64>>;
+
+    /// Makes an empty segment without a number, in place of one that got none.
+    ///
+    /// # Errors
+    /// When the disk fails or is full.
+    fn make(&self) -> Result<Database, DatabaseError>;
+
+    /// Gives the segment that was made last its number. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the disk fails. Whether the segment has its number is then found by the next [`LogFiles::list`].
+    fn name(&self, first: u64) -> io::Result<()>;
+
+    /// Opens a segment to write it.
+    ///
+    /// # Errors
+    /// When the disk fails, or the file is damaged or in use.
+    fn open(&self, first: u64) -> Result<Database, DatabaseError>;
+
+    /// Opens a segment without writing anything.
+    ///
+    /// # Errors
+    /// [`DatabaseError::RepairAborted`] when it was not closed; whatever else as for [`LogFiles::open`].
+    fn open_to_read(&self, first: u64) -> Result<ReadSegment, DatabaseError>;
+
+    /// The length of a segment's file.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn bytes(&self, first: u64) -> io::Result<u64>;
+
+    /// Removes a segment. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn remove(&self, first: u64) -> io::Result<()>;
+}
+
+/// Segments as files of a directory.
+#[derive(Debug)]
+pub(crate) struct LogDirectory {
+    path: PathBuf,
+}
+
+impl LogDirectory {
+    /// The log of the store in that directory. Nothing is made yet.
+    pub(crate) fn of_store(store: &Path) -> Self {
+        Self {
+            path: store.join(LOG_DIR),
+        }
+    }
+
+    fn file(&self, first: u64) -> PathBuf {
+        self.path.join(file_name(first))
+    }
+}
+
+/// How the file of a segment is called.
+pub(crate) fn file_name(first: u64) -> String {
+    format!("{first:016x}{SUFFIX}")
+}
+
+/// The segments in a directory with their paths, ascending; none when there is no directory.
+pub(crate) fn segments_in(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let rows = match fs::read_dir(directory) {
+        Ok(rows) => rows,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for row in rows {
+        let row = row?;
+        let name = row.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+        let first = number.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        // Only what this host would write itself: `+1.redb` is a number to the parser.
+        if let Some(first) = first
+            && name.to_str() == Some(file_name(first).as_str())
+        {
+            found.push((first, row.path()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl LogFiles for LogDirectory {
+    fn list(&self) -> io::Result<Vec<u64>> {
+        let found = segments_in(&self.path)?;
+        match fs::remove_file(self.path.join(UNNAMED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(found.into_iter().map(|(first, _)| first).collect())
+    }
+
+    fn make(&self) -> Result<Database, DatabaseError> {
+        match fs::create_dir(&self.path) {
+            Ok(()) => sync_directory(self.path.parent().unwrap_or(&self.path))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
+        }
+        let path = self.path.join(UNNAMED);
+        // A new file, not the old one cut to nothing: somebody may still have that open.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let mut builder = Database::builder();
+        builder.set_cache_size(WRITTEN_CACHE_BYTES);
+        builder.create(path)
+    }
+
+    fn name(&self, first: u64) -> io::Result<()> {
+        fs::rename(self.path.join(UNNAMED), self.file(first))?;
+        sync_directory(&self.path)
+    }
+
+    fn open(&self, first: u64) -> Result<Database, DatabaseError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(WRITTEN_CACHE_BYTES);
+        builder.open(self.file(first))
+    }
+
+    fn open_to_read(&self, first: u64) -> Result<ReadSegment, DatabaseError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(READ_CACHE_BYTES);
+        Ok(Box::new(builder.open_read_only(self.file(first))?))
+    }
+
+    fn bytes(&self, first: u64) -> io::Result<u64> {
+        Ok(fs::metadata(self.file(first))?.len())
+    }
+
+    fn remove(&self, first: u64) -> io::Result<()> {
+        fs::remove_file(self.file(first))?;
+        sync_directory(&self.path)
+    }
+}
