@@ -12,18 +12,24 @@ use lattice_testing::{self as testing, Step};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
+use crate::api::outcome::Forms;
+use crate::api::page::Page;
+use crate::api::server::Running;
 use crate::api::{self, calls_client::CallsClient, node_client::NodeClient};
-use crate::graph;
-use crate::history::{self, Filter, Names, Reader};
 use crate::limits::*;
-use crate::members::admissions;
+use crate::member::admissions;
+use crate::node::lookup;
+use crate::node::records::{PluginRecord, StoreRecord};
+use crate::node::status;
 use crate::node::{Node, Slot};
-use crate::outcome::Forms;
-use crate::page::Page;
-use crate::records::{PluginRecord, StoreRecord};
-use crate::server::Running;
+use crate::plugin;
 use crate::store::OpenStore;
-use crate::watch::{changed, concerns};
+use crate::store::call;
+use crate::store::create;
+use crate::store::graph;
+use crate::store::history::{self, Filter, Names, Reader};
+use crate::store::notices;
+use crate::store::watch::{changed, concerns};
 use crate::{Embedded, embedded};
 
 /// How long nothing must happen to be taken for nothing that will.
@@ -46,8 +52,8 @@ fn request(name: &str, plugin: &str) -> api::CreateStoreRequest {
 }
 
 async fn created(node: &Arc<Node>, name: &str, plugin: &str) -> Arc<OpenStore> {
-    node.create(request(name, plugin)).await.unwrap();
-    let slot = node.find_slot(name).unwrap();
+    create::create(&node, request(name, plugin)).await.unwrap();
+    let slot = lookup::find_slot(&node, name).unwrap();
     node.store(&slot).await.unwrap()
 }
 
@@ -110,14 +116,14 @@ async fn so_many_calls_share_a_commit_and_so_many_wait() {
     let node = &embedded.node;
     let store = created(node, "clicks", "counter").await;
     // What its making changed is told before this is.
-    node.call(add_one()).await.unwrap();
+    call::call(&node, add_one()).await.unwrap();
     for count in [GROUP_CALLS_MAX, GROUP_CALLS_MAX + 1] {
         let hold = busy(&store).await;
         let mut changes = store.changes();
         let calls: Vec<_> = (0..count)
             .map(|_| {
                 let node = node.clone();
-                tokio::spawn(async move { node.call(add_one()).await })
+                tokio::spawn(async move { call::call(&node, add_one()).await })
             })
             .collect();
         queued(&store, count).await;
@@ -207,7 +213,7 @@ async fn so_many_long_queries_run_and_others_wait_for_their_turn() {
             ..Default::default()
         };
         // The first one of a store, whose code may have to be loaded, counts as long.
-        tokio::spawn(async move { node.query(request).await })
+        tokio::spawn(async move { call::query(&node, request).await })
     };
     let most = queries_long();
     assert!((1..=QUERIES_LONG_MAX).contains(&most));
@@ -221,8 +227,8 @@ async fn so_many_long_queries_run_and_others_wait_for_their_turn() {
     assert_eq!(node.long_queries.available_permits(), most);
     // Where the long queries of one store have used up its share, those of others go on.
     created(node, "other", "counter").await;
-    let slot = node.find_slot("other").unwrap();
-    let other = node.running(&slot).await.unwrap();
+    let slot = lookup::find_slot(&node, "other").unwrap();
+    let other = call::running(&node, &slot).await.unwrap();
     let share = most.div_ceil(2);
     assert_eq!(other.long_queries.available_permits(), share);
     let turns = other.long_queries.clone();
@@ -295,24 +301,29 @@ async fn notices_that_are_not_kept_are_told_until_all_are_acknowledged() {
         entry: IntentionId([2; 32]),
     };
     let told = || {
-        let list = node
-            .list_notices(api::ListNoticesRequest::default())
-            .unwrap();
-        let status = node.status().unwrap();
+        let list = notices::list_notices(&node, api::ListNoticesRequest::default()).unwrap();
+        let status = status::status(&node).unwrap();
         assert_eq!(list.notices.len(), status.notice_count as usize);
         assert_eq!(list.more_count, status.notice_more_count);
         (list.notices.len(), list.more_count)
     };
     assert_eq!(told(), (0, 0));
     let more = Notice::More { count: 3 };
-    assert!(node.keep_notices(&StoreId([3; 32]), &[fork, more.clone()]));
-    assert!(node.keep_notices(&StoreId([4; 32]), &[more]));
+    assert!(notices::keep_notices(
+        &node,
+        &StoreId([3; 32]),
+        &[fork, more.clone()]
+    ));
+    assert!(notices::keep_notices(&node, &StoreId([4; 32]), &[more]));
     assert_eq!(told(), (1, 6));
     let all = api::AcknowledgeNoticesRequest {
         ids: Vec::new(),
         all: true,
     };
-    assert_eq!(node.acknowledge(all).unwrap().acknowledged_count, 1);
+    assert_eq!(
+        notices::acknowledge(&node, all).unwrap().acknowledged_count,
+        1
+    );
     assert_eq!(told(), (0, 0));
     embedded.close().await;
 }
@@ -330,8 +341,10 @@ async fn a_node_has_so_many_stores() {
         };
         node.add_slot(Slot::new(StoreId(id), record));
     }
-    node.create(request("last", "counter")).await.unwrap();
-    let beyond = node.create(request("beyond", "counter")).await;
+    create::create(&node, request("last", "counter"))
+        .await
+        .unwrap();
+    let beyond = create::create(&node, request("beyond", "counter")).await;
     let said = beyond.map(drop).unwrap_err().to_string();
     assert!(said.contains(&format!("{STORES_MAX} stores")), "{said}");
     assert_eq!(node.slots().len(), STORES_MAX);
@@ -352,8 +365,8 @@ async fn a_node_has_so_many_plugins() {
     node.records
         .put_plugins(&names.collect::<Vec<_>>())
         .unwrap();
-    let counter = crate::bundled::BUNDLED[1].bytes;
-    let install = async |name: &str| node.install(name.into(), counter.to_vec()).await;
+    let counter = crate::plugin::bundled::BUNDLED[1].bytes;
+    let install = async |name: &str| plugin::install(&node, name.into(), counter.to_vec()).await;
     assert!(install("last").await.is_ok());
     let said = install("beyond").await.unwrap_err().to_string();
     assert!(said.contains(&format!("{PLUGINS_MAX} plugins")), "{said}");

@@ -16,16 +16,20 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::api;
-use crate::blob;
-use crate::clock;
-use crate::create::NewDirectory;
-use crate::failure::{Failure, Result};
+use crate::api::failure::{Failure, Result};
 use crate::limits::{PLUGINS_MAX, STORES_MAX};
-use crate::lookup::check_name;
+use crate::member;
+use crate::node::clock;
+use crate::node::lookup;
+use crate::node::lookup::check_name;
+use crate::node::records::{JoinRecord, PluginRecord, StoreRecord};
+use crate::node::restored;
+use crate::node::status;
 use crate::node::{Node, Slot};
-use crate::records::{JoinRecord, PluginRecord, StoreRecord};
-use crate::restored;
+use crate::plugin;
+use crate::plugin::blob;
 use crate::store::OpenStore;
+use crate::store::create::NewDirectory;
 
 /// Where a join is, for those who watch it.
 pub(crate) struct JoinState(watch::Sender<Option<JoinPhase>>);
@@ -166,310 +170,309 @@ fn hash(field: &str, bytes: &[u8]) -> Result<Option<ComponentId>> {
 /// A stream of a join's progress.
 pub(crate) type Progress = ReceiverStream<std::result::Result<api::JoinProgress, Status>>;
 
-impl Node {
-    /// Shows what a token leads to, without joining.
-    pub(crate) async fn inspect_token(&self, text: &str) -> Result<api::InspectTokenResponse> {
-        let token = parse(text)?;
-        let net = self.need_net("a token")?;
-        if token.expires_ms != 0 && token.expires_ms <= self.clock.now_ms() {
-            return Err(failure(&JoinError::Expired {
-                at_ms: token.expires_ms,
-            }));
+/// Shows what a token leads to, without joining.
+pub(crate) async fn inspect_token(node: &Node, text: &str) -> Result<api::InspectTokenResponse> {
+    let token = parse(text)?;
+    let net = node.need_net("a token")?;
+    if token.expires_ms != 0 && token.expires_ms <= node.clock.now_ms() {
+        return Err(failure(&JoinError::Expired {
+            at_ms: token.expires_ms,
+        }));
+    }
+    let inspected = net
+        .inspect_token(&token)
+        .await
+        .map_err(|error| failure(&error))?;
+    let mut described = Vec::new();
+    let mut app_present = true;
+    let genesis = &inspected.genesis;
+    for component in std::iter::once(&genesis.system).chain(&genesis.app) {
+        let present = node.components.contains(&component.id);
+        if genesis
+            .app
+            .as_ref()
+            .is_some_and(|app| app.id == component.id)
+        {
+            app_present = present;
         }
-        let inspected = net
-            .inspect_token(&token)
-            .await
-            .map_err(|error| failure(&error))?;
-        let mut described = Vec::new();
-        let mut app_present = true;
-        let genesis = &inspected.genesis;
-        for component in std::iter::once(&genesis.system).chain(&genesis.app) {
-            let present = self.components.contains(&component.id);
-            if genesis
-                .app
-                .as_ref()
-                .is_some_and(|app| app.id == component.id)
+        let plugin = if present {
+            plugin::describe_component(node, &component.id, &component.name)?
+        } else {
+            node.looked.add(token.store, component.id);
+            net.fetch_component(&token, component.id, &|_, _| {})
+                .await
+                .map_err(|error| failure(&error))?;
+            let bytes = node
+                .blobs
+                .read(token.store, blob::of(&component.id))?
+                .unwrap_or_default();
+            let mut plugin = plugin::inspect_bytes(&bytes)?;
+            plugin.name.clone_from(&component.name);
+            plugin
+        };
+        described.push(plugin);
+    }
+    let mut described = described.into_iter();
+    let inviter = token.peers.first();
+    Ok(api::InspectTokenResponse {
+        store_id: token.store.0.to_vec(),
+        store_name: token.store_name.clone(),
+        inviter: inviter.map_or(Vec::new(), |peer| peer.device.0.to_vec()),
+        addresses: inviter.map_or(Vec::new(), |peer| {
+            peer.addresses.iter().map(ToString::to_string).collect()
+        }),
+        role: token.role.clone(),
+        expires_ms: token.expires_ms,
+        governance: described.next(),
+        app: described.next(),
+        app_present,
+        joined: node.slot(&token.store).is_some(),
+    })
+}
+
+/// A name for a store to join that nobody gave one.
+fn joined_name(node: &Node, token: &Token) -> String {
+    let wished = match check_name("store", &token.store_name) {
+        Ok(()) => token.store_name.clone(),
+        Err(_) => format!("store-{}", &token.store.to_string()[..8]),
+    };
+    let free = |name: &String| lookup::check_free(node, name, None).is_ok();
+    if free(&wished) {
+        return wished;
+    }
+    let with_number = |n: u32| {
+        let cut: String = wished.chars().take(50).collect();
+        format!("{cut}-{n}")
+    };
+    (2..)
+        .map(with_number)
+        .find(free)
+        .expect("there are more numbers than stores")
+}
+
+/// Joins, or watches the join that was begun with the same token.
+pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<Progress> {
+    let token = parse(&request.token)?;
+    node.need_net("joining")?;
+    if !request.name.is_empty() {
+        check_name("store", &request.name)?;
+    }
+    let agreed = Agreement {
+        governance: hash("governance_hash", &request.governance_hash)?.ok_or_else(|| {
+            Failure::usage("no governance component was agreed to").hint("look at the token first")
+        })?,
+        app: hash("app_hash", &request.app_hash)?,
+    };
+    let _naming = node.naming.lock().await;
+    let slot = match node.slot(&token.store) {
+        Some(slot) => slot,
+        None => {
+            if node.slots().len() >= STORES_MAX {
+                return Err(Failure::failed(format!(
+                    "this handle has {STORES_MAX} stores already"
+                )));
+            }
+            let name = match request.name.is_empty() {
+                true => joined_name(node, &token),
+                false => {
+                    lookup::check_free(node, &request.name, None)?;
+                    request.name.clone()
+                }
+            };
+            let store = token.store;
+            let task = JoinTask {
+                token,
+                device_name: device_name(),
+                store_name: request.name,
+                agreed,
+            };
+            let record = StoreRecord {
+                name,
+                since_ms: node.clock.now_ms(),
+                joining: Some(JoinRecord {
+                    task: task.to_bytes(),
+                }),
+                ..Default::default()
+            };
+            node.records.put_store(&store, &record)?;
+            let slot = Slot::new(store, record);
+            node.add_slot(slot.clone());
+            begin_join(node, &slot, task);
+            slot
+        }
+    };
+    Ok(watch_join(node, slot))
+}
+
+fn watch_join(node: &Arc<Node>, slot: Arc<Slot>) -> Progress {
+    let (out, progress) = mpsc::channel(16);
+    let handle = Arc::downgrade(node);
+    let mut phases = slot.join.0.subscribe();
+    let mut closing = node.closing();
+    tokio::spawn(async move {
+        let mut done = slot.record().joining.is_none();
+        loop {
+            let phase = phases.borrow_and_update().clone();
+            done |= phase == Some(JoinPhase::Done);
+            let mut message = phase.as_ref().map(shown);
+            if done {
+                let Some(handle) = handle.upgrade() else {
+                    return;
+                };
+                message = Some(api::JoinProgress {
+                    store: Some(status::store_summary(&handle, &slot).await),
+                    ..shown(&JoinPhase::Done)
+                });
+            }
+            if let Some(JoinPhase::Failed { error }) = &phase {
+                let _ = out.send(Err(failure(error).into())).await;
+                return;
+            }
+            if let Some(message) = message
+                && out.send(Ok(message)).await.is_err()
             {
-                app_present = present;
+                // The client left; the join goes on.
+                return;
             }
-            let plugin = if present {
-                self.describe_component(&component.id, &component.name)?
-            } else {
-                self.looked.add(token.store, component.id);
-                net.fetch_component(&token, component.id, &|_, _| {})
-                    .await
-                    .map_err(|error| failure(&error))?;
-                let bytes = self
-                    .blobs
-                    .read(token.store, blob::of(&component.id))?
-                    .unwrap_or_default();
-                let mut plugin = Self::inspect_bytes(&bytes)?;
-                plugin.name.clone_from(&component.name);
-                plugin
-            };
-            described.push(plugin);
-        }
-        let mut described = described.into_iter();
-        let inviter = token.peers.first();
-        Ok(api::InspectTokenResponse {
-            store_id: token.store.0.to_vec(),
-            store_name: token.store_name.clone(),
-            inviter: inviter.map_or(Vec::new(), |peer| peer.device.0.to_vec()),
-            addresses: inviter.map_or(Vec::new(), |peer| {
-                peer.addresses.iter().map(ToString::to_string).collect()
-            }),
-            role: token.role.clone(),
-            expires_ms: token.expires_ms,
-            governance: described.next(),
-            app: described.next(),
-            app_present,
-            joined: self.slot(&token.store).is_some(),
-        })
-    }
-
-    /// A name for a store to join that nobody gave one.
-    fn joined_name(&self, token: &Token) -> String {
-        let wished = match check_name("store", &token.store_name) {
-            Ok(()) => token.store_name.clone(),
-            Err(_) => format!("store-{}", &token.store.to_string()[..8]),
-        };
-        let free = |name: &String| self.check_free(name, None).is_ok();
-        if free(&wished) {
-            return wished;
-        }
-        let with_number = |n: u32| {
-            let cut: String = wished.chars().take(50).collect();
-            format!("{cut}-{n}")
-        };
-        (2..)
-            .map(with_number)
-            .find(free)
-            .expect("there are more numbers than stores")
-    }
-
-    /// Joins, or watches the join that was begun with the same token.
-    pub(crate) async fn join(self: &Arc<Self>, request: api::JoinRequest) -> Result<Progress> {
-        let token = parse(&request.token)?;
-        self.need_net("joining")?;
-        if !request.name.is_empty() {
-            check_name("store", &request.name)?;
-        }
-        let agreed = Agreement {
-            governance: hash("governance_hash", &request.governance_hash)?.ok_or_else(|| {
-                Failure::usage("no governance component was agreed to")
-                    .hint("look at the token first")
-            })?,
-            app: hash("app_hash", &request.app_hash)?,
-        };
-        let _naming = self.naming.lock().await;
-        let slot = match self.slot(&token.store) {
-            Some(slot) => slot,
-            None => {
-                if self.slots().len() >= STORES_MAX {
-                    return Err(Failure::failed(format!(
-                        "this node has {STORES_MAX} stores already"
-                    )));
-                }
-                let name = match request.name.is_empty() {
-                    true => self.joined_name(&token),
-                    false => {
-                        self.check_free(&request.name, None)?;
-                        request.name.clone()
-                    }
-                };
-                let store = token.store;
-                let task = JoinTask {
-                    token,
-                    device_name: device_name(),
-                    store_name: request.name,
-                    agreed,
-                };
-                let record = StoreRecord {
-                    name,
-                    since_ms: self.clock.now_ms(),
-                    joining: Some(JoinRecord {
-                        task: task.to_bytes(),
-                    }),
-                    ..Default::default()
-                };
-                self.records.put_store(&store, &record)?;
-                let slot = Slot::new(store, record);
-                self.add_slot(slot.clone());
-                self.begin_join(&slot, task);
-                slot
+            if done {
+                return;
             }
-        };
-        Ok(self.watch_join(slot))
-    }
-
-    fn watch_join(self: &Arc<Self>, slot: Arc<Slot>) -> Progress {
-        let (out, progress) = mpsc::channel(16);
-        let node = Arc::downgrade(self);
-        let mut phases = slot.join.0.subscribe();
-        let mut closing = self.closing();
-        tokio::spawn(async move {
-            let mut done = slot.record().joining.is_none();
-            loop {
-                let phase = phases.borrow_and_update().clone();
-                done |= phase == Some(JoinPhase::Done);
-                let mut message = phase.as_ref().map(shown);
-                if done {
-                    let Some(node) = node.upgrade() else { return };
-                    message = Some(api::JoinProgress {
-                        store: Some(node.store_summary(&slot).await),
-                        ..shown(&JoinPhase::Done)
-                    });
-                }
-                if let Some(JoinPhase::Failed { error }) = &phase {
-                    let _ = out.send(Err(failure(error).into())).await;
+            tokio::select! {
+                changed = phases.changed() => if changed.is_err() { return },
+                _ = closing.wait_for(|closing| *closing) => {
+                    let gone = Failure::unreachable("the handle is shutting down")
+                        .hint("the join goes on at its next start");
+                    let _ = out.try_send(Err(gone.into()));
                     return;
                 }
-                if let Some(message) = message
-                    && out.send(Ok(message)).await.is_err()
-                {
-                    // The client left; the join goes on.
-                    return;
-                }
-                if done {
-                    return;
-                }
-                tokio::select! {
-                    changed = phases.changed() => if changed.is_err() { return },
-                    _ = closing.wait_for(|closing| *closing) => {
-                        let gone = Failure::unreachable("the node is shutting down")
-                            .hint("the join goes on at its next start");
-                        let _ = out.try_send(Err(gone.into()));
-                        return;
-                    }
-                }
             }
-        });
-        ReceiverStream::new(progress)
-    }
+        }
+    });
+    ReceiverStream::new(progress)
+}
 
-    /// Goes on with joins that an earlier run of the node began.
-    pub(crate) fn resume_joins(self: &Arc<Self>) {
-        for slot in self.slots() {
-            let Some(record) = slot.record().joining else {
-                continue;
-            };
-            match JoinTask::from_bytes(&record.task) {
-                Ok(task) => self.begin_join(&slot, task),
-                Err(error) => {
-                    tracing::error!(store = %slot.id, "{error}");
-                    slot.join.0.send_replace(Some(JoinPhase::Failed {
-                        error: JoinError::Node(error.to_string()),
-                    }));
-                }
+/// Goes on with joins that an earlier run of the handle began.
+pub(crate) fn resume_joins(node: &Arc<Node>) {
+    for slot in node.slots() {
+        let Some(record) = slot.record().joining else {
+            continue;
+        };
+        match JoinTask::from_bytes(&record.task) {
+            Ok(task) => begin_join(node, &slot, task),
+            Err(error) => {
+                tracing::error!(store = %slot.id, "{error}");
+                slot.join.0.send_replace(Some(JoinPhase::Failed {
+                    error: JoinError::Node(error.to_string()),
+                }));
             }
         }
     }
+}
 
-    fn begin_join(self: &Arc<Self>, slot: &Arc<Slot>, task: JoinTask) {
-        let node = self.clone();
-        let slot = slot.clone();
-        let mut closing = self.closing();
-        tokio::spawn(async move {
-            let host = Joiner {
-                node: Arc::downgrade(&node),
-                slot: slot.clone(),
-            };
-            let Some(net) = node.net() else { return };
-            let ended = tokio::select! {
-                ended = task.run(net, &host) => ended,
-                _ = closing.wait_for(|closing| *closing) => return,
-            };
-            let (recorded, end) = match ended {
-                Ok(()) => {
-                    let recorded = node.update_slot(&slot, |record| record.joining = None);
-                    (recorded, JoinPhase::Done)
-                }
-                Err(error) => {
-                    tracing::info!(store = %slot.id, "the join failed for good: {error}");
-                    node.remove_slot(&slot.id);
-                    let recorded = node.records.remove_store(&slot.id).map_err(Failure::from);
-                    (recorded, JoinPhase::Failed { error })
-                }
-            };
-            if let Err(failure) = recorded {
-                tracing::error!(store = %slot.id, "{failure}");
+fn begin_join(node: &Arc<Node>, slot: &Arc<Slot>, task: JoinTask) {
+    let handle = node.clone();
+    let slot = slot.clone();
+    let mut closing = node.closing();
+    tokio::spawn(async move {
+        let host = Joiner {
+            node: Arc::downgrade(&handle),
+            slot: slot.clone(),
+        };
+        let Some(net) = handle.net() else { return };
+        let ended = tokio::select! {
+            ended = task.run(net, &host) => ended,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        let (recorded, end) = match ended {
+            Ok(()) => {
+                let recorded = handle.update_slot(&slot, |record| record.joining = None);
+                (recorded, JoinPhase::Done)
             }
-            // Told only now, so that whoever hears of it finds it done.
-            slot.join.0.send_replace(Some(end));
-        });
-    }
+            Err(error) => {
+                tracing::info!(store = %slot.id, "the join failed for good: {error}");
+                handle.remove_slot(&slot.id);
+                let recorded = handle.records.remove_store(&slot.id).map_err(Failure::from);
+                (recorded, JoinPhase::Failed { error })
+            }
+        };
+        if let Err(failure) = recorded {
+            tracing::error!(store = %slot.id, "{failure}");
+        }
+        // Told only now, so that whoever hears of it finds it done.
+        slot.join.0.send_replace(Some(end));
+    });
+}
 
-    /// Makes a store out of a genesis that was received. Blocks.
-    fn adopt_now(
-        &self,
-        slot: &Arc<Slot>,
-        signed: SignedHeader,
-        body: Vec<u8>,
-    ) -> std::result::Result<(), String> {
-        let home = self.home.store(&slot.id);
-        if slot.opened().is_some() || Files::are_in(&home) {
-            return self
-                .open_slot(slot)
-                .map(drop)
-                .map_err(|failure| failure.to_string());
-        }
-        let genesis = lattice_format::Body::decode(&body)
-            .map_err(|error| error.to_string())?
-            .genesis
-            .ok_or("the genesis names no store")?;
-        for component in std::iter::once(&genesis.system).chain(&genesis.app) {
-            self.components
-                .make_ready(&component.id)
-                .map_err(|fault| fault.to_string())?;
-            self.name_component(&component.id, &component.name)
-                .map_err(|failure| failure.to_string())?;
-        }
-        let directory = NewDirectory::make(&self.home.path().join("stores"))
+/// Makes a store out of a genesis that was received. Blocks.
+fn adopt_now(
+    node: &Node,
+    slot: &Arc<Slot>,
+    signed: SignedHeader,
+    body: Vec<u8>,
+) -> std::result::Result<(), String> {
+    let home = node.home.store(&slot.id);
+    if slot.opened().is_some() || Files::are_in(&home) {
+        return node
+            .open_slot(slot)
+            .map(drop)
+            .map_err(|failure| failure.to_string());
+    }
+    let genesis = lattice_format::Body::decode(&body)
+        .map_err(|error| error.to_string())?
+        .genesis
+        .ok_or("the genesis names no store")?;
+    for component in std::iter::once(&genesis.system).chain(&genesis.app) {
+        node.components
+            .make_ready(&component.id)
+            .map_err(|fault| fault.to_string())?;
+        name_component(node, &component.id, &component.name)
             .map_err(|failure| failure.to_string())?;
-        let files = Files::in_dir(directory.path()).map_err(|error| error.to_string())?;
-        let store = Store::adopt(
-            files,
-            self.components.engine(),
-            self.key.clone(),
-            (signed, body),
-            self.clock.now_ms(),
-        )
-        .map_err(|error| error.to_string())?;
-        // Its log makes new segments where it was opened.
-        drop(store);
-        let log_mark = restored::mark(directory.path()).map_err(|error| error.to_string())?;
-        self.update_slot(slot, |record| {
-            record.log_mark = log_mark;
-            record.parent = genesis
-                .parent
-                .map_or(Vec::new(), |parent| parent.0.to_vec());
-            record.plugin = genesis.app.map_or(String::new(), |app| app.name);
-        })
+    }
+    let directory = NewDirectory::make(&node.home.path().join("stores"))
         .map_err(|failure| failure.to_string())?;
-        directory
-            .keep(&home)
-            .map_err(|failure| failure.to_string())?;
-        let open = OpenStore::open(self.opener(slot.id), self.listener())?;
-        slot.set_open(Arc::new(open));
-        Ok(())
-    }
+    let files = Files::in_dir(directory.path()).map_err(|error| error.to_string())?;
+    let store = Store::adopt(
+        files,
+        node.components.engine(),
+        node.key.clone(),
+        (signed, body),
+        node.clock.now_ms(),
+    )
+    .map_err(|error| error.to_string())?;
+    // Its log makes new segments where it was opened.
+    drop(store);
+    let log_mark = restored::mark(directory.path()).map_err(|error| error.to_string())?;
+    node.update_slot(slot, |record| {
+        record.log_mark = log_mark;
+        record.parent = genesis
+            .parent
+            .map_or(Vec::new(), |parent| parent.0.to_vec());
+        record.plugin = genesis.app.map_or(String::new(), |app| app.name);
+    })
+    .map_err(|failure| failure.to_string())?;
+    directory
+        .keep(&home)
+        .map_err(|failure| failure.to_string())?;
+    let open = OpenStore::open(node.opener(slot.id), node.listener())?;
+    slot.set_open(Arc::new(open));
+    Ok(())
+}
 
-    /// Lets a component that a store brought along be found by name, if the name is free.
-    fn name_component(&self, id: &ComponentId, name: &str) -> Result<()> {
-        let known = self.records.plugins()?;
-        let named = known
-            .iter()
-            .any(|(other, record)| other == name || record.id() == *id);
-        if named || known.len() >= PLUGINS_MAX || check_name("plugin", name).is_err() {
-            return Ok(());
-        }
-        let record = PluginRecord {
-            component: id.0.to_vec(),
-            installed_ms: self.clock.now_ms(),
-            bundled: false,
-        };
-        Ok(self.records.put_plugins(&[(name.to_owned(), record)])?)
+/// Lets a component that a store brought along be found by name, if the name is free.
+fn name_component(node: &Node, id: &ComponentId, name: &str) -> Result<()> {
+    let known = node.records.plugins()?;
+    let named = known
+        .iter()
+        .any(|(other, record)| other == name || record.id() == *id);
+    if named || known.len() >= PLUGINS_MAX || check_name("plugin", name).is_err() {
+        return Ok(());
     }
+    let record = PluginRecord {
+        component: id.0.to_vec(),
+        installed_ms: node.clock.now_ms(),
+        bundled: false,
+    };
+    Ok(node.records.put_plugins(&[(name.to_owned(), record)])?)
 }
 
 /// What members may call this device: the machine's name.
@@ -516,7 +519,7 @@ impl JoinHost for Joiner {
                 return false;
             }
         }
-        let recorded = node.own_components(store, &[*component]);
+        let recorded = blob::own_components(&node, store, &[*component]);
         if let Err(failure) = &recorded {
             tracing::error!("{failure}");
         }
@@ -555,7 +558,7 @@ impl JoinHost for Joiner {
         Box::pin(async move {
             let node = self.node()?;
             let slot = self.slot.clone();
-            tokio::task::spawn_blocking(move || node.adopt_now(&slot, signed, body))
+            tokio::task::spawn_blocking(move || adopt_now(&node, &slot, signed, body))
                 .await
                 .map_err(|error| error.to_string())?
         })
@@ -565,7 +568,7 @@ impl JoinHost for Joiner {
         let (Some(node), Some(store)) = (self.node.upgrade(), self.slot.opened()) else {
             return false;
         };
-        store.snapshot().summary().pending == 0 && node.own_role(&self.slot).is_some()
+        store.snapshot().summary().pending == 0 && member::own_role(&node, &self.slot).is_some()
     }
 
     fn progress(&self, phase: JoinPhase) {

@@ -13,57 +13,26 @@ use std::time::Duration;
 use tonic::transport::Channel;
 
 pub mod api;
-mod arguments;
-mod blob;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod bounds;
-mod bundled;
-mod call;
-mod clock;
-mod components;
-mod create;
-mod doctor;
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod failed_reads;
-mod failure;
-mod graph;
-mod history;
-mod home;
-mod idle;
 mod join;
 pub mod limits;
-mod lookup;
-mod members;
-mod network;
+mod member;
 mod node;
-mod notices;
-mod outcome;
-mod pace;
-mod page;
-mod parallel;
-mod places;
-mod plugins;
-mod records;
-mod restored;
-mod server;
-mod service;
-mod status;
+mod plugin;
 mod store;
-mod watch;
-mod writer;
 
-pub use clock::ClockOptions;
-pub use home::{OpenError, SOCKET_NAME};
-pub use idle::Idle;
 /// The stack, in bytes, that each thread of the runtime of a node must have: guests run on it.
 pub use lattice_runtime::profile::THREAD_STACK_BYTES;
+pub use node::clock::ClockOptions;
+pub use node::home::{OpenError, SOCKET_NAME};
+pub use node::idle::Idle;
 
-use clock::Clock;
-use network::NetOptions;
+use api::server::Running;
+use node::clock::Clock;
+use node::network::{self, NetOptions};
 use node::{Node, NodeOptions};
-use server::Running;
 
 /// How a daemon is run.
 #[derive(Clone, Debug)]
@@ -142,7 +111,7 @@ pub async fn run(
             return Err(error.into());
         }
     };
-    node.start_tasks();
+    network::start_tasks(&node);
     ready(Ready {
         node_id: node.device().0,
         addresses: node.addresses(),
@@ -213,7 +182,7 @@ pub async fn embedded_with_network(home: &Path) -> Result<Embedded, OpenError> {
         node.close().await;
         return Err(error);
     }
-    node.start_tasks();
+    network::start_tasks(&node);
     let (server, channel) = Running::in_memory(&node);
     Ok(Embedded {
         node,
@@ -254,7 +223,7 @@ async fn open(
 /// A program that runs nodes must call this first thing in `main`, and return the code if there is
 /// one: components are compiled in a child process, which is this program again.
 pub fn compile_child() -> Option<ExitCode> {
-    components::children_compile();
+    plugin::components::children_compile();
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != lattice_runtime::COMPILE_ARGUMENT {
         return None;

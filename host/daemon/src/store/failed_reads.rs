@@ -13,7 +13,7 @@ use lattice_testing::log_disk::{LogDisk, files, uncached_files};
 use lattice_testing::{self as testing, ModelEngine, key};
 
 use crate::store::OpenStore;
-use crate::writer::{Listener, Opener};
+use crate::store::writer::{Listener, Opener};
 
 const NOW_MS: u64 = 1_800_000_000_000;
 /// How often a writer does what time asks of its store.

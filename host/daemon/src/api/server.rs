@@ -14,14 +14,14 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::server::Router;
 use tonic::transport::{Channel, Endpoint, Server};
 
+use crate::api::service::Service;
 use crate::api::{
     calls_server::CallsServer, node_server::NodeServer, plugins_server::PluginsServer,
     stores_server::StoresServer,
 };
-use crate::home::OpenError;
 use crate::limits::{DRAIN_WAIT, DUPLEX_BYTES, REQUEST_BYTES_MAX, REQUESTS_PER_CONNECTION};
 use crate::node::Node;
-use crate::service::Service;
+use crate::node::home::OpenError;
 
 /// Every service of the API, with reflection.
 fn router(node: &Arc<Node>) -> Router {

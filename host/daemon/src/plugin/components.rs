@@ -9,10 +9,10 @@ use lattice_format::ComponentId;
 use lattice_kernel::run::engine::{Engine, HostFault};
 use lattice_runtime::{Compiler, InspectError, InstallError, Schema, Wasm};
 
-use crate::bundled::{BUNDLED, Bundled};
-use crate::failure::{Failure, Result};
-use crate::home::OpenError;
-use crate::pace;
+use crate::api::failure::{Failure, Result};
+use crate::node::home::OpenError;
+use crate::plugin::bundled::{BUNDLED, Bundled};
+use crate::plugin::pace;
 
 /// Whether this program hands its compiling children over, see `compile_child`.
 static CHILDREN_COMPILE: AtomicBool = AtomicBool::new(false);

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::SigningKey;
 use lattice_format::StoreId;
 
-use crate::clock;
 use crate::limits::LOCK_POLL;
+use crate::node::clock;
 
 /// Name of the API's socket in a home.
 pub const SOCKET_NAME: &str = "lattice.sock";

@@ -19,10 +19,10 @@ use lattice_format::{ComponentId, DeviceKey, StoreId};
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
-use crate::home::OpenError;
 use crate::limits::{
     NOTICES_ACKNOWLEDGED_MAX, NOTICES_BYTES_MAX, NOTICES_MAX, PEERS_MAX, RECORDS_CACHE_BYTES,
 };
+use crate::node::home::OpenError;
 
 const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta-1");
 const STORES: TableDefinition<'static, [u8; 32], &'static [u8]> = TableDefinition::new("stores-1");
@@ -163,9 +163,9 @@ from_redb!(
     prost::DecodeError
 );
 
-impl From<RecordsError> for crate::failure::Failure {
+impl From<RecordsError> for crate::api::failure::Failure {
     fn from(error: RecordsError) -> Self {
-        crate::failure::Failure::failed(error.to_string())
+        crate::api::failure::Failure::failed(error.to_string())
             .hint("run `lattice doctor`; check free space and the disk")
     }
 }

@@ -1,5 +1,18 @@
 //! One open store: the way to its writer, and what it shows.
 
+pub(crate) mod arguments;
+pub(crate) mod call;
+pub(crate) mod create;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod failed_reads;
+pub(crate) mod graph;
+pub(crate) mod history;
+pub(crate) mod notices;
+mod places;
+pub(crate) mod watch;
+pub(crate) mod writer;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -9,17 +22,17 @@ use lattice_format::{Call, DeviceKey, Lane, SignedHeader, StoreId};
 use lattice_kernel::writer::Rebuild;
 use lattice_kernel::{CallError, Changes, Received, Snapshot, Store};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
-use crate::failure::{Failure, Result};
+use crate::api::failure::{Failure, Result};
 use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE, queries_long};
-use crate::writer::{self, Done, Ends, Job, Listener, Opener, Published};
+use crate::store::writer::{Done, Ends, Job, Listener, Opener, Published};
 
 /// One open store. Everything but writing goes past its writer, on snapshots.
 pub(crate) struct OpenStore {
     id: StoreId,
     jobs: mpsc::Sender<Job>,
-    published: watch::Receiver<Published>,
+    published: tokio::sync::watch::Receiver<Published>,
     changes: broadcast::Sender<Arc<Changes>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Whether the code of a lane, by its number, has run here before.
@@ -42,7 +55,7 @@ impl OpenStore {
         let snapshot = store.snapshot();
         let id = snapshot.store_id();
         let (jobs, jobs_end) = mpsc::channel(WRITER_QUEUE);
-        let (published_end, published) = watch::channel(Published {
+        let (published_end, published) = tokio::sync::watch::channel(Published {
             snapshot,
             paused: None,
             broken: None,

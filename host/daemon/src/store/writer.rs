@@ -18,8 +18,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
-use crate::clock;
-use crate::places::{Place, Places};
+use crate::node::clock;
+use crate::store::places::{Place, Places};
 
 /// What became of a call, once it is durable.
 #[derive(Clone, Debug)]

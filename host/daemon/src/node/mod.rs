@@ -1,30 +1,42 @@
 //! A node: an open home with everything that runs in it.
 
+pub(crate) mod clock;
+pub(crate) mod doctor;
+pub(crate) mod home;
+pub(crate) mod idle;
+mod listener;
+pub(crate) mod lookup;
+pub(crate) mod network;
+mod parallel;
+pub(crate) mod records;
+pub(crate) mod restored;
+pub(crate) mod status;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use lattice_format::{DeviceKey, IntentionId, StoreId};
+use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::blob::BlobStore;
-use lattice_kernel::{Changes, Files, Notice, Store};
+use lattice_kernel::{Files, Store};
 use lattice_net::{Governance, Net};
 use tokio::sync::{Semaphore, watch};
 
 use crate::Embedding;
-use crate::bundled::BUNDLED;
-use crate::clock::{self, Clock};
-use crate::components::Components;
-use crate::failure::{Failure, Result};
-use crate::home::{Home, OpenError};
+use crate::api::failure::{Failure, Result};
 use crate::join::{JoinState, Looked};
 use crate::limits::{FLUSH_WAIT, GOODBYE_WAIT, WATCHES_MAX, queries_long};
-use crate::parallel;
-use crate::records::{PluginRecord, Records, StoreRecord};
-use crate::restored;
+use crate::node::clock::Clock;
+use crate::node::home::{Home, OpenError};
+use crate::node::listener::NodeListener;
+use crate::node::records::{PluginRecord, Records, StoreRecord};
+use crate::plugin::blob;
+use crate::plugin::bundled::BUNDLED;
+use crate::plugin::components::Components;
 use crate::store::OpenStore;
-use crate::writer::{Listener, Opener};
+use crate::store::writer::{Listener, Opener};
 
 /// How a node is opened.
 #[derive(Clone, Debug)]
@@ -470,7 +482,7 @@ impl Node {
             let mut store = Store::open(files, engine.clone(), key.clone(), clock.now_ms())
                 .map_err(|error| failed(&error))?;
             if let Some(node) = own.upgrade() {
-                node.leave_restored_chain(&id, &found, &mut store)?;
+                restored::leave_restored_chain(&node, &id, &found, &mut store)?;
             }
             Ok(store)
         })
@@ -513,7 +525,7 @@ impl Node {
         }
         for (store, component) in self.looked.all() {
             if self.slot(&store).is_none() {
-                self.disown_components(&store, &[component]);
+                blob::disown_components(&self, &store, &[component]);
             }
         }
         let stores: Vec<_> = self
@@ -544,46 +556,5 @@ impl Node {
         while Arc::strong_count(&self) > 1 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    }
-}
-
-struct NodeListener(Weak<Node>);
-
-impl Listener for NodeListener {
-    fn changed(&self, store: &StoreId, changes: &Changes, written: &[IntentionId]) {
-        let Some(node) = self.0.upgrade() else { return };
-        let Some(slot) = node.slot(store) else { return };
-        let system =
-            |cell: &lattice_kernel::state::cell::Cell| cell.lane() == lattice_format::Lane::System;
-        if changes.all || changes.cells.iter().any(system) {
-            slot.governance_changed();
-        }
-        if let Some(net) = node.net() {
-            net.changed(store, written);
-        }
-    }
-
-    fn now_ms(&self, drift_ms: u64, genesis_ms: u64) -> u64 {
-        match self.0.upgrade() {
-            Some(node) => {
-                // Who has left counts no more: the clock may have been set since, and would be put too far.
-                let peers_lead_ms = node.net().and_then(Net::live_clock_lead_ms);
-                clock::corrected(node.clock.now_ms(), peers_lead_ms, drift_ms, genesis_ms)
-            }
-            None => clock::now_ms(),
-        }
-    }
-
-    fn resting(&self) {
-        if let Some(node) = self.0.upgrade() {
-            node.components.wasm().rest();
-        }
-    }
-
-    fn noticed(&self, store: &StoreId, notices: &[Notice]) -> bool {
-        let Some(node) = self.0.upgrade() else {
-            return false;
-        };
-        node.keep_notices(store, notices)
     }
 }

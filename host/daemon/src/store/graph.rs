@@ -6,12 +6,14 @@ use lattice_format::{IntentionId, Lane, Position};
 use lattice_kernel::{Snapshot, StorageError};
 
 use crate::api;
-use crate::failure::{Failure, Result};
-use crate::history::{Names, Reader, lane, lane_filter};
+use crate::api::failure::{Failure, Result};
+use crate::api::outcome::{self, Forms};
+use crate::api::page::Page;
 use crate::limits::{HISTORY_ROWS_MAX, SUMMARY_CHARS};
 use crate::node::Node;
-use crate::outcome::{self, Forms};
-use crate::page::Page;
+use crate::node::lookup;
+use crate::store::history;
+use crate::store::history::{Names, Reader, lane, lane_filter};
 
 /// The most parents that a node of the graph shows.
 const PARENTS_MAX: usize = 18;
@@ -124,18 +126,16 @@ pub(crate) fn page_of(
     }
 }
 
-impl Node {
-    /// Entries as nodes of a graph, newest first.
-    pub(crate) async fn graph(&self, request: api::GraphRequest) -> Result<api::GraphResponse> {
-        let slot = self.find_slot(&request.store)?;
-        let snapshot = self.store(&slot).await?.snapshot();
-        let only = lane_filter(request.lane);
-        let filters: [&[u8]; 2] = [&slot.id.0, &request.lane.to_be_bytes()];
-        let page = Page::new(request.page_size, &request.page_token, &filters)?;
-        let reader = self.reader(&slot, &snapshot, Forms::TEXT);
-        let names = Names::of(slot.governance().as_deref());
-        tokio::task::spawn_blocking(move || page_of(&snapshot, &page, only, &reader, &names))
-            .await
-            .map_err(|error| Failure::failed(error.to_string()))?
-    }
+/// Entries as nodes of a graph, newest first.
+pub(crate) async fn graph(node: &Node, request: api::GraphRequest) -> Result<api::GraphResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let snapshot = node.store(&slot).await?.snapshot();
+    let only = lane_filter(request.lane);
+    let filters: [&[u8]; 2] = [&slot.id.0, &request.lane.to_be_bytes()];
+    let page = Page::new(request.page_size, &request.page_token, &filters)?;
+    let reader = history::reader(node, &slot, &snapshot, Forms::TEXT);
+    let names = Names::of(slot.governance().as_deref());
+    tokio::task::spawn_blocking(move || page_of(&snapshot, &page, only, &reader, &names))
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))?
 }

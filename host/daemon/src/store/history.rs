@@ -13,12 +13,15 @@ use lattice_runtime::values::{Type, Value, cbor};
 use prost::Message as _;
 
 use crate::api;
-use crate::failure::{Failure, Result};
+use crate::api::failure::{Failure, Result};
+use crate::api::outcome::{self, Forms};
+use crate::api::page::{Page, item_bytes};
 use crate::limits::{HISTORY_ROWS_MAX, PAGE_BYTES_MAX};
-use crate::lookup::{Code, find_member};
+use crate::member;
+use crate::node::lookup;
+use crate::node::lookup::{Code, find_member};
 use crate::node::{Node, Slot};
-use crate::outcome::{self, Forms};
-use crate::page::{Page, item_bytes};
+use crate::store::call;
 
 /// The interface of `init`.
 const LIFECYCLE: &str = "lattice:store/lifecycle";
@@ -443,50 +446,46 @@ pub(crate) fn page_of(
     }
 }
 
-impl Node {
-    /// What makes rows of a store readable.
-    pub(crate) fn reader(&self, slot: &Slot, snapshot: &Snapshot, forms: Forms) -> Reader {
-        let names = Names::of(slot.governance().as_deref());
-        Reader::new(self.code(slot, snapshot).ok(), names, forms)
-    }
+/// What makes rows of a store readable.
+pub(crate) fn reader(node: &Node, slot: &Slot, snapshot: &Snapshot, forms: Forms) -> Reader {
+    let names = Names::of(slot.governance().as_deref());
+    Reader::new(call::code(node, slot, snapshot).ok(), names, forms)
+}
 
-    /// Entries in canonical order with their calls and outcomes.
-    pub(crate) async fn history(
-        self: &Arc<Self>,
-        request: api::HistoryRequest,
-    ) -> Result<api::HistoryResponse> {
-        let slot = self.find_slot(&request.store)?;
-        let snapshot = self.store(&slot).await?.snapshot();
-        let authors = match request.by.as_str() {
-            "" => None,
-            text => {
-                let governance = crate::members::governance(&slot)?;
-                Some(find_member(&governance.members, text)?)
-            }
-        };
-        let filter = Filter {
-            authors,
-            since_ms: request.since_ms,
-            until_ms: request.until_ms,
-            outcome: request.outcome(),
-            lane: lane_filter(request.lane),
-            function: request.function,
-        };
-        let filters: [&[u8]; 4] = [
-            &slot.id.0,
-            &[u8::from(request.oldest_first)],
-            request.by.as_bytes(),
-            filter.function.as_bytes(),
-        ];
-        let page = Page::new(request.page_size, &request.page_token, &filters)?;
-        let reader = self.reader(&slot, &snapshot, Forms::from_request(&request.forms));
-        let oldest_first = request.oldest_first;
-        tokio::task::spawn_blocking(move || {
-            page_of(&snapshot, &page, &filter, oldest_first, &reader)
-        })
+/// Entries in canonical order with their calls and outcomes.
+pub(crate) async fn history(
+    node: &Arc<Node>,
+    request: api::HistoryRequest,
+) -> Result<api::HistoryResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let snapshot = node.store(&slot).await?.snapshot();
+    let authors = match request.by.as_str() {
+        "" => None,
+        text => {
+            let governance = member::governance(&slot)?;
+            Some(find_member(&governance.members, text)?)
+        }
+    };
+    let filter = Filter {
+        authors,
+        since_ms: request.since_ms,
+        until_ms: request.until_ms,
+        outcome: request.outcome(),
+        lane: lane_filter(request.lane),
+        function: request.function,
+    };
+    let filters: [&[u8]; 4] = [
+        &slot.id.0,
+        &[u8::from(request.oldest_first)],
+        request.by.as_bytes(),
+        filter.function.as_bytes(),
+    ];
+    let page = Page::new(request.page_size, &request.page_token, &filters)?;
+    let reader = reader(node, &slot, &snapshot, Forms::from_request(&request.forms));
+    let oldest_first = request.oldest_first;
+    tokio::task::spawn_blocking(move || page_of(&snapshot, &page, &filter, oldest_first, &reader))
         .await
         .map_err(|error| Failure::failed(error.to_string()))?
-    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use lattice_kernel::Snapshot;
 use lattice_kernel::run::engine::{CallKind, Member};
 use lattice_runtime::{Function, Interface, Schema};
 
-use crate::failure::{Failure, Result};
+use crate::api::failure::{Failure, Result};
 use crate::limits::{NAME_CHARS_MAX, PATH_DEPTH_MAX};
+use crate::node::records::PluginRecord;
 use crate::node::{Node, Slot};
-use crate::records::PluginRecord;
 
 /// Digits that a person must give of an id at least.
 const DIGITS_MIN: usize = 8;
@@ -95,101 +95,96 @@ fn find(all: &[StoreName], text: &str) -> Result<StoreId> {
         .candidates(known))
 }
 
-impl Node {
-    /// The name of a store below its parents' names.
-    pub(crate) fn path(&self, slot: &Slot) -> String {
-        let mut names = vec![slot.name()];
-        let mut parent = slot.parent();
-        while let Some(above) = parent.and_then(|id| self.slot(&id)) {
-            if names.len() >= PATH_DEPTH_MAX {
-                break;
-            }
-            names.push(above.name());
-            parent = above.parent();
+/// The name of a store below its parents' names.
+pub(crate) fn path(node: &Node, slot: &Slot) -> String {
+    let mut names = vec![slot.name()];
+    let mut parent = slot.parent();
+    while let Some(above) = parent.and_then(|id| node.slot(&id)) {
+        if names.len() >= PATH_DEPTH_MAX {
+            break;
         }
-        names.reverse();
-        names.join("/")
+        names.push(above.name());
+        parent = above.parent();
     }
+    names.reverse();
+    names.join("/")
+}
 
-    /// The store that a person named.
-    ///
-    /// # Errors
-    /// When there is none, or several.
-    pub(crate) fn find_slot(&self, text: &str) -> Result<Arc<Slot>> {
-        let slots = self.slots();
-        // The common case needs no paths.
-        let mut exact = slots.iter().filter(|slot| slot.name() == text);
-        if let (Some(one), None) = (exact.next(), exact.next()) {
-            return Ok(one.clone());
-        }
-        let all: Vec<StoreName> = slots
+/// The store that a person named.
+///
+/// # Errors
+/// When there is none, or several.
+pub(crate) fn find_slot(node: &Node, text: &str) -> Result<Arc<Slot>> {
+    let slots = node.slots();
+    // The common case needs no paths.
+    let mut exact = slots.iter().filter(|slot| slot.name() == text);
+    if let (Some(one), None) = (exact.next(), exact.next()) {
+        return Ok(one.clone());
+    }
+    let all: Vec<StoreName> = slots
+        .iter()
+        .map(|slot| StoreName {
+            id: slot.id,
+            name: slot.name(),
+            path: path(node, slot),
+        })
+        .collect();
+    let id = find(&all, text)?;
+    node.slot(&id)
+        .ok_or_else(|| Failure::not_found(format!("there is no store {text:?} any more")))
+}
+
+/// Checks that no other store has this name below the same parent.
+///
+/// # Errors
+/// When one has.
+pub(crate) fn check_free(node: &Node, name: &str, parent: Option<StoreId>) -> Result<()> {
+    let taken = |slot: &Arc<Slot>| slot.parent() == parent && slot.name() == name;
+    match node.slots().iter().find(|slot| taken(slot)) {
+        Some(slot) => Err(
+            Failure::usage(format!("the store {} exists already", path(node, slot)))
+                .hint("choose another name"),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The installed component that a person named.
+///
+/// # Errors
+/// When there is none, or several.
+pub(crate) fn find_plugin(node: &Node, text: &str) -> Result<(String, PluginRecord)> {
+    let all = node.records.plugins()?;
+    if let Some(found) = all.iter().find(|(name, _)| name == text) {
+        return Ok(found.clone());
+    }
+    let mut found: Vec<_> = match is_prefix(text) {
+        true => all
             .iter()
-            .map(|slot| StoreName {
-                id: slot.id,
-                name: slot.name(),
-                path: self.path(slot),
-            })
-            .collect();
-        let id = find(&all, text)?;
-        self.slot(&id)
-            .ok_or_else(|| Failure::not_found(format!("there is no store {text:?} any more")))
+            .filter(|(_, record)| begins(&record.id().0, text))
+            .cloned()
+            .collect(),
+        false => Vec::new(),
+    };
+    // One component may have several names.
+    found.dedup_by_key(|(_, record)| record.id());
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Failure::not_found(format!("there is no plugin {text:?}"))
+            .hint("`lattice plugin list` shows what there is; `lattice plugin install` adds one")
+            .candidates(all.into_iter().map(|(name, _)| name))),
+        _ => Err(Failure::usage(format!("{text:?} means several plugins"))
+            .hint("give more digits")
+            .candidates(found.into_iter().map(|(name, _)| name))),
     }
+}
 
-    /// Checks that no other store has this name below the same parent.
-    ///
-    /// # Errors
-    /// When one has.
-    pub(crate) fn check_free(&self, name: &str, parent: Option<StoreId>) -> Result<()> {
-        let taken = |slot: &Arc<Slot>| slot.parent() == parent && slot.name() == name;
-        match self.slots().iter().find(|slot| taken(slot)) {
-            Some(slot) => Err(Failure::usage(format!(
-                "the store {} exists already",
-                self.path(slot)
-            ))
-            .hint("choose another name")),
-            None => Ok(()),
-        }
-    }
-
-    /// The installed component that a person named.
-    ///
-    /// # Errors
-    /// When there is none, or several.
-    pub(crate) fn find_plugin(&self, text: &str) -> Result<(String, PluginRecord)> {
-        let all = self.records.plugins()?;
-        if let Some(found) = all.iter().find(|(name, _)| name == text) {
-            return Ok(found.clone());
-        }
-        let mut found: Vec<_> = match is_prefix(text) {
-            true => all
-                .iter()
-                .filter(|(_, record)| begins(&record.id().0, text))
-                .cloned()
-                .collect(),
-            false => Vec::new(),
-        };
-        // One component may have several names.
-        found.dedup_by_key(|(_, record)| record.id());
-        match found.len() {
-            1 => Ok(found.remove(0)),
-            0 => Err(Failure::not_found(format!("there is no plugin {text:?}"))
-                .hint(
-                    "`lattice plugin list` shows what there is; `lattice plugin install` adds one",
-                )
-                .candidates(all.into_iter().map(|(name, _)| name))),
-            _ => Err(Failure::usage(format!("{text:?} means several plugins"))
-                .hint("give more digits")
-                .candidates(found.into_iter().map(|(name, _)| name))),
-        }
-    }
-
-    /// What a component is called here: an installed name, else what its genesis calls it.
-    pub(crate) fn plugin_name(&self, id: &ComponentId) -> Option<String> {
-        let all = self.records.plugins().ok()?;
-        all.into_iter()
-            .find(|(_, record)| record.id() == *id)
-            .map(|(name, _)| name)
-    }
+/// What a component is called here: an installed name, else what its genesis calls it.
+pub(crate) fn plugin_name(node: &Node, id: &ComponentId) -> Option<String> {
+    let all = node.records.plugins().ok()?;
+    all.into_iter()
+        .find(|(_, record)| record.id() == *id)
+        .map(|(name, _)| name)
 }
 
 /// A function that a call reaches.

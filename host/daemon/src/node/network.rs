@@ -16,14 +16,16 @@ use lattice_runtime::limits::COMPONENT_BYTES_MAX;
 use lattice_runtime::values::{Type, Value, cbor};
 use tokio::sync::mpsc;
 
-use crate::blob;
-use crate::clock::Clock;
-use crate::failure::Failure;
-use crate::home::OpenError;
+use crate::api::failure::Failure;
+use crate::join;
 use crate::limits::{FETCH_PAUSE, PEER_ADDRESSES_MAX, PEER_EVENTS_QUEUE};
-use crate::members;
+use crate::member;
+use crate::node::clock::Clock;
+use crate::node::home::OpenError;
+use crate::node::records::PeerRecord;
 use crate::node::{Node, Slot};
-use crate::records::PeerRecord;
+use crate::plugin::blob;
+use crate::store::call;
 
 /// The interface of governance's queries.
 const QUERIES: &str = "lattice:system/queries";
@@ -99,31 +101,29 @@ async fn keep_addresses(node: Weak<Node>, mut seen: Seen) {
     }
 }
 
-impl Node {
-    /// Begins what goes on by itself while peers can be reached.
-    pub(crate) fn start_tasks(self: &Arc<Self>) {
-        self.resume_joins();
-        let node = self.clone();
-        tokio::task::spawn_blocking(move || {
-            for slot in node.slots() {
-                if *node.closing().borrow() {
-                    return;
-                }
-                if slot.record().joining.is_some() {
-                    continue;
-                }
-                match node.open_slot(&slot) {
-                    Ok(_) => {
-                        if let Some(net) = node.net() {
-                            net.store_added(slot.id);
-                        }
-                    }
-                    Err(failure) => tracing::error!(store = %slot.id, "{failure}"),
-                }
+/// Begins what goes on by itself while peers can be reached.
+pub(crate) fn start_tasks(node: &Arc<Node>) {
+    join::resume_joins(node);
+    let handle = node.clone();
+    tokio::task::spawn_blocking(move || {
+        for slot in handle.slots() {
+            if *handle.closing().borrow() {
+                return;
             }
-        });
-        tokio::spawn(fetch_missing(self.handle()));
-    }
+            if slot.record().joining.is_some() {
+                continue;
+            }
+            match handle.open_slot(&slot) {
+                Ok(_) => {
+                    if let Some(net) = handle.net() {
+                        net.store_added(slot.id);
+                    }
+                }
+                Err(failure) => tracing::error!(store = %slot.id, "{failure}"),
+            }
+        }
+    });
+    tokio::spawn(fetch_missing(node.handle()));
 }
 
 /// Fetches components that stores stand still for.
@@ -143,62 +143,56 @@ async fn fetch_missing(node: Weak<Node>) {
                 continue;
             };
             slot.set_remedy("it is being fetched from the members that are connected".into());
-            if let Err(reason) = node.bring(&slot, component).await {
+            if let Err(reason) = bring(&node, &slot, component).await {
                 slot.set_remedy(format!("fetching it failed: {reason}; it is tried again"));
             }
         }
     }
 }
 
-impl Node {
-    /// Fetches the bytes of a component in the scope of a store.
-    ///
-    /// # Errors
-    /// One line.
-    pub(crate) async fn fetch_bytes(
-        &self,
-        slot: &Slot,
-        component: ComponentId,
-        progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<Vec<u8>, String> {
-        let net = self.net().ok_or("no network runs here")?;
-        let id = blob::of(&component);
-        net.fetch_blob(slot.id, id, COMPONENT_BYTES_MAX as u64, progress)
-            .await
-            .map_err(|error| error.to_string())?;
-        let bytes = self
-            .blobs
-            .read(slot.id, id)
-            .map_err(|error| error.to_string())?;
-        bytes.ok_or_else(|| "it did not arrive".into())
-    }
+/// Fetches the bytes of a component in the scope of a store.
+///
+/// # Errors
+/// One line.
+pub(crate) async fn fetch_bytes(
+    node: &Node,
+    slot: &Slot,
+    component: ComponentId,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Vec<u8>, String> {
+    let net = node.net().ok_or("no network runs here")?;
+    let id = blob::of(&component);
+    net.fetch_blob(slot.id, id, COMPONENT_BYTES_MAX as u64, progress)
+        .await
+        .map_err(|error| error.to_string())?;
+    let bytes = node
+        .blobs
+        .read(slot.id, id)
+        .map_err(|error| error.to_string())?;
+    bytes.ok_or_else(|| "it did not arrive".into())
+}
 
-    /// Brings a component that a store stands still for: from here, or from its members.
-    ///
-    /// # Errors
-    /// One line.
-    async fn bring(
-        self: &Arc<Self>,
-        slot: &Arc<Slot>,
-        component: ComponentId,
-    ) -> Result<(), String> {
-        let bytes = match self.components.contains(&component) {
-            true => None,
-            false => Some(self.fetch_bytes(slot, component, &|_, _| {}).await?),
-        };
-        let (node, slot) = (self.clone(), slot.clone());
-        let brought = tokio::task::spawn_blocking(move || {
-            if let Some(bytes) = bytes {
-                node.components.install(&bytes)?;
-            }
-            node.components.make_ready(&component)?;
-            node.own_components(&slot.id, &[component])?;
-            node.code_arrived();
-            Ok::<_, Failure>(())
-        });
-        let brought = brought.await.map_err(|error| error.to_string())?;
-        brought.map_err(|failure| failure.to_string())
-    }
+/// Brings a component that a store stands still for: from here, or from its members.
+///
+/// # Errors
+/// One line.
+async fn bring(node: &Arc<Node>, slot: &Arc<Slot>, component: ComponentId) -> Result<(), String> {
+    let bytes = match node.components.contains(&component) {
+        true => None,
+        false => Some(fetch_bytes(node, slot, component, &|_, _| {}).await?),
+    };
+    let (handle, slot) = (node.clone(), slot.clone());
+    let brought = tokio::task::spawn_blocking(move || {
+        if let Some(bytes) = bytes {
+            handle.components.install(&bytes)?;
+        }
+        handle.components.make_ready(&component)?;
+        blob::own_components(&handle, &slot.id, &[component])?;
+        handle.code_arrived();
+        Ok::<_, Failure>(())
+    });
+    let brought = brought.await.map_err(|error| error.to_string())?;
+    brought.map_err(|failure| failure.to_string())
 }
 
 /// This node, as its network sees it.
@@ -335,11 +329,10 @@ async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), C
         Some(_) => return Err(ClaimRefusal::AdmittedBefore),
         None => {}
     }
-    let store = node
-        .running(slot)
+    let store = call::running(&node, slot)
         .await
         .map_err(|failure| not_here(failure.to_string()))?;
-    let (outcome, text) = members::claim(node, slot, &store, &claim)
+    let (outcome, text) = member::claim(node, slot, &store, &claim)
         .await
         .map_err(|failure| not_here(failure.to_string()))?;
     match outcome {
@@ -369,14 +362,11 @@ async fn invite_state(
     slot: &Arc<Slot>,
     invite: &DeviceKey,
 ) -> Result<InviteState, String> {
-    let store = node
-        .running(slot)
+    let store = call::running(&node, slot)
         .await
         .map_err(|failure| failure.to_string())?;
     let snapshot = store.snapshot();
-    let code = node
-        .code(slot, &snapshot)
-        .map_err(|failure| failure.to_string())?;
+    let code = call::code(&node, slot, &snapshot).map_err(|failure| failure.to_string())?;
     let Some(Type::List(row_type)) = code
         .system
         .function(QUERIES, "invites")
@@ -389,8 +379,7 @@ async fn invite_state(
         function: "invites".into(),
         args: cbor::encode_all([].iter(), &[]),
     };
-    let queried = node
-        .run_query(&store, &snapshot, &call, Lane::System)
+    let queried = call::run_query(&node, &store, &snapshot, &call, Lane::System)
         .await
         .map_err(|failure| failure.to_string())?;
     let CallEnd::Ok(bytes) = queried.end else {

@@ -5,7 +5,7 @@
 
 use prost::Message;
 
-use crate::failure::{Failure, Result};
+use crate::api::failure::{Failure, Result};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX};
 
 /// One page that is being made.

@@ -9,10 +9,22 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::api::failure::Failure;
 use crate::api::{self, calls_server, node_server, plugins_server, stores_server};
-use crate::failure::Failure;
+use crate::join;
+use crate::member;
 use crate::node::Node;
-use crate::plugins::collect;
+use crate::node::doctor;
+use crate::node::lookup;
+use crate::node::status;
+use crate::plugin;
+use crate::plugin::collect;
+use crate::store::call;
+use crate::store::create;
+use crate::store::graph;
+use crate::store::history;
+use crate::store::notices;
+use crate::store::watch;
 
 /// All services of one node.
 #[derive(Clone)]
@@ -54,7 +66,7 @@ impl node_server::Node for Service {
     }
 
     async fn status(&self, _: Request<api::NodeStatusRequest>) -> Answer<api::NodeStatus> {
-        answer(self.node.status())
+        answer(status::status(&self.node))
     }
 
     async fn list_peers(
@@ -65,14 +77,14 @@ impl node_server::Node for Service {
         blocking(move || {
             // Members are known of stores that are open.
             node.open_all();
-            node.list_peers(request.into_inner())
+            status::list_peers(&node, request.into_inner())
         })
         .await
     }
 
     async fn doctor(&self, _: Request<api::DoctorRequest>) -> Answer<api::DoctorResponse> {
         let node = self.node.clone();
-        blocking(move || Ok(node.doctor())).await
+        blocking(move || Ok(doctor::doctor(&node))).await
     }
 
     async fn list_notices(
@@ -82,7 +94,7 @@ impl node_server::Node for Service {
         let node = self.node.clone();
         blocking(move || {
             node.open_all();
-            node.list_notices(request.into_inner())
+            notices::list_notices(&node, request.into_inner())
         })
         .await
     }
@@ -92,7 +104,7 @@ impl node_server::Node for Service {
         request: Request<api::AcknowledgeNoticesRequest>,
     ) -> Answer<api::AcknowledgeNoticesResponse> {
         let node = self.node.clone();
-        blocking(move || node.acknowledge(request.into_inner())).await
+        blocking(move || notices::acknowledge(&node, request.into_inner())).await
     }
 }
 
@@ -114,7 +126,7 @@ impl plugins_server::Plugins for Service {
             }
             collect(&mut bytes, &message.chunk)?;
         }
-        answer(self.node.install(name, bytes).await)
+        answer(plugin::install(&self.node, name, bytes).await)
     }
 
     type FetchStream = Messages<api::FetchPluginProgress>;
@@ -131,7 +143,7 @@ impl plugins_server::Plugins for Service {
         let (out, messages) = mpsc::channel(16);
         let node = self.node.clone();
         tokio::spawn(async move {
-            let last = node.fetch_plugin(id, request.name, &out).await;
+            let last = plugin::fetch_plugin(&node, id, request.name, &out).await;
             // A client that left has its component nevertheless.
             let _ = out.send(last.map_err(Status::from)).await;
         });
@@ -143,12 +155,12 @@ impl plugins_server::Plugins for Service {
         request: Request<api::ListPluginsRequest>,
     ) -> Answer<api::ListPluginsResponse> {
         let node = self.node.clone();
-        blocking(move || node.list_plugins(&request.into_inner())).await
+        blocking(move || plugin::list_plugins(&node, &request.into_inner())).await
     }
 
     async fn inspect(&self, request: Request<api::InspectPluginRequest>) -> Answer<api::Plugin> {
         let node = self.node.clone();
-        blocking(move || node.inspect_plugin(&request.into_inner().plugin)).await
+        blocking(move || plugin::inspect_plugin(&node, &request.into_inner().plugin)).await
     }
 
     async fn inspect_bytes(
@@ -160,7 +172,7 @@ impl plugins_server::Plugins for Service {
         while let Some(message) = messages.next().await {
             collect(&mut bytes, &message?.chunk)?;
         }
-        blocking(move || Node::inspect_bytes(&bytes)).await
+        blocking(move || plugin::inspect_bytes(&bytes)).await
     }
 
     async fn remove(
@@ -168,52 +180,56 @@ impl plugins_server::Plugins for Service {
         request: Request<api::RemovePluginRequest>,
     ) -> Answer<api::RemovePluginResponse> {
         let node = self.node.clone();
-        blocking(move || node.remove_plugin(&request.into_inner().plugin)).await
+        blocking(move || plugin::remove_plugin(&node, &request.into_inner().plugin)).await
     }
 }
 
 #[tonic::async_trait]
 impl stores_server::Stores for Service {
     async fn create(&self, request: Request<api::CreateStoreRequest>) -> Answer<api::Store> {
-        let slot = self.node.create(request.into_inner()).await?;
-        Ok(Response::new(self.node.store_summary(&slot).await))
+        let slot = create::create(&self.node, request.into_inner()).await?;
+        Ok(Response::new(
+            status::store_summary(&self.node, &slot).await,
+        ))
     }
 
     async fn list(
         &self,
         request: Request<api::ListStoresRequest>,
     ) -> Answer<api::ListStoresResponse> {
-        answer(self.node.list_stores(request.into_inner()).await)
+        answer(status::list_stores(&self.node, request.into_inner()).await)
     }
 
     async fn status(&self, request: Request<api::StoreStatusRequest>) -> Answer<api::StoreStatus> {
-        answer(self.node.store_status(request.into_inner()).await)
+        answer(status::store_status(&self.node, request.into_inner()).await)
     }
 
     async fn list_floating(
         &self,
         request: Request<api::ListFloatingRequest>,
     ) -> Answer<api::ListFloatingResponse> {
-        answer(self.node.list_floating(request.into_inner()).await)
+        answer(status::list_floating(&self.node, request.into_inner()).await)
     }
 
     async fn list_parked(
         &self,
         request: Request<api::ListParkedRequest>,
     ) -> Answer<api::ListParkedResponse> {
-        answer(self.node.list_parked(request.into_inner()).await)
+        answer(status::list_parked(&self.node, request.into_inner()).await)
     }
 
     async fn describe(
         &self,
         request: Request<api::DescribeStoreRequest>,
     ) -> Answer<api::DescribeStoreResponse> {
-        answer(self.node.describe_store(request.into_inner()).await)
+        answer(plugin::describe_store(&self.node, request.into_inner()).await)
     }
 
     async fn rename(&self, request: Request<api::RenameStoreRequest>) -> Answer<api::Store> {
-        let slot = self.node.rename(request.into_inner()).await?;
-        Ok(Response::new(self.node.store_summary(&slot).await))
+        let slot = member::rename(&self.node, request.into_inner()).await?;
+        Ok(Response::new(
+            status::store_summary(&self.node, &slot).await,
+        ))
     }
 
     type RebuildStream = Messages<api::RebuildProgress>;
@@ -222,8 +238,8 @@ impl stores_server::Stores for Service {
         &self,
         request: Request<api::RebuildStoreRequest>,
     ) -> Answer<Self::RebuildStream> {
-        let slot = self.node.find_slot(&request.into_inner().store)?;
-        let store = self.node.running(&slot).await?;
+        let slot = lookup::find_slot(&self.node, &request.into_inner().store)?;
+        let store = call::running(&self.node, &slot).await?;
         let before = store.snapshot().summary().clone();
         let (steps, mut steps_end) = mpsc::channel(16);
         store.rebuild(steps).await?;
@@ -267,59 +283,59 @@ impl stores_server::Stores for Service {
     }
 
     async fn history(&self, request: Request<api::HistoryRequest>) -> Answer<api::HistoryResponse> {
-        answer(self.node.history(request.into_inner()).await)
+        answer(history::history(&self.node, request.into_inner()).await)
     }
 
     async fn graph(&self, request: Request<api::GraphRequest>) -> Answer<api::GraphResponse> {
-        answer(self.node.graph(request.into_inner()).await)
+        answer(graph::graph(&self.node, request.into_inner()).await)
     }
 
     async fn invite(&self, request: Request<api::InviteRequest>) -> Answer<api::InviteResponse> {
-        answer(self.node.invite(request.into_inner()).await)
+        answer(member::invite(&self.node, request.into_inner()).await)
     }
 
     async fn inspect_token(
         &self,
         request: Request<api::InspectTokenRequest>,
     ) -> Answer<api::InspectTokenResponse> {
-        answer(self.node.inspect_token(&request.into_inner().token).await)
+        answer(join::inspect_token(&self.node, &request.into_inner().token).await)
     }
 
     type JoinStream = crate::join::Progress;
 
     async fn join(&self, request: Request<api::JoinRequest>) -> Answer<Self::JoinStream> {
-        answer(self.node.join(request.into_inner()).await)
+        answer(join::join(&self.node, request.into_inner()).await)
     }
 
     async fn list_members(
         &self,
         request: Request<api::ListMembersRequest>,
     ) -> Answer<api::ListMembersResponse> {
-        answer(self.node.list_members(request.into_inner()).await)
+        answer(member::list_members(&self.node, request.into_inner()).await)
     }
 
     async fn revoke(&self, request: Request<api::RevokeRequest>) -> Answer<api::CallResponse> {
-        answer(self.node.revoke(request.into_inner()).await)
+        answer(member::revoke(&self.node, request.into_inner()).await)
     }
 
     async fn set_role(&self, request: Request<api::SetRoleRequest>) -> Answer<api::CallResponse> {
-        answer(self.node.set_role(request.into_inner()).await)
+        answer(member::set_role(&self.node, request.into_inner()).await)
     }
 }
 
 #[tonic::async_trait]
 impl calls_server::Calls for Service {
     async fn call(&self, request: Request<api::CallRequest>) -> Answer<api::CallResponse> {
-        answer(self.node.call(request.into_inner()).await)
+        answer(call::call(&self.node, request.into_inner()).await)
     }
 
     async fn query(&self, request: Request<api::QueryRequest>) -> Answer<api::QueryResponse> {
-        answer(self.node.query(request.into_inner()).await)
+        answer(call::query(&self.node, request.into_inner()).await)
     }
 
-    type WatchStream = crate::watch::Events;
+    type WatchStream = crate::store::watch::Events;
 
     async fn watch(&self, request: Request<api::WatchRequest>) -> Answer<Self::WatchStream> {
-        answer(self.node.watch(request.into_inner()).await)
+        answer(watch::watch(&self.node, request.into_inner()).await)
     }
 }

@@ -9,7 +9,7 @@ use lattice_runtime::values::{Type, Value, cbor, json, wave};
 use lattice_runtime::{Function, Param};
 
 use crate::api;
-use crate::failure::{Failure, Result};
+use crate::api::failure::{Failure, Result};
 
 /// The arguments of a call of `function`.
 ///

@@ -102,42 +102,40 @@ pub(crate) fn look(directory: &Path) -> std::io::Result<Found> {
     })
 }
 
-impl Node {
-    /// Leaves the chain of a store whose log is not the file that it was, and remembers that.
-    ///
-    /// # Errors
-    /// When that cannot be written down.
-    pub(crate) fn leave_restored_chain(
-        &self,
-        id: &StoreId,
-        found: &Found,
-        store: &mut Store,
-    ) -> Result<(), String> {
-        // A store that is only being made is not known yet.
-        let Some(slot) = self.slot(id) else {
-            return Ok(());
-        };
-        let record = slot.record();
-        let moved = found.has_left(&record.log_mark);
-        let mark = found.mark();
-        if moved || found.set_back {
-            tracing::warn!(
-                store = %id,
-                "the store's files were copied or restored: what is signed next starts a new chain"
-            );
-        }
-        if mark != record.log_mark || found.set_back {
-            self.update_slot(&slot, |record| {
-                if moved || found.set_back {
-                    record.left_chain = store.own_chain().map(|chain| chain.0);
-                }
-                record.log_mark = mark;
-            })
-            .map_err(|failure| failure.text().to_owned())?;
-        }
-        if let Some(chain) = slot.record().left_chain {
-            store.leave_chain(ChainId(chain));
-        }
-        Ok(())
+/// Leaves the chain of a store whose log is not the file that it was, and remembers that.
+///
+/// # Errors
+/// When that cannot be written down.
+pub(crate) fn leave_restored_chain(
+    node: &Node,
+    id: &StoreId,
+    found: &Found,
+    store: &mut Store,
+) -> Result<(), String> {
+    // A store that is only being made is not known yet.
+    let Some(slot) = node.slot(id) else {
+        return Ok(());
+    };
+    let record = slot.record();
+    let moved = found.has_left(&record.log_mark);
+    let mark = found.mark();
+    if moved || found.set_back {
+        tracing::warn!(
+            store = %id,
+            "the store's files were copied or restored: what is signed next starts a new chain"
+        );
     }
+    if mark != record.log_mark || found.set_back {
+        node.update_slot(&slot, |record| {
+            if moved || found.set_back {
+                record.left_chain = store.own_chain().map(|chain| chain.0);
+            }
+            record.log_mark = mark;
+        })
+        .map_err(|failure| failure.text().to_owned())?;
+    }
+    if let Some(chain) = slot.record().left_chain {
+        store.leave_chain(ChainId(chain));
+    }
+    Ok(())
 }

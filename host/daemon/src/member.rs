@@ -1,0 +1,410 @@
+//! Members: what a person does about them, as calls of the store's governance component.
+//!
+//! Nothing here writes by another way than `lattice call` does. Arguments are encoded by hand, by
+//! the signatures that `wit/system` fixes, and then checked against what the component exports, so
+//! that another governance component with these functions works alike.
+
+use std::sync::Arc;
+
+use lattice_format::{Call, DeviceKey, Lane};
+use lattice_kernel::Outcome;
+use lattice_kernel::run::engine::{Member, MemberStatus, Role};
+use lattice_net::{Governance, InviteKey, PeerAddr, Token};
+use lattice_runtime::values::{Type, Value, cbor};
+
+use crate::api;
+use crate::api::failure::{Failure, Result};
+use crate::api::outcome::{self, Forms};
+use crate::api::page::Page;
+use crate::limits::{HISTORY_ROWS_MAX, INVITE_MS_DEFAULT, INVITE_MS_MAX, INVITE_USES_MAX};
+use crate::node::clock;
+use crate::node::lookup;
+use crate::node::lookup::{Found, check_name, find_member};
+use crate::node::{Node, Slot};
+use crate::store::OpenStore;
+use crate::store::call;
+use crate::store::writer::Done;
+
+/// The interface of governance's commands.
+pub(crate) const COMMANDS: &str = "lattice:system/commands";
+/// The most ids that a revocation keeps.
+const KEPT_MAX: usize = 4096;
+
+/// Members as of now.
+///
+/// # Errors
+/// When governance cannot be asked.
+pub(crate) fn governance(slot: &Slot) -> Result<Arc<Governance>> {
+    slot.governance().ok_or_else(|| {
+        Failure::not_ready("the store's governance cannot be asked yet")
+            .hint("`lattice store status` says what it waits for")
+    })
+}
+
+fn key(key: &DeviceKey) -> Value {
+    Value::Bytes(key.0.to_vec())
+}
+
+/// A call of a governance command that was made.
+struct Governed {
+    done: Done,
+    found: Found,
+}
+
+impl Governed {
+    /// An outcome other than success as an error, for requests whose answer is something else.
+    fn succeeded(self, node: &Node, slot: &Slot) -> Result<Done> {
+        let function = self.found.function();
+        let detail = call::call_response(&node, slot, &self.done, &[Some(function)], Forms::TEXT);
+        let shown = detail.outcome.unwrap_or_default();
+        match &self.done.outcome {
+            Outcome::Ok(_) => Ok(self.done),
+            Outcome::Unauthorized { .. } => Err(Failure::unauthorized(format!(
+                "{} is not allowed: {}",
+                function.name, shown.detail
+            ))
+            .hint("ask an admin of the store")),
+            Outcome::Refused { .. } => Err(Failure::refused(format!(
+                "{} refused: {}",
+                function.name,
+                shown
+                    .error
+                    .map_or("it gives no reason".into(), |error| error.text)
+            ))
+            .hint("nothing was written")),
+            Outcome::Trapped { kind, .. } => Err(Failure::refused(format!(
+                "{} trapped ({kind})",
+                function.name
+            ))
+            .hint("nothing was written")),
+        }
+    }
+}
+
+async fn govern(
+    node: &Node,
+    slot: &Arc<Slot>,
+    store: &OpenStore,
+    function: &str,
+    arguments: &[(Type, Value)],
+) -> Result<Governed> {
+    let code = call::code(&node, slot, &store.snapshot())?;
+    if code.system.function(COMMANDS, function).is_none() {
+        return Err(Failure::usage(format!(
+            "the governance of this store has no command `{function}`"
+        ))
+        .hint("`lattice plugin inspect` shows what it has"));
+    }
+    let found = Found {
+        lane: Lane::System,
+        schema: code.system.clone(),
+        interface: COMMANDS.into(),
+        name: function.into(),
+    };
+    let (types, values): (Vec<Type>, Vec<Value>) = arguments.iter().cloned().unzip();
+    let args = cbor::encode_all(types.iter(), &values);
+    if let Err(error) = cbor::decode_all(found.function().param_types(), &args) {
+        return Err(Failure::usage(format!("{function}: {error}"))
+            .hint(format!("the function is {}", found.function())));
+    }
+    let call = Call {
+        interface: COMMANDS.into(),
+        function: function.into(),
+        args,
+    };
+    let done = call::commit(&node, slot, store, Lane::System, vec![call]).await?;
+    Ok(Governed { done, found })
+}
+
+/// Lists a store as a child of another.
+///
+/// # Errors
+/// When the parent's governance does not allow it.
+pub(crate) async fn add_child(
+    node: &Node,
+    parent: &Arc<Slot>,
+    store: &OpenStore,
+    child: &Slot,
+) -> Result<()> {
+    let arguments = [
+        (Type::Bytes, Value::Bytes(child.id.0.to_vec())),
+        (Type::String, Value::String(child.name())),
+    ];
+    let made = govern(node, parent, store, "add-child", &arguments).await?;
+    made.succeeded(node, parent)?;
+    Ok(())
+}
+
+/// Admits a device by an invite: what a claim that arrived asks for.
+///
+/// # Errors
+/// When it could not be called; the outcome says whether it was admitted.
+pub(crate) async fn claim(
+    node: &Node,
+    slot: &Arc<Slot>,
+    store: &OpenStore,
+    claim: &lattice_net::Claim,
+) -> Result<(Outcome, String)> {
+    let arguments = [
+        (Type::Bytes, key(&claim.invite)),
+        (Type::Bytes, key(&claim.device)),
+        (Type::String, Value::String(claim.name.clone())),
+        (Type::Bytes, Value::Bytes(claim.signature.0.to_vec())),
+    ];
+    let made = govern(node, slot, store, "claim", &arguments).await?;
+    let outcome = made.done.outcome.clone();
+    let shown = outcome::show(&outcome, &[Some(made.found.function())], Forms::TEXT);
+    let text = shown.error.map_or_else(String::new, |error| error.text);
+    Ok((outcome, text))
+}
+
+fn checked_role(slot: &Slot, node: &Node, store: &OpenStore, role: &str) -> Result<()> {
+    let code = call::code(&node, slot, &store.snapshot())?;
+    let roles = code
+        .system
+        .function(COMMANDS, "set-role")
+        .and_then(|function| function.params.iter().find(|param| param.name == "role"))
+        .and_then(|param| match &param.ty {
+            Type::Enum(roles) => Some(roles.cases.clone()),
+            _ => None,
+        });
+    match roles {
+        Some(roles) if !roles.iter().any(|known| known == role) => {
+            Err(Failure::usage(format!("there is no role {role:?}")).candidates(roles))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// This handle's role in a store; `None` when it is no member.
+pub(crate) fn own_role(node: &Node, slot: &Slot) -> Option<&'static str> {
+    let governance = slot.governance()?;
+    let own = governance
+        .members
+        .iter()
+        .find(|member| member.device == node.device())?;
+    (own.status == MemberStatus::Active).then(|| own.role.name())
+}
+
+/// Makes an invite, and the token for it.
+pub(crate) async fn invite(
+    node: &Node,
+    request: api::InviteRequest,
+) -> Result<api::InviteResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let store = call::running(node, &slot).await?;
+    let role = match request.role.as_str() {
+        "" => "writer".to_owned(),
+        role => role.to_owned(),
+    };
+    checked_role(&slot, node, &store, &role)?;
+    let life_ms = match request.expires_in_ms {
+        0 => INVITE_MS_DEFAULT,
+        ms => ms,
+    };
+    if life_ms > INVITE_MS_MAX {
+        return Err(Failure::usage(format!(
+            "an invite of {life_ms} ms lives longer than {INVITE_MS_MAX} ms"
+        ))
+        .hint("366 days are the most"));
+    }
+    let uses = request.uses.max(1);
+    if uses > INVITE_USES_MAX {
+        return Err(
+            Failure::usage(format!("{uses} uses are more than {INVITE_USES_MAX}"))
+                .hint("make several invites"),
+        );
+    }
+    let expires_ms = node.clock.now_ms() + life_ms;
+    let invite = InviteKey::from_seed(clock::seed());
+    let arguments = [
+        (Type::Bytes, key(&invite.public())),
+        (Type::String, Value::String(role.clone())),
+        (Type::U64, Value::U64(expires_ms)),
+        (Type::U32, Value::U32(uses)),
+    ];
+    let made = govern(node, &slot, &store, "invite", &arguments).await?;
+    made.succeeded(node, &slot)?;
+    let addresses = node.addresses();
+    let token = Token {
+        store: slot.id,
+        invite,
+        peers: match node.net() {
+            Some(net) => net.invitation_peers(&slot.id),
+            None => vec![PeerAddr {
+                device: node.device(),
+                addresses: Vec::new(),
+                relay: None,
+            }],
+        },
+        store_name: slot.name(),
+        role: role.clone(),
+        expires_ms,
+    };
+    Ok(api::InviteResponse {
+        token: token.to_text(),
+        expires_ms,
+        role,
+        uses,
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// Ends a member's rights. What this handle has of the member's entries is kept.
+pub(crate) async fn revoke(node: &Node, request: api::RevokeRequest) -> Result<api::CallResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let store = call::running(node, &slot).await?;
+    let member = find_member(&governance(&slot)?.members, &request.member)?;
+    // What is seen here is kept: its latest entries, and with them all before them.
+    let tips = store.snapshot().tips()?;
+    let kept: Vec<Value> = tips
+        .iter()
+        .filter(|tip| tip.author == member)
+        .map(|tip| Value::Bytes(tip.id.0.to_vec()))
+        .collect();
+    if kept.len() > KEPT_MAX {
+        return Err(Failure::failed(format!(
+            "the member has {} branches, and a revocation can keep {KEPT_MAX}",
+            kept.len()
+        )));
+    }
+    let arguments = [
+        (Type::Bytes, key(&member)),
+        (Type::list(Type::Bytes), Value::List(kept)),
+    ];
+    let made = govern(node, &slot, &store, "revoke", &arguments).await?;
+    let function = made.found.function();
+    Ok(call::call_response(
+        node,
+        &slot,
+        &made.done,
+        &[Some(function)],
+        Forms::from_request(&[]),
+    ))
+}
+
+/// Gives a member another role.
+pub(crate) async fn set_role(
+    node: &Node,
+    request: api::SetRoleRequest,
+) -> Result<api::CallResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let store = call::running(node, &slot).await?;
+    let member = find_member(&governance(&slot)?.members, &request.member)?;
+    checked_role(&slot, node, &store, &request.role)?;
+    let arguments = [
+        (Type::Bytes, key(&member)),
+        (Type::String, Value::String(request.role)),
+    ];
+    let made = govern(node, &slot, &store, "set-role", &arguments).await?;
+    let function = made.found.function();
+    Ok(call::call_response(
+        node,
+        &slot,
+        &made.done,
+        &[Some(function)],
+        Forms::from_request(&[]),
+    ))
+}
+
+/// Gives a store another name: here, and, by an admin, in the store itself, from where those who
+/// join later take it.
+pub(crate) async fn rename(node: &Node, request: api::RenameStoreRequest) -> Result<Arc<Slot>> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    check_name("store", &request.name)?;
+    let _naming = node.naming.lock().await;
+    if slot.name() == request.name {
+        return Ok(slot);
+    }
+    lookup::check_free(node, &request.name, slot.parent())?;
+    if own_role(node, &slot) == Some(Role::Admin.name())
+        && let Ok(store) = call::running(node, &slot).await
+    {
+        let arguments = [(Type::String, Value::String(request.name.clone()))];
+        let made = govern(node, &slot, &store, "rename", &arguments).await?;
+        made.succeeded(node, &slot)?;
+    }
+    node.update_slot(&slot, |record| record.name = request.name)?;
+    Ok(slot)
+}
+
+/// Members by rank, revoked ones last.
+pub(crate) async fn list_members(
+    node: &Node,
+    request: api::ListMembersRequest,
+) -> Result<api::ListMembersResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let store = node.store(&slot).await?;
+    let page = Page::new(request.page_size, &request.page_token, &[&slot.id.0])?;
+    let governance = governance(&slot)?;
+    let peers = node.net().map(lattice_net::Net::peers).unwrap_or_default();
+    let rows = governance
+        .members
+        .iter()
+        .map(|member| {
+            let active = member.status == MemberStatus::Active;
+            let mut sort = vec![u8::from(!active)];
+            sort.extend(member.rank.to_be_bytes());
+            (sort, member.clone())
+        })
+        .collect();
+    let (members, next_page_token) = page.cut_small::<Member>(rows);
+    let snapshot = store.snapshot();
+    let keys: Vec<DeviceKey> = members.iter().map(|member| member.device).collect();
+    let admitted = tokio::task::spawn_blocking(move || admissions(&snapshot, &keys))
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))??;
+    let members = members
+        .into_iter()
+        .zip(admitted)
+        .map(|(member, admitted_ms)| {
+            let peer = peers.iter().find(|peer| peer.peer == member.device);
+            let shared =
+                peer.and_then(|peer| peer.stores.iter().find(|shared| shared.store == slot.id));
+            api::Member {
+                id: member.device.0.to_vec(),
+                name: member.name,
+                role: member.role.name().into(),
+                rank: member.rank,
+                devices: vec![member.device.0.to_vec()],
+                this_node: member.device == node.device(),
+                revoked: member.status != MemberStatus::Active,
+                admitted_ms,
+                connected: peer.is_some_and(|peer| peer.connected),
+                last_seen_ms: peer.and_then(|peer| peer.last_seen_ms).unwrap_or(0),
+                lacks_count: shared.and_then(crate::node::status::peer_lacks),
+            }
+        })
+        .collect();
+    Ok(api::ListMembersResponse {
+        members,
+        next_page_token,
+    })
+}
+
+/// When each of these devices was first admitted, by the claimed time; 0 when that is not among the
+/// entries looked at.
+pub(crate) fn admissions(
+    snapshot: &lattice_kernel::Snapshot,
+    keys: &[DeviceKey],
+) -> std::result::Result<Vec<u64>, lattice_kernel::StorageError> {
+    const BATCH: usize = 256;
+    let mut admitted = vec![0; keys.len()];
+    let mut at = 0;
+    while admitted.contains(&0) && at < HISTORY_ROWS_MAX {
+        let batch = BATCH.min(HISTORY_ROWS_MAX - at);
+        let entries = snapshot.entries_from(lattice_kernel::LocalSeq(at as u64), batch)?;
+        if entries.is_empty() {
+            break;
+        }
+        at += entries.len();
+        for entry in &entries {
+            for (key, admitted) in keys.iter().zip(&mut admitted) {
+                if *admitted == 0 && entry.header.admits.contains(key) {
+                    *admitted = entry.header.time.wall_ms.max(1);
+                }
+            }
+        }
+    }
+    Ok(admitted)
+}

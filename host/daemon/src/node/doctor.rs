@@ -1,0 +1,273 @@
+//! Examining a node: the home, clock, disk, sockets and network, and what to do about what is wrong.
+
+use std::os::unix::fs::PermissionsExt;
+
+use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+use lattice_net::Net;
+use lattice_runtime::golden;
+
+use crate::Embedding;
+use crate::api::{Check, CheckLevel, DoctorResponse};
+use crate::limits::DISK_LOW_BYTES;
+use crate::node::Node;
+use crate::node::status;
+use crate::plugin::bundled::BUNDLED;
+
+fn check(name: &str, level: CheckLevel, text: impl Into<String>, hint: impl Into<String>) -> Check {
+    Check {
+        name: name.into(),
+        level: level.into(),
+        text: text.into(),
+        hint: hint.into(),
+    }
+}
+
+fn ok(name: &str, text: impl Into<String>) -> Check {
+    check(name, CheckLevel::Ok, text, "")
+}
+
+fn free_space(free: u64) -> Check {
+    let text = format!("{} MiB are free", free >> 20);
+    match free < DISK_LOW_BYTES {
+        false => ok("disk", text),
+        true => check(
+            "disk",
+            CheckLevel::Warning,
+            text,
+            "make room before stores stop",
+        ),
+    }
+}
+
+/// Examines everything. Blocks.
+pub(crate) fn doctor(node: &Node) -> DoctorResponse {
+    let checks = vec![
+        check_home(node),
+        check_key(node),
+        check_disk(node),
+        check_clock(node),
+        check_socket(node),
+        check_network(node),
+        check_runtime(node),
+        check_stores(node),
+        check_fuse(),
+    ];
+    DoctorResponse { checks }
+}
+
+fn check_home(node: &Node) -> Check {
+    let path = node.home.path().display();
+    match node.home.mode() {
+        Ok(mode) if mode & 0o077 == 0 => ok("home", format!("{path}, mode {mode:04o}")),
+        Ok(mode) => check(
+            "home",
+            CheckLevel::Warning,
+            format!("{path} can be entered by others: mode {mode:04o}"),
+            format!("run `chmod 700 {path}`"),
+        ),
+        Err(error) => check("home", CheckLevel::Failed, format!("{path}: {error}"), ""),
+    }
+}
+
+fn check_key(node: &Node) -> Check {
+    match node.home.identity() {
+        Ok(key) if key.verifying_key() == node.key.verifying_key() => {
+            ok("key", format!("this handle is {}", node.device()))
+        }
+        Ok(_) => check(
+            "key",
+            CheckLevel::Failed,
+            "identity.key was replaced while the handle runs",
+            "restart the handle, and find out who replaced it",
+        ),
+        Err(error) => check("key", CheckLevel::Failed, error.to_string(), ""),
+    }
+}
+
+fn check_disk(node: &Node) -> Check {
+    match rustix::fs::statvfs(node.home.path()) {
+        Ok(stat) => free_space(stat.f_bavail.saturating_mul(stat.f_frsize)),
+        Err(error) => check("disk", CheckLevel::Failed, error.to_string(), ""),
+    }
+}
+
+fn check_clock(node: &Node) -> Check {
+    // The first release; a clock below it is surely wrong.
+    const EARLIEST_MS: u64 = 1_767_225_600_000;
+    if node.clock.now_ms() < EARLIEST_MS {
+        return check(
+            "clock",
+            CheckLevel::Failed,
+            "the clock stands before 2026",
+            "set it: entries with wrong times sort wrongly",
+        );
+    }
+    let Some(lead_ms) = node.clock_lead_ms() else {
+        return ok("clock", "nothing to compare with: no peer was met");
+    };
+    let text = match lead_ms {
+        0.. => format!("{lead_ms} ms ahead of the peers' median"),
+        ..0 => format!("{} ms behind the peers' median", lead_ms.unsigned_abs()),
+    };
+    if lead_ms.unsigned_abs() <= DRIFT_MS_DEFAULT / 2 {
+        return ok("clock", text);
+    }
+    match lead_ms > 0 {
+        true if node.clock.0.trusted => ok("clock", format!("{text}, and trusted")),
+        true => check(
+            "clock",
+            CheckLevel::Failed,
+            format!("{text}: nothing is signed"),
+            "set the clock",
+        ),
+        // Only while they are here: see `NodeListener::now_ms`.
+        false if node.net().and_then(Net::live_clock_lead_ms).is_some() => check(
+            "clock",
+            CheckLevel::Warning,
+            format!("{text}: theirs is used"),
+            "set the clock",
+        ),
+        false => check(
+            "clock",
+            CheckLevel::Warning,
+            format!("{text} when they were last met"),
+            "set the clock",
+        ),
+    }
+}
+
+fn check_socket(node: &Node) -> Check {
+    let path = node.home.socket();
+    if node.embedding == Embedding::Command {
+        return ok(
+            "socket",
+            "no daemon runs; commands open the home themselves",
+        );
+    }
+    match std::fs::symlink_metadata(&path) {
+        Ok(found) if found.permissions().mode() & 0o077 == 0 => {
+            ok("socket", path.display().to_string())
+        }
+        Ok(found) => check(
+            "socket",
+            CheckLevel::Failed,
+            format!(
+                "others can use it: mode {:04o}",
+                found.permissions().mode() & 0o777
+            ),
+            format!("run `chmod 600 {}`", path.display()),
+        ),
+        Err(error) => check(
+            "socket",
+            CheckLevel::Failed,
+            format!("{}: {error}", path.display()),
+            "restart the daemon",
+        ),
+    }
+}
+
+fn check_network(node: &Node) -> Check {
+    if node.net().is_none() {
+        return ok("network", "none while no daemon runs");
+    }
+    let addresses = node.addresses();
+    if addresses.is_empty() {
+        return check(
+            "network",
+            CheckLevel::Warning,
+            "no address is known that peers could dial",
+            "check the network, or give --bind",
+        );
+    }
+    let connected = status::peers(node)
+        .iter()
+        .filter(|peer| peer.connected)
+        .count();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    ok(
+        "network",
+        format!("{}; {connected} peers are connected", addresses.join(" ")),
+    )
+}
+
+/// Compiles and loads what came with the handle, and runs the golden outcomes of the profile.
+fn check_runtime(node: &Node) -> Check {
+    for bundled in BUNDLED {
+        if let Err(fault) = node.components.make_ready(&bundled.id()) {
+            return check(
+                "runtime",
+                CheckLevel::Failed,
+                format!("{}: {fault}", bundled.name),
+                format!(
+                    "remove {}; it is made again",
+                    node.home.components().display()
+                ),
+            );
+        }
+    }
+    let profile = lattice_runtime::profile::PROFILE;
+    if let Err(wrong) = golden::check(node.components.wasm()) {
+        return check(
+            "runtime",
+            CheckLevel::Failed,
+            format!("profile {profile} is not kept: {}", wrong.join("; ")),
+            "do not write to shared stores from this machine, and report it with the kind of its processor",
+        );
+    }
+    ok(
+        "runtime",
+        format!(
+            "profile {profile}; {} golden outcomes hold; {} bundled components run",
+            golden::COUNT,
+            BUNDLED.len()
+        ),
+    )
+}
+
+fn check_stores(node: &Node) -> Check {
+    let slots = node.slots();
+    let mut bad = Vec::new();
+    for slot in &slots {
+        if let Err(failure) = node.open_slot(slot) {
+            bad.push(format!("{}: {}", slot.name(), failure.text()));
+            continue;
+        }
+        let (state, reason) = status::state(slot);
+        if state != crate::api::StoreState::Ready {
+            bad.push(format!("{}: {reason}", slot.name()));
+        }
+    }
+    match bad.is_empty() {
+        true => ok("stores", format!("{} stores are ready", slots.len())),
+        false => check(
+            "stores",
+            CheckLevel::Warning,
+            bad.join("; "),
+            "`lattice store status` says more",
+        ),
+    }
+}
+
+fn check_fuse() -> Check {
+    match std::fs::metadata("/dev/fuse") {
+        Ok(_) => ok("fuse", "/dev/fuse is there"),
+        Err(error) => check(
+            "fuse",
+            CheckLevel::Warning,
+            format!("/dev/fuse: {error}"),
+            "stores cannot be mounted; load the fuse module, or allow it in the container",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_with_little_space_is_reported() {
+        let level = |free| free_space(free).level();
+        assert_eq!(level(DISK_LOW_BYTES), CheckLevel::Ok);
+        assert_eq!(level(DISK_LOW_BYTES - 1), CheckLevel::Warning);
+    }
+}

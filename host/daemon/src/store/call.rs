@@ -1,0 +1,315 @@
+//! Calls and queries.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lattice_format::{Call, Lane};
+use lattice_kernel::run::engine::{CallEnd, CallKind};
+use lattice_kernel::{Outcome, Queried, Snapshot, TrapKind};
+use lattice_runtime::profile::THREAD_STACK_BYTES;
+use tokio::sync::oneshot;
+
+use crate::api;
+use crate::api::failure::{Failure, Result};
+use crate::api::outcome::{self, Forms};
+use crate::limits::{CALLS_MAX, QUERY_INLINE_MAX};
+use crate::member;
+use crate::node::lookup;
+use crate::node::lookup::{Code, Found};
+use crate::node::{Node, Slot};
+use crate::store::OpenStore;
+use crate::store::arguments;
+use crate::store::writer::Done;
+
+/// Fuel that a query may use on the thread that serves it. One that needs more starts anew on a thread of
+/// its own, with all of its fuel, so that nothing but speed depends on it.
+const QUERY_FUEL_INLINE: u64 = 5_000_000;
+/// How much a long query gives way, as `nice` counts: a tenth of what others get where the processor is short.
+#[cfg(target_os = "linux")]
+const LONG_QUERY_NICE: i32 = 10;
+
+/// A query that was understood: what to run, and how to show what comes out.
+pub(crate) struct Asked {
+    found: Found,
+    call: Call,
+    forms: Forms,
+}
+
+impl Asked {
+    /// The call.
+    pub(crate) fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// Its lane.
+    pub(crate) fn lane(&self) -> Lane {
+        self.found.lane
+    }
+
+    /// What came out, as the API shows it.
+    pub(crate) fn show(&self, queried: &Queried, applied_count: u64) -> api::QueryResponse {
+        let outcome = match &queried.end {
+            CallEnd::Ok(value) => Outcome::Ok(vec![value.clone()]),
+            CallEnd::Refused(error) => Outcome::Refused {
+                index: 0,
+                error: error.clone(),
+            },
+            CallEnd::Trapped(kind) => Outcome::Trapped {
+                index: 0,
+                kind: *kind,
+            },
+        };
+        api::QueryResponse {
+            outcome: Some(outcome::show(
+                &outcome,
+                &[Some(self.found.function())],
+                self.forms,
+            )),
+            provisional: true,
+            applied_count,
+        }
+    }
+}
+
+/// Runs what may take long on a thread of its own, which gives way to all others: queries that loop must not
+/// keep another store's writer from the processor.
+///
+/// # Errors
+/// When the system has no thread to give, or the work panicked.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (reply, answer) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("query".into())
+        .stack_size(THREAD_STACK_BYTES)
+        .spawn(move || {
+            // Elsewhere a priority is that of the whole process.
+            #[cfg(target_os = "linux")]
+            if let Err(error) = rustix::process::setpriority_process(None, LONG_QUERY_NICE) {
+                tracing::debug!("a query keeps its priority: {error}");
+            }
+            // Whoever asked may have left.
+            let _ = reply.send(work());
+        })
+        .map_err(|error| Failure::failed(format!("no thread for the query: {error}")))?;
+    answer
+        .await
+        .map_err(|_| Failure::failed("the query ended early"))
+}
+
+/// An open store that can run things.
+///
+/// # Errors
+/// When it is joining, stopped, or being folded again.
+pub(crate) async fn running(node: &Node, slot: &Arc<Slot>) -> Result<Arc<OpenStore>> {
+    let store = node.store(slot).await?;
+    let published = store.published();
+    if let Some(reason) = published.broken {
+        return Err(Failure::failed(format!("the store is stopped: {reason}"))
+            .hint("check the disk; it is tried again every second"));
+    }
+    if published.rebuilding {
+        return Err(
+            Failure::not_ready("the store's state is being folded again")
+                .hint("try again when that is done; `lattice store status` shows how far it is"),
+        );
+    }
+    Ok(store)
+}
+
+/// The components of a store.
+///
+/// # Errors
+/// When one is missing, with what is being done about it.
+pub(crate) fn code(node: &Node, slot: &Slot, snapshot: &Snapshot) -> Result<Code> {
+    Code::of(node, snapshot).map_err(|failure| match slot.remedy().as_str() {
+        "" => failure,
+        remedy => failure.hint(remedy),
+    })
+}
+
+/// Runs commands as one transaction.
+pub(crate) async fn call(node: &Node, request: api::CallRequest) -> Result<api::CallResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let store = running(node, &slot).await?;
+    let snapshot = store.snapshot();
+    let code = code(node, &slot, &snapshot)?;
+    if request.calls.is_empty() || request.calls.len() > CALLS_MAX {
+        return Err(Failure::usage(format!(
+            "{} calls in one transaction; 1 to {CALLS_MAX} are allowed",
+            request.calls.len()
+        )));
+    }
+    let mut found = Vec::with_capacity(request.calls.len());
+    let mut calls = Vec::with_capacity(request.calls.len());
+    for call in request.calls {
+        let function = code.find(CallKind::Command, &call.function)?;
+        calls.push(Call {
+            args: arguments::encode(function.function(), call.arguments)?,
+            interface: function.interface.clone(),
+            function: function.name.clone(),
+        });
+        found.push(function);
+    }
+    let lane = found[0].lane;
+    if let Some(other) = found.iter().find(|function| function.lane != lane) {
+        return Err(Failure::usage(format!(
+            "{} and {} are of different components, and a transaction has one",
+            found[0].name, other.name
+        ))
+        .hint("call them one after the other"));
+    }
+    let done = commit(node, &slot, &store, lane, calls).await?;
+    let functions: Vec<_> = found.iter().map(|found| Some(found.function())).collect();
+    let forms = Forms::from_request(&request.forms);
+    Ok(call_response(node, &slot, &done, &functions, forms))
+}
+
+/// Lets the writer of a store run calls.
+///
+/// # Errors
+/// Also when this handle's clock is not to be trusted.
+pub(crate) async fn commit(
+    node: &Node,
+    slot: &Slot,
+    store: &OpenStore,
+    lane: Lane,
+    calls: Vec<Call>,
+) -> Result<Done> {
+    check_lead(node, store.snapshot().genesis().drift_ms)?;
+    store
+        .call(lane, calls)
+        .await
+        .map_err(|failure| match slot.remedy().as_str() {
+            "" => failure,
+            remedy => failure.hint(remedy),
+        })
+}
+
+/// Whether the clock lets this handle sign in a store with that drift.
+///
+/// # Errors
+/// When it leads those of the peers by too much, and nobody said that it is to be trusted.
+pub(crate) fn check_lead(node: &Node, drift_ms: u64) -> Result<()> {
+    match clock_leads_by(node, drift_ms) {
+        None => Ok(()),
+        Some(lead_ms) => Err(Failure::not_ready(format!(
+            "this handle's clock is {lead_ms} ms ahead of its peers', so nothing is signed"
+        ))
+        .hint(
+            "set the clock; if it is the peers' that are wrong, run the daemon with --trust-clock",
+        )),
+    }
+}
+
+/// How far the clock leads that of the peers, if that is more than half of a store's drift.
+pub(crate) fn clock_leads_by(node: &Node, drift_ms: u64) -> Option<i64> {
+    if node.clock.0.trusted {
+        return None;
+    }
+    let lead_ms = node.clock_lead_ms()?;
+    (lead_ms > 0 && lead_ms.unsigned_abs() > drift_ms / 2).then_some(lead_ms)
+}
+
+/// What became of a call, as the API shows it.
+pub(crate) fn call_response(
+    node: &Node,
+    slot: &Slot,
+    done: &Done,
+    functions: &[Option<&lattice_runtime::Function>],
+    forms: Forms,
+) -> api::CallResponse {
+    let mut outcome = outcome::show(&done.outcome, functions, forms);
+    if let Outcome::Unauthorized { .. } = done.outcome {
+        outcome.detail = match member::own_role(node, slot) {
+            Some(role) => format!("this handle's role is {role}"),
+            None => "this handle is no member of the store".into(),
+        };
+    }
+    let mut response = api::CallResponse {
+        provisional: done.place.is_some(),
+        outcome: Some(outcome),
+        ..Default::default()
+    };
+    if let Some(place) = &done.place {
+        response.entry_id = place.entry.0.to_vec();
+        response.transaction_index = place.transaction;
+        response.call_ids = place.calls.iter().map(|id| id.0.to_vec()).collect();
+        response.time = Some(outcome::time(place.time));
+    }
+    response
+}
+
+/// Understands a query.
+///
+/// # Errors
+/// When the store has no such query, or the arguments do not fit.
+pub(crate) fn asked(
+    node: &Node,
+    slot: &Slot,
+    snapshot: &Snapshot,
+    call: Option<api::FunctionCall>,
+    forms: &[i32],
+) -> Result<Asked> {
+    let call = call.ok_or_else(|| Failure::usage("no query is given"))?;
+    let found = code(node, slot, snapshot)?.find(CallKind::Query, &call.function)?;
+    let args = arguments::encode(found.function(), call.arguments)?;
+    Ok(Asked {
+        call: Call {
+            interface: found.interface.clone(),
+            function: found.name.clone(),
+            args,
+        },
+        found,
+        forms: Forms::from_request(forms),
+    })
+}
+
+/// Runs one query on what the log holds durably.
+pub(crate) async fn query(node: &Node, request: api::QueryRequest) -> Result<api::QueryResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let store = running(node, &slot).await?;
+    let snapshot = store.snapshot();
+    let asked = asked(node, &slot, &snapshot, request.call, &request.forms)?;
+    let queried = run_query(node, &store, &snapshot, &asked.call, asked.lane()).await?;
+    Ok(asked.show(&queried, snapshot.summary().applied))
+}
+
+/// Runs a query on a view.
+///
+/// A short one runs where it is asked: handing it to another thread would cost more than it
+/// does. It may use little fuel there; a longer one starts anew on a thread of its own, which
+/// changes nothing, since it depends on the view alone. So does the first one of a store, whose
+/// code may have to be loaded, or compiled.
+pub(crate) async fn run_query(
+    node: &Node,
+    store: &OpenStore,
+    snapshot: &Snapshot,
+    call: &Call,
+    lane: Lane,
+) -> Result<Queried> {
+    let fuel = snapshot.genesis().limits.fuel;
+    if store.is_warm(lane) {
+        let queried = snapshot.query(call, lane, fuel.min(QUERY_FUEL_INLINE))?;
+        let cut_short = queried.end == CallEnd::Trapped(TrapKind::Fuel);
+        if !cut_short || fuel <= QUERY_FUEL_INLINE {
+            return Ok(queried);
+        }
+    }
+    let ends = |_| Failure::unreachable("the handle is shutting down");
+    let among_its = store.long_queries.clone().acquire_owned().await;
+    let among_all = node.long_queries.clone().acquire_owned().await;
+    let turn = (among_its.map_err(ends)?, among_all.map_err(ends)?);
+    let (view, call) = (snapshot.clone(), call.clone());
+    let run = move || {
+        // Until it ends, also when whoever asked has left: it is the thread that costs something.
+        let _turn = turn;
+        let started = Instant::now();
+        (view.query(&call, lane, fuel), started.elapsed())
+    };
+    let (queried, took) = aside(run).await?;
+    // Fuel does not bound what a component does at its start, which comes with each query.
+    if took <= QUERY_INLINE_MAX {
+        store.set_warm(lane);
+    }
+    Ok(queried?)
+}

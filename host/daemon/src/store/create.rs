@@ -1,0 +1,327 @@
+//! Making a store.
+//!
+//! A store's id is that of its genesis, which is known only when it has run. So it is made in a
+//! directory without a name; then the node records it, and last the directory gets its name. A
+//! crash in between leaves nothing that the next start would not clear away.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lattice_format::{ComponentRef, DeviceKey, Genesis, Lane, Limits, Param};
+use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+use lattice_kernel::run::engine::{Member, MemberStatus, Role};
+use lattice_kernel::{CreateError, Files, NewStore, Store};
+
+use crate::api;
+use crate::api::failure::{Failure, Result};
+use crate::limits::{PARAMETER_BYTES_MAX, STORES_MAX};
+use crate::member;
+use crate::node::clock;
+use crate::node::lookup;
+use crate::node::lookup::check_name;
+use crate::node::records::StoreRecord;
+use crate::node::restored;
+use crate::node::{Node, Slot};
+use crate::plugin::blob;
+use crate::plugin::bundled::BUNDLED;
+use crate::store::OpenStore;
+use crate::store::call;
+
+/// What `--plugin` says for a store without an app component.
+pub(crate) const NO_PLUGIN: &str = "none";
+
+/// A directory that is removed unless it is kept.
+pub(crate) struct NewDirectory(Option<PathBuf>);
+
+impl NewDirectory {
+    pub(crate) fn make(stores: &Path) -> Result<Self> {
+        let path = stores.join(format!(".new-{:016x}", rand::random::<u64>()));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| disk(&path, &error))?;
+        Ok(Self(Some(path)))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.as_deref().expect("it is kept only at the very end")
+    }
+
+    /// Gives it its name, durably.
+    pub(crate) fn keep(mut self, name: &Path) -> Result<()> {
+        let from = self.path();
+        let above = name.parent().unwrap_or(name);
+        fs::rename(from, name)
+            .and_then(|()| File::open(above)?.sync_all())
+            .map_err(|error| disk(name, &error))?;
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for NewDirectory {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = fs::remove_dir_all(path)
+        {
+            tracing::warn!(path = %path.display(), "cannot remove: {error}");
+        }
+    }
+}
+
+fn disk(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("{}: {error}", path.display())).hint("check free space and permissions")
+}
+
+fn parameters(given: HashMap<String, api::TextArgument>) -> Result<Vec<Param>> {
+    use api::text_argument::Source;
+    let mut params = Vec::with_capacity(given.len());
+    for (name, argument) in given {
+        let value = match argument.source {
+            None => String::new(),
+            Some(Source::Text(text)) => text,
+            Some(Source::Content(bytes)) => String::from_utf8(bytes)
+                .map_err(|_| Failure::usage(format!("the parameter `{name}` is no UTF-8 text")))?,
+        };
+        params.push(Param { name, value });
+    }
+    // A map has no order, and the genesis needs one.
+    params.sort_by(|a, b| a.name.cmp(&b.name));
+    let bytes: usize = params.iter().map(|p| p.name.len() + p.value.len()).sum();
+    if bytes > PARAMETER_BYTES_MAX {
+        return Err(Failure::usage(format!(
+            "the parameters have {bytes} bytes, and {PARAMETER_BYTES_MAX} are allowed"
+        )));
+    }
+    Ok(params)
+}
+
+/// What a parent gives to its child.
+struct Parent {
+    slot: Arc<Slot>,
+    store: Arc<OpenStore>,
+    members: Vec<Member>,
+}
+
+impl Parent {
+    async fn find(node: &Node, text: &str) -> Result<Self> {
+        let slot = lookup::find_slot(&node, text)?;
+        let store = call::running(&node, &slot).await?;
+        let governance = member::governance(&slot)?;
+        let members: Vec<Member> = governance
+            .members
+            .iter()
+            .filter(|member| member.status == MemberStatus::Active)
+            .cloned()
+            .collect();
+        let own = members.iter().find(|member| member.device == node.device());
+        if own.is_none_or(|own| own.role != Role::Admin) {
+            return Err(Failure::unauthorized(format!(
+                "only an admin of {} can give it a child",
+                slot.name()
+            ))
+            .hint("ask an admin of the store for that role"));
+        }
+        Ok(Self {
+            slot,
+            store,
+            members,
+        })
+    }
+}
+
+fn create_failure(error: CreateError) -> Failure {
+    match error {
+        CreateError::Storage(error) => error.into(),
+        CreateError::Host(fault) => fault.into(),
+        CreateError::Init { .. } => Failure::refused(error.to_string()).hint("nothing was made"),
+        other => Failure::failed(other.to_string()).hint("nothing was made"),
+    }
+}
+
+/// Makes a store. Durable and ready when this returns; an error leaves nothing behind.
+pub(crate) async fn create(
+    node: &Arc<Node>,
+    request: api::CreateStoreRequest,
+) -> Result<Arc<Slot>> {
+    check_name("store", &request.name)?;
+    let app = match request.plugin.as_str() {
+        NO_PLUGIN => None,
+        "" => {
+            return Err(Failure::usage("no plugin is given")
+                .hint("`lattice plugin list` shows what there is; `none` makes a pure root"));
+        }
+        text => {
+            let (name, record) = lookup::find_plugin(node, text)?;
+            Some(ComponentRef {
+                id: record.id(),
+                name,
+            })
+        }
+    };
+    let mut app_params = parameters(request.parameters)?;
+    if app.is_none() && !app_params.is_empty() {
+        let name = app_params.remove(0).name;
+        return Err(Failure::usage(format!(
+            "the parameter `{name}` is for a plugin, and this store has none"
+        )));
+    }
+    let parent = match request.parent.as_str() {
+        "" => None,
+        text => Some(Parent::find(node, text).await?),
+    };
+    let _naming = node.naming.lock().await;
+    lookup::check_free(
+        node,
+        &request.name,
+        parent.as_ref().map(|parent| parent.slot.id),
+    )?;
+    if node.slots().len() >= STORES_MAX {
+        return Err(
+            Failure::failed(format!("this handle has {STORES_MAX} stores already"))
+                .hint("run another handle for more"),
+        );
+    }
+    let system = BUNDLED[0];
+    let mut system_params = vec![Param {
+        name: "name".into(),
+        value: request.name.clone(),
+    }];
+    let members = parent.iter().flat_map(|parent| &parent.members);
+    system_params.extend(members.map(|member| Param {
+        name: "member".into(),
+        value: format!(
+            "{}:{}:{}",
+            hex::encode(member.device.0),
+            member.role.name(),
+            member.name
+        ),
+    }));
+    let genesis = Genesis {
+        system: ComponentRef {
+            id: system.id(),
+            name: system.name.into(),
+        },
+        app,
+        system_params,
+        app_params,
+        limits: Limits::default(),
+        profile: lattice_runtime::profile::PROFILE,
+        drift_ms: DRIFT_MS_DEFAULT,
+        order_rule: 1,
+        root_rule: 1,
+        recovery_keys: Vec::new(),
+        encryption: 0,
+        parent: parent.as_ref().map(|parent| parent.slot.id),
+    };
+    let admits = match &parent {
+        None => Vec::new(),
+        Some(parent) => parent.members.iter().map(|member| member.device).collect(),
+    };
+    let handle = node.clone();
+    let name = request.name;
+    let made = tokio::task::spawn_blocking(move || make_store(&handle, genesis, admits, name));
+    let slot = made
+        .await
+        .map_err(|error| Failure::failed(format!("making the store: {error}")))??;
+    if let Some(parent) = parent {
+        let listed = member::add_child(node, &parent.slot, &parent.store, &slot).await;
+        if let Err(failure) = listed {
+            unmake(node, &slot).await;
+            return Err(failure);
+        }
+    }
+    if let Some(net) = node.net() {
+        net.store_added(slot.id);
+    }
+    Ok(slot)
+}
+
+/// The blocking part: compiles, runs the genesis, writes it down, and starts the writer.
+fn make_store(
+    node: &Node,
+    genesis: Genesis,
+    admits: Vec<DeviceKey>,
+    name: String,
+) -> Result<Arc<Slot>> {
+    let app = genesis.app.clone();
+    let parent = genesis.parent;
+    let components: Vec<_> = std::iter::once(genesis.system.id)
+        .chain(app.as_ref().map(|app| app.id))
+        .collect();
+    for id in &components {
+        node.components.make_ready(id)?;
+    }
+    call::check_lead(node, genesis.drift_ms)?;
+    let directory = NewDirectory::make(&node.home.path().join("stores"))?;
+    let files = Files::in_dir(directory.path())?;
+    let spec = NewStore {
+        genesis,
+        admits,
+        chain: clock::chain(),
+    };
+    let now_ms = node.clock.now_ms();
+    let store = Store::create(
+        files,
+        node.components.engine(),
+        node.key.clone(),
+        spec,
+        now_ms,
+    )
+    .map_err(create_failure)?;
+    let id = store.snapshot().store_id();
+    let record = StoreRecord {
+        name,
+        parent: parent.map_or(Vec::new(), |parent| parent.0.to_vec()),
+        joining: None,
+        since_ms: now_ms,
+        plugin: app.map_or(String::new(), |app| app.name),
+        log_mark: restored::mark(directory.path())
+            .map_err(|error| Failure::failed(format!("the new log: {error}")))?,
+        left_chain: None,
+    };
+    // Its log makes new segments where it was opened.
+    drop(store);
+    let home = node.home.store(&id);
+    let kept = blob::own_components(node, &id, &components)
+        .and_then(|()| Ok(node.records.put_store(&id, &record)?))
+        .and_then(|()| directory.keep(&home));
+    if let Err(failure) = kept {
+        blob::disown_components(node, &id, &components);
+        node.records.remove_store(&id)?;
+        return Err(failure);
+    }
+    let open = OpenStore::open(node.opener(id), node.listener()).map_err(Failure::failed)?;
+    open.set_warm(Lane::System);
+    if record.plugin.is_empty() {
+        open.set_warm(Lane::App);
+    }
+    let slot = Slot::new(id, record);
+    slot.set_open(Arc::new(open));
+    node.add_slot(slot.clone());
+    Ok(slot)
+}
+
+/// Takes a store away that nobody was told of.
+async fn unmake(node: &Node, slot: &Arc<Slot>) {
+    node.remove_slot(&slot.id);
+    if let Err(error) = node.records.remove_store(&slot.id) {
+        tracing::error!("{error}");
+    }
+    if let Some(store) = slot.opened() {
+        let genesis = store.snapshot().genesis().clone();
+        let components: Vec<_> = std::iter::once(genesis.system.id)
+            .chain(genesis.app.map(|app| app.id))
+            .collect();
+        blob::disown_components(node, &slot.id, &components);
+        store.close().await;
+        let joined = tokio::task::spawn_blocking(move || store.join(crate::limits::FLUSH_WAIT));
+        let _ = joined.await;
+    }
+    if let Err(error) = fs::remove_dir_all(node.home.store(&slot.id)) {
+        tracing::warn!(store = %slot.id, "cannot remove: {error}");
+    }
+}
