@@ -1,13 +1,15 @@
-//! Which entries hold the call of an id, as long as they count.
+//! The index of calls: for each call id, the entries that hold the call and count.
 //!
-//! An id is fixed before its call runs, so it covers the header as far as that is known then and not
-//! the body: a device that forks its chain can sign several entries whose calls have the same ids. Each
-//! entry that counts therefore has a row of its own for each of its calls. A void entry has none: nobody has
-//! observed what does not count, and nothing depends on whether this replica knows its body.
+//! Several entries can hold calls of the same id. An id is fixed before its call runs, so it covers the part of the
+//! header that is known by then, and not the body. A device that forks its chain can therefore sign several entries
+//! whose calls have the same ids. Each entry that counts has a row of its own for each of its calls. A void entry has
+//! no rows: nobody has observed an entry that does not count, and no outcome may depend on whether this replica has
+//! the body of a void entry.
 //!
-//! A row says nothing of places in the order, since the entry does. Who asks at some slot sees the rows of
-//! entries below it, and has read a cell of the space *called*, whose key is the call's id and the first half of
-//! the entry's: it has a value, the entry's number, from the entry's slot on, as long as the entry counts.
+//! A row holds no place in the order, because its entry has one. A run at some slot sees the rows of the entries
+//! below that slot, and what it learns counts as a read. The cell that it reads is of the space *called*, and its key
+//! is the call's id and the first half of the entry's id. The cell's value is the entry's number: it is there from
+//! the entry's slot on, and as long as the entry counts.
 
 use std::ops::ControlFlow;
 
@@ -20,7 +22,7 @@ use crate::state::reads::Range;
 use crate::storage::keys::{last_number, put_last_number};
 use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
 
-/// The length of a cell's key.
+/// The length of a cell's key: a call's id and half of an entry's.
 pub(crate) const KEY_BYTES: usize = 48;
 
 /// The cell of one call of an entry.
@@ -46,13 +48,13 @@ pub(crate) fn put(rows: &mut Rows, lane: Lane, call: CallId, local: LocalSeq) {
     rows.put(key(lane, call, local), []);
 }
 
-/// Notes that it does not count any more.
+/// Notes that the entry at `local` does not count any more.
 pub(crate) fn remove(rows: &mut Rows, lane: Lane, call: CallId, local: LocalSeq) {
     rows.remove(key(lane, call, local));
 }
 
-/// All cells of a call in a lane, whatever entries there will be. Both ends start with the call's id, so
-/// the range is kept under that.
+/// All cells of a call in a lane, those of entries that are still to come included. Both ends start with the call's
+/// id, so the mark of the range is stored under that id.
 pub(crate) fn span(lane: Lane, call: CallId) -> Range {
     let end = [&call.0[..], &[0xff; 16], &[0]].concat();
     Range {
@@ -61,7 +63,7 @@ pub(crate) fn span(lane: Lane, call: CallId) -> Range {
     }
 }
 
-/// Visits the entries that hold the call of that id, run in that lane and count below `at`, until `visit` breaks.
+/// Visits the entries of `lane` below `at` that hold `call` and count, until `visit` breaks.
 pub(crate) fn entries(
     rows: &RowsView,
     lane: Lane,
@@ -98,7 +100,7 @@ fn candidates(
     Ok(())
 }
 
-/// What a run at `at` sees in a cell of a call.
+/// The mark of what a run at `at` sees in a cell of the space *called*.
 pub(crate) fn mark_at(rows: &RowsView, cell: &Cell, at: Slot) -> Result<ValueMark, StorageError> {
     let mut mark = ValueMark::ABSENT;
     let Some((call, entry)) = cell.key().split_at_checked(32) else {
@@ -114,7 +116,7 @@ pub(crate) fn mark_at(rows: &RowsView, cell: &Cell, at: Slot) -> Result<ValueMar
     Ok(mark)
 }
 
-/// What is seen in the cell of a call whose entry counts.
+/// The mark of a cell whose entry counts and stands below the reader.
 pub(crate) fn present(local: LocalSeq) -> ValueMark {
     ValueMark::of_bytes(Some(&local.0.to_be_bytes()))
 }

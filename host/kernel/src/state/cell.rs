@@ -1,7 +1,7 @@
-//! Cells: the places of a store's state, and the keys of the rows that concern them.
+//! Cells: the units of a store's state, and the keys of the rows that concern them.
 //!
-//! What the rows hold is listed in [`crate::storage::keys`]. `lane` behind a cell is that of a reader, whose
-//! slot alone does not name it: the genesis has a half in each lane.
+//! [`crate::storage::keys`] lists what the rows hold. A key that names a reader has the reader's lane as well as its
+//! slot, because the genesis runs in both lanes at the same slot.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ pub enum Space {
     Numbers = 1,
     /// Pins: owner and blob.
     Pins = 2,
-    /// Rows of the host's own, such as the code in effect.
+    /// Rows that the host keeps, such as the code in effect.
     Host = 3,
-    /// The host's own row of the quota in effect; not in the root, since governance's rows say it.
+    /// The host's row of the quota in effect. The root leaves it out, because it follows from governance's rows.
     Quota = 4,
-    /// Numbers of the host's own: bytes that authors have written; not in the root either.
+    /// Numbers that the host keeps: how many bytes each author has written. The root leaves them out.
     Written = 5,
-    /// The host's own rows of the calls of entries that count; not in the root either.
+    /// The host's rows of the calls of entries that count. The root leaves them out.
     Called = 6,
 }
 
@@ -43,18 +43,18 @@ impl Space {
         }
     }
 
-    /// Whether its cells are numbers, changed by adding.
+    /// Whether the cells of this space are numbers, which adding changes.
     pub(crate) fn is_number(self) -> bool {
         matches!(self, Self::Numbers | Self::Written)
     }
 
-    /// Whether its cells are part of the state root.
+    /// Whether the cells of this space are part of the state root.
     pub(crate) fn in_root(self) -> bool {
         !matches!(self, Self::Quota | Self::Written | Self::Called)
     }
 }
 
-/// One place of the state: lane, space and key.
+/// The address of one value of the state: lane, space and key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell(Arc<[u8]>);
 
@@ -71,7 +71,7 @@ impl std::fmt::Debug for Cell {
 }
 
 impl Cell {
-    /// The cell of that key.
+    /// The cell of `key` in a lane and a space.
     pub fn new(lane: Lane, space: Space, key: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(key.len() + 2);
         bytes.push(lane.number());
@@ -93,17 +93,17 @@ impl Cell {
         &self.0
     }
 
-    /// Its lane.
+    /// The lane that the cell belongs to.
     pub fn lane(&self) -> Lane {
         Lane::from_number(u32::from(self.0[0])).expect("checked when the cell was made")
     }
 
-    /// Its space.
+    /// The space that the cell belongs to.
     pub fn space(&self) -> Space {
         Space::from_number(self.0[1]).expect("checked when the cell was made")
     }
 
-    /// Its key.
+    /// The key, without lane and space.
     pub fn key(&self) -> &[u8] {
         &self.0[2..]
     }
@@ -112,16 +112,16 @@ impl Cell {
 /// What one version of a cell says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// There is nothing.
+    /// The cell has no value.
     Delete,
-    /// These bytes.
+    /// The cell has these bytes.
     Put(Arc<[u8]>),
-    /// So much more, wrapping.
+    /// The number rises by so much, wrapping.
     Add(i64),
 }
 
 impl Op {
-    /// The encoding above.
+    /// Appends the encoding of a version: a tag, then its bytes or number.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Delete => out.push(0),
@@ -153,10 +153,10 @@ impl Op {
 pub struct ValueMark(pub [u8; 16]);
 
 impl ValueMark {
-    /// Of a cell without a value.
+    /// The mark of a cell without a value.
     pub const ABSENT: Self = Self([0; 16]);
 
-    /// Of bytes.
+    /// The mark of bytes.
     pub fn of_bytes(value: Option<&[u8]>) -> Self {
         match value {
             None => Self::ABSENT,
@@ -165,14 +165,15 @@ impl ValueMark {
                 let mut mark: [u8; 16] = hash.as_bytes()[..16]
                     .try_into()
                     .expect("16 of a hash's 32 bytes");
-                // Keeps a present value apart from an absent one whatever its hash.
+                // The set bit keeps every value apart from `ABSENT`, even one whose hash begins with zeros.
                 mark[0] |= 1;
                 Self(mark)
             }
         }
     }
 
-    /// The row of a reader: empty where it saw nothing, which is what most see who write a new cell.
+    /// The value of a reader's row. It is empty where the reader saw no value, the common case of a run that writes a
+    /// new cell.
     pub(crate) fn as_row(&self) -> &[u8] {
         match *self == Self::ABSENT {
             true => &[],
@@ -180,7 +181,7 @@ impl ValueMark {
         }
     }
 
-    /// Of a number.
+    /// The mark of a number.
     pub fn of_number(number: i64) -> Self {
         let mut mark = [0; 16];
         mark[0] = 1;
@@ -205,7 +206,7 @@ fn with_escaped(kind: u8, cell: &Cell, tail: usize) -> Vec<u8> {
     key
 }
 
-/// Row of a cell's newest value.
+/// Key of the row of a cell's newest value.
 pub(crate) fn live_key(cell: &Cell) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + cell.0.len());
     key.push(b'L');
@@ -213,19 +214,19 @@ pub(crate) fn live_key(cell: &Cell) -> Vec<u8> {
     key
 }
 
-/// What the keys of all older versions of a cell begin with.
+/// The prefix of the keys of all older versions of a cell.
 pub(crate) fn older_prefix(cell: &Cell) -> Vec<u8> {
     with_escaped(b'O', cell, Slot::LEN)
 }
 
-/// Row of one older version, or of a deletion.
+/// Key of the row of one older version, or of a deletion.
 pub(crate) fn older_key(cell: &Cell, slot: Slot) -> Vec<u8> {
     let mut key = older_prefix(cell);
     key.extend_from_slice(slot.as_bytes());
     key
 }
 
-/// Row of a cell whose newest version, at `slot`, left nothing.
+/// Key of the row that lists a cell as deleted: its newest version, at `slot`, is a deletion, or its number is 0.
 pub(crate) fn deleted_key(lane: Lane, space: Space, slot: Slot, key: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(3 + Slot::LEN + key.len());
     row.extend_from_slice(&[b'K', lane.number(), space as u8]);
@@ -234,19 +235,19 @@ pub(crate) fn deleted_key(lane: Lane, space: Space, slot: Slot, key: &[u8]) -> V
     row
 }
 
-/// What the keys of all deltas of a number begin with.
+/// The prefix of the keys of all deltas of a number.
 pub(crate) fn delta_prefix(cell: &Cell) -> Vec<u8> {
     with_escaped(b'N', cell, Slot::LEN)
 }
 
-/// Row of what was added to a number at a slot.
+/// Key of the row of what was added to a number at a slot.
 pub(crate) fn delta_key(cell: &Cell, slot: Slot) -> Vec<u8> {
     let mut key = delta_prefix(cell);
     key.extend_from_slice(slot.as_bytes());
     key
 }
 
-/// Row of a block of a number: the partial sum of rows of the level below, from `slot` on.
+/// Key of the row of a block of a number: the partial sum of rows of the level below, from `slot` on.
 pub(crate) fn block_key(cell: &Cell, level: u8, slot: Slot) -> Vec<u8> {
     let mut key = with_escaped(b'Q', cell, 1 + Slot::LEN);
     key.push(level);
@@ -254,7 +255,7 @@ pub(crate) fn block_key(cell: &Cell, level: u8, slot: Slot) -> Vec<u8> {
     key
 }
 
-/// Row of one reader of a cell.
+/// Key of the row of one reader of a cell.
 pub(crate) fn reader_key(cell: &Cell, lane: Lane, slot: Slot) -> Vec<u8> {
     let mut key = with_len(b'R', &cell.0, 1 + Slot::LEN);
     key.push(lane.number());
@@ -262,7 +263,7 @@ pub(crate) fn reader_key(cell: &Cell, lane: Lane, slot: Slot) -> Vec<u8> {
     key
 }
 
-/// Row of one range that a run examined, under the longest common prefix of its ends.
+/// Key of the row of one range that a run examined, under the longest common prefix of the range's ends.
 pub(crate) fn range_key(prefix: &[u8], lane: Lane, slot: Slot, number: u32) -> Vec<u8> {
     let mut key = with_len(b'G', prefix, 5 + Slot::LEN);
     key.push(lane.number());

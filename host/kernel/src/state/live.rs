@@ -1,9 +1,9 @@
-//! The state at a place of the order: what a run, a query or a person reads.
+//! The state at a slot of the order: what a run, a query or a person reads.
 //!
-//! Live values, those that the end of the order sees, stand in rows of their own, so reading there costs one
-//! look-up, and a scan passes over nothing that was deleted or overwritten. A read at an earlier slot pays for
-//! what lies above it: values that have come since are looked up among the older versions, and cells that have
-//! been deleted since are found by the slot of their deletion.
+//! Live values are those that a reader at the end of the order sees. They stand in rows of their own, so a read at
+//! the end costs one look-up, and a scan there meets nothing that was deleted or overwritten. A read at an earlier
+//! slot pays for what lies above that slot. Where the live value is newer than the slot, the value is looked up among
+//! the older versions. Cells that were deleted above the slot are found by the slot of their deletion.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, VecDeque};
@@ -107,7 +107,7 @@ pub(crate) fn bytes_at(
     bytes_below(rows, cell, at)
 }
 
-/// The same for a cell that has no live version below `at`.
+/// [`bytes_at`] for a cell that has no live version below `at`.
 fn bytes_below(rows: &RowsView, cell: &Cell, at: Slot) -> Result<Option<Arc<[u8]>>, StorageError> {
     match older_below(rows, cell, at)?.map(|(_, version)| version.op) {
         None | Some(Op::Delete) => Ok(None),
@@ -149,10 +149,10 @@ impl Span<'_> {
         }
     }
 
-    /// The end of the rows of histories in this lane and space.
+    /// The end of the rows of histories in the span's lane and space.
     fn history_end(&self) -> Vec<u8> {
         let mut prefix = history_prefix(&self.cell(b""));
-        // Without the mark that ends a cell.
+        // Two bytes mark the end of an escaped cell. Without them, every cell of the space has the prefix.
         prefix.truncate(prefix.len() - 2);
         prefix_end(&prefix).expect("it begins with the kind, below 255")
     }
@@ -188,7 +188,7 @@ pub(crate) fn scan_bytes_at(
     })
 }
 
-/// As [`scan_bytes_at`], for numbers that are not 0.
+/// Visits the numbers of a span that a run at `at` sees, without those that are 0: keys with their numbers.
 pub(crate) fn scan_numbers_at(
     rows: &RowsView,
     span: Span<'_>,
@@ -207,8 +207,8 @@ pub(crate) fn scan_numbers_at(
     })
 }
 
-/// Visits the cells of a span that have a live row, and, with `None`, those that have none and may have had a
-/// value below `at`.
+/// Visits the cells of a span that may have a value below `at`: those with a live row, with that row, and those
+/// without a live row, with `None`.
 fn scan(
     rows: &RowsView,
     span: Span<'_>,
@@ -223,7 +223,7 @@ fn scan(
     )
 }
 
-/// Visits the live cells of a span and those that are gone as one sequence.
+/// Visits the live cells of a span and the cells of `gone` as one sequence.
 fn merge(
     rows: &RowsView,
     span: Span<'_>,
@@ -248,7 +248,7 @@ fn merge(
                         }
                         gone.advance()?;
                     }
-                    // It has a live value all the same.
+                    // Keys that were looked up by their history may have a live row too.
                     Ordering::Equal => gone.advance()?,
                     Ordering::Greater => break,
                 }
@@ -276,8 +276,8 @@ fn merge(
 struct Gone<'a> {
     rows: &'a RowsView,
     span: Span<'a>,
-    /// The keys behind `next`; `None` when so many cells were deleted above the slot that the keys with older
-    /// versions are looked up one after the other instead. Some of those have a live row as well.
+    /// The keys behind `next`. `None` when too many cells were deleted above the slot to list them. Then the keys
+    /// that have older versions are looked up one after the other, and some of those have a live row as well.
     listed: Option<VecDeque<Vec<u8>>>,
     next: Option<Vec<u8>>,
 }
@@ -338,7 +338,7 @@ impl<'a> Gone<'a> {
     }
 }
 
-/// What the rows of a cell's history begin with: older versions, or the deltas of a number.
+/// The prefix of the keys of a cell's history: of its older versions, or of the deltas of a number.
 fn history_prefix(cell: &Cell) -> Vec<u8> {
     match cell.space().is_number() {
         true => delta_prefix(cell),
@@ -412,7 +412,7 @@ mod tests {
         }
     }
 
-    /// Sets the version of a cell at the place of the entry of that number.
+    /// Sets the version of a cell at the slot of entry `n`.
     fn set(rows: &mut Rows, space: Space, key: &[u8], n: u64, op: Option<&Op>) {
         let local = LocalSeq(n);
         rows.put(dag::local_key(local), position(n).to_bytes());
@@ -420,7 +420,8 @@ mod tests {
         versions::set(rows, &mut Roots::default(), &cell, (slot(n), local), op).unwrap();
     }
 
-    /// What a scan sees, however cells that are gone are found.
+    /// The keys that a scan sees. With `listed_max`, a test chooses whether cells that are gone are listed or looked
+    /// up.
     fn scanned(rows: &Rows, span: Span<'_>, at: Slot, listed_max: usize) -> Vec<Vec<u8>> {
         let mut seen = Vec::new();
         let gone = Gone::of(rows, span, at, listed_max).unwrap();
@@ -447,10 +448,10 @@ mod tests {
             numbers: bool, start in 0u8..6, end in proptest::option::of(0u8..7), reverse: bool,
         ) {
             let mut rows = empty();
-            // By key and place: what was put there, or a deletion.
+            // By key and slot: the value that was put, or `None` for a deletion.
             let mut model: BTreeMap<(u8, u64), Option<u8>> = BTreeMap::new();
             let space = if numbers { Space::Numbers } else { Space::Bytes };
-            // With zeros, which keys escape.
+            // Keys with zero bytes, because rows escape those.
             let key = |k: u8| vec![k / 2, 0, k % 2];
             for (k, n, what) in steps {
                 let op = what.map(|what| match (numbers, what) {
@@ -551,7 +552,7 @@ mod tests {
                 Some(&Op::Add(-1)),
             );
         }
-        // Neither of them left a row where the end of the order looks.
+        // A deletion and a number of 0 leave no live row, which a scan at the end of the order would meet.
         assert_eq!(rows.first(b"L", b"M", false).unwrap(), None);
     }
 }

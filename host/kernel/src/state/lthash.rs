@@ -15,7 +15,7 @@ const CONTEXT: &str = "lattice 2026-11 lthash element 1";
 #[derive(Clone)]
 pub struct LtHash {
     lanes: Box<[u16; LANES]>,
-    /// Computed when it is first asked for, as long as nothing changes.
+    /// The digest of `lanes`, computed when it is first asked for. A change of the set drops it.
     digest: OnceLock<Digest>,
 }
 
@@ -42,7 +42,8 @@ impl std::fmt::Debug for LtHash {
     }
 }
 
-/// Collects the parts of one element; parts are separated by their lengths.
+/// One element of a set, hashed from its parts. The length of each part is hashed too, so that other parts with the
+/// same bytes in a row make another element.
 pub struct Element(blake3::Hasher);
 
 impl Element {

@@ -1,4 +1,4 @@
-//! The state of a store: its cells, their versions by position, and what reads of them found.
+//! The state of a store: its cells, their versions by slot, and the marks of the runs that read them.
 
 pub(crate) mod call_index;
 pub mod cell;

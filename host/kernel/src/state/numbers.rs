@@ -1,11 +1,13 @@
 //! Numbers: their deltas by slot, a total at the end, and partial sums in between.
 //!
-//! A number is the sum of what was added to it. Its live row holds the total, so the end of the order reads one
-//! row. A run at an earlier slot needs the sum of the deltas above, and there may be a million: so rows of
-//! deltas (level 0) are summed in blocks of some dozens (level 1), these in blocks of blocks, and so on, as in
-//! the inner nodes of a B-tree with sums. A block's key is the slot from which on it counts; the first of a
-//! level begins at the very beginning. Levels exist only where there are many rows. Which blocks there are
-//! depends on the order of arrival, and nothing that is hashed or sent depends on them.
+//! A number is the sum of what was added to it. Its live row holds the total, so a read at the end of the order costs
+//! one row. A run at an earlier slot subtracts the deltas above that slot from the total, and there may be a million
+//! of them. So rows of deltas (level 0) are summed in blocks of some dozens (level 1), these in blocks of blocks, and
+//! so on, as in the inner nodes of a B-tree with sums.
+//!
+//! A block's key is the slot from which on the block counts, and the first block of a level begins at [`Slot::MIN`].
+//! A level exists only where the level below has many rows. Which blocks there are depends on the order of arrival,
+//! so nothing that is hashed or sent may depend on them.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +19,7 @@ use crate::state::live::damaged;
 use crate::storage::keys::{put_varint, take_varint, unzigzag, zigzag};
 use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
 
-/// The total of a live row.
+/// Reads the total out of a live row.
 pub(crate) fn decode_total(mut row: &[u8]) -> Result<i64, StorageError> {
     take_varint(&mut row).map(unzigzag).ok_or_else(damaged)
 }
@@ -35,7 +37,7 @@ pub(crate) fn total(rows: &RowsView, cell: &Cell) -> Result<i64, StorageError> {
         .map_or(Ok(0), |row| decode_total(&row))
 }
 
-/// What was added at exactly `slot`.
+/// The delta at exactly `slot`; `None` where there is none.
 pub(crate) fn delta_at(
     rows: &RowsView,
     cell: &Cell,
@@ -54,7 +56,7 @@ struct Block {
 }
 
 impl Block {
-    /// Reads a row: of a delta, or of a block.
+    /// Reads a row of a level. A delta counts as a block of one row.
     fn decode(level: u8, mut row: &[u8]) -> Result<Self, StorageError> {
         let count = match level {
             0 => 1,
@@ -72,8 +74,8 @@ impl Block {
     }
 }
 
-/// Row of a level: a delta on level 0, a block above. Blocks stand in a table of their own, so that the deltas of
-/// a number that only grows are appended, which redb packs.
+/// Key of a row of a level: a delta on level 0, a block above. Blocks stand in a table of their own, so that the
+/// deltas of a number that only grows are appended to theirs. redb packs pages that are only appended to.
 fn row_key(cell: &Cell, level: u8, slot: Slot) -> Vec<u8> {
     match level {
         0 => delta_key(cell, slot),
@@ -81,7 +83,7 @@ fn row_key(cell: &Cell, level: u8, slot: Slot) -> Vec<u8> {
     }
 }
 
-/// The end of a level.
+/// The end of the keys of a level.
 fn level_end(cell: &Cell, level: u8) -> Vec<u8> {
     match level {
         0 => prefix_end(&delta_prefix(cell)).expect("it begins with the kind, below 255"),
@@ -125,7 +127,7 @@ pub(crate) fn deltas(
     })
 }
 
-/// The block of a level that counts what stands at `slot`.
+/// The block of a level that covers `slot`, with the slot where the block begins.
 fn block_at(
     rows: &RowsView,
     cell: &Cell,
@@ -159,7 +161,7 @@ pub(crate) fn sum_from(rows: &RowsView, cell: &Cell, from: Slot) -> Result<i64, 
     let mut sum = 0i64;
     let mut from = from;
     for level in 0.. {
-        // Up to where this level's block ends; the rest is summed a level higher.
+        // This level sums up to the end of the block that covers `from`. The level above sums the rest.
         let until = match block_at(rows, cell, level + 1, from)? {
             Some((block, _)) => next_in_level(rows, cell, level + 1, block)?,
             None => None,
@@ -176,7 +178,7 @@ pub(crate) fn sum_from(rows: &RowsView, cell: &Cell, from: Slot) -> Result<i64, 
     Ok(sum)
 }
 
-/// Where the last delta stands.
+/// The slot of the last delta.
 pub(crate) fn last(rows: &RowsView, cell: &Cell) -> Result<Option<Slot>, StorageError> {
     let start = delta_key(cell, Slot::MIN);
     let row = rows.first(&start, &level_end(cell, 0), true)?;
@@ -232,7 +234,7 @@ fn carry(
 ) -> Result<(), StorageError> {
     for level in 1.. {
         let Some((start, mut block)) = block_at(rows, cell, level, slot)? else {
-            // Deltas are counted now and then: at each change that would cost more than the sums save.
+            // Rows are counted at one change in 16. To count them at every change would cost more than blocks save.
             let grown = match level {
                 1 => local.0.is_multiple_of(16),
                 _ => count > 0,
@@ -248,7 +250,7 @@ fn carry(
             split(rows, cell, level, start)?;
             count = 1;
         } else {
-            // One that is empty stays: the blocks above begin where the blocks below do.
+            // A block that has become empty stays, because the blocks above begin at the slots of blocks below.
             rows.put(row_key(cell, level, start), block.encode());
             count = 0;
         }
@@ -256,7 +258,8 @@ fn carry(
     Ok(())
 }
 
-/// Replaces the block at `start` by two. Behind the end of everything nothing stays half empty.
+/// Replaces the block at `start` by two halves. The last block of a level loses its last row alone, so that a number
+/// that only grows leaves full blocks behind.
 fn split(rows: &mut Rows, cell: &Cell, level: u8, start: Slot) -> Result<(), StorageError> {
     let next = next_in_level(rows, cell, level, start)?;
     let mut below = Vec::new();
@@ -296,7 +299,7 @@ fn found_level(rows: &mut Rows, cell: &Cell, level: u8) -> Result<(), StorageErr
     if below.len() <= DELTA_LEVEL_ROWS {
         return Ok(());
     }
-    // All of them, however many came since it was last looked at.
+    // The first pass stopped at the bound. Blocks must cover all rows of the level below.
     below.clear();
     visit(rows, cell, level - 1, (Slot::MIN, None), |slot, block| {
         below.push((slot, block));
@@ -344,7 +347,7 @@ mod tests {
         Cell::new(Lane::App, Space::Numbers, b"n")
     }
 
-    /// What is in the levels agrees with the deltas, and no read walks many rows.
+    /// Compares the sums and totals with those of the deltas in `model`.
     fn check(rows: &Rows, model: &BTreeMap<u64, i64>, at: u64) {
         let sum: i64 = model.range(at..).map(|(_, by)| by).sum();
         assert_eq!(sum_from(rows, &cell(), slot(at)).unwrap(), sum, "from {at}");

@@ -1,11 +1,12 @@
-//! Sets of reads that many runs share: what the host reads for a run before its code does anything.
+//! Sets of reads that many runs share: the reads that the host makes for a run before the guest's code begins.
 //!
-//! Whether an author may call, which code is in effect, whether there is a quota: the answers rest on a handful of
-//! cells that rarely change, so nearly all entries of an author read the same values there. Such a set stands in
-//! one row, with a number, and the entry's row of the order names it. When one of its cells changes, who used it is
-//! found among its author's entries, in the order of their chains; nothing is kept for each entry.
+//! The host asks whether the author may call, which code is in effect, and whether there is a quota. The answers rest
+//! on a handful of cells that rarely change, so nearly all entries of an author read the same values there. Such a
+//! set stands in one row and has a number, and an entry's row of the order names the number. When a cell of a set
+//! changes, its readers are searched for among the author's entries, branch by branch. No mark is kept for a single
+//! entry.
 //!
-//! Sets belong to the app lane. They hold cells of the system lane and rows of the host's own, nothing that the
+//! Only runs of the app lane have sets. A set holds cells of the system lane and rows of the host, and none that
 //! components of the app lane write.
 
 use std::collections::BTreeMap;
@@ -25,7 +26,6 @@ use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SetNumber(pub(crate) u32);
 
-/// What one set holds.
 struct ReadSet {
     author: DeviceKey,
     cells: BTreeMap<Cell, ValueMark>,
@@ -83,7 +83,7 @@ fn digest_key(encoded: &[u8]) -> Vec<u8> {
     key
 }
 
-/// What finds sets by a cell, or by the common prefix of a range's ends.
+/// A key to sets: a cell that they hold, or the common prefix of the ends of a range that they hold.
 #[derive(Clone, Copy)]
 enum By<'a> {
     Cell(&'a [u8]),
@@ -107,7 +107,7 @@ impl By<'_> {
         key
     }
 
-    /// The sets that are found so.
+    /// Appends the numbers of the sets under this key.
     fn sets(self, rows: &RowsView, out: &mut Vec<SetNumber>) -> Result<(), StorageError> {
         let prefix = self.prefix();
         let end = prefix_end(&prefix).expect("the kind is below 255");
@@ -120,7 +120,7 @@ impl By<'_> {
     }
 }
 
-/// The number of the set of what was read for an author; `None` where nothing was.
+/// The number of the set of what was read for an author, which is stored if it is new. `None` where nothing was read.
 pub(crate) fn number_of(
     rows: &mut Rows,
     author: &DeviceKey,
@@ -157,21 +157,20 @@ pub(crate) fn number_of(
     Ok(Some(number))
 }
 
-/// Whether sets may hold a cell.
+/// Whether a set may hold `cell`.
 fn may_hold(cell: &Cell) -> bool {
     cell.lane() == Lane::System || cell.space() == Space::Host
 }
 
-/// What a set has seen in a cell.
+/// What the runs of a set saw in a cell.
 enum Seen {
-    /// This value.
     Value(ValueMark),
-    /// Whatever was in a range that holds it.
+    /// A range of the set holds the cell, and no value is kept. Every change of the cell makes the runs stale.
     Range,
 }
 
-/// The runs between `from` (inclusive) and `until` (exclusive) whose sets hold `cell` with another value than
-/// `mark_at` says of the run's slot.
+/// Reports to `stale` the runs from `from` (inclusive) to `until` (exclusive) whose sets hold `cell` with another
+/// value than the one that `mark_at` tells for the run's slot.
 pub(crate) fn stale_readers(
     rows: &RowsView,
     cell: &Cell,
@@ -222,7 +221,8 @@ pub(crate) fn stale_readers(
     Ok(())
 }
 
-/// Visits where the entries of a branch stand between `from` and `until`. Slots ascend along a branch.
+/// Visits the slots of a branch's entries from `from` (inclusive) to `until` (exclusive). Slots ascend along a
+/// branch, so the first of them is found by bisection.
 fn entries_between(
     rows: &RowsView,
     branch: BranchId,
@@ -236,7 +236,7 @@ fn entries_between(
             None => Err(damaged()),
         }
     };
-    // Mostly none is above, or few are: the search begins at the end.
+    // Mostly few entries stand above `from`, or none. So the search doubles its steps from the end of the branch.
     let (mut low, mut high) = (row.first.0, row.tip.0 + 1);
     let mut step = 1;
     while low < high {

@@ -1,4 +1,4 @@
-//! What a run read of the state below it, and pages of scanned rows.
+//! The reads of a run, all of the state below its position, and pages of scanned rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::state::cell::{Cell, ValueMark};
 /// A page of scanned rows.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Page {
-    /// Keys and values; values are empty in [`Run::scan_keys`].
+    /// Keys and values; values are empty in the pages of [`Run::scan_keys`].
     pub rows: Vec<(Vec<u8>, Arc<[u8]>)>,
     /// Whether another row follows in the direction of the scan.
     pub more: bool,
@@ -17,23 +17,23 @@ pub struct Page {
 /// A half-open interval of cells that a run examined.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
-    /// First cell, encoded.
+    /// The first cell, encoded.
     pub start: Vec<u8>,
-    /// End, encoded, exclusive.
+    /// The end, encoded, exclusive.
     pub end: Vec<u8>,
 }
 
 /// Everything that a run read of the state below it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Reads {
-    /// Cells and what was seen in them.
+    /// Cells, each with the mark of what was seen in it.
     pub cells: BTreeMap<Cell, ValueMark>,
-    /// Intervals examined.
+    /// Intervals that scans examined.
     pub ranges: BTreeSet<Range>,
 }
 
 impl Reads {
-    /// Adds those of `other`.
+    /// Adds the reads of `other`.
     pub fn merge(&mut self, other: &Reads) {
         for (cell, mark) in &other.cells {
             self.cells.entry(cell.clone()).or_insert(*mark);
@@ -52,7 +52,7 @@ impl Reads {
                 .any(|r| *r.start <= *cell.as_bytes() && *cell.as_bytes() < *r.end)
     }
 
-    /// Tells whether the range is new.
+    /// Adds a range, and tells whether it is new and not empty.
     pub(crate) fn add_range(&mut self, range: Range) -> bool {
         range.start < range.end && self.ranges.insert(range)
     }

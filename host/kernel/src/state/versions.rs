@@ -39,11 +39,11 @@ pub(crate) struct Roots {
 /// Digests of [`Roots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootDigests {
-    /// Of (lane, key, value), pins and numbers included.
+    /// The digest of the state: (lane, key, value) of every cell, pins and numbers included.
     pub state: Digest,
-    /// Of (intention, transaction, outcome).
+    /// The digest of all outcomes: (intention, transaction, outcome).
     pub outcomes: Digest,
-    /// Of the ids of all applied intentions.
+    /// The digest of the ids of all applied intentions.
     pub applied: Digest,
 }
 
@@ -164,7 +164,6 @@ pub(crate) fn set(
     Ok(changed)
 }
 
-/// Whether a version comes before another one.
 fn is_below(one: Slot, other: Slot) -> bool {
     match mutant::active(Mutant::TieBrokenByArrival) {
         true => one < other || one.is_at_the_time_of(&other),
@@ -182,9 +181,9 @@ fn bytes(op: &Op) -> Option<&[u8]> {
 /// The last version of a cell of bytes.
 enum Last {
     None,
-    /// A value, in the live row.
+    /// A value, which stands in the live row.
     Live(Slot, LocalSeq, Arc<[u8]>),
-    /// A deletion, which stands among the older versions already.
+    /// A deletion, which stands among the older versions.
     Deleted(Slot),
 }
 
@@ -213,7 +212,8 @@ impl Last {
         }
     }
 
-    /// Makes room for a later version.
+    /// Moves a value among the older versions, and drops the row that lists a cell as deleted, because a later
+    /// version comes.
     fn grow_old(&self, rows: &mut Rows, cell: &Cell) {
         match self {
             Self::None => {}
@@ -226,7 +226,7 @@ impl Last {
         }
     }
 
-    /// Removes it; what comes before it stays where it is.
+    /// Removes the last version. The version before stays among the older ones.
     fn remove(&self, rows: &mut Rows, cell: &Cell) {
         match self {
             Self::None => {}
@@ -239,7 +239,7 @@ impl Last {
     }
 }
 
-/// Writes a version behind which there is none.
+/// Writes the last version of a cell.
 fn put_last(rows: &mut Rows, cell: &Cell, slot: Slot, local: LocalSeq, op: &Op) {
     match op {
         Op::Put(value) => rows.put(live_key(cell), live::encode_live(local, value)),
@@ -274,8 +274,8 @@ fn set_number(
     Ok(before != after)
 }
 
-/// Lengths of the prefixes under which ranges are kept, so that a changed cell is looked up under
-/// those alone.
+/// Lengths of the prefixes under which ranges are stored, so that the ranges that hold a changed cell are looked up
+/// under prefixes of these lengths alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RangeLengths(pub(crate) BTreeSet<u16>);
 
@@ -290,7 +290,7 @@ impl RangeLengths {
     }
 }
 
-/// Writes the marks of a run.
+/// Writes the marks of the run at `slot`.
 pub(crate) fn put_marks(
     rows: &mut Rows,
     lengths: &mut RangeLengths,
@@ -314,7 +314,7 @@ pub(crate) fn put_marks(
     }
 }
 
-/// Removes the marks of a run.
+/// Removes the marks of the run at `slot`.
 pub(crate) fn remove_marks(
     rows: &mut Rows,
     lane: Lane,
@@ -331,8 +331,8 @@ pub(crate) fn remove_marks(
     }
 }
 
-/// The runs that read `cell` above `slot` and would now read another value; and up to where runs read what stands
-/// at `slot`, whatever they read it for.
+/// The runs that read `cell` above `slot` and would now read another value, and the end (exclusive) of the slots at
+/// which a reader sees the version at `slot`.
 pub(crate) fn stale_readers(
     rows: &RowsView,
     lengths: &RangeLengths,
@@ -344,7 +344,7 @@ pub(crate) fn stale_readers(
     }
     let from = slot.just_above();
     let until = match next_absolute(rows, cell, slot)? {
-        // The run that writes next still read what stood below it.
+        // The run that writes next may have read the version at `slot` before it wrote, so it is included.
         Some(next) => next.just_above(),
         None => Slot::MAX,
     };
@@ -404,7 +404,7 @@ fn range_contains(row: &[u8], cell: &Cell) -> bool {
     start <= cell.as_bytes() && cell.as_bytes() < end
 }
 
-/// What a run at `slot` sees in `cell`, shortened.
+/// The mark of what a run at `slot` sees in `cell`.
 pub(crate) fn mark_at(rows: &RowsView, cell: &Cell, slot: Slot) -> Result<ValueMark, StorageError> {
     Ok(match cell.space() {
         Space::Called => call_index::mark_at(rows, cell, slot)?,
@@ -413,8 +413,8 @@ pub(crate) fn mark_at(rows: &RowsView, cell: &Cell, slot: Slot) -> Result<ValueM
     })
 }
 
-/// Where `cell` is next written absolutely above `slot`: what stands there shields later readers. Numbers are
-/// never written absolutely.
+/// The slot of the next absolute write of `cell` above `slot`, which shields later readers from a change at `slot`.
+/// Numbers have none, since they are only added to.
 fn next_absolute(rows: &RowsView, cell: &Cell, slot: Slot) -> Result<Option<Slot>, StorageError> {
     if cell.space().is_number() {
         return Ok(None);

@@ -1,7 +1,7 @@
-//! What the host keeps of bytes that authors have written, and of the quota in effect, to judge entries by.
+//! The host's cells for quotas: the quota in effect, and how many bytes each author has written.
 //!
-//! What an entry reads of the number of bytes is not its value but whether the rest fits. A late entry changes
-//! the number for every later one of its author; only those run again for which the answer is another one.
+//! Of an author's number of bytes an entry reads only whether its own body still fits. A late entry changes the
+//! number for every later entry of its author, and only those entries run again for which the answer differs.
 
 use std::ops::ControlFlow;
 
@@ -15,13 +15,13 @@ use crate::state::numbers;
 use crate::state::reads::Reads;
 use crate::storage::rows::{RowsView, StorageError};
 
-/// The row that holds the quota in effect, 8 bytes big-endian; absent without one.
+/// The cell of the quota in effect: 8 bytes big-endian, or no value when there is no quota.
 pub(crate) fn quota_cell() -> Cell {
     Cell::new(Lane::System, Space::Quota, b"")
 }
 
-/// The number of bytes that an author has written, under half of the author's key: every entry has a row with it,
-/// and two devices that share a half take 2⁶⁴ keys to find.
+/// The cell of the number of bytes that an author has written. Its key is the first half of the author's key, to save
+/// bytes, because every entry has a row with that key. Two devices that share a half take 2⁶⁴ keys to find.
 pub(crate) fn written_cell(author: &DeviceKey) -> Cell {
     Cell::new(Lane::App, Space::Written, &author.0[..16])
 }
@@ -42,7 +42,7 @@ impl Allowance {
     }
 }
 
-/// What a run knows of a number of bytes: whether it is at most so much.
+/// The mark of a read of a number of bytes: whether the number is at most `most`.
 fn mark(most: u64, fits: bool) -> ValueMark {
     let mut mark = [0; 16];
     mark[0] = 1;
@@ -51,7 +51,7 @@ fn mark(most: u64, fits: bool) -> ValueMark {
     ValueMark(mark)
 }
 
-/// Whether a run with this mark would now know the same.
+/// Whether the answer in a mark is still right when the number is `written`; `None` when the mark is damaged.
 fn still_holds(mark: &[u8], written: u64) -> Option<bool> {
     let fits = *mark.get(1)? == 1;
     let most = u64::from_be_bytes(mark.get(8..16)?.try_into().ok()?);
@@ -104,7 +104,7 @@ pub(crate) fn ever(rows: &RowsView) -> Result<bool, StorageError> {
     Ok(any)
 }
 
-/// What `author` has written below `at`, and the quota in effect there.
+/// What `author` has written below `at`, and the quota in effect at `at`.
 pub(crate) fn allowance(
     rows: &RowsView,
     author: &DeviceKey,
@@ -117,7 +117,7 @@ pub(crate) fn allowance(
     })
 }
 
-/// Whether an entry of the app lane at `at` is within its author's quota, with the reads that say so.
+/// Whether an entry of the app lane at `at` is within its author's quota, with the reads behind the answer.
 pub(crate) fn judge(
     rows: &RowsView,
     header: &Header,
@@ -140,8 +140,8 @@ pub(crate) fn judge(
     Ok((fits, reads))
 }
 
-/// The runs above `slot` that would judge otherwise now that the number in `cell` has changed there. One pass
-/// over what the author wrote later.
+/// The runs above `slot` whose answers are wrong now that the number in `cell` has changed at `slot`. One pass over
+/// the author's later entries finds them all.
 pub(crate) fn stale_readers(
     rows: &RowsView,
     cell: &Cell,
