@@ -13,7 +13,7 @@ use crate::graph::slot::Slot;
 use crate::limits::*;
 use crate::outcome::TrapKind;
 use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Question, Role};
-use crate::run::{Place, Run, RunFault};
+use crate::run::{CallPlace, Run, RunFault};
 use crate::state::cell::{Cell, Space};
 use crate::testing::{self, ModelEngine, Step};
 use crate::{BatchVerifier, Notice, Received, Store};
@@ -23,7 +23,7 @@ const NOW: u64 = 1_800_000_000_000;
 /// A run of a command at the end of the order.
 fn run(store: &Store) -> Run {
     let genesis = store.core.log.entry(LocalSeq(0)).unwrap().unwrap();
-    let place = Place {
+    let place = CallPlace {
         header: Arc::new((*genesis.header).clone()),
         names: Vec::new(),
         index: 0,

@@ -26,7 +26,7 @@ use crate::log::{Log, Noticed, Stored};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{HostRefusal, Outcome};
 use crate::run::engine::{CallKind, Engine, HostFault};
-use crate::run::{Place, Run};
+use crate::run::{CallPlace, Run};
 use crate::state::cell::{Cell, Op, Space};
 use crate::state::live;
 use crate::state::reads::Reads;
@@ -390,8 +390,8 @@ fn malformed() -> Outcome {
     }
 }
 
-fn place_of(header: &Header) -> Place {
-    Place {
+fn place_of(header: &Header) -> CallPlace {
+    CallPlace {
         names: header.names().collect(),
         header: Arc::new(header.clone()),
         index: 0,

@@ -25,7 +25,7 @@ use crate::outcome::{HostRefusal, Outcome, TrapKind};
 use crate::run::engine::{
     Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, Instance, Question,
 };
-use crate::run::{Place, Run};
+use crate::run::{CallPlace, Run};
 use crate::state::call_index;
 use crate::state::cell::{Cell, Op, Space, live_key};
 use crate::state::live::{self, Span};
@@ -275,7 +275,7 @@ impl Judge<'_> {
         let Some(Ok(body)) = body else {
             return Ok((vec![malformed()], BTreeMap::new()));
         };
-        let place = Place {
+        let place = CallPlace {
             names: entry.header.names().collect(),
             header: Arc::new(lattice_format::Header::clone(&entry.header)),
             index: 0,

@@ -1,8 +1,8 @@
-//! What the kernel asks of whatever runs components.
+//! The interface between the kernel and an engine that runs components.
 //!
-//! The kernel decides what runs, where in the order it stands, what it reads and what becomes of
-//! its writes; an engine only turns one call into reads, writes and a result. The Wasm runtime is
-//! one engine, the models that judge the fold in tests are others.
+//! The kernel decides which calls run and at which positions of the order, what they read, and what becomes of their
+//! writes. An engine only turns one call into reads, writes and a result. The Wasm runtime is one engine. The models
+//! by which tests judge the fold are others.
 
 use lattice_format::{
     Call, CallId, ComponentId, DeviceKey, IntentionId, Lane, Limits, StoreId, Time,
@@ -11,7 +11,7 @@ use lattice_format::{
 use crate::outcome::TrapKind;
 use crate::run::Run;
 
-/// Something that is wrong with this host, never with the guest: it never becomes an outcome.
+/// A fault of this host, not of the guest. Other hosts do not share it, so it never becomes an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostFault {
     /// The component's bytes or compiled code are not on this node.
@@ -31,7 +31,7 @@ pub enum HostFault {
     Unusable {
         /// The component.
         component: ComponentId,
-        /// What is wrong with it.
+        /// What is wrong with the component.
         reason: String,
     },
 }
@@ -39,11 +39,11 @@ pub enum HostFault {
 /// How one call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallEnd {
-    /// It returned; canonical CBOR of its result (`null` when it has none).
+    /// The function returned; canonical CBOR of its result (`null` when it has none).
     Ok(Vec<u8>),
-    /// It returned `err(…)`, or the host refused it; canonical CBOR of the error.
+    /// The function returned `err(…)`, or the host refused the call; canonical CBOR of the error.
     Refused(Vec<u8>),
-    /// It trapped. The instance must not be entered again.
+    /// The guest trapped. Its instance must not be entered again.
     Trapped(TrapKind),
 }
 
@@ -58,7 +58,8 @@ pub enum CallKind {
     Init,
 }
 
-/// One fixed question to a governance component. It sees no clock, no arguments, no app state.
+/// One fixed question to a governance component. While it answers, the component sees no clock, no arguments and no
+/// app state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Question {
     /// May `author` call this function?
@@ -67,7 +68,7 @@ pub enum Question {
         author: DeviceKey,
         /// The lane called into.
         lane: Lane,
-        /// Full id of the interface, without version.
+        /// The full id of the interface, without its version.
         interface: String,
         /// The function.
         function: String,
@@ -87,26 +88,26 @@ pub enum Question {
 /// The answer to a [`Question`], in the same order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`Question::Authorize`].
+    /// The answer to [`Question::Authorize`].
     Authorize(bool),
-    /// To [`Question::InEffect`].
+    /// The answer to [`Question::InEffect`].
     InEffect(InEffect),
-    /// To [`Question::Cuts`].
+    /// The answer to [`Question::Cuts`].
     Cuts(Vec<Cut>),
-    /// To [`Question::Members`], by rank.
+    /// The answer to [`Question::Members`], by rank.
     Members(Vec<Member>),
-    /// To [`Question::Children`].
+    /// The answer to [`Question::Children`].
     Children(Vec<Child>),
-    /// To [`Question::Checkpoint`].
+    /// The answer to [`Question::Checkpoint`].
     Checkpoint(Option<Checkpoint>),
 }
 
 /// Limits and numbers in effect.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct InEffect {
-    /// The most bytes of bodies that one author may add, all chains together.
+    /// How many bytes of bodies one author may add at most, all chains together. `None` means no bound.
     pub quota_bytes: Option<u64>,
-    /// Hashed with the store id into the gossip topic; changes when a member is revoked.
+    /// Bytes that are hashed with the store's id into the gossip topic. They change when a member is revoked.
     pub topic_salt: Vec<u8>,
     /// Number of the body key in use; 0 is plain.
     pub key_number: u32,
@@ -115,7 +116,7 @@ pub struct InEffect {
 /// One revocation of an author.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// The call that revoked.
+    /// The call by which the author was revoked.
     pub revocation: CallId,
     /// Intentions of the author that count nevertheless, with their `prev`-ancestors.
     pub kept: Vec<IntentionId>,
@@ -133,7 +134,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// As people and the parameters of a genesis have it.
+    /// The role's name, as people write it and as the parameters of a genesis hold it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Admin => "admin",
@@ -143,38 +144,38 @@ impl Role {
     }
 }
 
-/// Whether a member still is one.
+/// Whether a device still is a member, or how it ceased to be one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberStatus {
     /// A member.
     Active,
-    /// Cut off by another member.
+    /// Another member cut the device off.
     Revoked,
-    /// Left by itself.
+    /// The device left by itself.
     Resigned,
 }
 
 /// A device that is or was a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its key.
+    /// The device's key.
     pub device: DeviceKey,
-    /// What people call it.
+    /// What people call the device.
     pub name: String,
-    /// What it may do.
+    /// What the device may do.
     pub role: Role,
-    /// 0 for the founder; lower ranks outrank higher ones.
+    /// The member's rank: 0 for the founder. A lower rank outranks a higher one.
     pub rank: u32,
-    /// Whether it still is a member.
+    /// Whether the device still is a member.
     pub status: MemberStatus,
 }
 
 /// A child store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
-    /// Its id.
+    /// The child's id.
     pub store: StoreId,
-    /// What the parent calls it.
+    /// What the parent calls the child.
     pub name: String,
 }
 
@@ -188,26 +189,27 @@ pub struct Checkpoint {
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// The governance component trapped: the same on every replica.
+    /// The governance component trapped, as it does on every replica.
     #[error("the governance component trapped ({0})")]
     Trapped(TrapKind),
-    /// This host could not run it.
+    /// This host could not run the governance component.
     #[error(transparent)]
     Host(#[from] HostFault),
 }
 
 /// Runs components.
 pub trait Engine: Send + Sync {
-    /// Whether it runs components by that determinism profile. Stores that name another one stand still.
+    /// Whether the engine can run components by `profile`, a determinism profile. A store whose profile is not served
+    /// stands still.
     fn serves(&self, profile: u32) -> bool;
 
-    /// Whether `component` can be run here, now.
+    /// Checks that `component` can run on this node now.
     ///
     /// # Errors
     /// The fault that keeps it from running.
     fn ready(&self, component: &ComponentId) -> Result<(), HostFault>;
 
-    /// A fresh instance for one intention or query. It owns `run` until [`Instance::finish`].
+    /// Makes a fresh instance for one intention or query. The instance owns `run` until [`Instance::finish`].
     ///
     /// # Errors
     /// Gives the run back with the fault. Instantiation is not charged.
@@ -232,7 +234,8 @@ pub trait Engine: Send + Sync {
     ) -> (Run, Result<Answer, AskError>);
 }
 
-/// In the place of an engine that does not serve the profile of a store: there, nothing runs.
+/// An engine that runs nothing. It takes the place of the node's engine in a store whose profile that engine does not
+/// serve.
 pub(crate) struct Unserved(pub(crate) u32);
 
 impl Engine for Unserved {
@@ -266,9 +269,9 @@ impl Engine for Unserved {
 
 /// One instance of a component, with its memory.
 pub trait Instance: Send {
-    /// Runs one call. `fuel` is what is left of the transaction's budget, and is decreased.
+    /// Runs one call. `fuel` is what is left of the transaction's budget, and the call decreases it.
     ///
-    /// A function that does not exist, or arguments that do not fit, are a refusal by the host:
+    /// The host refuses a call of a function that does not exist, and arguments that do not fit:
     /// [`crate::outcome::HostRefusal`].
     ///
     /// # Errors

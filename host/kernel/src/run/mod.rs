@@ -1,9 +1,9 @@
-//! One execution: what it reads, what it writes, and where it stands.
+//! One execution: its reads, its writes, and its place in the order.
 //!
-//! A run owns a consistent view of the state below its position and keeps its writes to itself.
-//! Every base value that influences it is marked: absent keys, the whole interval that a scan
-//! examined, numbers read. Refused and trapped transactions keep their marks and lose their
-//! writes. Over-wide marks are safe, narrow ones never.
+//! A run owns a consistent view of the state below its position and keeps its writes to itself. Every base value that
+//! influences the run is marked: values, absent keys, numbers, and the whole interval that a scan examined. Refused
+//! and trapped transactions keep their marks and lose their writes. A mark that is too wide only costs a run that
+//! need not be repeated. A mark that is too narrow lets replicas diverge.
 
 pub mod engine;
 mod scan;
@@ -32,10 +32,10 @@ use crate::storage::rows::{RowsView, StorageError};
 /// Why a host function did not return.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunFault {
-    /// The guest traps.
+    /// The guest trapped.
     #[error("the guest trapped ({0})")]
     Trap(TrapKind),
-    /// This host failed; the call has no outcome.
+    /// This host failed, so the call has no outcome.
     #[error(transparent)]
     Host(#[from] HostFault),
 }
@@ -49,22 +49,22 @@ impl From<StorageError> for RunFault {
 /// What `context.current` tells a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentEntry {
-    /// Identity of the call.
+    /// The id of the call.
     pub id: CallId,
-    /// The device that made it.
+    /// The device that made the call.
     pub author: DeviceKey,
-    /// Time of its intention.
+    /// The time of the call's intention.
     pub time: Time,
-    /// Its place in the intention.
+    /// The call's index in its intention.
     pub index: u32,
 }
 
-/// What a command knows of its place.
+/// What a command knows of its own call: the intention around it, and its index there.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
-    /// The header as far as it is fixed before the run.
+pub(crate) struct CallPlace {
+    /// The header, of which only what is fixed before the run may be read.
     pub(crate) header: Arc<Header>,
-    /// What the header names.
+    /// The entries that the header names.
     pub(crate) names: Vec<IntentionId>,
     /// Index, in the intention, of the call that runs.
     pub(crate) index: u32,
@@ -72,7 +72,7 @@ pub(crate) struct Place {
 
 #[derive(Clone, Debug)]
 enum Mode {
-    Command(Place),
+    Command(CallPlace),
     Query { time: Time },
 }
 
@@ -85,17 +85,17 @@ pub struct Run {
     pub(crate) at: Slot,
     mode: Mode,
     pub(crate) own: BTreeMap<Cell, Op>,
-    /// What `own` held before each write of the transaction that runs.
+    /// What `own` held before each write of the current transaction, for [`Run::rollback`].
     journal: Vec<(Cell, Option<Op>)>,
     transaction_bytes: usize,
     pub(crate) reads: Reads,
-    /// What the host read to let the run begin. Kept apart: it does not count for the guest's bound, and many
-    /// runs share it.
+    /// What the host read before the run could begin. These reads stand apart, because they do not count towards the
+    /// guest's bound, and many runs share them.
     host: Reads,
     read_bytes: usize,
-    /// What was answered about other entries' calls.
+    /// The answers of [`Run::observed`] so far.
     observed: BTreeMap<CallId, bool>,
-    /// Set when a query asks for the time: its result then changes with every entry.
+    /// Whether a query asked for the time. Its result then changes with every entry.
     clock_read: bool,
     call_seed: [u8; 32],
 }
@@ -107,7 +107,7 @@ impl Run {
         store: Option<StoreId>,
         lane: Lane,
         at: Slot,
-        place: Place,
+        place: CallPlace,
     ) -> Self {
         Self::new(rows, store, lane, at, Mode::Command(place))
     }
@@ -160,7 +160,7 @@ impl Run {
         matches!(self.mode, Mode::Query { .. })
     }
 
-    pub(crate) fn command_place(&self) -> Result<&Place, RunFault> {
+    pub(crate) fn command_place(&self) -> Result<&CallPlace, RunFault> {
         match &self.mode {
             Mode::Command(place) => Ok(place),
             Mode::Query { .. } => Err(RunFault::Trap(TrapKind::Misuse)),
@@ -172,7 +172,7 @@ impl Run {
     /// `state.get`.
     ///
     /// # Errors
-    /// As all host functions: a trap of the guest, or a fault of this host.
+    /// A trap of the guest, or a fault of this host, as with all host functions.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Arc<[u8]>>, RunFault> {
         check_key(key)?;
         self.bytes(Cell::new(self.lane, Space::Bytes, key))
@@ -289,8 +289,8 @@ impl Run {
         })
     }
 
-    /// `context.observed`: whether the author had seen that call, of an entry that counts. Calls of void
-    /// entries are seen by nobody, so the answer is a read.
+    /// `context.observed`: whether the author had seen the call `other`, in an entry that counts. Nobody observes the
+    /// calls of void entries. Whether an entry is void may change, so the answer is a read.
     ///
     /// # Errors
     /// See [`Run::get`]; traps in a query.
@@ -316,12 +316,12 @@ impl Run {
             }
         }
         self.observed.insert(other, observed);
-        // The same for every answer: what is marked for it may differ from replica to replica.
+        // Every answer costs the same, because the marks behind it may differ between replicas.
         self.count_read(2 * call_index::KEY_BYTES)?;
         Ok(observed)
     }
 
-    /// The row that says so of an entry in the past of this one.
+    /// An entry that holds the call, counts, and lies in the past of the run's entry, with the call's cell.
     fn find_observed(&self, other: CallId) -> Result<Option<(Cell, LocalSeq)>, RunFault> {
         let place = self.command_place()?;
         let mut found = None;
@@ -350,8 +350,8 @@ impl Run {
         self.store.ok_or(RunFault::Trap(TrapKind::Misuse))
     }
 
-    /// The time that virtual clocks show: the entry's; in a query that of the last applied entry,
-    /// which counts as a read.
+    /// The time that virtual clocks show. A command sees the time of its entry. A query sees the time of the last
+    /// applied entry, and that is a read.
     pub fn clock(&mut self) -> Time {
         match &self.mode {
             Mode::Command(place) => place.header.time,
@@ -362,7 +362,7 @@ impl Run {
         }
     }
 
-    /// Seed of virtual randomness: the call's id in a command, and zeros in a query.
+    /// The seed of virtual randomness: the call's id in a command, zeros in a query.
     pub fn random_seed(&self) -> [u8; 32] {
         self.call_seed
     }
@@ -377,13 +377,13 @@ impl Run {
         }
     }
 
-    /// Starts a transaction: what it writes can be undone by [`Run::rollback`].
+    /// Starts a transaction, whose writes [`Run::rollback`] can undo.
     pub(crate) fn begin_transaction(&mut self) {
         self.journal.clear();
         self.transaction_bytes = 0;
     }
 
-    /// Undoes the writes of the transaction. Its reads stay.
+    /// Undoes the writes of the transaction. Its reads stay, because the refusal or trap may depend on them.
     pub(crate) fn rollback(&mut self) {
         while let Some((cell, before)) = self.journal.pop() {
             match before {
@@ -398,7 +398,7 @@ impl Run {
         !self.journal.is_empty()
     }
 
-    /// The device whose calls these are; the reader itself in a query.
+    /// The device that made the calls. A query has no author, and gets a key of zeros.
     pub(crate) fn author(&self) -> DeviceKey {
         match &self.mode {
             Mode::Command(place) => place.header.author,
@@ -406,18 +406,18 @@ impl Run {
         }
     }
 
-    /// Puts back earlier reads; a mutant alone does that.
+    /// Puts back the reads of an earlier moment. Only a mutant does so.
     pub(crate) fn forget_reads_since(&mut self, (reads, host): (Reads, Reads)) {
         self.reads = reads;
         self.host = host;
     }
 
-    /// Marks a read that the host made for this run.
+    /// Marks reads that the host made for the run.
     pub(crate) fn host_reads(&mut self, reads: &Reads) {
         self.host.merge(reads);
     }
 
-    /// Writes a row of the host's own.
+    /// Writes a row that the host keeps, past the guest's bound on written bytes.
     pub(crate) fn host_write(&mut self, cell: Cell, op: Op) {
         self.own.insert(cell, op);
     }
@@ -427,22 +427,22 @@ impl Run {
         self.clock_read
     }
 
-    /// What it and the host for it read so far; a mutant alone asks.
+    /// What the run read so far, and what the host read for it. Only a mutant asks.
     pub(crate) fn all_reads(&self) -> (Reads, Reads) {
         (self.reads.clone(), self.host.clone())
     }
 
-    /// What it read so far.
+    /// What the run read so far.
     pub fn reads(&self) -> &Reads {
         &self.reads
     }
 
-    /// At the end: what it read, what the host read for it before it began, and what it wrote.
+    /// Ends the run: its reads, the reads that the host made for it before it began, and its writes.
     pub(crate) fn into_parts(self) -> (Reads, Reads, BTreeMap<Cell, Op>) {
         (self.reads, self.host, self.own)
     }
 
-    /// All reads, and writes.
+    /// Ends the run: all reads as one, and its writes.
     pub(crate) fn into_effects(self) -> (Reads, BTreeMap<Cell, Op>) {
         let mut reads = self.reads;
         reads.merge(&self.host);
@@ -458,7 +458,7 @@ impl Run {
         Ok(())
     }
 
-    /// Counts a new mark for the bound on them.
+    /// Counts a new mark towards the guest's bound on marks.
     pub(crate) fn count_read(&mut self, key_bytes: usize) -> Result<(), RunFault> {
         self.read_bytes += key_bytes + READ_MARK_BYTES;
         if self.read_bytes > READ_BYTES_MAX {
@@ -482,7 +482,8 @@ impl Run {
     }
 }
 
-/// Whose calls a run can have observed: governance is folded without the app lane.
+/// The lanes whose calls a run may observe. The system lane is folded without the app lane, so governance observes
+/// calls of its own lane alone.
 fn observable(lane: Lane) -> &'static [Lane] {
     match lane {
         Lane::System => &[Lane::System],

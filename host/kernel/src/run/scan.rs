@@ -1,4 +1,4 @@
-//! Scans of a run: base rows and own writes as one sequence, and the interval that was examined.
+//! Scans of a run: base rows and own writes as one sequence, and the mark of the interval that was examined.
 
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -89,7 +89,7 @@ impl Run {
         Ok(page)
     }
 
-    /// Marks the interval up to the row that ended a scan, or all of it when none did.
+    /// Marks the interval up to the row that ended a scan, that row included, or the whole interval when no row did.
     fn mark_examined(
         &mut self,
         space: Space,
@@ -121,7 +121,7 @@ impl Run {
         Ok(())
     }
 
-    /// Visits base rows and own writes as one sequence, without marking anything.
+    /// Visits base rows and own writes as one sequence. The caller marks what was examined.
     fn merged(
         &self,
         start: &[u8],
@@ -194,8 +194,8 @@ impl Run {
         (start, end)
     }
 
-    /// `state.delete-range`: deletes every row that it finds, and so counts as a scan of them all.
-    /// Returns how many rows it deleted, for the charge.
+    /// `state.delete-range`: deletes every row of the interval, which is a scan of the interval too. Returns the
+    /// number of rows that it deleted, because each is charged.
     ///
     /// # Errors
     /// See [`Run::get`].
@@ -216,7 +216,7 @@ impl Run {
         Ok(count)
     }
 
-    /// `state.scan-numbers`: those that are not 0, ascending.
+    /// `state.scan-numbers`: numbers that are not 0, ascending.
     ///
     /// # Errors
     /// See [`Run::get`].
@@ -245,7 +245,7 @@ impl Run {
             })
             .collect();
         own.reverse();
-        // A page ends as one of `scan` does.
+        // `state.scan` bounds a page by bytes. Here a number counts for 16 bytes, and a page has no more of them.
         let rows_max = limit.min(PAGE_BYTES_MAX / 16);
         let mut stopped = None;
         let mut emit = |key: &[u8], number: i64| {

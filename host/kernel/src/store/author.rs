@@ -22,7 +22,7 @@ use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
 use crate::run::engine::{Answer, HostFault, Member, MemberStatus, Question};
-use crate::run::{Place, Run};
+use crate::run::{CallPlace, Run};
 use crate::state::written;
 use crate::storage::rows::StorageError;
 use crate::store::Store;
@@ -267,7 +267,7 @@ impl Store {
             Lane::System => Some(self.members_at_end(None)?),
             Lane::App => None,
         };
-        let place = Place {
+        let place = CallPlace {
             names: header.names().collect(),
             header: Arc::new(header),
             index: 0,
