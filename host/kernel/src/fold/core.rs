@@ -1,9 +1,9 @@
 //! The fold: running intentions in the canonical order, incrementally.
 //!
-//! The state is what comes out of running every entry from first to last. This file gets there
-//! without starting over: entries that arrive late run once at their place, and of the later ones
-//! only those run again that read something which is different now. `reference.rs` does it the plain
-//! way and is the judge in every test.
+//! The state is the result of running every entry from first to last. The fold reaches that result without starting
+//! over. An entry that arrives late runs at its place in the order, and of the later entries only those run again
+//! that read something which is different now. `reference.rs` starts over each time, and every test judges this file
+//! by it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,14 +41,14 @@ pub(crate) struct Info {
     pub(crate) position: Position,
 }
 
-/// What changed since somebody last looked.
+/// What changed since the last call of [`crate::Store::take_changes`].
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// Cells whose value changed.
     pub cells: Vec<Cell>,
     /// Entries that were witnessed.
     pub entries: Vec<IntentionId>,
-    /// Too much changed to list: look at everything again.
+    /// Whether more changed than the lists hold, so that anything may have changed.
     pub all: bool,
 }
 
@@ -63,13 +63,13 @@ pub(crate) struct Core {
     pub(crate) cache: LookupCache,
     pub(crate) changes: Changes,
     pub(crate) notices: Vec<Notice>,
-    /// What the notices of this batch tell of.
+    /// The outcomes that notices of this batch tell: their digests, by entry and transaction.
     pub(crate) noticed: Noticed,
-    /// Runs that were repeated since the store was opened, by the author of what came late.
+    /// How many runs were repeated since the store was opened, by the author whose late entry was the cause.
     pub(crate) replays: Arc<BTreeMap<DeviceKey, u64>>,
-    /// This device.
+    /// The key of this device.
     pub(crate) me: DeviceKey,
-    /// Why each lane waits, system first.
+    /// Why each lane waits, the system lane first; `None` where a lane does not wait.
     pub(crate) paused: [Option<HostFault>; 2],
 }
 
@@ -83,17 +83,18 @@ impl std::fmt::Debug for Core {
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     pub(crate) void: bool,
-    /// Its calls, as far as they count.
+    /// The entry's calls in the lane, for the index of calls. Empty when the run is void.
     pub(crate) calls: Vec<CallId>,
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) reads: Reads,
-    /// What the host read to let it begin.
+    /// What the host read before the run could begin.
     pub(crate) host: Reads,
     pub(crate) writes: BTreeMap<Cell, Op>,
 }
 
 impl Effects {
-    /// Adds what judging the entry by its author's quota has read.
+    /// Adds the reads of the judgement by the author's quota. The quota in effect is read alike by all entries of an
+    /// author, so that read belongs to the shared set.
     pub(crate) fn judged(&mut self, judged: Reads) {
         let (own, host) = judged
             .cells
@@ -107,7 +108,7 @@ impl Effects {
 /// Why a run has no effects.
 #[derive(Debug)]
 pub(crate) enum Stopped {
-    /// This host cannot run it now: the lane waits.
+    /// This host cannot run the entry now, so the lane waits.
     Fault(HostFault),
     /// This host's storage failed.
     Storage(StorageError),
@@ -138,18 +139,18 @@ pub struct Settled {
     pub app_paused: Option<HostFault>,
 }
 
-/// The host's row that names the code in effect of the app lane.
+/// The cell of the host that names the app lane's code in effect.
 pub(crate) fn code_cell() -> Cell {
     Cell::new(Lane::App, Space::Host, b"code")
 }
 
 impl Core {
-    /// The place of an entry in the log.
+    /// The number of an entry in the log; `None` when the entry is not there.
     pub(crate) fn local_of(&self, id: &IntentionId) -> Result<Option<LocalSeq>, StorageError> {
         self.cache.names.local_of(&self.rows, id)
     }
 
-    /// Runs what is due, at most `max_runs` of it, governance first.
+    /// Runs what is due, governance first, and stops after `max_runs` runs.
     pub(crate) fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
         self.paused = [None, None];
         let mut runs = 0;
@@ -172,8 +173,8 @@ impl Core {
             rounds += 1;
             let rounds_max = self.cut_rounds_max()?;
             if rounds > rounds_max {
-                // A governance component whose cuts contradict each other: stop where every
-                // replica stops, and say so.
+                // The cuts of this governance component contradict each other. Every replica stops after as many
+                // rounds, and says so.
                 self.paused[0] = Some(HostFault::Unusable {
                     component: self.info.genesis.system.id,
                     reason: format!("its cuts did not settle in {rounds_max} rounds"),
@@ -194,7 +195,7 @@ impl Core {
         })
     }
 
-    /// Tells whether the lane has nothing due any more.
+    /// Runs what is due in a lane. Tells whether nothing is left.
     fn settle_lane(
         &mut self,
         lane: Lane,
@@ -219,7 +220,7 @@ impl Core {
         Ok(true)
     }
 
-    /// Runs one half of a logged intention at its own position.
+    /// Runs a logged intention at its position. A genesis has a half in each lane, and the half of `lane` runs.
     fn run_logged(&mut self, lane: Lane, slot: Slot, local: LocalSeq) -> Result<Effects, Stopped> {
         if self.cache.any_cut && record::is_cut_off(&self.rows, &dag::id_at(&self.rows, local)?)? {
             return Ok(Effects {
@@ -255,7 +256,7 @@ impl Core {
         stored: &Stored,
     ) -> Result<Effects, Stopped> {
         let Some(bytes) = &stored.body else {
-            // Witnessed without its body: this node does not fold the lane.
+            // An entry is witnessed without its body only where this node does not fold the lane.
             return Ok(Effects::default());
         };
         let Ok(body) = Body::decode(bytes) else {
@@ -272,7 +273,7 @@ impl Core {
                 let run = Run::command(self.rows.view(), Some(self.info.id), lane, slot, place);
                 self.run_transactions(lane, slot, run, &body.transactions)
             }
-            // A genesis that is not the first entry, or a first entry that is none.
+            // The entry is a genesis that is not the first entry, or a first entry that is not a genesis.
             _ => Ok(Effects {
                 outcomes: vec![malformed()],
                 ..Effects::default()
@@ -280,7 +281,7 @@ impl Core {
         }
     }
 
-    /// The two halves of a genesis run `init` of the two components.
+    /// Runs the half of the genesis in `lane`: `init` of the lane's component.
     pub(crate) fn run_genesis(
         &mut self,
         lane: Lane,
@@ -304,7 +305,7 @@ impl Core {
             .instantiate(&component, &genesis.limits, run)
             .map_err(|(_, fault)| fault)?;
         instance.run_mut().begin_transaction();
-        // Both halves share the header; the app half's call is the second of the intention.
+        // Both halves share the header, and call ids must differ: the app half's call has index 1.
         instance.run_mut().begin_call(u32::from(lane.number()));
         let mut fuel = genesis.limits.fuel;
         let end = instance.call(CallKind::Init, &call, &mut fuel)?;
@@ -363,7 +364,7 @@ impl Core {
             .ok_or_else(|| StorageError(format!("log/ lacks entry {}", local.0)))
     }
 
-    /// The component of a lane at a slot, with the read that says so.
+    /// The component of a lane at a slot, with the read behind the answer.
     pub(crate) fn code_at(
         &self,
         lane: Lane,
@@ -413,7 +414,7 @@ pub(crate) fn init_args(params: &[Param]) -> Vec<u8> {
     out
 }
 
-/// The calls that an entry makes in a lane, of `count` in its body.
+/// The ids of the calls that an entry makes in a lane. `count` is the number of calls in its body.
 pub(crate) fn calls_of(lane: Lane, header: &VerifiedHeader, count: u32) -> Vec<CallId> {
     let indices = match header.is_genesis() {
         // The two halves of a genesis have one call each.
@@ -423,7 +424,7 @@ pub(crate) fn calls_of(lane: Lane, header: &VerifiedHeader, count: u32) -> Vec<C
     indices.map(|index| header.call_id(index)).collect()
 }
 
-/// How many calls a body holds, over all its transactions; 0 for one that does not decode.
+/// How many calls a body holds, over all its transactions; 0 for a body that does not decode.
 pub(crate) fn call_count(body: Option<&[u8]>) -> u32 {
     let Some(Ok(body)) = body.map(Body::decode) else {
         return 0;

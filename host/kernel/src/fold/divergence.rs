@@ -1,5 +1,5 @@
-//! What was said before, compared with what holds: outcomes that callers were told, and the roots
-//! that authors claim.
+//! Comparisons of what was told with what holds: outcomes that callers were told, and roots that authors claim. A
+//! difference raises a notice.
 
 use lattice_format::{Body, Claim, Digest, IntentionId, Lane};
 
@@ -16,8 +16,7 @@ use crate::storage::rows::StorageError;
 const VOID: Digest = Digest([0; 32]);
 
 impl Core {
-    /// Raises a notice for each outcome that differs from what a caller here was told, or from
-    /// what the last notice told.
+    /// Raises a notice for each outcome that differs from the last one told: by a notice, or else to the caller.
     pub(crate) fn notice_changed_outcomes(
         &mut self,
         id: &IntentionId,
@@ -51,11 +50,13 @@ impl Core {
         Ok(())
     }
 
-    /// Raises a notice for each outcome that differs from what the last notice told, although nothing runs again.
+    /// Raises a notice for each outcome that differs from what the last notice told, of entries that will not run
+    /// again.
     ///
-    /// Derived state that is behind the log, as after a crash, may hold an outcome as it was before it changed, was
-    /// told, and changed back: what reads the same values is not run again, and nothing else compares it. That was
-    /// told when the log had more entries than the state knew when it was opened, or as many.
+    /// After a crash the derived state may be behind the log. It then has an outcome as it was before the outcome
+    /// changed, was told by a notice, and changed back. The replay does not run the entry again, because the entry's
+    /// reads are those of the older state. So no other comparison finds that the notice is out of date. Such a notice
+    /// was written when the log had at least `known` entries, the number that the state knew when it was opened.
     pub(crate) fn notice_stale_notices(&mut self, known: LocalSeq) -> Result<(), StorageError> {
         for local in self.log.noticed_entries(known)? {
             let meta = dag::meta(&self.rows, local)?;
@@ -70,7 +71,7 @@ impl Core {
         Ok(())
     }
 
-    /// Compares roots with what the author held, where this replica holds the same entries.
+    /// Compares this replica's roots with those that the author claims, if both hold the same entries.
     pub(crate) fn compare_claim(
         &mut self,
         lane: Lane,
@@ -84,7 +85,7 @@ impl Core {
         if claim.count != self.progress.roots.applied_count
             || Record::load(&self.rows, lane, slot)?.is_some()
             || !self.nothing_else_due(lane, slot)?
-            // What ran may yet turn out to be void: nobody claims anything at such a time.
+            // While cuts are due, an entry that ran may turn out to be void. No author makes a claim then.
             || self.are_cuts_due()?
         {
             return Ok(());
@@ -99,7 +100,7 @@ impl Core {
         Ok(())
     }
 
-    /// What this replica holds now, as a body claims it.
+    /// This replica's claim: what it holds now, in the form that a body has.
     pub(crate) fn claim(&self) -> Claim {
         let digests = self.progress.roots.digests();
         Claim {
@@ -110,7 +111,7 @@ impl Core {
         }
     }
 
-    /// Whether everything applied is up to date: only the run at `slot` is due.
+    /// Whether no run is due besides the one at `slot`, so that all outcomes hold.
     fn nothing_else_due(&self, lane: Lane, slot: Slot) -> Result<bool, StorageError> {
         let other = match lane {
             Lane::System => Lane::App,

@@ -1,9 +1,9 @@
-//! What waits to be run: flags in the rows of the order, and in memory a cursor with a bounded list.
+//! Runs that are due: flags in the rows of the order, and in memory a cursor with a bounded list.
 //!
-//! A run is due when the row of its entry says so. Of each lane the first due runs are listed, some thousands;
-//! from some slot on nothing is listed, and rows are looked at when the list is used up. So a store of a million
-//! entries that was just received takes no memory for what waits, and a commit that fails goes back to a list
-//! that shares its memory with the one before.
+//! A run is due when a flag in the row of its entry says so. Memory lists the first due runs of each lane, at most
+//! some thousands, up to a cursor. Behind the cursor only the rows know, and they are searched when the list is used
+//! up. So a store that has just received a million entries takes no memory for what waits. The list is a persistent
+//! map, so a commit that fails goes back to the former list in constant time.
 
 use std::ops::ControlFlow;
 
@@ -19,11 +19,12 @@ use crate::storage::rows::{Rows, RowsView, StorageError};
 
 const CURSORS: &[u8] = b"Mdue";
 
-/// A due run that is listed.
+/// A due run as the list holds it.
 #[derive(Clone, Copy, Debug)]
 struct Listed {
     local: LocalSeq,
-    /// Whose entry made it stale, if it has run before.
+    /// The author of the entry that made the run due again; `None` where it has not run before, or where the row
+    /// alone says that it is due.
     cause: Option<DeviceKey>,
 }
 
@@ -31,7 +32,7 @@ struct Listed {
 struct LaneDue {
     /// The due runs below `listed_to`.
     listed: OrdMap<Slot, Listed>,
-    /// From here on nothing is listed: the rows say what is due.
+    /// The cursor: from this slot on, only the rows say what is due.
     listed_to: Slot,
     count: u64,
 }
@@ -63,7 +64,7 @@ impl LaneDue {
 
 /// The runs that are due, by lane.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Due {
+pub(crate) struct DueRuns {
     lanes: [LaneDue; 2],
 }
 
@@ -71,8 +72,8 @@ fn index(lane: Lane) -> usize {
     usize::from(lane.number())
 }
 
-impl Due {
-    /// As it was when the rows were last written.
+impl DueRuns {
+    /// Reads what [`DueRuns::save`] wrote when the rows were last written.
     pub(crate) fn load(rows: &RowsView) -> Result<Self, StorageError> {
         let mut due = Self::default();
         let Some(row) = rows.get(CURSORS)? else {
@@ -88,7 +89,7 @@ impl Due {
         Ok(due)
     }
 
-    /// Notes in the rows from where on something may be due.
+    /// Writes, for each lane, how many runs are due, and the first slot where one may be.
     pub(crate) fn save(&self, rows: &mut Rows) {
         let mut row = Vec::with_capacity(2 * (8 + Slot::LEN));
         for lane in &self.lanes {
@@ -112,7 +113,7 @@ impl Due {
         self.mark(rows, lane, slot, None)
     }
 
-    /// Marks a run as due again, since an entry of `by` changed what it read.
+    /// Marks a run as due again, because an entry of `by` changed what the run read.
     pub(crate) fn set_again(
         &mut self,
         rows: &mut Rows,
@@ -149,7 +150,8 @@ impl Due {
         Ok(())
     }
 
-    /// Notes that a run, whose row was due, is done. Returns whose entry made it due again, if one did.
+    /// Takes a run off the list after its row's flag was taken back. Returns the author whose entry had made the run
+    /// due again, where that is known.
     pub(crate) fn done(&mut self, lane: Lane, slot: Slot) -> Option<DeviceKey> {
         let due = &mut self.lanes[index(lane)];
         due.count = due.count.saturating_sub(1);
@@ -201,7 +203,7 @@ impl Due {
 }
 
 impl LaneDue {
-    /// Lists the next due runs, of a bounded number of rows.
+    /// Lists the due runs among the next rows, a bounded number of each.
     fn look_ahead(&mut self, rows: &RowsView, lane: Lane) -> Result<(), StorageError> {
         let (mut looked, mut last) = (0, None);
         let mut found = Vec::new();
@@ -218,14 +220,14 @@ impl LaneDue {
             last = None;
             ControlFlow::Continue(())
         })?;
-        // Without a last row everything was looked at.
+        // The scan keeps `last` only where it stopped at a bound. Otherwise it has seen every row.
         self.listed_to = last.map_or(Slot::MAX, Slot::just_above);
         self.listed.extend(found);
         Ok(())
     }
 }
 
-/// Whether that run is due, in a view.
+/// Whether a run is due, by its row.
 pub(crate) fn is_due(rows: &RowsView, lane: Lane, slot: Slot) -> Result<bool, StorageError> {
     let row = rows.get(&order::key(slot))?;
     Ok(row.is_some_and(|row| due_in(&row, lane).is_some()))
@@ -250,7 +252,7 @@ mod tests {
         })
     }
 
-    /// An order of so many entries, of which nothing is known.
+    /// An order of `count` entries, of which the fold knows nothing.
     fn order_of(count: u64) -> Rows {
         let db = Database::builder()
             .create_with_backend(InMemoryBackend::new())
@@ -263,7 +265,7 @@ mod tests {
     }
 
     /// Takes the first due run, as the fold does.
-    fn take(due: &mut Due, rows: &mut Rows) -> Option<u64> {
+    fn take(due: &mut DueRuns, rows: &mut Rows) -> Option<u64> {
         let (slot, local) = due.first(rows, Lane::App).unwrap()?;
         let mut row = OrderRow::there(rows, slot).unwrap();
         assert!(row.due[1] && row.local == local);
@@ -276,8 +278,8 @@ mod tests {
     #[test]
     fn due_runs_are_listed_up_to_their_number_and_all_are_found_in_order() {
         let count = 2 * DUE_LISTED_MAX as u64 + 100;
-        let (mut rows, mut due) = (order_of(count), Due::default());
-        // From both ends, so that those listed last give way.
+        let (mut rows, mut due) = (order_of(count), DueRuns::default());
+        // Runs become due from both ends, so that the list is full of late ones, which must give way.
         for n in (0..count / 2).flat_map(|n| [n, count - 1 - n]) {
             due.set(&mut rows, Lane::App, slot(n)).unwrap();
             assert!(due.lanes[1].listed.len() <= DUE_LISTED_MAX);
@@ -287,14 +289,14 @@ mod tests {
         for n in 0..10 {
             assert_eq!(take(&mut due, &mut rows), Some(n));
         }
-        // One that comes late, and one that is there already.
+        // Runs that become due again: one that was taken, the same one twice, and one that is due already.
         for n in [3, 3, 700] {
             due.set_again(&mut rows, Lane::App, slot(n), DeviceKey([9; 32]))
                 .unwrap();
         }
         assert_eq!(due.count(Lane::App), count - 9);
         due.save(&mut rows);
-        let mut reloaded = Due::load(&rows).unwrap();
+        let mut reloaded = DueRuns::load(&rows).unwrap();
         let view = rows.view();
         for due in [&mut due, &mut reloaded] {
             rows.restore(view.clone());
@@ -313,7 +315,7 @@ mod tests {
 
     #[test]
     fn who_made_a_run_due_again_is_told_once() {
-        let (mut rows, mut due) = (order_of(2), Due::default());
+        let (mut rows, mut due) = (order_of(2), DueRuns::default());
         let [one, other] = [1, 2].map(|n| DeviceKey([n; 32]));
         due.set_again(&mut rows, Lane::App, slot(1), one).unwrap();
         due.set_again(&mut rows, Lane::App, slot(1), other).unwrap();
@@ -327,13 +329,13 @@ mod tests {
     #[test]
     fn a_due_run_behind_many_that_are_not_is_found() {
         let count = 2 * DUE_ROWS_LOOKED_AT as u64 + 5;
-        let (mut rows, mut due) = (order_of(count), Due::default());
+        let (mut rows, mut due) = (order_of(count), DueRuns::default());
         due.set(&mut rows, Lane::App, slot(0)).unwrap();
         due.set(&mut rows, Lane::App, slot(count - 1)).unwrap();
         due.save(&mut rows);
-        let mut due = Due::load(&rows).unwrap();
+        let mut due = DueRuns::load(&rows).unwrap();
         assert_eq!(take(&mut due, &mut rows), Some(0));
-        // One look at so many rows does not reach the other.
+        // The second due run lies further away than one look reaches.
         due.lanes[1].look_ahead(&rows, Lane::App).unwrap();
         assert!(due.lanes[1].listed_to < Slot::MAX);
         assert_eq!(take(&mut due, &mut rows), Some(count - 1));

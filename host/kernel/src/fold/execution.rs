@@ -1,4 +1,5 @@
-//! Calls in one instance at one position: what local and logged intentions have in common.
+//! The execution of an intention's transactions, in one instance and at one position. Local and logged intentions
+//! share it, so both come to the same outcomes.
 
 use lattice_format::{Call, Lane};
 
@@ -9,7 +10,7 @@ use crate::outcome::{HostRefusal, Outcome, TrapKind};
 use crate::run::Run;
 use crate::run::engine::{Answer, AskError, CallEnd, CallKind, Instance, Question};
 
-/// Calls in one instance, at one position: what local and logged intentions have in common.
+/// The calls of one intention in one instance, at one position.
 pub(crate) struct Execution {
     lane: Lane,
     slot: Slot,
@@ -34,7 +35,7 @@ impl Execution {
         self.next_index
     }
 
-    /// A refused local call does not use up its index.
+    /// Goes back to an earlier index, because a refused local call does not use up its own.
     pub(crate) fn rewind_index(&mut self, index: u32) {
         self.next_index = index;
     }
@@ -47,7 +48,7 @@ impl Execution {
         }
     }
 
-    /// Runs one transaction to its outcome. Only a fault of this host stops it.
+    /// Runs one transaction to its outcome. Only a fault of this host leaves a transaction without one.
     pub(crate) fn transaction(
         &mut self,
         core: &mut Core,
@@ -68,7 +69,7 @@ impl Execution {
             match asked.answer {
                 Ok(Answer::Authorize(true)) => {}
                 Ok(Answer::Authorize(false)) if mutant::active(Mutant::DeniedCallRuns) => {}
-                // Governance that traps allows nothing.
+                // A governance component that traps allows nothing, on every replica alike.
                 Ok(_) | Err(AskError::Trapped(_)) => return Ok(Outcome::Unauthorized { index }),
                 Err(AskError::Host(fault)) => return Err(fault.into()),
             }
@@ -113,7 +114,7 @@ impl Execution {
                 }
             };
             if trapped {
-                // The memory of an instance that trapped must not be entered again.
+                // A trap may have left the instance's memory half changed, so the instance must not be entered again.
                 self.drop_instance();
             }
             match ended {

@@ -1,8 +1,8 @@
 //! Questions to the governance component, their cached answers, and what they cut off.
 //!
-//! The kernel never looks inside governance state. It asks the listed questions, remembers each
-//! answer with the values that it was made from, and uses it again wherever those values are the
-//! same. A remembered answer brings its reads to each use: an entry depends on what allowed it.
+//! The kernel never looks inside governance state. It asks the listed questions, remembers each answer with the
+//! values that the component read for it, and uses the answer again wherever those values are the same. Each use
+//! counts as the same reads, because an entry depends on what allowed it.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -24,7 +24,8 @@ use crate::state::live::{self, Span};
 use crate::state::versions;
 use crate::storage::rows::{RowsView, StorageError};
 
-/// An answer and what it was made from, in as little memory as that takes: there is one for each member at least.
+/// An answer and the values that it was made from. Boxed slices keep it small, because there is at least one for each
+/// member.
 struct Remembered {
     cells: Box<[(Cell, ValueMark)]>,
     ranges: Box<[(Range, ValueMark)]>,
@@ -51,7 +52,7 @@ impl Remembered {
     }
 }
 
-/// Answers by question, each with what it was made from.
+/// Remembered answers, by question.
 #[derive(Default)]
 pub(crate) struct Answers {
     by_question: HashMap<Question, Vec<Remembered>>,
@@ -64,10 +65,10 @@ impl std::fmt::Debug for Answers {
     }
 }
 
-/// Answers that one question keeps: one for each set of values met lately.
+/// How many answers to one question are kept: one for each set of values met lately.
 const ANSWERS_PER_QUESTION: usize = 4;
 
-/// Whom and what to ask.
+/// What it takes to ask a governance component.
 pub(crate) struct Asking<'a> {
     pub(crate) engine: &'a dyn Engine,
     pub(crate) component: &'a ComponentId,
@@ -76,7 +77,7 @@ pub(crate) struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// Asks without remembering.
+    /// Asks the component, whatever answers are remembered.
     pub(crate) fn ask(&self, rows: &RowsView, question: &Question, at: Slot) -> TrackedAnswer {
         let run = Run::query(
             rows.clone(),
@@ -102,7 +103,8 @@ pub(crate) struct TrackedAnswer {
 }
 
 impl Answers {
-    /// Asks, or uses an answer made from the same values.
+    /// Uses a remembered answer that was made from the values that hold at `at`, or else asks and remembers the
+    /// answer.
     pub(crate) fn ask(
         &mut self,
         asking: &Asking<'_>,
@@ -131,7 +133,7 @@ impl Answers {
                 self.count = 0;
             }
             let remembered = Remembered::of(rows, &asked.reads, answer, at)?;
-            // Most questions have one answer.
+            // Most questions only ever have one answer, so the list begins with room for one.
             let list = self.by_question.entry(question.clone());
             let list = list.or_insert_with(|| Vec::with_capacity(1));
             if list.len() == ANSWERS_PER_QUESTION {
@@ -159,7 +161,7 @@ fn same_values(rows: &RowsView, known: &Remembered, at: Slot) -> Result<bool, St
     Ok(true)
 }
 
-/// Everything that a run at `at` sees in a range, shortened.
+/// One mark for everything that a run at `at` sees in a range.
 fn range_mark(rows: &RowsView, range: &Range, at: Slot) -> Result<ValueMark, StorageError> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |key: &[u8], value: &[u8]| {
@@ -172,7 +174,7 @@ fn range_mark(rows: &RowsView, range: &Range, at: Slot) -> Result<ValueMark, Sto
     let (Some(start), end) = (Cell::from_slice(&range.start), Cell::from_slice(&range.end)) else {
         return Err(StorageError("a range mark is damaged".into()));
     };
-    // An end in another space means the end of this one.
+    // An end in another lane or space stands for the end of the range's own space.
     let end = end.filter(|end| (end.lane(), end.space()) == (start.lane(), start.space()));
     let end = end.as_ref().map(Cell::key);
     let span = Span {
@@ -197,30 +199,33 @@ fn cuts_key(author: &DeviceKey) -> Vec<u8> {
     key
 }
 
-/// Whose cuts must be asked for: the authors one after the other, or nothing for everybody's.
+/// The row of the authors whose cuts must be asked for: their keys one after the other. An empty row stands for all
+/// authors.
 const CUTS_DUE: &[u8] = b"Mcuts-due";
 
-/// A cut, with the places of its revocation.
+/// A cut with the entries that hold its revocation. Several can, since a device that forks its chain can sign several
+/// calls of one id.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct PlacedCut {
     revocations: Vec<LocalSeq>,
     kept: Vec<IntentionId>,
 }
 
-/// The cuts of one author, resolved: where each revocation stands, and what it keeps.
+/// One revocation of an author: the entry that revokes, and the entries of the author that it keeps.
 struct Resolved {
-    /// An entry that holds the call of the revocation and counts.
+    /// An entry that counts and holds the call of the revocation.
     revocation: LocalSeq,
     kept: Vec<Meta>,
 }
 
 impl Core {
-    /// Notes that governance has changed.
+    /// Notes that every author's cuts must be asked for, because governance has changed.
     pub(crate) fn cuts_are_due(&mut self) {
         self.rows.put(CUTS_DUE, []);
     }
 
-    /// Notes that there is more of an author to be cut: nobody else's cuts depend on that.
+    /// Notes that the cuts of `author` must be asked for, because a new branch of it has come. Nobody else's cuts
+    /// depend on that.
     pub(crate) fn cuts_of_are_due(&mut self, author: &DeviceKey) -> Result<(), StorageError> {
         let known = self.rows.get(CUTS_DUE)?;
         let named = known.as_deref().unwrap_or_default();
@@ -236,7 +241,7 @@ impl Core {
         Ok(())
     }
 
-    /// Whether the cuts must be asked for again.
+    /// Whether anybody's cuts must be asked for.
     pub(crate) fn are_cuts_due(&self) -> Result<bool, StorageError> {
         Ok(self.rows.get(CUTS_DUE)?.is_some())
     }
@@ -250,7 +255,7 @@ impl Core {
         }
     }
 
-    /// Asks at a position, remembering the answer.
+    /// Asks at a slot, with the help of remembered answers.
     pub(crate) fn ask_at(
         &mut self,
         question: &Question,
@@ -265,11 +270,11 @@ impl Core {
         self.answers.ask(&asking, &self.rows, question, at)
     }
 
-    /// Asks for the cuts at the end of the system lane and marks every entry whose standing they
-    /// change. Tells whether any of them is governance itself, which must then be folded again.
+    /// Asks for the cuts that are due, at the end of the system lane, and marks as due every entry that became void
+    /// or counts again. When entries of the system lane are among them, governance must be folded again.
     ///
     /// # Errors
-    /// A fault of this host; nothing has changed then.
+    /// A fault of this host. The cuts stay due then.
     pub(crate) fn refresh_cuts(&mut self) -> Result<(), HostFault> {
         let Some(due) = self.rows.get(CUTS_DUE).map_err(storage)? else {
             return Ok(());
@@ -315,7 +320,8 @@ impl Core {
         Ok(())
     }
 
-    /// The revocations of an author as of now, also where nothing of it has come yet and nobody asked for its cuts.
+    /// The entries that revoke an author now. They are asked for where the kept cuts may be out of date, or where no
+    /// entry of the author has come and so nobody has asked.
     ///
     /// # Errors
     /// A fault of this host.
@@ -332,14 +338,14 @@ impl Core {
         Ok(cuts.into_iter().flat_map(|cut| cut.revocations).collect())
     }
 
-    /// What governance says at the end of the system lane.
+    /// The cuts of an author, as governance has them at the end of the system lane.
     fn ask_cuts(&mut self, author: &DeviceKey) -> Result<Vec<Cut>, HostFault> {
         let asked = self
             .ask_at(&Question::Cuts(*author), Slot::MAX)
             .map_err(storage)?;
         match asked.answer {
             Ok(Answer::Cuts(cuts)) => Ok(cuts),
-            // A governance component that traps here cuts nobody off, on every replica alike.
+            // A governance component that traps at this question cuts nobody off, on every replica alike.
             Ok(_) | Err(AskError::Trapped(_)) => Ok(Vec::new()),
             Err(AskError::Host(fault)) => Err(fault),
         }
@@ -352,8 +358,8 @@ impl Core {
         decode_cuts(&row).ok_or_else(|| StorageError("a row of cuts is damaged".into()))
     }
 
-    /// Sets whether a new entry is void by the cuts known now. Later changes of them are found by
-    /// [`Core::refresh_cuts`].
+    /// Sets whether a new entry is void by the cuts known now. [`Core::refresh_cuts`] judges it again when they
+    /// change.
     pub(crate) fn judge_new(
         &mut self,
         author: &DeviceKey,
@@ -375,7 +381,7 @@ impl Core {
         cuts: &[Resolved],
     ) -> Result<(), StorageError> {
         let mut void = false;
-        // The genesis is nobody's to void: without it there is no store.
+        // No cut voids the genesis, because without it there is no store.
         if local.0 != 0 {
             for cut in cuts {
                 void |= !self.spares(cut, meta)?;
@@ -404,8 +410,7 @@ impl Core {
         Ok(false)
     }
 
-    /// Finds where the revocations stand. A device that forks its chain can have made several with one
-    /// id: each of them cuts.
+    /// Finds the entries that hold the revocations of `cuts`. Where several hold a call of one id, each of them cuts.
     fn place(&self, cuts: &[Cut]) -> Result<Vec<PlacedCut>, StorageError> {
         let mut out = Vec::with_capacity(cuts.len());
         for cut in cuts {
@@ -451,7 +456,8 @@ impl Core {
         Ok(out)
     }
 
-    /// A kept id counts only in the revocation's own past, and only if it is the author's.
+    /// The entry of a kept id. `None` unless it is an entry of the author in the revocation's own past, since a
+    /// revocation can keep nothing else.
     fn kept(
         &self,
         author: &DeviceKey,
@@ -467,7 +473,7 @@ impl Core {
         Ok((own && seen).then_some(meta))
     }
 
-    /// How often governance may be cut and folded again before something is wrong.
+    /// How many rounds of cutting and folding governance may take. A component that needs more contradicts itself.
     pub(crate) fn cut_rounds_max(&self) -> Result<usize, StorageError> {
         Ok(dag::authors(&self.rows)?.len() + CUT_ROUNDS_EXTRA)
     }
@@ -514,7 +520,7 @@ fn decode_cuts(mut bytes: &[u8]) -> Option<Vec<PlacedCut>> {
     Some(out)
 }
 
-/// Shared by readers and the writer: whom to ask, without remembering.
+/// Asks a question over a view of the rows, for readers, which have no remembered answers.
 pub(crate) fn ask_view(
     engine: &Arc<dyn Engine>,
     component: &ComponentId,

@@ -1,4 +1,4 @@
-//! Installing a run: its effects take the place of those of its last run, and what depends on them becomes due.
+//! Installing a run: its effects replace those of the entry's last run, and runs that read what changed become due.
 
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use crate::state::written::written_cell;
 use crate::storage::rows::StorageError;
 
 impl Core {
-    /// Puts a run's effects in the place of those of its last run, and marks what depends on them.
+    /// Replaces the effects of the entry's last run by those of the new one, and marks as due the runs that read what
+    /// changed.
     pub(crate) fn install(
         &mut self,
         lane: Lane,
@@ -46,7 +47,7 @@ impl Core {
         if old.is_none() && (local.0 != 0 || lane == Lane::System) {
             self.progress.roots.apply(&id);
         }
-        // A genesis has a half in each lane, and so an outcome in each.
+        // A genesis runs in both lanes and has an outcome in each, so the app lane's outcome has index 1.
         let first = self.first_index(lane, local);
         let old_outcomes = old.as_ref().map_or(&[][..], |r| &r.outcomes);
         if old_outcomes != effects.outcomes {
@@ -111,7 +112,8 @@ impl Core {
         self.notice_changed_outcomes(&id, local, &outcomes)
     }
 
-    /// Lets the index of calls say which calls of an entry count.
+    /// Brings the index of calls up to date with an entry. All of its calls count, or none: `counted` of them stand
+    /// in the index, and `calls` shall.
     fn index_calls(
         &mut self,
         lane: Lane,
@@ -142,13 +144,14 @@ impl Core {
         u32::from(local.0 == 0 && lane == Lane::App)
     }
 
-    /// `by` is the author of the entry that changed it, or that made the run due that did.
+    /// Notes the change of a cell for watches and cuts, and marks its readers as due. `by` is the author whose entry
+    /// caused the change: of the entry that ran, or of the one that made it run again.
     fn note_change(&mut self, cell: &Cell, slot: Slot, by: DeviceKey) -> Result<(), StorageError> {
         if cell.lane() == Lane::System {
             self.cuts_are_due();
         }
         if matches!(cell.space(), Space::Written | Space::Called) {
-            // No query can have read it.
+            // No query reads cells of these spaces, so no watch needs to hear of them.
         } else if self.changes.cells.len() < CHANGED_CELLS_MAX {
             self.changes.cells.push(cell.clone());
         } else {

@@ -1,4 +1,4 @@
-//! The fold: what runs, where in the order, and what its effects are.
+//! The fold: which entries run, at which slots of the order, and what their runs change.
 
 pub(crate) mod core;
 pub(crate) mod divergence;

@@ -1,9 +1,9 @@
-//! How far a store has come, beside its rows: one value that is saved with them, and put back as a whole by a
-//! commit that fails.
+//! How far a store has come: one value beside the rows. It is saved with the rows, and a commit that fails goes back
+//! to it as a whole.
 
 use lattice_format::{ChainId, IntentionId, Position, StoreId, Time};
 
-use crate::fold::due::Due;
+use crate::fold::due::DueRuns;
 use crate::graph::dag::LocalSeq;
 use crate::graph::order;
 use crate::graph::slot::Slot;
@@ -22,7 +22,7 @@ const OWN_CHAIN: &[u8] = b"Mown-chain";
 pub(crate) struct Progress {
     /// The number of the next entry.
     pub(crate) next: LocalSeq,
-    /// The latest time of any entry.
+    /// The latest time among all entries.
     pub(crate) last_time: Time,
     /// The chain that this device writes; `None` until it has started one here.
     pub(crate) chain: Option<ChainId>,
@@ -34,15 +34,16 @@ pub(crate) struct Progress {
     pub(crate) unflushed: u64,
     pub(crate) roots: Roots,
     pub(crate) lengths: RangeLengths,
-    pub(crate) due: Due,
-    /// The last slot of each lane where anything has run: above it nobody has read.
+    pub(crate) due: DueRuns,
+    /// The last slot of each lane where anything has run. No run has read above it, so changes there make nothing
+    /// stale.
     pub(crate) last_run: [Slot; 2],
-    /// Nothing is due.
+    /// Whether nothing is due.
     pub(crate) settled: bool,
 }
 
 impl Progress {
-    /// Before the first entry.
+    /// The progress of a store before its first entry.
     pub(crate) fn start(store: StoreId) -> Self {
         Self {
             next: LocalSeq(0),
@@ -53,13 +54,13 @@ impl Progress {
             unflushed: 0,
             roots: Roots::default(),
             lengths: RangeLengths::default(),
-            due: Due::default(),
+            due: DueRuns::default(),
             last_run: [Slot::MIN; 2],
             settled: true,
         }
     }
 
-    /// As the rows were last written.
+    /// Reads the progress that was saved when the rows were last written.
     pub(crate) fn load(rows: &RowsView, store: StoreId) -> Result<Self, StorageError> {
         let number = |name: &[u8]| -> Result<Option<u64>, StorageError> {
             Ok(rows
@@ -87,14 +88,15 @@ impl Progress {
             lengths: rows
                 .get(LENGTHS)?
                 .map_or(start.lengths, |row| RangeLengths::from_slice(&row)),
-            due: Due::load(rows)?,
-            // Nobody has read above the last entry, whatever has run.
+            due: DueRuns::load(rows)?,
+            // The slots of past runs are not saved. No run reads above the last entry, so its slot is safe for both
+            // lanes.
             last_run: [order::last(rows)?; 2],
             ..start
         })
     }
 
-    /// Writes it beside the rows that it speaks of.
+    /// Writes the progress among the rows that it describes.
     pub(crate) fn save(&self, rows: &mut Rows) {
         self.due.save(rows);
         rows.put(ROOTS, self.roots.to_bytes());

@@ -1,16 +1,17 @@
-//! What the fold keeps of each entry, in the entry's row of the canonical order: what its runs did, and whether
-//! they are due.
+//! The fold's record of each entry, in the entry's row of the canonical order: what its runs did, and whether a run
+//! is due.
 //!
 //! ```text
 //! local (varint) flags (1: bit 0, 1: the system, app half is due; 2, 3: it has run) then for each that has run:
-//!   length, when both have run; flags (1: bit 0 void, by a cut or by its author's quota; 1 its body's bytes count)
-//!   calls that count, the set of what was read for it (0: none, else its number and 1)
+//!   length, for the first of two; flags (1: bit 0 void, by a cut or by its author's quota; 1 its body's bytes count)
+//!   how many calls count, the number of its shared set of reads plus 1 (0: it has none)
 //!   outcomes, ranges (start, end): each a count, then each behind its length
 //!   cells: a count, then each behind four times its length, and 1 if it was read, 2 if it was written
 //! ```
 //!
-//! Numbers are varints. That its body's bytes count is a version of the author's written bytes, which is no cell of
-//! the list: nearly every run writes it. An entry that nothing is known of has no flags.
+//! Numbers are varints. A run whose body's bytes count has written a version of its author's number of written bytes.
+//! That cell is not in the list: nearly every run writes it, and a flag is shorter. The row of an entry that has not
+//! run and is not due ends behind `local`.
 
 use std::collections::BTreeMap;
 
@@ -26,25 +27,25 @@ use crate::state::reads::Range;
 use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
 use crate::storage::rows::{Rows, RowsView, StorageError};
 
-/// One run of an intention's half in one lane.
+/// What one run did, of an intention in one lane.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Record {
     pub(crate) void: bool,
-    /// Whether it added to the number of bytes that its author has written.
+    /// Whether the run added to the number of bytes that its author has written.
     pub(crate) counted: bool,
-    /// How many calls of the entry are in the index of calls.
+    /// How many of the run's calls are in the index of calls.
     pub(crate) calls: u32,
     pub(crate) outcomes: Vec<Outcome>,
-    /// What was read for it before it began.
+    /// The set of what the host read before the run began.
     pub(crate) set: Option<SetNumber>,
-    /// Cells that it read, ascending.
+    /// Cells that the run read, ascending.
     pub(crate) reads: Vec<Cell>,
     pub(crate) ranges: Vec<Range>,
-    /// Cells that it wrote, ascending, besides the number of bytes.
+    /// Cells that the run wrote, ascending, without its author's number of bytes.
     pub(crate) writes: Vec<Cell>,
 }
 
-/// The row of an entry, by lane where it says two things.
+/// The row of an entry. A genesis can be due and run in each lane, so both fields have a value for each lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OrderRow {
     pub(crate) local: LocalSeq,
@@ -66,14 +67,14 @@ fn damaged() -> StorageError {
 }
 
 impl OrderRow {
-    /// The row at a slot.
+    /// The row at a slot; `None` where no entry stands.
     pub(crate) fn load(rows: &RowsView, slot: Slot) -> Result<Option<Self>, StorageError> {
         rows.get(&order::key(slot))?
             .map(|row| Self::decode(&row).ok_or_else(damaged))
             .transpose()
     }
 
-    /// The row at a slot, where an entry stands.
+    /// The row at a slot where an entry must stand.
     pub(crate) fn there(rows: &RowsView, slot: Slot) -> Result<Self, StorageError> {
         Self::load(rows, slot)?.ok_or_else(damaged)
     }
@@ -133,12 +134,12 @@ impl OrderRow {
     }
 }
 
-/// The set of what was read for the run at a slot of the app lane.
+/// The set of what the host read for the run at a slot of the app lane.
 pub(crate) fn set_at(rows: &RowsView, slot: Slot) -> Result<Option<SetNumber>, StorageError> {
     Ok(Record::load(rows, Lane::App, slot)?.and_then(|record| record.set))
 }
 
-/// The entry of a row, if its half in a lane is due.
+/// The entry of a row, if its run in `lane` is due.
 pub(crate) fn due_in(row: &[u8], lane: Lane) -> Option<LocalSeq> {
     let (local, rest) = order::split(row)?;
     let due = rest.first()? & DUE[usize::from(lane.number())] != 0;
@@ -146,7 +147,7 @@ pub(crate) fn due_in(row: &[u8], lane: Lane) -> Option<LocalSeq> {
 }
 
 impl Record {
-    /// What is known of a run.
+    /// The record of the run at a slot; `None` where none has run.
     pub(crate) fn load(
         rows: &RowsView,
         lane: Lane,

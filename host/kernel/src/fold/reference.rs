@@ -1,8 +1,8 @@
-//! The judge of the fold: sort everything, run everything, from nothing.
+//! The reference fold, which judges the incremental one: it sorts all entries and runs them all, from nothing.
 //!
-//! It shares with the fold what one run sees and writes, and nothing of how runs are scheduled,
-//! marked, cached or cut: no versions, no marks, no remembered answers, and ancestors by walking
-//! the graph. Slow on purpose; tests, `doctor` and the simulator compare with it.
+//! It shares with the incremental fold what one run sees and writes, and nothing of how runs are scheduled, marked,
+//! cached or cut. It has no versions, no marks and no remembered answers, and finds ancestors by walking the graph.
+//! It is slow on purpose, because plain code is easier to trust. Tests, `doctor` and the simulator compare with it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -34,16 +34,16 @@ use crate::state::numbers;
 use crate::state::versions::RootDigests;
 use crate::storage::rows::{Rows, StorageError};
 
-/// What a fold from nothing comes to.
+/// The result of a fold from nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scratch {
     /// Digests of the roots.
     pub roots: RootDigests,
     /// Outcomes by position and lane; void entries have none.
     pub outcomes: BTreeMap<(Position, Lane), Vec<Outcome>>,
-    /// What has no effect: cut off by governance, or above its author's quota.
+    /// Entries without effect: cut off by governance, or above their author's quota.
     pub void: BTreeSet<IntentionId>,
-    /// Of those, what is above a quota.
+    /// The void entries that are above their author's quota.
     pub over_quota: BTreeSet<IntentionId>,
 }
 
@@ -54,14 +54,14 @@ struct Judge<'a> {
     genesis: Genesis,
     store: StoreId,
     entries: Vec<&'a Stored>,
-    /// Graph rows, and nothing else: every fold starts from these.
+    /// The rows of the graph alone, from which every fold starts.
     graph: Rows,
     past: HashMap<IntentionId, HashSet<IntentionId>>,
-    /// The entries of governance that hold the call of an id.
+    /// By call id, the entries of the system lane that hold the call.
     revocations: HashMap<CallId, Vec<IntentionId>>,
 }
 
-/// Folds `entries`, which are complete and in an order that respects causality, as a log is.
+/// Folds `entries` from nothing. They must be complete, with every entry behind those that it names, as in a log.
 ///
 /// # Errors
 /// When the engine cannot run on this host.
@@ -164,8 +164,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Governance state at an entry's position is what has been folded so far, for the system
-    /// lane; for the app lane it must be folded up to there.
+    /// Folds one lane into `rows`. An entry is judged by governance at its position. While the system lane is folded,
+    /// that is `rows` itself. For the app lane, the system lane is folded once more beside it.
     fn fold_lane(
         &self,
         lane: Lane,
@@ -174,7 +174,7 @@ impl Judge<'_> {
         over_quota: &mut BTreeSet<IntentionId>,
     ) -> Result<(Rows, Outcomes), HostFault> {
         let mut outcomes = BTreeMap::new();
-        // For the app lane: governance as it stood at each position.
+        // While the app lane is folded: governance at the position of the current entry.
         let mut system = match lane {
             Lane::App => Some(self.fresh()?),
             Lane::System => None,
@@ -218,7 +218,7 @@ impl Judge<'_> {
         Ok((rows, outcomes))
     }
 
-    /// One value a cell: the plain state of the plain fold; and the calls of an entry that counts.
+    /// Writes what a run wrote, one value a cell and no versions, and puts the entry's calls into the index.
     fn write(
         &self,
         rows: &mut Rows,
@@ -252,7 +252,7 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// The quota in effect where governance stands so.
+    /// The quota in effect, as the state `governance` has it.
     fn quota(&self, governance: &Rows) -> Result<Option<u64>, HostFault> {
         match self.ask(governance, &Question::InEffect)? {
             Some(Answer::InEffect(effect)) => Ok(effect.quota_bytes),
@@ -430,7 +430,8 @@ impl Judge<'_> {
         Ok((vec![outcome], run.into_effects().1))
     }
 
-    /// Which entries governance cuts off, asked at the end of the system lane.
+    /// The entries that governance cuts off, asked at the end of the system lane. `before` are those of the round
+    /// before, whose revocations do not count.
     fn cut(
         &self,
         rows: &Rows,
@@ -455,7 +456,7 @@ impl Judge<'_> {
         Ok(void)
     }
 
-    /// Whether each revocation of that id that counts spares the entry.
+    /// Whether all revocations of a cut that count spare the entry.
     fn spares(&self, cut: &Cut, entry: &Stored, void: &BTreeSet<IntentionId>) -> bool {
         let revocations = self.revocations.get(&cut.revocation);
         revocations
