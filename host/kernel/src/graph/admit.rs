@@ -1,8 +1,8 @@
-//! Admission: what can be said of an intention together with what it names.
+//! Admission: the checks that need an intention together with the entries that it names.
 //!
-//! It depends on the entry and its causal past alone, never on arrival, on a clock or on
-//! governance: every replica admits the same entries. Revocations make entries void, which is
-//! another matter and decided in the fold.
+//! Admission depends on the entry and its causal past alone, never on arrival, on a clock or on governance, so every
+//! replica admits the same entries. Revocations do not touch admission. They make entries void, and the fold decides
+//! that.
 
 use lattice_format::{IntentionId, StoreId, Time, VerifiedHeader};
 
@@ -12,72 +12,72 @@ use crate::graph::lookup_cache::{LookupCache, Named};
 use crate::mutant::{self, Mutant};
 use crate::storage::rows::{RowsView, StorageError};
 
-/// Why an intention can never belong to the store. What floats on it never can either, and its
-/// sender answers for it.
+/// Why an intention can never belong to the store. The same holds for entries that float on it. The sender answers
+/// for the error, because every node can check an entry before it passes it on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdmitError {
-    /// It belongs to another store, or is a second genesis.
+    /// The intention belongs to another store, or is a second genesis.
     #[error("it belongs to another store than {store}")]
     WrongStore {
-        /// The store that it was sent to.
+        /// The store that the intention was sent to.
         store: StoreId,
     },
-    /// Its time is not above that of everything it names.
+    /// The intention's time is not above the times of all entries that it names.
     #[error("its time {time:?} is not above {named:?}, the time of {name}, which it names")]
     Time {
-        /// Its time.
+        /// The intention's time.
         time: Time,
         /// The named entry.
         name: IntentionId,
-        /// That entry's time.
+        /// The named entry's time.
         named: Time,
     },
     /// `prev` is not its chain's previous intention.
     #[error("{prev} is not the previous intention of this author's chain at seq {seq}")]
     Prev {
-        /// What it names as `prev`.
+        /// The entry that it names as `prev`.
         prev: IntentionId,
-        /// Its own place.
+        /// Its own number in the chain.
         seq: u64,
     },
     /// `grant` does not admit its author.
     #[error("{grant} does not admit the author")]
     Grant {
-        /// What it names as `grant`.
+        /// The entry that it names as `grant`.
         grant: IntentionId,
     },
     /// The chain's cumulative bytes are wrong.
     #[error("it says that its chain holds {claimed} bytes of bodies, and it holds {actual}")]
     ChainBytes {
-        /// What it says.
+        /// The number in its header.
         claimed: u64,
-        /// What is true.
+        /// The number that its chain holds.
         actual: u64,
     },
-    /// Its body is larger than this store allows.
+    /// The body is larger than this store allows.
     #[error("a body of {len} bytes exceeds {max}, the most in this store")]
     BodyBytes {
-        /// Its length in bytes.
+        /// The body's length in bytes.
         len: u32,
-        /// The most allowed.
+        /// The most bytes allowed.
         max: u32,
     },
 }
 
-/// The result of looking at an intention with what it names.
+/// What admission says of an intention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// It belongs to the store.
+    /// The intention belongs to the store.
     Admitted,
-    /// These are named and unknown: it floats until they arrive.
+    /// The intention names these entries, which are unknown here. It floats until they arrive.
     Missing(Vec<IntentionId>),
-    /// It speaks of something that this version does not know: it floats, with the reason.
+    /// The intention uses something that this version does not know. It floats, with this reason.
     NotUnderstood(&'static str),
-    /// It never can belong to the store.
+    /// The intention can never belong to the store.
     Never(AdmitError),
 }
 
-/// Decides about one verified header.
+/// Decides whether the intention under one verified header belongs to the store.
 pub(crate) fn admit(
     rows: &RowsView,
     cache: &mut LookupCache,
@@ -157,7 +157,8 @@ fn check(
     }));
     let same_chain = (prev_branch.author, prev_branch.chain) == (header.author, header.chain);
     let bytes_before = if header.seq.0 == 0 {
-        // A chain's first intention stands on the genesis; the genesis itself is its author's first.
+        // A chain's first intention names the genesis as `prev`. In the chain of the genesis, the genesis itself is
+        // the first, so no other entry of that chain has seq 0.
         if before.local != LocalSeq(0) || same_chain {
             return bad_prev;
         }

@@ -1,11 +1,12 @@
-//! The graph of witnessed intentions: who names whom, which chains there are, what is in whose past.
+//! The graph of witnessed intentions: which entries name which, which chains there are, and what lies in an entry's
+//! past.
 //!
-//! Everything here is derived from the log and kept in the same rows as the state, so a reader's
-//! view of both is of one moment. The rows are listed in [`crate::storage::keys`].
+//! The graph is derived from the log and kept in the same rows as the state, so a reader's view shows both at one
+//! moment. [`crate::storage::keys`] lists the rows.
 //!
-//! A *branch* is a chain without forks: a fork starts a new branch. `S` says how far into other
-//! branches an entry's past reaches (version vectors: Parker et al., "Detection of Mutual
-//! Inconsistency in Distributed Systems", 1983, stored as differences).
+//! A *branch* is a chain without forks: a fork starts a new branch. Rows of the kind `S` say how far an entry's past
+//! reaches into other branches (version vectors: Parker et al., "Detection of Mutual Inconsistency in Distributed
+//! Systems", 1983, stored as differences).
 
 use std::ops::ControlFlow;
 
@@ -17,15 +18,15 @@ use crate::graph::version_vector;
 use crate::storage::keys::{last_number, put_last_number, put_varint, take, take_varint};
 use crate::storage::rows::{RowsView, StorageError, prefix_end};
 
-/// Place of an entry in this node's log, from 0. It differs from node to node.
+/// The number of an entry in this node's log, from 0. The same entry has other numbers on other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalSeq(pub u64);
 
-/// Number of a chain without forks on this node.
+/// The number of a chain without forks on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BranchId(pub(crate) u32);
 
-/// What the graph knows of one entry.
+/// The row of one entry in the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) id: IntentionId,
@@ -55,8 +56,8 @@ impl Meta {
             .chain(self.deps.iter().copied())
     }
 
-    /// Position (44), then as varints: branch, seq, lane, chain bytes, and what it names: 0 for nothing, else how
-    /// many entries before it: prev, grant, deps.
+    /// Position (44), then varints: branch, seq, lane, chain bytes, then prev, grant and deps. A named entry is
+    /// written as the number of entries from it to this one, and 0 stands for no entry.
     pub(crate) fn encode(&self, local: LocalSeq) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
         out.extend_from_slice(&self.position().to_bytes());
@@ -114,7 +115,7 @@ impl Meta {
 pub(crate) struct Branch {
     pub(crate) author: DeviceKey,
     pub(crate) chain: ChainId,
-    /// Where it left another branch; `None` for a chain's first branch.
+    /// The branch that this one left, and the last seq that both share; `None` for a chain's first branch.
     pub(crate) parent: Option<(BranchId, Seq)>,
     pub(crate) first: Seq,
     pub(crate) tip: Seq,
@@ -178,14 +179,14 @@ fn id_prefix(id: &IntentionId) -> Vec<u8> {
     key(b'I', &[&id.0[..8]])
 }
 
-/// The row that finds an entry by its id.
+/// Key of the row that finds an entry by its id.
 pub(crate) fn id_key(id: &IntentionId, local: LocalSeq) -> Vec<u8> {
     let mut key = id_prefix(id);
     put_last_number(local.0, &mut key);
     key
 }
 
-/// Place of an intention in the log.
+/// The number of an intention in the log; `None` where the log lacks it.
 pub(crate) fn local_of(
     rows: &RowsView,
     id: &IntentionId,
@@ -197,7 +198,7 @@ pub(crate) fn local_of(
         candidates.extend(last_number(row, prefix.len()).map(LocalSeq));
         ControlFlow::Continue(())
     })?;
-    // The first bytes find an entry, or several; the whole id decides.
+    // The key has the first bytes of an id, which several entries can share. The whole id decides.
     for local in candidates {
         if id_at(rows, local)? == *id {
             return Ok(Some(local));
@@ -206,33 +207,33 @@ pub(crate) fn local_of(
     Ok(None)
 }
 
-/// What the graph knows of the entry at `local`, which exists.
+/// The row of the entry at `local`, which must exist.
 pub(crate) fn meta(rows: &RowsView, local: LocalSeq) -> Result<Meta, StorageError> {
     rows.get(&local_key(local))?
         .and_then(|row| Meta::decode(local, &row))
         .ok_or_else(|| damaged("entries"))
 }
 
-/// The id of the entry at `local`, which exists.
+/// The id of the entry at `local`, which must exist.
 pub(crate) fn id_at(rows: &RowsView, local: LocalSeq) -> Result<IntentionId, StorageError> {
     Ok(position_of(rows, local)?.id)
 }
 
-/// The position of the entry at `local`, which exists.
+/// The position of the entry at `local`, which must exist.
 pub(crate) fn position_of(rows: &RowsView, local: LocalSeq) -> Result<Position, StorageError> {
     rows.get(&local_key(local))?
         .and_then(|row| Position::from_slice(row.get(..Position::LEN)?))
         .ok_or_else(|| damaged("entries"))
 }
 
-/// Where the entry at `local`, which exists, stands in the order.
+/// The slot of the entry at `local`, which must exist.
 pub(crate) fn slot_of(rows: &RowsView, local: LocalSeq) -> Result<Slot, StorageError> {
     rows.get(&local_key(local))?
         .and_then(|row| Slot::from_slice(row.get(..Slot::LEN)?))
         .ok_or_else(|| damaged("entries"))
 }
 
-/// The branch with that number, which exists.
+/// The branch `id`, which must exist.
 pub(crate) fn branch(rows: &RowsView, id: BranchId) -> Result<Branch, StorageError> {
     rows.get(&key(b'B', &[&id.0.to_be_bytes()]))?
         .and_then(|row| Branch::decode(&row))
@@ -256,7 +257,7 @@ pub(crate) fn branches(rows: &RowsView) -> Result<Vec<(BranchId, Branch)>, Stora
     if bad { Err(damaged("chains")) } else { Ok(out) }
 }
 
-/// Branches of one author, of one chain or of all.
+/// The branches of one author: of one chain, or with `None` of all chains.
 pub(crate) fn branches_of(
     rows: &RowsView,
     author: &DeviceKey,
@@ -291,7 +292,7 @@ pub(crate) fn authors(rows: &RowsView) -> Result<Vec<DeviceKey>, StorageError> {
     Ok(out)
 }
 
-/// The entry at `seq` of a branch itself, its parents left out.
+/// The entry at `seq` of a branch. Entries before the branch left its parent are not found.
 pub(crate) fn entry_of_branch(
     rows: &RowsView,
     branch: BranchId,
@@ -355,7 +356,7 @@ pub(crate) fn local_in_past_or_same(
     if x == y {
         return Ok(true);
     }
-    // Whatever an entry names was witnessed before it.
+    // An entry is witnessed after all that it names, so its past has lower numbers.
     if x > y {
         return Ok(false);
     }
@@ -363,7 +364,7 @@ pub(crate) fn local_in_past_or_same(
     Ok(version_vector::seen(rows, y.branch, x.branch, y.seq)?.is_some_and(|seq| seq >= x.seq))
 }
 
-/// Whether the entry at `x` is `y` or in its causal past; `y` is witnessed.
+/// Whether the entry at `x` is `y` or in its causal past. An unknown `y` has no past.
 pub(crate) fn in_past_or_same(
     rows: &RowsView,
     x: LocalSeq,

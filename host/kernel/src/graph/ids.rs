@@ -1,4 +1,4 @@
-//! Sets and maps of ids.
+//! Sets and maps of ids, with a hash that is cheap and that peers cannot foresee.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
@@ -9,9 +9,9 @@ use lattice_format::IntentionId;
 
 const WORDS: usize = 4;
 
-/// Hashes of ids, by secret multipliers of this process (multilinear hashing; Lemire and Kaser, "Strongly universal
-/// string hashing is fast", 2014): ids come from peers, which could else choose some that all fall together. Nothing
-/// may depend on the order of these tables.
+/// Hashes ids by multipliers that are secret to this process (multilinear hashing; Lemire and Kaser, "Strongly
+/// universal string hashing is fast", 2014). Secret, because peers choose the ids and could make them collide. The
+/// order of a table differs between processes, so nothing may depend on it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Multilinear(u128);
 
@@ -32,12 +32,12 @@ impl Hasher for Multilinear {
         }
     }
 
-    // All ids are of one length.
+    // The length before the bytes needs no hash, because all ids have one length.
     fn write_usize(&mut self, _: usize) {}
 
-    // A table takes its place from the low bits, which depend on few bits of a secret where ids differ in one byte:
-    // one secret in some hundred spreads those badly. The finalizer of MurmurHash3 (Appleby) lets every bit of the
-    // hash change each.
+    // A table picks a bucket by the low bits of a hash. Where ids differ in one byte, these bits would depend on few
+    // bits of a secret, and one secret in some hundred would spread such ids badly. The finalizer of MurmurHash3
+    // (Appleby) lets every bit of the sum change every bit of the hash.
     fn finish(&self) -> u64 {
         let mut hash = (self.0 >> 64) as u64;
         hash ^= hash >> 33;
@@ -57,7 +57,7 @@ pub(crate) type IdMap<V> = HashMap<IntentionId, V, BuildHasherDefault<Multilinea
 mod tests {
     use super::*;
 
-    /// The hash of an id by secrets that are given.
+    /// The hash of an id by given secrets.
     fn hash(secrets: &[u128; WORDS], id: &[u8; 32]) -> u64 {
         let sum = id.as_chunks().0.iter().zip(secrets);
         let sum = sum.fold(0u128, |sum, (word, secret)| {
@@ -66,7 +66,7 @@ mod tests {
         Multilinear(sum).finish()
     }
 
-    /// How many places of 65,536 ids fall to that differ in one byte.
+    /// How many of 65,536 buckets are taken by 256 ids that differ in one byte.
     fn places(secrets: &[u128; WORDS], place: usize) -> usize {
         let hashes: HashSet<u64> = (0..=255)
             .map(|byte| {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn ids_that_agree_in_most_bytes_do_not_fall_together() {
-        // Multiples of this one agree in the bits that a table would look at without a finalizer.
+        // Multiples of this secret agree in the bits by which a table would pick buckets without the finalizer.
         let weak = [0x9e37_79b9_7f4a_7c15_f39c_c060_5c80_0000_u128; WORDS];
         for secrets in [&weak, secrets()] {
             for place in 0..32 {

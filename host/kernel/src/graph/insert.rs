@@ -1,4 +1,4 @@
-//! How the graph grows: an admitted entry finds its branch, and what its past reaches.
+//! Insertion into the graph: an admitted entry gets its branch, its version vector and its rows.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use crate::mutant::{self, Mutant};
 use crate::storage::keys::put_varint;
 use crate::storage::rows::{Rows, StorageError};
 
-/// What adding an entry found out.
+/// What the insertion of an entry found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Added {
     pub(crate) local: LocalSeq,
-    /// The entry starts a branch of a chain that exists already: evidence of a fork.
+    /// Whether the entry starts a branch of a chain that exists already, which proves a fork.
     pub(crate) fork: bool,
-    /// The entry starts a branch.
+    /// Whether the entry starts a branch.
     pub(crate) new_branch: bool,
 }
 
-/// Adds an admitted entry, everything that it names being there, as number `local`.
+/// Adds an admitted entry as number `local`. All entries that it names must be there.
 pub(crate) fn add(
     rows: &mut Rows,
     cache: &mut LookupCache,
@@ -64,7 +64,7 @@ pub(crate) fn add(
 
     let mut vector = previous_vector.to_vec();
     for named in prev.iter().chain(&grant).chain(&deps) {
-        // What is in the past has its own past there too.
+        // Where the vector reaches a named entry, it covers the past of that entry as well.
         if !version_vector::reaches(&vector, named.branch, named.seq) {
             version_vector::merge_into(&mut vector, &cache.pasts.get(rows, named.local)?);
         }

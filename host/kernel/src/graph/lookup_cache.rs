@@ -1,4 +1,4 @@
-//! What is kept in memory of the graph, so that adding an entry, and asking whether it is here, need few look-ups.
+//! A cache of look-ups in the graph. With it, adding an entry, and asking whether an entry is here, read few rows.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,22 +16,22 @@ use crate::storage::rows::{RowsView, StorageError};
 /// The entries that no witnessed entry names.
 pub(crate) type Heads = OrdMap<IntentionId, LocalSeq>;
 
-/// What is kept in memory of the graph.
+/// What memory keeps of the graph, for the writer.
 #[derive(Debug, Default)]
 pub(crate) struct LookupCache {
     pub(crate) pasts: PastCache,
     pub(crate) names: Names,
     branches: HashMap<BranchId, Branch>,
-    /// Who was found to be admitted by what.
+    /// Devices that were found to be admitted, each with the entry that admits it.
     admissions: HashSet<(DeviceKey, LocalSeq)>,
-    /// All of them, as the rows have them.
+    /// All heads, as the rows have them.
     pub(crate) heads: Heads,
     /// Whether governance may have cut any entry off.
     pub(crate) any_cut: bool,
 }
 
 impl LookupCache {
-    /// What the rows say, as far as it cannot be found later.
+    /// Reads those parts of the cache that must be complete. The others fill when they are asked for.
     pub(crate) fn of(rows: &RowsView) -> Result<Self, StorageError> {
         Ok(Self {
             heads: dag::heads(rows)?,
@@ -40,7 +40,8 @@ impl LookupCache {
         })
     }
 
-    /// Goes back to these heads: entries were undone, and their places will be used again.
+    /// Goes back to `heads` and forgets all else, because entries were undone and other entries will get their
+    /// numbers.
     pub(crate) fn go_back(&mut self, heads: Heads) {
         self.pasts.clear();
         self.names.forget();
@@ -49,7 +50,7 @@ impl LookupCache {
         self.heads = heads;
     }
 
-    /// The branch with that number, which exists.
+    /// The branch `id`, which must exist.
     pub(crate) fn branch(&mut self, rows: &RowsView, id: BranchId) -> Result<Branch, StorageError> {
         if let Some(branch) = self.branches.get(&id) {
             return Ok(branch.clone());
@@ -59,7 +60,7 @@ impl LookupCache {
         Ok(branch)
     }
 
-    /// Notes what the row of a branch says.
+    /// Remembers the row of a branch.
     pub(crate) fn set_branch(&mut self, id: BranchId, branch: Branch) {
         if self.branches.len() >= BRANCHES_MAX && !self.branches.contains_key(&id) {
             self.branches.clear();
@@ -89,7 +90,7 @@ impl LookupCache {
     }
 }
 
-/// What admitting and adding an entry needs of those that it names.
+/// What the admission and insertion of an entry need to know of each entry that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) local: LocalSeq,
@@ -105,9 +106,11 @@ struct Lately {
     order: VecDeque<IntentionId>,
 }
 
-/// Entries that were added or named lately: most of what comes names them, and most of what is asked for is among
-/// them. Clones are the same. The writer puts an entry there before it is durable, so a view asks for its place
-/// as well.
+/// Entries that were added or named lately, by id. The next entries mostly name these, and peers mostly ask for
+/// these.
+///
+/// Clones share one table, so snapshots read what the writer puts. The writer puts an entry before it is durable:
+/// readers check that the entry's number is below the count of their view.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names(Arc<Mutex<Lately>>);
 
@@ -116,12 +119,12 @@ impl Names {
         self.0.lock().expect("no panic while it is held")
     }
 
-    /// What is remembered of an entry.
+    /// What the table holds of an entry. It may not be durable yet.
     pub(crate) fn get(&self, id: &IntentionId) -> Option<Named> {
         self.lock().known.get(id).copied()
     }
 
-    /// The place of an entry in the log, as the writer sees it.
+    /// The number of an entry in the log, as the writer sees it.
     pub(crate) fn local_of(
         &self,
         rows: &RowsView,
@@ -133,7 +136,7 @@ impl Names {
         }
     }
 
-    /// The same with what else is asked of it, for the writer, who will be asked again soon.
+    /// Finds an entry for the writer and remembers it, because the next entries will name it too.
     pub(crate) fn find(
         &self,
         rows: &RowsView,
@@ -205,7 +208,7 @@ mod tests {
         assert!(store.core.local_of(&undone).unwrap().is_none());
         let snapshot = store.snapshot();
         assert!(!snapshot.contains(&undone).unwrap());
-        // Another one takes its place.
+        // Another entry gets the number of the one that was undone.
         let later = store.call(Lane::App, call(), now_ms + 1, ChainId(1));
         assert!(later.unwrap().outcome.is_ok());
         store.commit(now_ms + 1).unwrap();
@@ -238,7 +241,7 @@ mod tests {
         assert_eq!(cache.branches.len(), BRANCHES_MAX);
         assert!(cache.admits(rows, &device(0), LocalSeq(0)).unwrap());
         assert_eq!(cache.admissions.len(), BRANCHES_MAX);
-        // The same ones again need no room.
+        // What is there already needs no more room.
         cache.set_branch(BranchId(0), branch.clone());
         assert!(cache.admits(rows, &device(0), LocalSeq(0)).unwrap());
         assert_eq!(cache.branches.len(), BRANCHES_MAX);
@@ -266,7 +269,7 @@ mod tests {
         };
         let has = |n| names.get(&id(n)).is_some_and(|found| found == named(n));
         let max = NAMES_MAX as u64;
-        // The same one again counts once.
+        // An entry that is put twice counts once.
         for n in (0..max).chain([max - 1]) {
             names.put(id(n), named(n));
         }

@@ -1,4 +1,4 @@
-//! The graph of witnessed entries: admission, chains, heads, causal past, and what still waits.
+//! The graph of witnessed entries: admission, chains, heads, causal past, and entries that wait for admission.
 
 pub mod admit;
 pub(crate) mod dag;

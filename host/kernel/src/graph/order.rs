@@ -1,4 +1,4 @@
-//! The canonical order as rows: by slot, the entry that stands there, and what the fold keeps of it.
+//! The canonical order as rows: for each slot the entry that stands there, and what the fold keeps of the entry.
 
 use lattice_format::Position;
 
@@ -7,7 +7,7 @@ use crate::graph::slot::Slot;
 use crate::storage::keys::{put_varint, take_varint};
 use crate::storage::rows::{Rows, RowsView, StorageError};
 
-/// The row of the entry at a slot.
+/// Key of the row of the entry at a slot.
 pub(crate) fn key(slot: Slot) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + Slot::LEN);
     key.push(b'T');
@@ -15,20 +15,21 @@ pub(crate) fn key(slot: Slot) -> Vec<u8> {
     key
 }
 
-/// Writes the row of an entry of which the fold knows nothing yet.
+/// Writes the row of a new entry, which has not run and is not due.
 pub(crate) fn put_new(rows: &mut Rows, slot: Slot, local: LocalSeq) {
     let mut row = Vec::with_capacity(6);
     put_varint(local.0, &mut row);
     rows.put(key(slot), row);
 }
 
-/// The entry of a row, and what the fold wrote behind it.
+/// Splits a row into its entry and what the fold wrote behind.
 pub(crate) fn split(row: &[u8]) -> Option<(LocalSeq, &[u8])> {
     let mut rest = row;
     Some((LocalSeq(take_varint(&mut rest)?), rest))
 }
 
-/// The keys that stand behind `from` (exclusive; `None` for all), or before it with `reverse`.
+/// The bounds of the keys behind `from` (exclusive), or with `reverse` of those before it. `None` stands for all
+/// keys.
 pub(crate) fn range(from: Option<Position>, reverse: bool) -> (Vec<u8>, Vec<u8>) {
     let (first, end) = (vec![b'T'], vec![b'T' + 1]);
     match (from.map(Slot::of), reverse) {

@@ -1,8 +1,8 @@
 //! Entries that wait: for something that they name, for their body, or for their time.
 //!
-//! They are kept in memory alone: whoever sent them still has them, and reconciliation asks again
-//! for whatever a restart forgot. Each sending peer has its own bound; at the bound its newest
-//! floating (or latest-timed parked) entry is dropped, without blame.
+//! Waiting entries are kept in memory alone, because their sender still has them, and reconciliation asks again for
+//! what a restart forgot. Each sending peer has its own bound. At the bound the peer's newest floating entry is
+//! dropped, or its parked entry with the latest time. Neither is a fault of the peer's.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,37 +16,37 @@ use crate::limits::{
 /// Why an entry floats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FloatReason {
-    /// These are named and unknown.
+    /// The entry names these entries, which are unknown here.
     Missing(Vec<IntentionId>),
-    /// Its body has not arrived.
+    /// The body has not arrived.
     BodyMissing,
-    /// Its format or a critical field is newer than this version.
+    /// The format or a critical field is newer than this version.
     NotUnderstood(String),
 }
 
 /// One floating entry, for people to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FloatingRow {
-    /// Its id; for an unknown format BLAKE3 of the bytes.
+    /// The entry's id; for an unknown format BLAKE3 of the bytes.
     pub id: IntentionId,
-    /// Who sent it.
+    /// The peer that sent the entry.
     pub from: DeviceKey,
-    /// Why it waits.
+    /// Why the entry waits.
     pub reason: FloatReason,
 }
 
 /// One parked entry, for people to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedRow {
-    /// Its id.
+    /// The entry's id.
     pub id: IntentionId,
-    /// Who sent it.
+    /// The peer that sent the entry.
     pub from: DeviceKey,
-    /// Its author.
+    /// The entry's author.
     pub author: DeviceKey,
-    /// The time that it claims.
+    /// The time that the entry claims.
     pub time: Time,
-    /// When it will be looked at again, in milliseconds since the Unix epoch.
+    /// When the entry's admission will be decided, in milliseconds since the Unix epoch.
     pub not_before_ms: u64,
 }
 
@@ -78,7 +78,7 @@ struct Floater {
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     floating: BTreeMap<IntentionId, Floater>,
-    /// By what is missing: who waits for it.
+    /// By missing entry, the floating entries that wait for it.
     waiting_for: BTreeMap<IntentionId, BTreeSet<IntentionId>>,
     per_peer: BTreeMap<DeviceKey, (usize, usize)>,
     parked: BTreeMap<(u64, Time, IntentionId), Arrival>,
@@ -112,7 +112,7 @@ impl Waiting {
         self.insert(id, Some(arrival), from, bytes, reason)
     }
 
-    /// Keeps bytes of an unknown format, as the id of those bytes.
+    /// Keeps bytes of an unknown format, under the hash of the bytes. Tells whether there was room.
     pub(crate) fn float_unknown(&mut self, bytes: &[u8], from: DeviceKey, reason: String) -> bool {
         let id = IntentionId(*blake3::hash(bytes).as_bytes());
         if self.floating.contains_key(&id) {
@@ -137,7 +137,7 @@ impl Waiting {
     ) -> bool {
         self.remove(&id);
         let (count, total) = self.per_peer.get(&from).copied().unwrap_or_default();
-        // The newest is the one that just came.
+        // At a bound the newest entry gives way, and that is the one that just came.
         if count >= FLOATING_PER_PEER
             || total + bytes > FLOATING_BYTES_PER_PEER
             || self.floating.len() >= FLOATING_MAX
@@ -199,7 +199,7 @@ impl Waiting {
         woken.into_iter().filter_map(|f| f.arrival).collect()
     }
 
-    /// Takes out an entry whose body has arrived.
+    /// Takes out a floating entry, whose body has arrived.
     pub(crate) fn take(&mut self, id: &IntentionId) -> Option<Arrival> {
         self.remove(id)?.arrival
     }
@@ -235,7 +235,7 @@ impl Waiting {
             .collect();
         let key = (not_before_ms, arrival.header.time, id);
         if of_peer.len() >= PARKED_PER_PEER || self.parked.len() >= PARKED_MAX {
-            // The latest-timed one of this peer gives way, which may be the new one.
+            // The peer's entry with the latest time gives way, which may be the new one.
             match of_peer.last() {
                 Some(last) if *last > key => {
                     self.parked.remove(last);
@@ -261,7 +261,7 @@ impl Waiting {
         out
     }
 
-    /// Every id that some floating entry waits for and that does not float itself.
+    /// The ids that floating entries wait for, without those that wait here themselves.
     pub(crate) fn missing(&self) -> Vec<IntentionId> {
         self.waiting_for
             .keys()
@@ -270,7 +270,7 @@ impl Waiting {
             .collect()
     }
 
-    /// Ids of entries whose body has not arrived.
+    /// The ids of entries whose body has not arrived.
     pub(crate) fn bodies_missing(&self) -> Vec<IntentionId> {
         self.floating
             .iter()
@@ -279,7 +279,7 @@ impl Waiting {
             .collect()
     }
 
-    /// How many float, and how many are parked.
+    /// How many entries float, and how many are parked.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.floating.len(), self.parked.len())
     }

@@ -1,18 +1,19 @@
-//! Slots: places in the canonical order as keys hold them.
+//! Slots: positions in the canonical order, in the short form that keys hold.
 
 use lattice_format::Position;
 
-/// A position without the second half of its id. Two entries of one store share a slot only if their ids agree
-/// in 128 bits, which takes 2⁶⁴ hashes to find; the calls and marks of this node rest on as many.
+/// A position without the second half of its id, to save bytes in every key. Two entries of one store share a slot
+/// only if their ids agree in 128 bits. To find such a pair takes 2⁶⁴ hashes, as many as to forge the keys of calls
+/// and the marks of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Slot([u8; Self::LEN]);
 
 impl Slot {
-    /// Length of its bytes: 12 of time, 16 of id.
+    /// Length of a slot in bytes: 12 of time, 16 of id.
     pub(crate) const LEN: usize = 28;
-    /// Below every entry.
+    /// The slot below every entry.
     pub(crate) const MIN: Self = Self([0; Self::LEN]);
-    /// Above every entry: the end of the order.
+    /// The slot above every entry: the end of the order.
     pub(crate) const MAX: Self = Self([0xff; Self::LEN]);
 
     /// The slot of a position.
@@ -21,12 +22,12 @@ impl Slot {
         Self(*bytes.first_chunk().expect("a position has 44 bytes"))
     }
 
-    /// Its bytes, which sort as the order does.
+    /// The bytes of the slot, which sort as the order does.
     pub(crate) fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }
 
-    /// Reads [`Slot::as_bytes`].
+    /// Reads what [`Slot::as_bytes`] returned; `None` for another length.
     pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -49,7 +50,7 @@ impl Slot {
         Self::MAX
     }
 
-    /// Whether both are of one time.
+    /// Whether both slots are of one time.
     pub(crate) fn is_at_the_time_of(&self, other: &Self) -> bool {
         self.0[..12] == other.0[..12]
     }

@@ -1,10 +1,9 @@
-//! How far an entry's past reaches into each branch: version vectors, stored as differences.
+//! Version vectors: how far an entry's past reaches into each branch. They are stored as differences.
 //!
-//! An entry that saw more than its predecessor in the branch has one row. It lists the branches
-//! into which its past reaches further than that of the row before, or, now and then, all of them:
-//! once the differences since the last whole row are as many as a whole row has, so that rows take
-//! no more than about twice the differences, and a question reads no more than about twice a
-//! vector.
+//! An entry that saw more than its predecessor in the branch has one row. The row lists the branches into which the
+//! entry's past reaches further than its predecessor's. Now and then a row is *whole* and lists all branches: as soon
+//! as the differences since the last whole row have as many pairs as a whole row. So rows take no more than about
+//! twice the bytes of the differences, and a question reads no more than about twice the pairs of a vector.
 //!
 //! ```text
 //! 'S' branch (4) seq (8) → rows since a whole one (1), pairs in them (4),
@@ -22,10 +21,10 @@ use crate::limits::{PAST_PAIRS_CACHED_MAX, PASTS_CACHED_MAX};
 use crate::storage::keys::{put_varint, take_varint};
 use crate::storage::rows::{Rows, RowsView, StorageError};
 
-/// Up to where a past reaches, by branch, in ascending order.
+/// The last entry that a past reaches in each branch, by ascending branch.
 pub(crate) type Vector = Arc<Vec<(BranchId, Seq)>>;
 
-/// Rows after which a whole one comes, however little is in them.
+/// Rows after which a whole row follows, however few pairs they have.
 const DIFFERENCES_MAX: u8 = 32;
 /// Bytes before the pairs of a row.
 const HEAD: usize = 5;
@@ -36,9 +35,9 @@ fn row_key(branch: BranchId, seq: u64) -> Vec<u8> {
 
 /// A row, in parts.
 struct Row<'a> {
-    /// Rows since a whole one; 0 in such a one.
+    /// How many rows have followed the last whole one; 0 in a whole row.
     since: u8,
-    /// Pairs in these, its own included.
+    /// How many pairs those rows have together, this row's included; 0 in a whole row.
     pairs: u32,
     rest: &'a [u8],
 }
@@ -58,7 +57,7 @@ impl<'a> Row<'a> {
         self.since == 0
     }
 
-    /// Visits the pairs in ascending order until `visit` breaks; `None` when they are damaged.
+    /// Visits the pairs by ascending branch until `visit` breaks; `None` when the pairs are damaged.
     fn pairs(&self, mut visit: impl FnMut(BranchId, Seq) -> ControlFlow<()>) -> Option<()> {
         let (mut rest, mut branch) = (self.rest, 0u64);
         while !rest.is_empty() {
@@ -85,8 +84,8 @@ fn encode(since: u8, pairs: u32, list: &[(BranchId, Seq)]) -> Vec<u8> {
     out
 }
 
-/// Visits the rows that say what entry `seq` of `branch` has seen, the newest first, down to a whole
-/// one or until `visit` breaks.
+/// Visits the rows that make up the vector of entry `seq` of `branch`: the newest first, down to a whole row, or
+/// until `visit` breaks.
 fn visit_rows(
     rows: &RowsView,
     branch: BranchId,
@@ -148,13 +147,13 @@ fn load(rows: &RowsView, meta: &Meta) -> Result<Vec<(BranchId, Seq)>, StorageErr
         })?;
         Some(ControlFlow::Continue(()))
     })?;
-    // Of a branch that several rows name, the newest counts: it came first, and the sort is stable.
+    // Where several rows name a branch, the newest row counts. It came first, and the sort is stable.
     out.sort_by_key(|(branch, _)| *branch);
     out.dedup_by_key(|(branch, _)| *branch);
     Ok(out)
 }
 
-/// Stores what entry `seq` of `branch` has seen, `before` being what its predecessor there had.
+/// Stores the vector of entry `seq` of `branch`. `before` is the vector of its predecessor in the branch.
 pub(crate) fn store(
     rows: &mut Rows,
     branch: BranchId,
@@ -197,7 +196,8 @@ pub(crate) fn store(
     Ok(())
 }
 
-/// Raises a vector to another one, branch by branch; both sorted. Mostly it knows all of the branches.
+/// Raises `vector` in each branch to the seq of `other`, where that is larger. Both are sorted. Mostly `vector` has
+/// all branches of `other`, and is changed in place.
 pub(crate) fn merge_into(vector: &mut Vec<(BranchId, Seq)>, other: &[(BranchId, Seq)]) {
     let mut at = 0;
     for (index, (branch, seq)) in other.iter().enumerate() {
@@ -214,7 +214,7 @@ pub(crate) fn merge_into(vector: &mut Vec<(BranchId, Seq)>, other: &[(BranchId, 
     }
 }
 
-/// The larger of two vectors, branch by branch; both sorted.
+/// The larger of two sorted vectors, branch by branch.
 fn merge(a: &[(BranchId, Seq)], b: &[(BranchId, Seq)]) -> Vec<(BranchId, Seq)> {
     let mut out = Vec::with_capacity(a.len().max(b.len()));
     let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
@@ -242,7 +242,7 @@ fn merge(a: &[(BranchId, Seq)], b: &[(BranchId, Seq)]) -> Vec<(BranchId, Seq)> {
     }
 }
 
-/// Whether a past reaches that entry, and with it whatever is in the past of that.
+/// Whether a past reaches entry `seq` of `branch`, and so the past of that entry as well.
 pub(crate) fn reaches(vector: &[(BranchId, Seq)], branch: BranchId, seq: Seq) -> bool {
     match vector.binary_search_by_key(&branch, |(other, _)| *other) {
         Ok(at) => vector[at].1 >= seq,
@@ -250,7 +250,7 @@ pub(crate) fn reaches(vector: &[(BranchId, Seq)], branch: BranchId, seq: Seq) ->
     }
 }
 
-/// Version vectors of entries that were added lately, so that adding another needs no look-ups.
+/// A cache of the version vectors of entries that were added lately, because the next entries build on them.
 #[derive(Debug, Default)]
 pub(crate) struct PastCache {
     vectors: HashMap<LocalSeq, Vector>,
@@ -284,7 +284,7 @@ impl PastCache {
         }
     }
 
-    /// Forgets everything: entries were undone, and their places will be used again.
+    /// Forgets everything, because entries were undone and other entries will get their numbers.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -323,7 +323,8 @@ mod tests {
         }
     }
 
-    /// What each entry of one branch sees of others, stored as the graph does.
+    /// Stores the vectors of a branch as the graph does. Each of `sights` is what one entry saw anew of other
+    /// branches.
     fn stored(rows: &mut Rows, branch: BranchId, sights: &[Vec<(u32, u64)>]) -> Vec<Vector> {
         let mut before: Vec<(BranchId, Seq)> = Vec::new();
         let mut all = Vec::new();
@@ -351,7 +352,7 @@ mod tests {
             at in 0u32..40,
         ) {
             let (mut rows, branch) = (empty(), BranchId(at));
-            // Of its neighbours nothing is seen.
+            // Rows of a neighbouring branch must not be read as rows of this one.
             stored(&mut rows, BranchId(at + 1), &[vec![(50, 7)]]);
             let vectors = stored(&mut rows, branch, &sights);
             for (seq, vector) in (0..).zip(vectors) {
@@ -454,7 +455,7 @@ mod tests {
             (cache.vectors.len(), cache.pairs),
             (10, PAST_PAIRS_CACHED_MAX)
         );
-        // The newest stays, however large it is; the same one again counts once.
+        // The newest vector stays, however large it is, and a vector that is put twice counts once.
         for _ in 0..2 {
             cache.put(LocalSeq(1_001), vector((PAST_PAIRS_CACHED_MAX + 1) as u32));
             assert_eq!(
