@@ -1,7 +1,7 @@
-//! The first step of a join: getting the genesis, before there is a store to hold it.
+//! The first step of a join: the joiner gets the genesis, before it has a store.
 //!
-//! The peer runs an ordinary [`super::Session`] with [`super::Access::Invited`] or more; this side says
-//! Hello with nothing in it and asks for the one entry whose id is the store's.
+//! The peer runs an ordinary [`super::Session`] with [`super::Access::Invited`] or more. The joiner says Hello as a
+//! node without entries, and asks for the one entry whose id is the store's.
 
 use bytes::Bytes;
 use lattice_format::{DeviceKey, IntentionId, SignedHeader, StoreId, verify};
@@ -17,21 +17,21 @@ pub struct Bootstrap {
     frames: FrameReader,
 }
 
-/// What came of the bytes that were given.
+/// What the given bytes led to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BootstrapStep {
-    /// Read on.
+    /// The genesis has not come yet. Read on.
     More,
-    /// The genesis, its signature, id and body checked. Close the stream.
+    /// The genesis, with its signature, id and body checked. Close the stream.
     Genesis(SignedHeader, Vec<u8>),
     /// The peer refuses.
     Refused(PeerError),
-    /// The peer sent something else. Close the stream and try another peer.
+    /// The peer sent something else than the genesis. Close the stream and try another peer.
     Faulty(String),
 }
 
 impl Bootstrap {
-    /// The value, and the bytes to write first.
+    /// Begins. Returns the value, and the bytes to write first.
     pub fn start(store: StoreId, device: DeviceKey, now_ms: u64) -> (Self, Bytes) {
         let hello = Message::Hello(Hello {
             round: 1,
@@ -47,7 +47,7 @@ impl Bootstrap {
             tips_digest: lattice_format::Digest([0; 32]),
             tip_count: 0,
             count: 0,
-            // One frame: the one entry that is asked for, whatever its size.
+            // A window of one byte lets one frame in, whatever its size: the genesis.
             window_bytes: 1,
             gives: Wants::SystemLane,
         });

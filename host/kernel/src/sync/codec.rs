@@ -1,4 +1,4 @@
-//! The bytes of each message: its kind, its protobuf form, and the bounds of its lists.
+//! The bytes of messages: their kinds, their protobuf forms, and the bounds of their lists.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ const SUMMARY: u8 = 11;
 const ERROR: u8 = 12;
 
 impl Message {
-    /// Whether this version reads messages of that kind; others are passed over.
+    /// Whether this version reads messages of `kind`. Messages of other kinds are passed over.
     pub(super) fn is_known(kind: u8) -> bool {
         (HELLO..=ERROR).contains(&kind)
     }
@@ -102,7 +102,7 @@ impl Message {
         }
     }
 
-    /// Reads the payload of a known kind. Every list is bounded here, once.
+    /// Reads the payload of a known kind. This function is the one place where the length of every list is checked.
     pub(super) fn decode(kind: u8, payload: &[u8]) -> Result<Self, MessageError> {
         match kind {
             HELLO => Hello::from_wire(read("hello", payload)?).map(Self::Hello),
@@ -197,7 +197,8 @@ impl Hello {
             attestation: Some(wire::Attestation {
                 device: self.device.0.to_vec(),
                 endpoint: self.endpoint.0.to_vec(),
-                // Empty while the two keys are one: the transport proved it already.
+                // The signature by which a device vouches for an endpoint. While both have one key, the transport
+                // proves that key, and the field stays empty.
                 signature: Vec::new(),
             }),
             wants: self.wants.number(),
@@ -319,7 +320,7 @@ fn ids_from_wire(
     ids(&wire.ids)
 }
 
-/// A position, or `open` for an open end.
+/// Reads a position. No bytes stand for `open`, the open end of a range.
 fn position(bytes: &[u8], field: &'static str, open: Position) -> Result<Position, MessageError> {
     match bytes.len() {
         0 => Ok(open),
@@ -378,7 +379,7 @@ fn summary_from_wire(wire: wire::RangeSummary) -> Result<RangeSummary, MessageEr
     })
 }
 
-/// The longest beginning of `text` that an error may carry.
+/// The longest prefix of `text` that an error may carry.
 fn cut(text: &str) -> &str {
     let mut end = text.len().min(ERROR_TEXT_BYTES_MAX);
     while !text.is_char_boundary(end) {

@@ -1,8 +1,7 @@
 //! Frames: a message's length, its kind, its payload.
 //!
-//! The length (payload bytes, 4 bytes, big endian) comes first, so that a kind which this version does
-//! not know is passed over without being kept, however it came in pieces. The blob protocol has the
-//! same frames.
+//! The length (of the payload in bytes; 4 bytes, big endian) comes first, so that a message of an unknown kind can be
+//! passed over without being kept, whatever the pieces in which it comes. The blob protocol has the same frames.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -10,7 +9,7 @@ use super::limits::FRAME_HEAD_BYTES;
 use super::message::{Message, MessageError};
 use crate::limits::FRAME_BYTES_MAX;
 
-/// Why the bytes of a stream are no frame.
+/// Why the bytes of a stream are not a frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The length exceeds the bound. The stream cannot be read further.
@@ -21,7 +20,7 @@ pub enum FrameError {
         /// The most bytes allowed.
         max: usize,
     },
-    /// The payload is not the message of its kind. Later frames can be read.
+    /// The payload is not a message of its kind. Later frames can be read.
     #[error(transparent)]
     Message(#[from] MessageError),
     /// The first message of a stream is not Hello.
@@ -29,11 +28,11 @@ pub enum FrameError {
     NoHello,
 }
 
-/// Cuts a stream into frames. Holds at most one frame and what was pushed.
+/// Cuts a stream into frames. It holds at most one frame and what was pushed last.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     buffer: BytesMut,
-    /// Bytes of an unknown message that are still to be passed over.
+    /// How many bytes of an unknown message are still to be passed over.
     skip: usize,
 }
 
@@ -56,7 +55,7 @@ impl Frames {
     ) -> Result<Option<(u8, Bytes)>, FrameError> {
         loop {
             if self.buffer.is_empty() {
-                // A node has many peers, most of them silent: what the largest message took goes back.
+                // A node has many peers, and most are silent. So an empty buffer gives its memory back.
                 self.buffer = BytesMut::new();
             }
             if self.buffer.len() < FRAME_HEAD_BYTES {

@@ -1,8 +1,8 @@
-//! What a node says on a store's gossip topic, and what it does with what it hears there, as a value.
+//! A node on a store's gossip topic, as a value: what it announces, and what it does about announcements.
 //!
-//! Gossip announces, reconciliation delivers. A lost or late message costs time, never an entry: whatever was
-//! missed, overflowed or lagged makes the sessions compare. The shell runs the gossip protocol itself and
-//! carries out what [`Gossip`] says.
+//! Gossip announces, reconciliation delivers. A message that is lost or late costs time, never an entry, because
+//! every gap makes the sessions compare. The shell runs the gossip protocol itself and carries out what [`Gossip`]
+//! says.
 
 use bytes::Bytes;
 use lattice_format::{DeviceKey, IntentionId, StoreId};
@@ -18,7 +18,7 @@ use crate::Snapshot;
 
 const TOPIC_CONTEXT: &str = "lattice 2026-11 gossip topic 1";
 
-/// The topic of a store: unguessable for who does not know the salt in its governance.
+/// The topic of a store. Only who knows the salt in the store's governance can compute it.
 pub fn topic(store: &StoreId, salt: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key(TOPIC_CONTEXT);
     hasher.update(&store.0);
@@ -26,14 +26,14 @@ pub fn topic(store: &StoreId, salt: &[u8]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Which entries there are, told to all members.
+/// What an author tells all members: which entries it has written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
     /// The entries.
     pub ids: Vec<IntentionId>,
-    /// Who wrote them.
+    /// The author of the entries.
     pub author: DeviceKey,
-    /// There is more than is listed: compare.
+    /// Whether the author has written more than is listed, so that a comparison is needed.
     pub more: bool,
 }
 
@@ -49,7 +49,7 @@ impl Announcement {
         .into()
     }
 
-    /// Reads what was broadcast; `None` if it is no announcement or announces too much.
+    /// Reads what was broadcast; `None` if it is not an announcement, or announces too much.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let message = wire::Announcement::decode(bytes).ok()?;
         let (ids, rest) = message.ids.as_chunks::<32>();
@@ -64,41 +64,41 @@ impl Announcement {
     }
 }
 
-/// Where a node is to be after a look at the members.
+/// Which topic a node is to be on, after a look at the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Move {
-    /// On no topic: it is no active member (any more), or does not know.
+    /// On no topic, because the node is no active member, or cannot tell whether it is one.
     Leave,
-    /// On this topic and no other, to begin with as a neighbour of these peers.
+    /// On this topic and no other. These peers are its first neighbours.
     Join {
         /// The topic.
         topic: [u8; 32],
-        /// Members that are connected.
+        /// The members that are connected.
         peers: Vec<DeviceKey>,
     },
 }
 
-/// What came of a message.
+/// What a node does about a message that it heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// What sessions are to be told.
+    /// Entries of which sessions are to be told.
     pub announced: Option<Announced>,
-    /// Every session is to compare.
+    /// Whether every session is to compare.
     pub compare: bool,
 }
 
-/// Entries that are not here and whom to ask for them.
+/// Entries that are not here, and the peers that may have them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
     /// The entries.
     pub ids: Vec<IntentionId>,
-    /// Who wrote them, and who passed the announcement on.
+    /// The author of the entries, and the peer that passed the announcement on.
     pub sources: Vec<DeviceKey>,
 }
 
 impl Announced {
-    /// Tells the sessions with the sources; if there are none, some of the sessions that there are. `tell` says
-    /// whether a session was told.
+    /// Tells the sessions with the sources, or if there are none, the first of `sessions`. `tell` returns whether a
+    /// session was told.
     pub fn tell(
         &self,
         sessions: impl IntoIterator<Item = DeviceKey>,
@@ -113,18 +113,18 @@ impl Announced {
     }
 }
 
-/// One store on gossip: which topic it is on, what it is about to announce, what it has heard lately.
+/// One store on gossip: its topic, what it is about to announce, and how much it has heard lately.
 #[derive(Clone, Debug)]
 pub struct Gossip {
     store: StoreId,
     me: DeviceKey,
     topic: Option<[u8; 32]>,
     waiting: Vec<IntentionId>,
-    /// When the first of those came.
+    /// When the first of `waiting` was written, in milliseconds since the Unix epoch.
     since_ms: u64,
     more: bool,
     compared_ms: u64,
-    /// The second in which messages are counted, and how many there were.
+    /// The current second, and the number of messages in it.
     second: (u64, u64),
 }
 
@@ -143,13 +143,13 @@ impl Gossip {
         }
     }
 
-    /// The topic that it is on.
+    /// The topic that the store is on.
     pub fn topic(&self) -> Option<[u8; 32]> {
         self.topic
     }
 
-    /// Looks at the members and the salt, as last read: only active members are on the topic, and each salt has
-    /// its own. `None` when it may stay where it is.
+    /// Looks at the members and the salt, as they were last read. Only active members are on a topic, and each salt
+    /// has a topic of its own. `None` when the store stays where it is.
     pub fn look(
         &mut self,
         governance: Option<&Governance>,
@@ -164,7 +164,7 @@ impl Gossip {
         self.topic = wanted;
         self.compared_ms = now_ms;
         let (Some(topic), Some(governance)) = (wanted, governance) else {
-            // Whoever is no member announces nothing.
+            // A node that is no member announces nothing.
             self.waiting.clear();
             return Some(Move::Leave);
         };
@@ -173,12 +173,12 @@ impl Gossip {
         Some(Move::Join { topic, peers })
     }
 
-    /// The topic is not followed any more, or messages were lost: the next look joins it again.
+    /// Notes that the topic was left, or that messages were lost. The next look joins it again.
     pub fn lost(&mut self) {
         self.topic = None;
     }
 
-    /// This node wrote an entry.
+    /// Notes that this node wrote an entry.
     pub fn wrote(&mut self, id: IntentionId, now_ms: u64) {
         if self.topic.is_none() {
             return;
@@ -189,12 +189,12 @@ impl Gossip {
         self.waiting.push(id);
     }
 
-    /// It wrote more than can be announced one by one.
+    /// Notes that this node wrote more entries than can be announced one by one.
     pub fn overflowed(&mut self) {
         self.more = true;
     }
 
-    /// When [`Gossip::take`] has something: entries that come within a moment are announced together.
+    /// When [`Gossip::take`] has an announcement. Entries that are written within a moment are announced together.
     pub fn due_ms(&self) -> Option<u64> {
         match self.waiting.len() {
             0 => None,
@@ -218,7 +218,7 @@ impl Gossip {
         })
     }
 
-    /// A message came, passed on by `from`. What is in the snapshot already is nothing new.
+    /// Takes a message that `from` passed on. Entries of the snapshot are left out, since they are here.
     pub fn heard(
         &mut self,
         from: DeviceKey,
@@ -239,7 +239,8 @@ impl Gossip {
             true
         } else if let Some(mut said) = Announcement::read(bytes) {
             if let Some(snapshot) = snapshot() {
-                // An unreadable index is the store's trouble; asking for too much is harmless.
+                // An id that cannot be looked up is kept, because asking for an entry twice does no harm. The store
+                // itself deals with an index that cannot be read.
                 said.ids
                     .retain(|id| !snapshot.contains(id).unwrap_or(false));
             }
@@ -253,7 +254,7 @@ impl Gossip {
             }
             said.more
         } else {
-            // Whoever passed it on is not at fault: the protocol passes on before anybody reads.
+            // The peer that passed garbage on is not at fault, because gossip passes messages on unread.
             false
         };
         if more && now_ms > self.compared_ms + GOSSIP_COMPARE_MS {

@@ -1,4 +1,4 @@
-//! What this side takes in: entries on their way to the store, and what it has asked for.
+//! The receiving half of a session: entries on their way to the store, and ids that the peer was asked for.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -31,31 +31,31 @@ struct Delivery {
 /// The receiving half of a session.
 #[derive(Debug)]
 pub(super) struct Inbound {
-    /// Bytes that the peer may still send; below zero after a frame larger than the rest.
+    /// How many bytes the peer may still send. The last frame may exceed them, and then they are below zero.
     window: i64,
-    /// Bytes of announcements for which no credit was given yet.
+    /// How many bytes of entries and announcements were taken for which no credit was given yet.
     owed: u64,
     frames: VecDeque<Frame>,
     delivery: Option<Delivery>,
-    /// Ids of all frames and of the delivery.
+    /// The ids of all frames and of the delivery.
     arriving: BTreeSet<IntentionId>,
-    /// Asked for and not answered.
+    /// Ids that were asked for and not answered.
     wanted: BTreeSet<IntentionId>,
-    /// Asked for in this round: nothing is asked for twice.
+    /// Ids that were asked for in this round, so that none is asked for twice.
     asked: BTreeSet<IntentionId>,
-    /// Asked for, and the peer has it not.
+    /// Ids that were asked for, and of which the peer said that it lacks them.
     refused: BTreeSet<IntentionId>,
     hinted: VecDeque<(u64, IntentionId)>,
-    /// Taken by the store and not witnessed: floating, parked or dropped.
+    /// Entries that the store took and did not witness: they float, are parked, or were dropped.
     undigested: BTreeSet<IntentionId>,
     parked: u64,
-    /// Batches in a row of which nothing was witnessed because something is missing.
+    /// How many batches in a row had missing ancestors and no entry that could be witnessed.
     pub(super) misses: u32,
-    /// Whether the store refused a batch in this round.
+    /// Whether the store could not take a batch in this round.
     pub(super) interrupted: bool,
     /// Entries received in this session.
     pub(super) received: u64,
-    /// How much the peer gives.
+    /// Which bodies the peer gives.
     pub(super) peer_gives: Wants,
 }
 
@@ -80,7 +80,7 @@ impl Inbound {
         }
     }
 
-    /// A round begins: what was in vain before may be asked for again.
+    /// Begins a round, in which everything may be asked for again.
     pub(super) fn begin_round(&mut self) {
         self.wanted.clear();
         self.asked.clear();
@@ -101,7 +101,7 @@ impl Inbound {
         self.parked
     }
 
-    /// Entries came. Returns their ids: the peer has them.
+    /// Takes entries that came. Returns their ids, because the peer has these entries.
     pub(super) fn on_entries(
         &mut self,
         entries: Vec<Entry>,
@@ -125,7 +125,7 @@ impl Inbound {
         Ok(ids)
     }
 
-    /// An announcement came that cost so many bytes.
+    /// Takes an announcement of so many bytes.
     pub(super) fn on_announce(&mut self, cost: u64) -> Result<(), Fault> {
         self.charge(cost)?;
         self.owed += cost;
@@ -140,7 +140,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// The peer has none of these.
+    /// Takes the peer's answer that it lacks these entries.
     pub(super) fn on_lacks(&mut self, ids: &[IntentionId]) {
         for id in ids {
             if self.wanted.remove(id) && self.refused.len() < WANTED_MAX {
@@ -175,8 +175,8 @@ impl Inbound {
         Some(entries)
     }
 
-    /// The store has taken the batch. Returns what it misses: entries, and bodies of headers that it
-    /// has.
+    /// Takes the store's answer to the last batch. Returns the ids of entries that the store misses, and of headers
+    /// whose bodies it misses.
     pub(super) fn on_received(
         &mut self,
         received: Option<&Received>,
@@ -210,7 +210,7 @@ impl Inbound {
         Ok(missing)
     }
 
-    /// Credit to give back, when enough has gathered (`all`: whatever there is).
+    /// The credit to give back: with `all` whatever is owed, and else when enough has gathered.
     pub(super) fn credit(&mut self, all: bool) -> Option<Message> {
         if self.owed == 0 || (!all && self.owed < WINDOW_BYTES / 4) {
             return None;
@@ -220,8 +220,7 @@ impl Inbound {
         Some(Message::Credit { bytes })
     }
 
-    /// Asks for entries that are not here, except those that are under way or were asked for in this
-    /// round.
+    /// Asks for entries, except those that are under way or were asked for in this round.
     pub(super) fn want(&mut self, ids: impl IntoIterator<Item = IntentionId>) -> Vec<Message> {
         let mut fresh = Vec::new();
         for id in ids {
@@ -240,11 +239,11 @@ impl Inbound {
             .collect()
     }
 
-    /// Ids that somebody announced: asked for later, if they have not come by themselves.
+    /// Notes ids that were announced. They are asked for later, if the entries have not come by themselves.
     pub(super) fn hint(&mut self, ids: Vec<IntentionId>, now_ms: u64) {
         let due = now_ms + HINT_PATIENCE_MS;
         let room = HINTED_MAX - self.hinted.len();
-        // What does not fit is found by the next round.
+        // The next round finds the ids that do not fit.
         self.hinted
             .extend(ids.into_iter().take(room).map(|id| (due, id)));
     }
@@ -258,7 +257,7 @@ impl Inbound {
         let mut due = Vec::new();
         while let Some((_, id)) = self.hinted.pop_front_if(|(due, _)| *due <= now_ms) {
             if !self.undigested.contains(&id) && !snapshot.contains(&id)? {
-                // A new announcement outlives an earlier refusal: the peer has it now.
+                // Although the peer lacked the entry earlier in this round, after the announcement it may have it.
                 if !self.wanted.contains(&id) {
                     self.asked.remove(&id);
                 }
@@ -268,7 +267,7 @@ impl Inbound {
         Ok(self.want(due))
     }
 
-    /// When the next announced id is to be asked for.
+    /// When the next announced id is to be asked for, in milliseconds since the Unix epoch.
     pub(super) fn wake_ms(&self) -> Option<u64> {
         self.hinted.front().map(|(due, _)| *due)
     }
@@ -278,7 +277,8 @@ impl Inbound {
         self.wanted.len() + 2 * IDS_MAX <= WANTED_MAX
     }
 
-    /// What came and is not witnessed, what was asked for in vain, and of `unknown` what is not here.
+    /// What this side lacks: entries that came and are not witnessed, entries that were asked for in vain, and those
+    /// of `unknown` that are not here.
     pub(super) fn lack(
         &self,
         unknown: &[IntentionId],

@@ -10,7 +10,7 @@ pub const FRAME_HEAD_BYTES: usize = 5;
 pub const TIPS_MAX: usize = 16 * 1024;
 /// The most tips of one message.
 pub const TIPS_PAGE: usize = 4 * 1024;
-/// Bytes of entries after which a frame is closed. One larger entry travels alone.
+/// Bytes of entries after which a frame is closed. The last entry may exceed them.
 pub const ENTRIES_FRAME_BYTES: usize = 256 * 1024;
 /// The most entries of one frame.
 pub const ENTRIES_FRAME_MAX: usize = 1024;
@@ -26,10 +26,10 @@ pub const IDS_MAX: usize = 1024;
 pub const WANTED_MAX: usize = 4 * IDS_MAX;
 /// The most announced ids that wait for their turn to be asked for.
 pub const HINTED_MAX: usize = 4 * IDS_MAX;
-/// How long an announced entry is waited for before it is asked for, in milliseconds: its author
-/// pushes it at the same time, and usually wins.
+/// How long an announced entry is waited for before it is asked for, in milliseconds. Mostly it comes by itself,
+/// because its author pushes it at the same time.
 pub const HINT_PATIENCE_MS: u64 = 20;
-/// The most ids of each kind that are remembered of what a peer has, was sent or may not have.
+/// The most ids that a session remembers of each kind: entries that the peer has, that it was sent, and so on.
 pub const KNOWN_MAX: usize = 16 * 1024;
 /// The most void ancestors that are sent along with a void entry that was asked for.
 pub const VOID_ANCESTORS_MAX: usize = 256;
@@ -37,29 +37,29 @@ pub const VOID_ANCESTORS_MAX: usize = 256;
 pub const PLAN_BUFFER: usize = 64 * 1024;
 /// The most local positions that one branch of a plan buffers.
 pub const PLAN_PAGE_MAX: usize = 1024;
-/// The most ranges of one `Summarize`, and the ways a range is split.
+/// The most ranges of one `Summarize`, and the most parts into which a range is split.
 pub const RANGES_MAX: usize = 16;
-/// Entries of a range that are listed instead of split.
+/// The most entries of a range that is listed instead of split.
 pub const LEAF_IDS: usize = 64;
 /// The most ranges that wait to be compared.
 pub const FRONTIER_MAX: usize = 256 * RANGES_MAX;
 /// Blocks that a range is summarised in before they are merged into [`RANGES_MAX`] parts.
 pub const BLOCKS_MAX: usize = 8 * RANGES_MAX;
-/// How often, on average, one round may read a row for summaries before the peer is at fault.
+/// How often one round may read each row for summaries, on average, before the peer is at fault.
 pub const SCANS_MAX: u64 = 64;
-/// Jobs of sending found ranges after which no further ranges are asked about.
+/// Found ranges that wait to be sent, after which no further ranges are asked about.
 pub const JOBS_MAX: usize = 64;
-/// The most void entries at the end of a branch that are looked behind.
+/// The most void entries at the end of a branch that are passed over in search of one that counts.
 pub const VOID_WALK_MAX: usize = 4096;
-/// Bytes a second that a peer gets which is not a member, and how many it may save up.
+/// Bytes a second for a peer that is not a member, and the most that it may save up.
 pub const LIMITED_BYTES_PER_S: u64 = 1024 * 1024;
-/// Times in a row that entries came whose ancestors are missing, after which a round begins.
+/// Batches in a row of entries whose ancestors are missing, after which a round begins.
 pub const MISSES_MAX: u32 = 8;
-/// Frames of entries that one step writes.
+/// The most frames of entries that one step writes.
 pub const STEP_FRAMES: usize = 8;
-/// Rows that are read for summaries before the shell gets its turn.
+/// Rows that a step reads for summaries before the shell gets its turn.
 pub const SCAN_ROWS: usize = 2 * 1024;
-/// The most ids that `Hello` and `Done` list, and that `PeerLacks` names.
+/// The most ids that `Hello`, `Done` and `PeerLacks` list.
 pub const LISTED_MAX: usize = PARKED_PER_PEER;
 /// The longest text of an error, in bytes.
 pub const ERROR_TEXT_BYTES_MAX: usize = 256;
@@ -67,27 +67,28 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 256;
 pub const VERSIONS_MAX: usize = 16;
 /// Faults after which a peer is dropped.
 pub const FAULTS_MAX: u32 = 8;
-/// Delay after a peer's first fault, in milliseconds; each further one doubles it.
+/// Delay after a peer's first fault, in milliseconds. Each further fault doubles the delay.
 pub const SLOW_MS: u64 = 100;
 /// The largest gossip message, in bytes.
 pub const GOSSIP_BYTES_MAX: usize = 16 * 1024;
 /// The most ids that one gossip message announces.
 pub const GOSSIP_IDS_MAX: usize = 256;
-/// How long further ids are waited for before a message is sent, in milliseconds.
+/// How long a gossip message waits for further ids before it is sent, in milliseconds.
 pub const GOSSIP_COLLECT_MS: u64 = 2;
-/// Gossip messages a second that one store handles; what comes beyond makes the sessions compare.
+/// Gossip messages a second that one store reads. Further messages make the sessions compare.
 pub const GOSSIP_MESSAGES_PER_SECOND: u64 = 512;
-/// How long announcements make the sessions compare no second time, in milliseconds.
+/// How long after one comparison gossip causes no other, in milliseconds.
 pub const GOSSIP_COMPARE_MS: u64 = 1_000;
-/// Sessions that are told of an announcement when none runs with who wrote it or passed it on.
+/// Sessions that are told of an announcement when none runs with its author or with the peer that passed it on.
 pub const GOSSIP_SOURCES_MAX: usize = 2;
 
-// A frame of entries, closed as soon as it is full, and the largest single entry both fit a frame.
+// A frame of entries is closed as soon as it is full. Even if its last entry is the largest, it fits.
 const _: () = assert!(
     ENTRIES_FRAME_BYTES + GENESIS_HEADER_BYTES_MAX + BODY_BYTES_MAX as usize + 4096
         <= FRAME_BYTES_MAX
 );
-// What the window lets in while the store is busy fits one batch, with the largest entry on top.
+// While the store is busy, the window lets in its bytes and one more frame, which may hold the largest entry. All of
+// it fits one batch.
 const _: () = assert!(
     WINDOW_BYTES as usize + GENESIS_HEADER_BYTES_MAX + BODY_BYTES_MAX as usize + 4096
         <= BATCH_BYTES_MAX

@@ -1,4 +1,4 @@
-//! What the two sides say to each other.
+//! The messages of the sync protocol.
 
 use lattice_format::{
     ChainId, DeviceKey, Digest, IntentionId, Position, Seq, SignedHeader, StoreId,
@@ -7,7 +7,7 @@ use lattice_format::{
 /// How much a node wants of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
-    /// Headers alone.
+    /// Headers alone, and the body of the genesis.
     Headers,
     /// Every header, and the bodies of system entries.
     SystemLane,
@@ -15,20 +15,20 @@ pub enum Wants {
     All,
 }
 
-/// Kinds of errors that travel. An unknown number reads as [`ErrorCode::Internal`].
+/// The kinds of errors that one side tells the other. An unknown number reads as [`ErrorCode::Internal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     /// Governance does not know the peer.
     NotAMember,
-    /// This node does not serve that store.
+    /// This node does not serve the store that was asked for.
     UnknownStore,
-    /// No common version of the protocol.
+    /// The two sides have no common version of the protocol.
     Version,
     /// A bound was exceeded.
     TooMuch,
-    /// The sender failed.
+    /// The sender of the error failed.
     Internal,
-    /// What came could not be read, or was not asked for.
+    /// The sender of the error got bytes that it could not read, or had not asked for.
     Invalid,
 }
 
@@ -36,45 +36,45 @@ pub enum ErrorCode {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code:?}: {text}")]
 pub struct PeerError {
-    /// Its kind.
+    /// The error's kind.
     pub code: ErrorCode,
     /// A sentence for people, at most [`super::limits::ERROR_TEXT_BYTES_MAX`] bytes.
     pub text: String,
 }
 
-/// A payload that is not the message of its kind, or exceeds a bound.
+/// Why a payload is not a message of its kind, or exceeds a bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// Not the protobuf message.
+    /// The payload is not the protobuf message.
     #[error("{kind} does not decode")]
     Undecodable {
-        /// The message.
+        /// The name of the message.
         kind: &'static str,
     },
-    /// A field has another length than its type, or is absent.
+    /// A field has not the length of its type, or is absent.
     #[error("{field} has {len} bytes")]
     FieldLength {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// Its length in bytes.
+        /// The field's length in bytes.
         len: usize,
     },
-    /// A list holds more than its bound.
+    /// A list is longer than its bound.
     #[error("{len} {field} exceed {max}")]
     TooMany {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// How many there are.
+        /// The length of the list.
         len: usize,
         /// The most allowed.
         max: usize,
     },
-    /// A number that stands for nothing.
+    /// A number is none of those that the field can have.
     #[error("{field} {value} means nothing")]
     Meaningless {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// Its value.
+        /// The field's value.
         value: u64,
     },
 }
@@ -88,21 +88,21 @@ pub(super) struct Hello {
     pub(super) device: DeviceKey,
     pub(super) endpoint: DeviceKey,
     pub(super) wants: Wants,
-    /// Below it the sender holds no bodies; `None` while nothing is pruned.
+    /// The position below which the sender holds no bodies; `None` while nothing is pruned.
     pub(super) horizon: Option<Position>,
     pub(super) parked_count: u64,
-    /// The first parked ids: they need not be sent again.
+    /// The first ids of parked entries, which need not be sent again.
     pub(super) parked: Vec<IntentionId>,
     pub(super) tips_digest: Digest,
     pub(super) tip_count: u64,
     pub(super) count: u64,
-    /// Bytes of entries that the sender takes before it gives credit.
+    /// How many bytes of entries the sender takes before it gives credit.
     pub(super) window_bytes: u64,
-    /// How much the sender gives, so that nobody asks for bodies in vain.
+    /// Which bodies the sender gives, so that nobody asks for others in vain.
     pub(super) gives: Wants,
 }
 
-/// The end of a branch, as the peer tells it.
+/// The last entry of a branch, as one side tells the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PeerTip {
     pub(super) author: DeviceKey,
@@ -118,21 +118,21 @@ pub(super) struct Done {
     pub(super) count: u64,
     /// Entries that the sender has sent in this session.
     pub(super) sent: u64,
-    /// Entries of the peer's that float at the sender.
+    /// The receiver's entries that float at the sender.
     pub(super) floating: u64,
-    /// Entries of the peer's that are parked at the sender.
+    /// The receiver's entries that are parked at the sender.
     pub(super) parked: u64,
-    /// What the sender knows of and has not got; the first few.
+    /// The first ids that the sender knows of without having the entry.
     pub(super) missing: Vec<IntentionId>,
     /// Entries whose bodies the sender keeps back by policy.
     pub(super) withheld: u64,
-    /// Whether the sender has also taken in everything that it got.
+    /// Whether the sender has also taken in everything that it got, so that this Done is its last word.
     pub(super) last: bool,
-    /// Whether ranges were compared before it was said.
+    /// Whether ranges were compared, or are being compared, when the sender said Done.
     pub(super) ranged: bool,
 }
 
-/// Part of the canonical order: what sorts after `from`, up to `to` and with it.
+/// Part of the canonical order: the positions above `from`, up to and including `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
     /// `Position::MIN` is below every entry.
@@ -158,9 +158,9 @@ pub(super) struct RangeSummary {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RangeContent {
-    /// LtHash digest of the ids.
+    /// The LtHash digest of the ids in the range.
     Fingerprint(Digest),
-    /// The ids themselves, in canonical order.
+    /// The ids in the range, in canonical order.
     Ids(Vec<IntentionId>),
 }
 

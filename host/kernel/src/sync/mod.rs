@@ -1,15 +1,17 @@
 //! Reconciliation of one store with one peer, as a value.
 //!
-//! [`Session::handle`] takes what happened and returns what to do; the shell (a stream in `host/net`,
-//! a virtual link in the simulator) moves bytes and calls the store. Nothing here opens a socket,
-//! reads a clock or draws randomness.
+//! [`Session::handle`] takes what happened and returns what to do. The shell (a stream in `host/net`, a virtual link
+//! in the simulator) moves bytes and calls the store. This module opens no socket, reads no clock and draws no
+//! randomness.
 //!
-//! A reconciliation is a *round*. Both sides say Hello; equal digests of tips end it there. Otherwise
-//! they exchange tips, each computes what the other lacks, and streams it in causal order within the
-//! window that the other grants. What the tips could not explain (too many of them, or a forked chain
-//! that one side does not know) is found by comparing summaries of ranges of the canonical order
-//! (Meyer, Range-Based Set Reconciliation, 2022). A session that stays open after a round is *live*:
-//! what a node authors is pushed to the peer at once, what it got from others is announced.
+//! One reconciliation is a *round*. Both sides say Hello, and equal digests of tips end the round. Otherwise the
+//! sides exchange tips. Each side computes what the other lacks, and streams it in causal order within the window
+//! that the other grants. Tips do not explain every difference: there may be too many of them, or a forked chain that
+//! one side does not know. Then the sides compare summaries of ranges of the canonical order (Meyer, Range-Based Set
+//! Reconciliation, 2022).
+//!
+//! A session that stays open after a round is *live*: it pushes what its node authors to the peer at once, and
+//! announces what its node got from others.
 
 pub mod limits;
 
@@ -48,11 +50,11 @@ pub(crate) use source::Offered;
 /// one session of one store.
 pub const ALPN: &[u8] = b"/lattice/sync/1";
 
-/// Reads the store's id out of the first bytes of an accepted stream; `None` until more bytes came.
-/// The shell gives the same bytes to the [`Session`] afterwards.
+/// Reads the store's id out of the first bytes of an accepted stream; `None` until more bytes came. The shell gives
+/// the same bytes to the [`Session`] afterwards.
 ///
 /// # Errors
-/// When the stream does not begin with a Hello. Close it.
+/// When the stream does not begin with a Hello. Close the stream.
 pub fn store_asked_for(bytes: &[u8]) -> Result<Option<lattice_format::StoreId>, FrameError> {
     let mut frames = frame::FrameReader::default();
     frames.push(bytes);
@@ -63,8 +65,8 @@ pub fn store_asked_for(bytes: &[u8]) -> Result<Option<lattice_format::StoreId>, 
     }
 }
 
-/// The bytes that tell a peer why there is no session, such as [`ErrorCode::UnknownStore`] (also the
-/// answer where there is a store that the peer must not know of). Write them and close the stream.
+/// The bytes that tell a peer why there is no session. Write them and close the stream. A store that the peer must
+/// not know of is refused with [`ErrorCode::UnknownStore`], as if it were not here.
 pub fn refusal(code: ErrorCode, text: &str) -> bytes::Bytes {
     let text = text.to_owned();
     message::Message::Error(PeerError { code, text })

@@ -1,6 +1,8 @@
-//! What this side sends: what was asked for, the plan, what ranges found, and then what is new.
+//! The sending half of a session. It sends entries that the peer asked for, then the plan, then what ranges found,
+//! and then live entries: those that are witnessed after the round began.
 //!
-//! Each source is in causal order by itself; live entries wait for the plan, on which they may build.
+//! Each of these sources is in causal order by itself. Live entries come after the plan, because they may build on
+//! it.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -19,7 +21,7 @@ use super::source;
 use crate::graph::ids::IdSet;
 use crate::{LocalSeq, Snapshot, StorageError, Stored};
 
-/// Ids to be remembered; the oldest are forgotten.
+/// A bounded set of ids, which forgets its oldest.
 #[derive(Debug, Default)]
 struct Known {
     ids: IdSet,
@@ -47,13 +49,14 @@ impl Known {
     }
 }
 
+/// An entry in the queue of those that the peer asked for: asked for itself, or sent along with another.
 #[derive(Debug)]
 enum AskedEntry {
     Id(IntentionId),
     Local(LocalSeq),
 }
 
-/// A range whose entries are sent except those that the peer listed.
+/// The sending of one range: of all its entries that the peer did not list.
 #[derive(Debug)]
 struct Job {
     leaf: Leaf,
@@ -62,19 +65,19 @@ struct Job {
     ended: bool,
 }
 
-/// Bytes a second for one that is not a member.
+/// How many bytes may be sent now to a peer that is not a member. They grow with time.
 #[derive(Debug)]
-struct Pace {
+struct ByteBudget {
     saved: u64,
     at_ms: u64,
 }
 
-/// Who it is sent to.
+/// The peer that entries are sent to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Receiver {
     pub(super) access: Access,
     pub(super) wants: Wants,
-    /// This node: what it authors is pushed, the rest announced.
+    /// The key of this node, whose own entries are pushed. Entries of others are announced.
     pub(super) author: DeviceKey,
 }
 
@@ -82,16 +85,16 @@ pub(super) struct Receiver {
 #[derive(Debug, Default)]
 pub(super) struct OutStep {
     pub(super) frames: Vec<Vec<u8>>,
-    /// The bound of this step was reached.
+    /// Whether the bound of this step was reached, and more can be sent at once.
     pub(super) again: bool,
-    /// Nothing can be sent before that time, in milliseconds since the Unix epoch.
+    /// The time before which nothing can be sent, in milliseconds since the Unix epoch.
     pub(super) wake_ms: Option<u64>,
 }
 
 enum Next {
     Entry(Stored),
     Announce(IntentionId),
-    /// The peer asked for what this node has not.
+    /// The peer asked for an entry that this node does not have.
     Lacks(IntentionId),
     Nothing,
     Later,
@@ -100,24 +103,24 @@ enum Next {
 /// The sending half of a session.
 #[derive(Debug)]
 pub(super) struct Outbound {
-    /// Bytes that the peer still takes; below zero after a frame larger than the rest.
+    /// How many bytes the peer still takes. The last frame may exceed them, and then they are below zero.
     credit: i64,
     asked: VecDeque<AskedEntry>,
     plan: Plan,
     jobs: VecDeque<Job>,
-    /// The first entry that the live phase has not looked at.
+    /// The number of the first entry that the live phase has not looked at.
     live: Option<LocalSeq>,
     live_open: bool,
-    /// What the peer has although this side did not send it.
+    /// Entries that the live phase leaves out, because the peer has them from elsewhere or was given them on request.
     known: Known,
-    /// What was sent to one that may not have every body. With what names it, it floats there, and no
-    /// comparison of tips shows that.
+    /// Entries that were sent to a peer that may not have every body. Without its body an entry floats at the peer,
+    /// with all that name it. The peer's tips do not show floating entries, so each round would send them again.
     limited: Known,
     parked_there: BTreeSet<IntentionId>,
-    pace: Pace,
+    budget: ByteBudget,
     /// Entries sent in this session.
     pub(super) sent: u64,
-    /// Bodies kept back in this round although the peer wants them.
+    /// Entries whose bodies were kept back in this round, although the peer wants them.
     withheld: BTreeSet<IntentionId>,
 }
 
@@ -133,7 +136,7 @@ impl Outbound {
             known: Known::default(),
             limited: Known::default(),
             parked_there: BTreeSet::new(),
-            pace: Pace {
+            budget: ByteBudget {
                 saved: LIMITED_BYTES_PER_S,
                 at_ms: 0,
             },
@@ -142,7 +145,7 @@ impl Outbound {
         }
     }
 
-    /// A round begins: from the first one on, what is witnessed later is the live phase's.
+    /// Begins a round. The live phase covers every entry that is witnessed after the first round began.
     pub(super) fn begin_round(&mut self, snapshot: &Snapshot) {
         self.live.get_or_insert(source::end(snapshot));
         self.withheld.clear();
@@ -160,23 +163,23 @@ impl Outbound {
         }
     }
 
-    /// The peer grants that many bytes more.
+    /// Takes credit of the peer, up to the largest window that is believed.
     pub(super) fn grant(&mut self, bytes: u64) {
         let bytes = bytes.min(WINDOW_BYTES_MAX) as i64;
         self.credit = (self.credit + bytes).min(WINDOW_BYTES_MAX as i64);
     }
 
-    /// The peer has parked these, and needs them no second time.
+    /// Notes which entries the peer has parked, so that they are not sent again.
     pub(super) fn parked_there(&mut self, ids: Vec<IntentionId>) {
         self.parked_there = ids.into_iter().collect();
     }
 
-    /// The peer has this entry.
+    /// Notes that the peer has an entry.
     pub(super) fn peer_has(&mut self, id: IntentionId) {
         self.known.insert(id);
     }
 
-    /// The tips were compared: `send` is what the peer lacks of what was there before the live phase.
+    /// Plans to send the branches of `send`, which the peer lacks by its tips, up to where the live phase begins.
     pub(super) fn plan(
         &mut self,
         send: Vec<(IntentionId, lattice_format::Seq)>,
@@ -188,13 +191,13 @@ impl Outbound {
         Ok(())
     }
 
-    /// The peer lacks nothing, or the ranges will find it.
+    /// Plans nothing, because the peer lacks nothing, or ranges will find what it lacks.
     pub(super) fn nothing_planned(&mut self) {
         self.plan = Plan::default();
         self.live_open = true;
     }
 
-    /// The ranges found where the peer's entries and ours differ.
+    /// Queues a found range, in which the peer's entries and ours differ.
     pub(super) fn found(&mut self, leaf: Leaf) {
         self.jobs.push_back(Job {
             at: leaf.range.from,
@@ -209,7 +212,7 @@ impl Outbound {
         self.jobs.len()
     }
 
-    /// The peer asks for entries by id.
+    /// Queues entries that the peer asks for by id.
     pub(super) fn ask(&mut self, ids: Vec<IntentionId>) -> Result<(), Fault> {
         let len = self.asked.len() + ids.len();
         if len > WANTED_MAX + VOID_ANCESTORS_MAX {
@@ -227,7 +230,7 @@ impl Outbound {
         self.asked.is_empty() && self.plan.is_empty() && self.jobs.is_empty()
     }
 
-    /// Sends what credit, pace and the bound of one step allow.
+    /// Sends what credit, byte budget and the bound of one step allow.
     pub(super) fn step(
         &mut self,
         to: Receiver,
@@ -244,7 +247,7 @@ impl Outbound {
             if self.credit <= 0 {
                 return Ok(out);
             }
-            if to.access != Access::All && self.pace.saved == 0 {
+            if to.access != Access::All && self.budget.saved == 0 {
                 out.wake_ms = Some(now_ms + 1000);
                 return Ok(out);
             }
@@ -284,7 +287,7 @@ impl Outbound {
                 self.charge(Message::Announce(announce).encode(), &mut out);
             }
             if !lacks.is_empty() {
-                // An answer to a bounded question; it costs no credit.
+                // `Lacks` costs no credit, because the question that it answers was bounded.
                 out.frames.push(Message::Lacks(lacks).encode());
             }
             if !full {
@@ -298,15 +301,15 @@ impl Outbound {
     fn charge(&mut self, frame: Vec<u8>, out: &mut OutStep) {
         let cost = (frame.len() - FRAME_HEAD_BYTES) as u64;
         self.credit -= cost as i64;
-        self.pace.saved = self.pace.saved.saturating_sub(cost);
+        self.budget.saved = self.budget.saved.saturating_sub(cost);
         out.frames.push(frame);
     }
 
     fn save_up(&mut self, now_ms: u64) {
-        let passed = now_ms.saturating_sub(self.pace.at_ms).min(1000);
+        let passed = now_ms.saturating_sub(self.budget.at_ms).min(1000);
         let more = passed * LIMITED_BYTES_PER_S / 1000;
-        self.pace.saved = (self.pace.saved + more).min(LIMITED_BYTES_PER_S);
-        self.pace.at_ms = now_ms;
+        self.budget.saved = (self.budget.saved + more).min(LIMITED_BYTES_PER_S);
+        self.budget.at_ms = now_ms;
     }
 
     fn for_peer(&mut self, to: Receiver, stored: &Stored) -> (SignedHeader, Option<Vec<u8>>) {
@@ -376,7 +379,8 @@ impl Outbound {
         self.next_live(to, rows, snapshot)
     }
 
-    /// Whether the peer has the entry and cannot do anything with it yet. What it asks for it gets again.
+    /// Whether the peer was sent the entry and could not use it yet, so that the plan and the ranges leave it out.
+    /// What the peer asks for by id, it gets again.
     fn waits_there(&mut self, to: Receiver, stored: &Stored) -> bool {
         let (header, id) = (&stored.header, stored.header.id());
         if self.parked_there.contains(&id) {

@@ -1,34 +1,34 @@
-//! When a session compares although nothing happened, and when it stands still.
+//! The interval of a session: when it compares although nothing happened, and when it has stalled.
 
 use super::effect::Status;
 
-/// What a session's interval brings.
+/// What is due in a session at the end of an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Give the session [`super::Input::Reconcile`].
+    /// A comparison is due. Give the session [`super::Input::Reconcile`].
     Compare,
-    /// A round is under way, and gets on, or there was one in this interval.
+    /// Nothing is due: a round is under way and gets on, or a round began in this interval.
     Wait,
-    /// A round has stood still for a whole interval, and does not recover: end the session, and open another.
+    /// A round has stood still for a whole interval and will not recover. End the session, and open another.
     Stalled,
 }
 
-/// Looks at a session once an interval. Sync must not stop silently, whatever was lost.
+/// Looks at a session once an interval, so that sync does not stop silently when a message was lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
     moved: (u64, u64),
-    /// The round that would be the last one if only this side had begun any.
+    /// The last round that was counted: the last one of the interval before, or the one that was due at its end.
     round: u64,
 }
 
 impl Pace {
-    /// What to do now that an interval is over. `delivering` says that the store has not answered the last
-    /// [`super::Effect::Deliver`] yet, which is no fault of the peer's.
+    /// What is due now that an interval is over. With `delivering`, the store has not answered the last
+    /// [`super::Effect::Deliver`] yet: then the session stands still without a fault of the peer.
     pub fn due(&mut self, status: &Status, delivering: bool) -> Due {
         let moved = (status.entries_sent, status.entries_received);
         let still = moved == self.moved;
         self.moved = moved;
-        // Both sides look, and one digest an interval is enough: whoever comes second waits for the next interval.
+        // One digest an interval is enough for both sides, so the side that looks second waits for the next interval.
         let compared = status.round > self.round;
         self.round = status.round;
         match status.settled {
@@ -80,7 +80,7 @@ mod tests {
             peer_count: 0,
         };
         let (mut one, mut other) = (Pace::default(), Pace::default());
-        // The first round was just now.
+        // The first round began in this interval.
         assert_eq!(one.due(&status, false), Due::Wait);
         assert_eq!(other.due(&status, false), Due::Wait);
         for _ in 0..3 {
@@ -88,7 +88,7 @@ mod tests {
             status.round += 1;
             assert_eq!(other.due(&status, false), Due::Wait);
         }
-        // Should the first be silent, the other one speaks.
+        // If the first side is silent, the other one compares.
         assert_eq!(other.due(&status, false), Due::Compare);
     }
 }

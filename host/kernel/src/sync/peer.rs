@@ -1,4 +1,4 @@
-//! What a peer may get, and how often it may be wrong.
+//! What a peer may have of a store, and how its faults are counted.
 
 use lattice_format::{DeviceKey, Header, Lane};
 
@@ -14,16 +14,16 @@ use crate::run::engine::{Answer, AskError, Member, MemberStatus, Question};
 pub enum Access {
     /// A member's device: every header and every body.
     All,
-    /// A device that once was a member's: every header, and the bodies of system entries.
+    /// A device that was a member's: every header, and the bodies of system entries.
     SystemLane,
     /// The holder of an invite: the genesis, every header, and the bodies of system entries.
     Invited,
-    /// Nobody that this store knows. The session ends with a typed error.
+    /// A device that the store does not know: nothing. The session ends with a typed error.
     None,
 }
 
 impl Access {
-    /// What a device may have where these are and were the members.
+    /// What a device may have of a store with these members, former ones included.
     pub fn of(members: &[Member], device: &DeviceKey) -> Self {
         match members.iter().find(|m| m.device == *device) {
             Some(member) if member.status == MemberStatus::Active => Self::All,
@@ -32,7 +32,7 @@ impl Access {
         }
     }
 
-    /// How much the peer is given, as it is told.
+    /// Which bodies the peer is given, as Hello tells it.
     pub(super) fn gives(self) -> Wants {
         match self {
             Self::All => Wants::All,
@@ -55,7 +55,7 @@ impl Access {
 pub struct Governance {
     /// Everyone who ever was a member.
     pub members: Vec<Member>,
-    /// What the gossip topic is derived from, beside the store's id.
+    /// The salt from which the gossip topic is derived, together with the store's id.
     pub topic_salt: Vec<u8>,
 }
 
@@ -86,7 +86,7 @@ impl Governance {
 }
 
 impl Wants {
-    /// Whether the one that wants so much wants the body under `header`.
+    /// Whether a node with these wants wants the body under `header`.
     pub(super) fn includes_body(self, header: &Header) -> bool {
         match self {
             Self::All => true,
@@ -99,7 +99,7 @@ impl Wants {
 /// What a peer did that the protocol does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
-    /// Bytes that are no message.
+    /// Bytes that are not a message.
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// A break of the rules of range reconciliation.
@@ -108,22 +108,22 @@ pub(super) enum Fault {
     /// A message before Hello.
     #[error("a message before Hello")]
     NoHello,
-    /// Hello twice in a round.
+    /// A second Hello in one round.
     #[error("a second Hello in round {round}")]
     HelloAgain { round: u64 },
-    /// Rounds one after the other.
+    /// Too many rounds in a short time.
     #[error("{count} rounds in a row, less than a second apart")]
     Rounds { count: u32 },
-    /// More was sent than there was credit for.
+    /// More bytes than there was credit for.
     #[error("{bytes} bytes beyond the window")]
     Window { bytes: u64 },
     /// More tips than announced or allowed.
     #[error("{len} tips exceed {max}")]
     Tips { len: usize, max: usize },
-    /// More ids asked for than allowed.
+    /// A request for more ids than allowed.
     #[error("{len} entries asked for at once exceed {max}")]
     Asked { len: usize, max: usize },
-    /// The store found fault with entries.
+    /// Entries that the store found to be invalid.
     #[error("{count} invalid entries, the first: {reason}")]
     Entries { count: usize, reason: String },
 }
@@ -131,13 +131,13 @@ pub(super) enum Fault {
 /// What to do about a peer's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sentence {
-    /// Read nothing from it for so many milliseconds.
+    /// Read nothing from the peer for so many milliseconds.
     Slow(u64),
     /// End the session.
     Drop,
 }
 
-/// Counts a peer's faults: it is slowed, twice as long each time, and then dropped.
+/// Counts a peer's faults. Each slows the peer twice as long as the one before, and the last one drops it.
 #[derive(Debug, Default)]
 pub(super) struct Faults(u32);
 
@@ -152,7 +152,7 @@ impl Faults {
         }
     }
 
-    /// How many there were.
+    /// How many faults there were.
     pub(super) fn count(&self) -> u32 {
         self.0
     }

@@ -1,7 +1,7 @@
-//! What the peer lacks, computed from both sides' tips, and streamed in causal order.
+//! The plan: what the peer lacks, computed from both sides' tips, and streamed in causal order.
 //!
-//! A tip stands for its whole branch: who has it has everything that it names, and what those name.
-//! So two lists of tips say which entries differ, branch by branch, without either log being read.
+//! A tip stands for its whole branch, because a node that has an entry has all of its past. So two lists of tips say
+//! which entries differ, branch by branch, without a look at either log.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -12,18 +12,18 @@ use super::limits::{PLAN_BUFFER, PLAN_PAGE_MAX};
 use super::message::PeerTip;
 use crate::{LocalSeq, Snapshot, StorageError};
 
-/// What two lists of tips say of each other.
+/// How two lists of tips differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
-    /// Branches of ours, by their tips, and the place in the chain from which the peer lacks them.
+    /// Our branches that the peer lacks, by their tips, each with the seq from which on the peer lacks it.
     pub(super) send: Vec<(IntentionId, Seq)>,
     /// The peer's tips that are unknown here.
     pub(super) unknown: Vec<IntentionId>,
 }
 
-/// The log, as far as the comparison asks it.
+/// What the comparison asks of a log.
 pub(super) trait Branches {
-    /// Whether that entry is witnessed here.
+    /// Whether the entry is witnessed here.
     fn contains(&self, id: &IntentionId) -> Result<bool, StorageError>;
     /// The entry at `seq` of the branch that ends in `tip`.
     fn at(&self, tip: &IntentionId, seq: Seq) -> Result<Option<LocalSeq>, StorageError>;
@@ -41,8 +41,8 @@ impl Branches for Snapshot {
 
 /// Compares our tips with the peer's.
 ///
-/// Where the peer is ahead in a chain it is taken to extend our branch. If it does not, our tip is
-/// among those that it finds unknown, and the ranges decide.
+/// A peer that is ahead in a chain is taken to extend our branch. If it does not, the peer finds our tip unknown, and
+/// ranges are compared.
 pub(super) fn compare(
     ours: &[PeerTip],
     theirs: &mut [PeerTip],
@@ -74,8 +74,8 @@ pub(super) fn compare(
                 from = from.max(Seq(common.0 + 1));
             }
         }
-        // A branch that leaves ours at a place that we do not know: the peer lacks our tip, but most
-        // of what is below it the peer may have. The ranges find the place.
+        // The peer's branch leaves ours at an unknown place. The peer lacks our tip, and may have most of what is
+        // below. Ranges find the place.
         let forked = from == Seq(0) && !group.is_empty();
         if !forked {
             difference.send.push((tip.id, from));
@@ -90,7 +90,7 @@ fn chain_of(sorted: &[PeerTip], author: DeviceKey, chain: ChainId) -> &[PeerTip]
     &sorted[start..end]
 }
 
-/// The last place that two branches of one chain share; `None` when they fork at the first.
+/// The last seq that two branches of one chain share; `None` when they fork at the first entry.
 fn last_common(a: &PeerTip, b: &PeerTip, log: &impl Branches) -> Result<Option<Seq>, StorageError> {
     let same = |seq: u64| -> Result<bool, StorageError> {
         let left = log.at(&a.id, Seq(seq))?;
@@ -100,7 +100,7 @@ fn last_common(a: &PeerTip, b: &PeerTip, log: &impl Branches) -> Result<Option<S
     if same(top)? {
         return Ok(Some(Seq(top)));
     }
-    // Shared below `low`, different from `high` on.
+    // The branches share what is below `low`, and differ from `high` on.
     let (mut low, mut high) = (0, top);
     while low < high {
         let middle = low + (high - low) / 2;
@@ -120,20 +120,21 @@ struct Branch {
     buffer: VecDeque<LocalSeq>,
 }
 
-/// The entries of some branches, merged into causal order. Bounded: it holds a page a branch.
+/// The entries of some branches, merged into causal order. Memory holds a page of each branch, and all pages together
+/// are bounded.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     branches: Vec<Branch>,
-    /// The first local position of each branch that is not at its end.
+    /// The next entry of each branch that is not at its end.
     heads: BinaryHeap<Reverse<(LocalSeq, usize)>>,
     page: usize,
-    /// Nothing from here on: the live phase covers it.
+    /// The end of the plan. The live phase covers entries from this number on.
     end: u64,
     last: Option<LocalSeq>,
 }
 
 impl Plan {
-    /// The entries of those branches whose local position is below `end`.
+    /// Plans the entries of the branches `send` whose numbers are below `end`.
     pub(super) fn new(
         send: Vec<(IntentionId, Seq)>,
         end: LocalSeq,
@@ -155,16 +156,16 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether nothing is left.
+    /// Whether no entry is left.
     pub(super) fn is_empty(&self) -> bool {
         self.heads.is_empty()
     }
 
-    /// The next entry. Everything that it names comes before it, or the peer has it.
+    /// The next entry. All entries that it names came before, or the peer has them.
     pub(super) fn next(&mut self, snapshot: &Snapshot) -> Result<Option<LocalSeq>, StorageError> {
         while let Some(Reverse((local, at))) = self.heads.pop() {
             self.refill(at, snapshot)?;
-            // Branches of a forked chain share their beginning.
+            // Branches of a forked chain share their first entries, which are sent once.
             if self.last == Some(local) {
                 continue;
             }
@@ -245,7 +246,7 @@ mod tests {
             out
         }
 
-        /// The part of `self` that lies in the past of those entries.
+        /// The part of `self` that lies in the past of the given entries.
         fn past(&self, of: &[IntentionId]) -> Self {
             let mut out = Self::default();
             for tip in of {
@@ -283,7 +284,7 @@ mod tests {
                 let entry = if number == 0 || kind == 0 {
                     (ChainId(u64::from(number)), Seq(0), None)
                 } else {
-                    // Mostly the last entry, so that chains get long.
+                    // The parent is mostly the last entry, so that chains get long.
                     let parent = if kind < 6 {
                         number - 1
                     } else {
@@ -299,8 +300,9 @@ mod tests {
     }
 
     proptest! {
-        /// What the plan leaves out is behind a tip that the peer finds unknown, so that ranges find it.
-        /// It sends what the peer has only where the peer's branch forks off unknown above a known one.
+        /// The plan leaves an entry out only below a tip that the peer finds unknown, so that ranges find the entry.
+        /// The plan sends an entry that the peer has only where the peer's branch forks off at an unknown entry above
+        /// a known one.
         #[test]
         fn tips_say_what_the_peer_lacks(
             all in forest(),
@@ -326,8 +328,8 @@ mod tests {
                 }
             }
             for id in ours.entries.keys().filter(|id| !theirs.entries.contains_key(*id)) {
-                // Our tip above a left-out entry is one that the peer reports as unknown, so that it
-                // is not lost: `unknown` minus what arrives is what the ranges are asked about.
+                // The peer finds our tip above a left-out entry unknown, and that tip is not sent. So the peer still
+                // misses it after the plan, and ranges are compared.
                 if !sent.entries.contains_key(id) {
                     let tips = ours.tips();
                     let above = tips.iter().filter(|tip| ours.branch(tip.id, Seq(0)).contains(id));
@@ -376,12 +378,12 @@ mod tests {
         let snapshot = store.snapshot();
         let tip = snapshot.summary().heads[0];
         let end = LocalSeq(snapshot.summary().count);
-        // What is buffered of the whole chain, however many other branches there are.
+        // How many entries are buffered of one branch, among `count` equal ones.
         let buffered = |count: usize| {
             let mut send = vec![(id(7), Seq(0)); count];
             send[0] = (tip, Seq(0));
             let plan = Plan::new(send, end, &snapshot).unwrap();
-            // One of them is at the head already.
+            // One more entry of the branch is in the heap of heads.
             plan.branches[0].buffer.len() + 1
         };
         assert_eq!(buffered(1), PLAN_PAGE_MAX);

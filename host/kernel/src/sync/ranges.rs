@@ -1,10 +1,11 @@
-//! Reconciliation by ranges: what tips cannot explain, found by comparing summaries.
+//! Reconciliation by ranges: summaries of ranges find the differences that tips cannot explain.
 //!
-//! The one who searches asks for the summary of ranges; the other, which keeps no state, answers each
-//! with its ids where they are few, and else with up to 16 parts and a fingerprint of each. Parts that
-//! are equal are dropped, the others asked about again. A fingerprint is the digest of an LtHash, so a
-//! member cannot craft entries whose sums cancel out, and a summarised tree can keep it at its nodes.
-//! Rows are read in slices; the shell gets its turn in between.
+//! The searching side asks for summaries of ranges. The other side keeps no state. It answers a range with the ids in
+//! it where they are few, and else with up to 16 parts and a fingerprint of each part. The searching side drops the
+//! parts that are equal, and asks about the others again.
+//!
+//! A fingerprint is the digest of an LtHash, so a member cannot craft entries whose sums cancel out, and a tree of
+//! summaries could keep one at each node. Rows are read in slices, so that the shell gets its turn in between.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -16,11 +17,11 @@ use super::summary::{Cursor, Read, Summarizer, element};
 use crate::state::lthash::LtHash;
 use crate::{Snapshot, StorageError};
 
-/// A range of which the peer has told everything: what it has not, it lacks.
+/// A range of which the peer listed all ids. Our entries that are not listed, the peer lacks.
 #[derive(Clone, Debug)]
 pub(super) struct Leaf {
     pub(super) range: Range,
-    /// In the peer's order, which is causal: missing ones are asked for in it.
+    /// The listed ids in the peer's order. The order is causal, so what is missing here is asked for in it.
     pub(super) listed: Vec<IntentionId>,
     pub(super) theirs: BTreeSet<IntentionId>,
 }
@@ -32,17 +33,17 @@ enum Node {
     Leaf(Leaf),
 }
 
-/// The search of one round, by the side that dialled.
+/// The search of one round, which the dialer does.
 #[derive(Debug)]
 struct Search {
-    /// In ascending order, so that what is found is sent in causal order.
+    /// The ranges that are not done, in ascending order, so that what is found is sent in causal order.
     frontier: VecDeque<Node>,
     asked: Vec<Range>,
-    /// The comparison under way: its cursor, and our hash so far.
+    /// The comparison under way: its cursor, and the hash and the number of our entries so far.
     comparing: Option<(Cursor, LtHash, u64)>,
 }
 
-/// One answer under way.
+/// The answer to one question of the peer, under way.
 #[derive(Debug)]
 struct Answer {
     snapshot: Snapshot,
@@ -69,7 +70,7 @@ pub(super) struct RangeStep {
     pub(super) messages: Vec<Message>,
     pub(super) leaves: Vec<Leaf>,
     pub(super) fault: Option<RangeFault>,
-    /// The bound of this step was reached.
+    /// Whether the bound of this step was reached.
     pub(super) again: bool,
 }
 
@@ -91,7 +92,7 @@ impl Ranges {
         };
     }
 
-    /// Begins to search.
+    /// Begins a search of the whole order.
     pub(super) fn search(&mut self) {
         self.search = Some(Search {
             frontier: VecDeque::from([Node::Ask(Range::ALL)]),
@@ -100,12 +101,12 @@ impl Ranges {
         });
     }
 
-    /// Whether nothing is under way.
+    /// Whether neither a search nor an answer is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.search.is_none() && self.answer.is_none()
     }
 
-    /// The peer asks.
+    /// Takes a question of the peer.
     pub(super) fn on_summarize(
         &mut self,
         ranges: Vec<Range>,
@@ -126,7 +127,7 @@ impl Ranges {
         Ok(())
     }
 
-    /// The peer answers.
+    /// Takes the peer's answer to the last question.
     pub(super) fn on_summary(&mut self, summaries: Vec<RangeSummary>) -> Result<(), RangeFault> {
         let search = self.search.as_mut().ok_or(RangeFault::Unasked)?;
         if search.asked.is_empty() {
@@ -154,7 +155,7 @@ impl Ranges {
         Ok(())
     }
 
-    /// Goes on with both halves. While `jobs` of sending are many, nothing new is asked.
+    /// Goes on with the answer and the search. While many `jobs` wait to be sent, nothing new is asked.
     pub(super) fn step(
         &mut self,
         snapshot: &Snapshot,
@@ -266,7 +267,7 @@ impl Ranges {
     }
 }
 
-/// Puts the answers about one range in its place: its ids, or at least two parts that cover it.
+/// Puts the answers about one range in the range's place: a list of its ids, or at least two parts that cover it.
 fn replace(
     range: Range,
     answers: &mut std::iter::Peekable<std::vec::IntoIter<RangeSummary>>,
@@ -292,7 +293,7 @@ fn replace(
                 listed: ids.clone(),
                 theirs: ids.iter().copied().collect(),
             })),
-            // The range itself again would go on for ever.
+            // An answer of one part, the range itself, would make the search go on for ever.
             RangeContent::Fingerprint(_) if whole => return Err(RangeFault::Shape),
             RangeContent::Fingerprint(_) => frontier.push_back(Node::Compare(summary)),
         }

@@ -1,4 +1,4 @@
-//! One round of reconciliation: Hello, tips, the verdict.
+//! One round of reconciliation: Hello, tips, Done, the verdict.
 
 use std::sync::Arc;
 
@@ -15,21 +15,22 @@ use crate::Snapshot;
 
 /// How long a round may hear nothing before another one may take its place, in milliseconds.
 const STALL_MS: u64 = 30_000;
-/// How long a round may take before another one may take its place, in milliseconds. Nothing is lost:
-/// the next one goes on from what has arrived.
+/// How long a round may take before another one may take its place, in milliseconds. The next round builds on what
+/// has arrived, so nothing is lost.
 const ROUND_MS_MAX: u64 = 600_000;
-/// Rounds less than a second apart that the peer may begin.
+/// How many rounds in a row the peer may begin less than a second apart.
 const ROUNDS_BURST: u32 = 16;
 
 /// Where the current round stands.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// Its number, from 1; both sides use the same.
+    /// The round's number, from 1, which is the same on both sides.
     pub(super) number: u64,
-    /// Both sides have told that they lack nothing, or what.
+    /// Whether the round is over on this side: the digests were equal, or the peer has said Done and nothing is left
+    /// to send, to take in or to search for.
     pub(super) settled: bool,
     pub(super) in_sync: bool,
-    /// Another round was asked for while this one was under way.
+    /// Whether another round was asked for while this one was under way.
     pub(super) again: bool,
     /// When the peer was heard last, in milliseconds since the Unix epoch.
     pub(super) heard_ms: u64,
@@ -40,13 +41,13 @@ pub(super) struct Round {
     their_tip_count: usize,
     their_tips: Vec<PeerTip>,
     their_tips_complete: bool,
-    /// It is known what to send.
+    /// Whether it is known what to send.
     planned: bool,
-    /// Tips of the peer's that were unknown here when they came.
+    /// The peer's tips that were unknown here when they came.
     unknown: Vec<IntentionId>,
-    /// Ranges were or are compared.
+    /// Whether ranges were or are compared in this round.
     ranged: bool,
-    /// The last Done that was sent, by its `last`.
+    /// The field `last` of the last Done that was sent; `None` before the first one.
     done_sent: Option<bool>,
     their_done: Option<Done>,
     our_lack: Lack,
@@ -60,7 +61,7 @@ impl Round {
         self.number > 0
     }
 
-    /// Whether a new round may begin: the last one is over, or got stuck.
+    /// Whether a new round may begin, because the last one is over or got stuck.
     pub(super) fn may_begin(&self, now_ms: u64) -> bool {
         let silent_ms = now_ms.saturating_sub(self.heard_ms);
         let age_ms = now_ms.saturating_sub(self.begun_ms);
@@ -195,7 +196,7 @@ impl Session {
                 format!("no store {} here", hello.store),
             );
         }
-        // While device and endpoint are one key, the transport's proof of it attests the pair.
+        // Device and endpoint have one key, so the transport, which proves the endpoint, proves the device too.
         if hello.endpoint != self.config.peer || hello.device != hello.endpoint {
             return refuse(
                 ErrorCode::NotAMember,
@@ -251,7 +252,7 @@ impl Session {
 
     pub(super) fn on_done(&mut self, done: Done, out: &mut Vec<Effect>) {
         self.peer_count = done.count;
-        // Said before the peer heard that ranges are compared: it will say it again.
+        // The peer said this Done before it heard that ranges are compared. It will say another one.
         if self.round.ranged && !done.ranged {
             return;
         }
@@ -261,7 +262,7 @@ impl Session {
         }
     }
 
-    /// The listener found what tips do not explain: the dialer searches.
+    /// Takes the listener's word that tips do not explain all differences. The dialer then begins to search.
     pub(super) fn on_diverged(&mut self) {
         if self.config.role == Role::Dialer && self.round.planned && !self.round.ranged {
             self.reopen();
@@ -269,7 +270,7 @@ impl Session {
         }
     }
 
-    /// The dialer searches: the round is not over before it has found everything.
+    /// Notes that the dialer searches, so that the round ends only after the search.
     pub(super) fn on_summarize(&mut self) {
         if !self.round.ranged {
             self.reopen();
@@ -284,7 +285,7 @@ impl Session {
         self.round.their_done = None;
     }
 
-    /// Says Done when there is nothing more to send, and gives the verdict when nothing more comes.
+    /// Says Done when this side has nothing more to send, and gives the verdict when nothing more comes.
     pub(super) fn progress(
         &mut self,
         now_ms: u64,
@@ -307,14 +308,15 @@ impl Session {
             return Ok(());
         }
         let lack = self.inbound.lack(&self.round.unknown, snapshot)?;
-        // Parked entries, and a store that was busy, explain a missing tip; a fork does not.
+        // Parked entries explain a missing tip, and so does a store that was busy. Otherwise the peer's chain forks
+        // where the tips do not show it, and ranges must be compared.
         let explained = self.inbound.parked() > 0 || self.inbound.interrupted;
         if !lack.missing.is_empty() && !self.round.ranged && !explained {
             match self.config.role {
                 Role::Dialer => {
                     self.reopen();
                     self.ranges.search();
-                    // The search begins with the next step.
+                    // The next step begins the search.
                     out.push(Effect::Again);
                 }
                 Role::Listener => {
@@ -355,7 +357,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the shell who lacks what, once both sides are at their end.
+    /// Tells the shell what each side lacks, once both are done.
     fn verdict(&mut self, out: &mut Vec<Effect>) {
         let Some(done) = self.round.their_done.as_ref().filter(|done| done.last) else {
             return;

@@ -13,7 +13,7 @@ use super::ranges::Ranges;
 use super::round::Round;
 use crate::{Received, Snapshot, StorageError};
 
-/// What this step does so far; a fault of the peer's ends the step, one of the disk's the session.
+/// Why a step ends early: a fault of the peer, a refusal that ends the session, or a failing disk.
 pub(super) enum Stop {
     Fault(Fault),
     Refuse(PeerError),
@@ -46,7 +46,7 @@ pub struct Session {
     pub(super) inbound: Inbound,
     pub(super) ranges: Ranges,
     pub(super) round: Round,
-    /// What the peer said it wants; `None` before its first Hello.
+    /// What the peer wants, by its Hello; `None` before the first one.
     pub(super) peer_wants: Option<Wants>,
     pub(super) parked_here: Vec<IntentionId>,
     pub(super) peer_count: u64,
@@ -56,8 +56,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that has seen nothing yet. Its first input is [`Input::Start`]; a listener that read
-    /// bytes to learn the store (see [`super::store_asked_for`]) gives them next.
+    /// A session before its first input, which is [`Input::Start`]. A listener that has read bytes to learn the store
+    /// (see [`super::store_asked_for`]) gives them next.
     pub fn new(config: Config) -> Self {
         Self {
             config,
@@ -75,8 +75,8 @@ impl Session {
         }
     }
 
-    /// Takes one thing that happened, at wall-clock time `now_ms`, with a fresh snapshot of the store.
-    /// The effects are to be carried out in their order. After [`Effect::Close`] it does nothing.
+    /// Takes one thing that happened, at wall-clock time `now_ms`, with a fresh snapshot of the store. The effects
+    /// are to be carried out in their order. After [`Effect::Close`] the session does nothing more.
     ///
     /// # Errors
     /// When the disk fails while the log is read.
@@ -132,7 +132,7 @@ impl Session {
             Input::Bytes(bytes) => {
                 self.round.heard_ms = now_ms;
                 self.frames.push(&bytes);
-                // A fault of one message leaves the others to be read.
+                // After a fault in one message, the messages behind it are still read.
                 let mut last = Ok(());
                 while !self.closed {
                     let step = match self.frames.next() {
@@ -171,7 +171,7 @@ impl Session {
                 self.check_access()?;
             }
             Input::Parked(ids) => self.parked_here = ids,
-            // The shell's timer is used up: whatever is still waited for sets it again.
+            // The shell's timer has run out. Whatever still waits sets it again.
             Input::Tick => self.wake_ms = None,
             Input::Changed => {}
         }
@@ -200,7 +200,7 @@ impl Session {
                 reason: first.reason.clone(),
             }));
         }
-        // Walking back one ancestor at a time is slower than comparing everything.
+        // Batches with missing ancestors lead back by one ancestor each. Comparing everything is faster.
         if self.inbound.misses > MISSES_MAX && self.round.may_begin(now_ms) {
             self.begin_round(self.round.number + 1, now_ms, snapshot, out)?;
         }
@@ -256,7 +256,7 @@ impl Session {
             Message::Summary { round, ranges } if round == self.round.number => {
                 self.ranges.on_summary(ranges).map_err(Fault::from)?;
             }
-            // Of an earlier round, which its sender has given up by now.
+            // These messages belong to another round, which one side has given up.
             Message::Tips { .. }
             | Message::Done(_)
             | Message::Diverged { .. }
@@ -266,7 +266,7 @@ impl Session {
         Ok(())
     }
 
-    /// Goes on with everything that can go on.
+    /// Takes the next step of everything that can go on: delivery, announced ids, ranges, sending, the verdict.
     fn advance(
         &mut self,
         now_ms: u64,
@@ -329,7 +329,7 @@ impl Session {
         }
     }
 
-    /// A peer that may have nothing gets a typed error and no more.
+    /// Refuses a peer that may have nothing of the store.
     pub(super) fn check_access(&self) -> Result<(), Stop> {
         match self.config.access {
             Access::None => Err(Stop::Refuse(PeerError {

@@ -1,4 +1,4 @@
-//! What a session asks the log, in one place.
+//! What a session offers of the log: its tips, its rows in order, and void entries that the peer asks for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,20 +11,20 @@ use crate::{LocalSeq, Snapshot, StorageError};
 
 const TIPS_CONTEXT: &str = "lattice 2026-11 sync tips 1";
 
-/// What a snapshot offers to peers.
+/// What a snapshot offers to peers: the tips of its branches, and their digest.
 #[derive(Clone, Debug)]
 pub(crate) struct Offered {
-    /// Sorted.
+    /// The tips, sorted.
     pub(super) tips: Arc<[PeerTip]>,
     pub(super) digest: Digest,
 }
 
-/// The local position that the next witnessed entry gets.
+/// The number that the next witnessed entry gets.
 pub(super) fn end(snapshot: &Snapshot) -> LocalSeq {
     LocalSeq(snapshot.summary().count)
 }
 
-/// This node's tips and their digest, as peers are told. All sessions with one snapshot share them.
+/// This node's tips and their digest, as peers are told. They are computed once a snapshot, for all sessions.
 pub(super) fn tips(snapshot: &Snapshot) -> Result<Offered, StorageError> {
     if let Some(offered) = snapshot.offered.get() {
         return Ok(offered.clone());
@@ -37,13 +37,13 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Offered, StorageError> {
     Ok(snapshot.offered.get_or_init(|| offered).clone())
 }
 
-/// A void entry (one that is cut off; what exceeds a quota is void and goes on as any other) is not
-/// offered and not counted: instead of a void tip stands the last entry of its branch that counts.
+/// The tips of all branches, void entries left out: in the place of a void tip stands the last entry of its branch
+/// that counts. Void means cut off. An entry that exceeds a quota travels like any other.
 fn find_tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
     let any_void = snapshot.any_cut;
     let mut out = BTreeSet::new();
-    // What another branch continues is no tip, so a branch that is void down to where it left
-    // another one must vanish: its last counting entry is an inner one.
+    // A branch may be void down to where it left another one. Its last entry that counts then lies inside the other
+    // branch and is not a tip.
     let mut fallbacks = Vec::new();
     for tip in snapshot.tips()? {
         let own = PeerTip {
@@ -82,7 +82,7 @@ fn find_tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
 
 fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, StorageError> {
     let mut at = tip.id;
-    // The void ones, and the one behind them.
+    // The range has one step more than the bound, for the entry that counts behind the last void one.
     for _ in 0..=VOID_WALK_MAX {
         let Some(stored) = snapshot.entry(&at)? else {
             return Ok(None);
@@ -103,11 +103,12 @@ fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, S
             None => return Ok(None),
         }
     }
-    // Too long to look behind: offering void entries costs bytes, leaving out others would lose them.
+    // The void entries are too many to pass over. To offer them costs bytes; to offer nothing would lose the entries
+    // below, which count.
     Ok(Some(tip))
 }
 
-/// Digest of sorted tips: equal digests end a round.
+/// The digest of sorted tips. Equal digests end a round.
 fn digest(tips: &[PeerTip]) -> Digest {
     let mut hasher = blake3::Hasher::new_derive_key(TIPS_CONTEXT);
     for tip in tips {
@@ -119,8 +120,8 @@ fn digest(tips: &[PeerTip]) -> Digest {
     Digest(*hasher.finalize().as_bytes())
 }
 
-/// Up to `limit` entries in canonical order that sort after `from`, void ones included: where each
-/// stands, its place in the log, and whether it counts.
+/// Up to `limit` entries behind `from` in canonical order, void ones included: the position of each, its number in
+/// the log, and whether it counts.
 pub(super) fn rows(
     snapshot: &Snapshot,
     from: Position,
@@ -134,8 +135,8 @@ pub(super) fn rows(
         .collect()
 }
 
-/// The void `prev`-ancestors of a void entry, oldest first and at most `max`: nobody offers them, so
-/// they go with the one that was asked for.
+/// The void `prev`-ancestors of a void entry, oldest first and at most `max`. Nobody offers void entries, so these
+/// are sent along with the one that was asked for.
 pub(super) fn void_ancestors(
     snapshot: &Snapshot,
     header: &VerifiedHeader,

@@ -1,4 +1,4 @@
-//! Fingerprints of parts of the canonical order, computed in one pass and in slices.
+//! Summaries of ranges of the canonical order, computed in one pass and in slices.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::source;
 use crate::state::lthash::{Element, LtHash};
 use crate::{Snapshot, StorageError};
 
-/// Rows that one read takes.
+/// The most rows of one read.
 const PAGE_ROWS: usize = 256;
 
 pub(super) fn element(id: &IntentionId) -> Element {
@@ -51,7 +51,7 @@ impl Cursor {
         }
     }
 
-    /// The next counting entry's position.
+    /// The position of the next entry that counts, or why there is none.
     pub(super) fn next(
         &mut self,
         snapshot: &Snapshot,
@@ -99,7 +99,8 @@ struct Block {
     hash: LtHash,
 }
 
-/// Summarises one range in one pass: blocks of equal size, merged in pairs when they are many.
+/// Summarises one range in one pass, although its size is not known: the entries go into blocks of equal size, and
+/// blocks are merged in pairs when they become too many.
 #[derive(Debug)]
 pub(super) struct Summarizer {
     range: Range,
@@ -122,7 +123,7 @@ impl Summarizer {
         }
     }
 
-    /// Whether the end was reached.
+    /// Reads on. Tells whether the end of the range was reached.
     pub(super) fn step(
         &mut self,
         snapshot: &Snapshot,
@@ -198,7 +199,8 @@ impl Summarizer {
                 summary
             })
             .collect();
-        // The last part reaches to the end, so that nothing of the asker's falls between.
+        // The last part reaches to the end of the range, so that the asker's entries behind our last one are compared
+        // too.
         if let Some(last) = out.last_mut() {
             last.range.to = self.range.to;
         }
@@ -249,7 +251,7 @@ mod tests {
         assert_eq!(summarizer.blocks.len(), BLOCKS_MAX);
         add(&mut summarizer);
         assert_eq!(summarizer.blocks.len(), BLOCKS_MAX / 2 + 1);
-        // Nothing was lost on the way.
+        // Merging has lost no entry.
         let whole = join(&summarizer.blocks);
         assert_eq!((whole.count, whole.hash), (summarizer.count, all));
         let parts = summarizer.finish();

@@ -168,16 +168,16 @@ pub(super) struct Error {
     pub(super) text: String,
 }
 
-/// What gossip broadcasts.
+/// The message that gossip broadcasts.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(super) struct Announcement {
-    /// 32 bytes an id.
+    /// The ids one after the other, 32 bytes each.
     #[prost(bytes = "vec", tag = "1")]
     pub(super) ids: Vec<u8>,
-    /// Who wrote them.
+    /// The author of the entries.
     #[prost(bytes = "vec", tag = "2")]
     pub(super) author: Vec<u8>,
-    /// There is more than is listed: compare.
+    /// Whether the author has written more than is listed.
     #[prost(bool, tag = "3")]
     pub(super) more: bool,
 }

@@ -43,12 +43,12 @@ fn hello(store: &Store) -> Hello {
     }
 }
 
-/// What a peer with the same entries tells.
+/// The digest that a peer with the same entries tells.
 fn digest(store: &Store) -> Digest {
     source::tips(&store.snapshot()).unwrap().digest
 }
 
-/// The session of a node with that store, whose peer is played by the test.
+/// The session of a node, whose peer the test plays.
 struct Side<'a> {
     store: &'a Store,
     session: Session,
@@ -81,7 +81,7 @@ impl<'a> Side<'a> {
         self.give(Input::Bytes(Bytes::from(message.encode())))
     }
 
-    /// Everything that is sent without further word of the peer.
+    /// Ticks the session as long as it asks to, without a word of the peer. Returns all effects.
     fn all(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
         let mut out = Vec::new();
         while effects.contains(&Effect::Again) {
@@ -112,7 +112,7 @@ fn delivered(effects: &[Effect]) -> Option<usize> {
     })
 }
 
-/// Ids that are asked for.
+/// The ids that `effects` ask for.
 fn wanted(effects: &[Effect]) -> Vec<IntentionId> {
     let ids = |(message, _)| match message {
         Message::Want(ids) => ids,
@@ -121,7 +121,7 @@ fn wanted(effects: &[Effect]) -> Vec<IntentionId> {
     sent(effects).into_iter().flat_map(ids).collect()
 }
 
-/// A frame of entries that this node does not know, of so many payload bytes.
+/// A frame of `count` unknown entries, with a payload of `bytes`.
 fn frame(count: usize, bytes: usize, salt: u8) -> Message {
     let of = |n: usize, body: usize| {
         let signed = SignedHeader {
@@ -136,7 +136,7 @@ fn frame(count: usize, bytes: usize, salt: u8) -> Message {
             let frame = Message::Entries(entries.to_vec()).encode();
             frame.len() - FRAME_HEAD_BYTES
         };
-        // Lengths so near each other take as many bytes themselves.
+        // The payload holds lengths as varints. Lengths this near to each other take equally many bytes.
         entries[0].1 = Some(vec![0; bytes - 1000]);
         let head = payload(&entries) - (bytes - 1000);
         entries[0].1 = Some(vec![0; bytes - head]);
@@ -149,7 +149,7 @@ fn frame(count: usize, bytes: usize, salt: u8) -> Message {
 #[test]
 fn a_batch_ends_at_its_entries_and_at_its_bytes() {
     let store = testing::found(0, NOW);
-    // While the store is busy with the first one, frames gather, and are handed over as whole ones.
+    // While the store is busy with the first frame, the others gather. They are handed over as whole frames.
     let batches = |frames: &[Message]| {
         let mut side = Side::listener(&store);
         side.hear(&Message::Hello(hello(&store)));
@@ -197,19 +197,19 @@ fn tips_are_compared_up_to_their_number_and_ranges_beyond() {
     }
 }
 
-/// A store with so many entries of the system lane, each with so many bytes of arguments.
+/// A store with `count` entries of the system lane, each with `bytes` of arguments.
 fn large(count: usize, bytes: usize) -> Store {
     let [mut a, ..] = three();
     for n in 0..count {
         let mut quota = testing::set_quota(None);
-        // What is no number of 8 bytes sets no quota.
+        // Arguments that are not a number of 8 bytes set no quota.
         quota.args = vec![n as u8; bytes];
         call(&mut a, Lane::System, quota, NOW + n as u64);
     }
     a
 }
 
-/// What a peer with nothing but the genesis is sent when it grants that window, and the costs of the frames.
+/// What a peer with the genesis alone is sent within a window, with the costs of the frames.
 fn planned(side: &mut Side<'_>, window_bytes: u64) -> (Vec<Effect>, Vec<(usize, Vec<usize>)>) {
     let genesis = IntentionId::from(side.store.id());
     let stored = side.store.snapshot().entry(&genesis).unwrap().unwrap();
@@ -232,7 +232,7 @@ fn planned(side: &mut Side<'_>, window_bytes: u64) -> (Vec<Effect>, Vec<(usize, 
     (effects, frames)
 }
 
-/// The payload of each frame of entries, and what each of its entries counts for.
+/// For each frame of entries, the bytes of its payload and the bytes that each of its entries counts for.
 fn frames(effects: &[Effect]) -> Vec<(usize, Vec<usize>)> {
     let cost = |(signed, body): &(SignedHeader, Option<Vec<u8>>)| {
         signed.bytes.len() + body.as_ref().map_or(0, Vec::len) + Signature::LEN
@@ -247,7 +247,7 @@ fn frames(effects: &[Effect]) -> Vec<(usize, Vec<usize>)> {
 /// Holds: invariant 10.
 #[test]
 fn a_frame_of_entries_is_closed_at_its_bytes_and_a_step_at_its_frames() {
-    // Each second entry fills a frame.
+    // An entry has three quarters of a frame's bytes, so each second one fills a frame.
     let store = large(2 * STEP_FRAMES + 2, ENTRIES_FRAME_BYTES * 3 / 4);
     let mut side = Side::listener(&store);
     let (effects, step) = planned(&mut side, WINDOW_BYTES_MAX);
@@ -275,7 +275,7 @@ fn no_larger_window_is_believed_than_the_largest() {
     // A frame is sent while anything is left of the window.
     let before_last = total(&all[..all.len() - 1]);
     assert!(before_last < WINDOW_BYTES_MAX && total(&all) >= WINDOW_BYTES_MAX);
-    // Credit on top of it counts, but never for more than that.
+    // Further credit counts, but never makes the window larger than the largest.
     let more = side.hear(&Message::Credit { bytes: u64::MAX });
     let more = side.all(more);
     assert!(!frames(&more).is_empty());
@@ -302,7 +302,7 @@ fn one_that_is_no_member_gets_so_many_bytes_a_second() {
         ms: side.now_ms + 1000,
     };
     assert!(first.contains(&wake));
-    // Nothing before there is something saved up again, and then a frame.
+    // Nothing is sent before time has passed. A millisecond's worth lets one frame out.
     let nothing = side.give(Input::Tick);
     assert_eq!(bytes(&nothing), [0; 0]);
     side.now_ms += 1;
@@ -340,7 +340,7 @@ fn announced_ids_wait_for_their_turn_up_to_their_number() {
         wanted(&side.give(Input::Tick))
     };
     assert_eq!(asked(HINTED_MAX - 1), [id(1_000_000)]);
-    // It is left to the next round.
+    // The id that did not fit is left to the next round.
     assert_eq!(asked(HINTED_MAX), []);
 }
 
@@ -385,7 +385,7 @@ fn so_many_ids_are_known_to_be_there_and_the_oldest_is_forgotten() {
         for from in (0..others).step_by(IDS_MAX) {
             side.hear(&Message::Announce(ids(from..others.min(from + IDS_MAX))));
         }
-        // It comes from somebody else: who has announced it needs not hear of it.
+        // The entry comes from somebody else. A peer that announced it need not be told.
         let mut session = side.session;
         let mut a = a;
         let entry = (
@@ -434,8 +434,8 @@ fn batches_of_which_nothing_can_be_used_begin_a_round() {
     assert!(missed(MISSES_MAX));
 }
 
-/// Splits a range into so many parts with that content. The first is by far the largest, so that it can be
-/// split again and again.
+/// Splits a range into `parts` with equal content. The first part is by far the largest, so that it can be split
+/// again and again.
 fn split(whole: Range, parts: usize, content: &RangeContent) -> Vec<RangeSummary> {
     let ends = (whole.from.time.wall_ms, whole.to.time.wall_ms);
     let step = (ends.1 - ends.0) / 64;
@@ -482,7 +482,7 @@ fn question(ranges: &mut Ranges, store: &Store, jobs: usize) -> Vec<Range> {
 fn a_search_ends_when_too_many_ranges_wait() {
     let store = testing::found(0, NOW);
     let unlike = RangeContent::Fingerprint(Digest([9; 32]));
-    // Each question of 16 ranges is answered with 16 parts of each, until all that may wait do.
+    // Each question of 16 ranges is answered with 16 parts of each, until as many ranges wait as may wait.
     let full = || {
         let mut ranges = Ranges::default();
         ranges.search();
@@ -526,14 +526,14 @@ fn nothing_more_is_searched_while_much_is_to_be_sent() {
         (step.leaves.len(), step.messages.len())
     };
     assert_eq!(step(JOBS_MAX), (0, 0));
-    // One more may be found, and then there are as many as may be.
+    // While one job less than the bound waits, one leaf is found.
     assert_eq!(step(JOBS_MAX - 1), (1, 0));
     assert_eq!(step(JOBS_MAX - 2), (2, 0));
     assert_eq!(step(JOBS_MAX), (0, 0));
     assert_eq!(step(JOBS_MAX - 1), (0, 1));
 }
 
-/// How often a question about everything must be gone on with, and whether that was too much in the end.
+/// Answers a question about the whole order. Returns the number of steps, and the fault that ended them, if any.
 fn answered(ranges: &mut Ranges, store: &Store) -> (usize, Option<RangeFault>) {
     ranges
         .on_summarize(vec![Range::ALL], &store.snapshot())
@@ -551,7 +551,7 @@ fn answered(ranges: &mut Ranges, store: &Store) -> (usize, Option<RangeFault>) {
 /// Holds: invariant 10.
 #[test]
 fn so_many_rows_are_read_before_the_shell_gets_its_turn() {
-    // The last read, which finds nothing, counts as a row.
+    // The last read finds nothing and counts as a row, and so does the genesis.
     let mut store = testing::found(0, NOW);
     write(&mut store, SCAN_ROWS - 2, NOW + 1);
     let mut ranges = Ranges::default();
@@ -567,7 +567,7 @@ fn one_round_reads_the_rows_of_a_store_so_often() {
     write(&mut store, 254, NOW + 1);
     let count = store.snapshot().summary().count;
     let rows_max = SCANS_MAX * (count + SCAN_ROWS as u64);
-    // With the read that finds the end.
+    // The read that finds the end counts too.
     let each = count + 1;
     let mut ranges = Ranges::default();
     for _ in 0..rows_max / each {
@@ -606,7 +606,7 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
         let tip = tips.iter().find(|t| t.author == testing::device(1));
         tip.map(|tip| tip.id)
     };
-    // The last one that counts is named by the void ones alone, so it is offered instead of them.
+    // Only void entries name the last entry that counts, so it is offered in their place.
     assert_eq!(tip(&a), Some(kept));
     a.receive(
         testing::device(1),
@@ -618,7 +618,7 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     while a.settle(1000).unwrap().pending > 0 {}
     let void = b.snapshot().summary().heads[0];
     assert_eq!(tip(&a), Some(void), "too far to look");
-    // Ranges are read from the index alone, and come to what the history says.
+    // Ranges read the index alone, and find the same entries as the history.
     let history = a.snapshot().history(None, usize::MAX, false).unwrap();
     let history = history.iter().skip(1);
     let rows: Vec<_> = history

@@ -1,4 +1,4 @@
-//! What honest peers do.
+//! Sessions between honest peers.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ fn a_joiner_gets_everything_and_a_second_round_is_one_digest_each_way() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
-    /// Whatever three nodes write apart, in whatever order pairs of them meet, and wherever a stream
-    /// is cut, further meetings make them equal.
+    /// Three nodes write apart, and pairs of them meet in any order over streams that are cut anywhere. Further
+    /// meetings make all three equal.
     /// Holds: invariant 5.
     #[test]
     fn nodes_that_meet_become_equal(
@@ -74,14 +74,14 @@ fn in_sync_sessions_push_what_is_written_and_send_nothing_twice() {
     write(&mut a, 1, NOW + 500);
     ab.changed(0).run(&mut a, &mut b);
     assert_equal(&a, &b);
-    // One frame of entries there, credit back, and no echo.
+    // One frame of entries goes there, credit comes back, and no entry is echoed.
     assert_eq!(ab.kinds[0], vec![ENTRIES]);
     assert!(
         !ab.kinds[1]
             .iter()
             .any(|kind| [ENTRIES, ANNOUNCE].contains(kind))
     );
-    // The one in the middle announces what is not its own, and gives it when it is asked.
+    // `b` announces entries of others, and gives them when it is asked.
     bc.changed(0).run(&mut b, &mut c);
     assert_eq!(bc.kinds[0], vec![ANNOUNCE, ENTRIES]);
     assert_equal(&a, &c);
@@ -99,7 +99,7 @@ fn what_gossip_announces_is_fetched_with_everything_that_it_needs() {
     let mut link = Link::new(&a, 0, &b, 1);
     link.run(&mut a, &mut b);
     write(&mut a, 20, NOW + 500);
-    // The sender was not told that its log has grown; only the last id is heard of.
+    // The sender's session is not told that the log has grown. The receiver hears of the last id alone.
     let last = a.snapshot().summary().heads[0];
     link.reconcile(0).inputs.clear();
     link.inputs.push_back((1, Input::Announced(vec![last])));
@@ -107,7 +107,8 @@ fn what_gossip_announces_is_fetched_with_everything_that_it_needs() {
     assert_equal(&a, &b);
 }
 
-/// Device 1 again, from a copy of an older home: the same key and chain, so its chain forks.
+/// Device 1 twice, and a third store. Both copies write with the same key and chain, as after a copy of an older
+/// home, so the chain forks.
 fn forked(rounds: usize) -> [Store; 3] {
     let [mut a, mut b, c] = three();
     write(&mut b, 5, NOW + 10);
@@ -212,7 +213,7 @@ fn one_that_is_no_longer_a_member_gets_headers_and_system_bodies() {
     past.access = Access::SystemLane;
     let mut link = Link::of(past, config(Role::Listener, 1, 0));
     link.run(&mut a, &mut b);
-    // It got all four, and what it could not take it names; both know why.
+    // The peer got all four entries, and names those that it could not take. Both sides know why.
     assert_eq!(link.delivered[1].len(), 4);
     assert!(link.sessions[1].status().settled);
     let withheld = link.log.iter().any(|(side, effect)| match effect {
@@ -236,7 +237,7 @@ fn one_that_is_no_longer_a_member_gets_headers_and_system_bodies() {
     };
     assert_eq!(withheld(&link), Some(3));
     assert_eq!(link.delivered[1], vec![]);
-    // A member again, it gets the bodies as well.
+    // As a member again, the peer gets the bodies as well.
     link.now_ms += 2_000;
     link.reconcile(0);
     link.inputs.push_front((0, Input::Access(Access::All)));
@@ -264,9 +265,9 @@ fn void_entries_are_not_offered_and_do_not_keep_a_round_open() {
         a.snapshot().summary().state_root,
         c.snapshot().summary().state_root
     );
-    // The revocation names the void entries, so it cannot do without them: they were asked for.
+    // The revocation names the void entries and floats without them, so they were asked for.
     assert_eq!(c.snapshot().summary().count, count);
-    // What is void and unnamed stays where it is.
+    // Void entries that no entry names are not sent.
     write_void(&mut a, &mut b);
     link.reconcile(0).run(&mut a, &mut c);
     assert!(link.in_sync(), "{:?}", link.log);
@@ -274,7 +275,7 @@ fn void_entries_are_not_offered_and_do_not_keep_a_round_open() {
     assert!(c.snapshot().summary().count < a.snapshot().summary().count);
 }
 
-/// `b` does not know that it was revoked, and writes; `a` takes it and sees it void.
+/// Lets `b` write, which does not know that it was revoked, and `a` receive the entries, which are void there.
 fn write_void(a: &mut Store, b: &mut Store) {
     write(b, 3, NOW + 2000);
     let snapshot = b.snapshot();
@@ -346,7 +347,7 @@ fn a_busy_store_holds_the_sender_back_and_loses_nothing() {
         .handle(Input::Start, NOW, &a.snapshot())
         .unwrap();
     assert!(matches!(started.as_slice(), [Effect::Send(_)]));
-    // The session is thrown away in the middle; another one does it all.
+    // A session is thrown away in the middle of a round, and another one does everything.
     let mut link = Link::new(&a, 0, &b, 1);
     link.run(&mut a, &mut b);
     assert_equal(&a, &b);

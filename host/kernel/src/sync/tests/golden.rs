@@ -1,4 +1,4 @@
-//! The bytes of every message, fixed.
+//! The bytes of every message, which never change under one version.
 
 use lattice_format::{
     ChainId, DeviceKey, Digest, IntentionId, Position, Seq, Signature, SignedHeader, StoreId, Time,

@@ -1,4 +1,4 @@
-//! What is announced, and what is done with announcements.
+//! What a node announces, and what it does about announcements.
 
 use lattice_format::{DeviceKey, IntentionId, StoreId};
 
@@ -67,7 +67,7 @@ fn garbage_is_no_announcement() {
     assert_eq!(Announcement::read(b"garbage"), None);
     assert_eq!(Announcement::read(b""), None, "it has no author");
     let odd = announcement(1, false).encode();
-    // The first field is one shorter than an id.
+    // The bytes of the first field are one byte shorter than an id.
     let odd = [&[odd[0], odd[1] - 1], &odd[3..]].concat();
     assert_eq!(Announcement::read(&odd), None);
     let mut gossip = joined();
@@ -79,7 +79,7 @@ fn garbage_is_no_announcement() {
 fn another_salt_is_another_topic() {
     assert_ne!(topic(&STORE, b"a"), topic(&STORE, b"b"));
     assert_ne!(topic(&STORE, b"a"), topic(&StoreId([2; 32]), b"a"));
-    // Every member computes the same one, in every version.
+    // Every member must compute the same topic, in every version.
     assert_eq!(
         blake3::Hash::from_bytes(topic(&STORE, b"a")).to_hex()[..8],
         *include_str!("topic.golden").trim()
@@ -92,7 +92,7 @@ fn only_active_members_are_on_the_topic_and_each_salt_has_its_own() {
     assert_eq!(gossip.look(None, [device(1)], 0), None);
     let all = [device(1), device(2), device(9)];
     let first = gossip.look(Some(&governance(&[], b"a")), all, 0);
-    // Device 9 is none of the members.
+    // Device 9 is not a member.
     assert_eq!(
         first,
         Some(Move::Join {

@@ -1,4 +1,4 @@
-//! What hostile peers do.
+//! Sessions with hostile peers.
 
 use bytes::Bytes;
 use lattice_format::{DeviceKey, Digest, IntentionId, Position, Signature, SignedHeader, StoreId};
@@ -30,7 +30,7 @@ fn hello(store: &Store) -> Hello {
     }
 }
 
-/// A session that has heard that Hello; what it did since.
+/// A session that has heard `hello` and then `messages`, with its effects since.
 fn after(store: &Store, hello: Hello, messages: &[Message]) -> (Session, Vec<Effect>) {
     let mut session = Session::new(config(Role::Listener, 0, 1));
     let mut out = session
@@ -186,7 +186,7 @@ fn every_bound_has_a_peer_that_exceeds_it() {
     let big = Message::Entries(vec![(signed, Some(vec![0; WINDOW_BYTES as usize]))]);
     assert!(!faulty(std::slice::from_ref(&big)));
     assert!(faulty(&[big.clone(), big]));
-    // More asked for than is queued, by one who takes nothing.
+    // A peer that takes nothing asks for more entries than are queued.
     let mut stingy = hello(&store);
     stingy.window_bytes = 0;
     let all = (WANTED_MAX + VOID_ANCESTORS_MAX) / IDS_MAX;
@@ -234,7 +234,7 @@ fn every_bound_has_a_peer_that_exceeds_it() {
         round: 1,
         ranges: vec![summary]
     }]));
-    // Rounds without end.
+    // A peer begins one round after the other.
     let rounds: Vec<_> = (2..40)
         .map(|round| {
             Message::Hello(Hello {
@@ -244,7 +244,7 @@ fn every_bound_has_a_peer_that_exceeds_it() {
         })
         .collect();
     assert!(faulty(&rounds));
-    // What belongs to another round is nobody's fault.
+    // Messages of another round are no fault.
     let done = Done {
         round: 7,
         tips_digest: Digest([0; 32]),
@@ -261,7 +261,7 @@ fn every_bound_has_a_peer_that_exceeds_it() {
         Message::Done(done),
         Message::Diverged { round: 9 }
     ]));
-    // Announcements are bounded by the window, and what they name by a queue.
+    // The window bounds announcements, and a queue bounds the ids in them.
     let announces: Vec<_> = (0..80)
         .map(|n| Message::Announce(ids(n * IDS_MAX)))
         .collect();
@@ -304,7 +304,7 @@ fn a_session_survives_silence_and_a_stuck_round_gives_way() {
         .unwrap();
     assert!(matches!(effects.as_slice(), [Effect::Send(_)]));
     assert_eq!(session.status().round, 2);
-    // Chatter does not keep a round that goes nowhere alive for ever.
+    // A peer that sends credit every minute does not keep a round alive that makes no progress.
     for minute in 2..13 {
         let bytes = Bytes::from(Message::Credit { bytes: 1 }.encode());
         let now = NOW + minute * 60_000;

@@ -20,7 +20,7 @@ use crate::{BatchVerifier, Store};
 
 pub(super) const NOW: u64 = 1_800_000_000_000;
 
-/// A store that joined the one of `founder`, as device `number`.
+/// The store of device `number`, which joined that of `founder`.
 pub(super) fn join(founder: &Store, number: u8) -> Store {
     Store::adopt(
         testing::memory_files(),
@@ -104,13 +104,13 @@ pub(super) struct Link {
     pub(super) inputs: VecDeque<(usize, Input)>,
     pub(super) wakes: [Option<u64>; 2],
     pub(super) now_ms: u64,
-    /// Everything that is neither Send nor Deliver, by side.
+    /// All effects that are neither Send nor Deliver, with the side that had them.
     pub(super) log: Vec<(usize, Effect)>,
     /// Kinds of the frames written, by side.
     pub(super) kinds: [Vec<u8>; 2],
     /// Entries delivered, by receiving side.
     pub(super) delivered: [Vec<IntentionId>; 2],
-    /// Frames that may still pass; the stream is cut after them.
+    /// How many frames may still pass before the stream is cut.
     pub(super) frames_left: usize,
 }
 
