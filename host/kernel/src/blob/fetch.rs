@@ -1,8 +1,8 @@
 //! Fetching one blob from several peers.
 //!
-//! The last piece comes first, since it proves the size; then each peer is kept busy with pieces that
-//! nobody else is asked for. A piece that does not fit the hash is its sender's fault, and another
-//! peer is asked. What arrived outlives the fetch, and the next one resumes there.
+//! The last piece comes first, because it proves the size. Then each peer is kept busy with pieces that no other peer
+//! is asked for. A piece that does not fit the hash is its sender's fault, and another peer is asked. Pieces that
+//! arrived outlive the fetch, and the next fetch of the blob goes on with them.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use super::partial::{Partial, Taken};
 use super::store::{BlobError, BlobStore, pieces};
 use crate::sync::frame::Frames;
 
-/// What happened.
+/// What happened to a fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchInput {
-    /// A stream to this peer is open.
+    /// A stream to the peer is open.
     PeerUp(DeviceKey),
     /// Bytes came from the peer.
     Bytes(DeviceKey, Bytes),
@@ -26,16 +26,16 @@ pub enum FetchInput {
     PeerDown(DeviceKey),
 }
 
-/// What to do.
+/// What the shell is to do for a fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchEffect {
-    /// Write this to the peer's stream.
+    /// Write these bytes to the peer's stream.
     Send(DeviceKey, Bytes),
-    /// The peer has not got the blob in this store's scope, or does not give it. Close its stream.
+    /// The peer does not have the blob in this store's scope, or does not give it. Close its stream.
     Lacks(DeviceKey),
-    /// The peer sent what is no piece of the blob. Close its stream; it is at fault.
+    /// The peer is at fault: it sent something that is no piece of the blob. Close its stream.
     Blame(DeviceKey, String),
-    /// So many of so many bytes are here.
+    /// More bytes are here.
     Progress {
         /// Bytes that are here and checked.
         have: u64,
@@ -44,7 +44,7 @@ pub enum FetchEffect {
     },
     /// The blob is here, durably, in the scope of the store. The fetch is over.
     Done {
-        /// Its size in bytes.
+        /// The blob's size in bytes.
         size: u64,
     },
     /// The fetch is over without the blob.
@@ -54,10 +54,10 @@ pub enum FetchEffect {
 /// Why a fetch ended without the blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchFailure {
-    /// It is larger than the caller allows.
+    /// The blob is larger than the caller allows.
     #[error("a blob of {size} bytes exceeds {max}")]
     TooLarge {
-        /// Its proven size in bytes.
+        /// The blob's proven size in bytes.
         size: u64,
         /// The most bytes allowed.
         max: u64,
@@ -67,18 +67,18 @@ pub enum FetchFailure {
 #[derive(Debug, Default)]
 struct Peer {
     frames: Frames,
-    /// Open requests by number, with the piece; `None` is the last one, for the size.
+    /// Open requests by number, each with its piece; `None` stands for the last piece, whose index is not known yet.
     open: BTreeMap<u64, Option<u64>>,
 }
 
-/// One fetch. It waits while it has no peer; the shell gives it others, or drops it.
+/// One fetch. While it has no peer, it waits: the shell gives it another peer, or drops it.
 #[derive(Debug)]
 pub struct Fetch {
     store: StoreId,
     blob: BlobId,
     bytes_max: u64,
     partial: Option<Partial>,
-    /// Pieces that somebody is asked for.
+    /// For each piece, whether a peer is asked for it.
     asked: Vec<bool>,
     peers: BTreeMap<DeviceKey, Peer>,
     next_number: u64,
@@ -113,7 +113,7 @@ impl Fetch {
         })
     }
 
-    /// Takes one thing that happened. After `Done` or `Failed` it does nothing.
+    /// Takes one thing that happened. After `Done` or `Failed` the fetch does nothing more.
     ///
     /// # Errors
     /// When the disk fails. The fetch can go on after that.
@@ -142,7 +142,7 @@ impl Fetch {
         Ok(out)
     }
 
-    /// Peers whose streams the fetch uses.
+    /// The peers whose streams the fetch uses.
     pub fn peers(&self) -> impl Iterator<Item = DeviceKey> + '_ {
         self.peers.keys().copied()
     }
@@ -162,7 +162,7 @@ impl Fetch {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.frames.push(bytes);
         }
-        // A peer that is dropped on the way is no longer there.
+        // The peer is looked up for each frame, because a faulty frame drops it.
         while !self.over
             && let Some(state) = self.peers.get_mut(&peer)
         {
@@ -218,7 +218,7 @@ impl Fetch {
                 self.asked[piece as usize] = false;
                 (partial, piece)
             }
-            // The size is known from another peer: this one only said its own.
+            // Another peer has proven the size, so this peer's claim is compared with it.
             (Some(partial), None) => {
                 if partial.size() != size {
                     let reason = format!("it claims {size} bytes for a blob of {}", partial.size());
@@ -228,7 +228,7 @@ impl Fetch {
                 (partial, pieces(size) - 1)
             }
             (None, _) => {
-                // A size beyond the format's bound is no blob's; nothing is reserved for it.
+                // No blob is larger than the format's bound. Such a claim is refused before anything is reserved.
                 if size > BLOB_BYTES_MAX || !Partial::proves_size(self.blob, size, encoded) {
                     let reason = wrong(pieces(size.min(BLOB_BYTES_MAX)) - 1);
                     self.blame(peer, reason, out);
@@ -272,13 +272,14 @@ impl Fetch {
                     size: partial.size(),
                 });
             }
-            // A crash had left less than it said. Nobody is at fault; all is asked for again.
+            // After a crash fewer bytes were here than noted. That is no peer's fault, and all pieces are asked for
+            // again.
             Taken::Wrong => out.push(progress(partial)),
         }
         Ok(())
     }
 
-    /// Keeps every peer busy.
+    /// Asks every peer for as many pieces as it may be asked for at once.
     fn ask(&mut self, out: &mut Vec<FetchEffect>) {
         for (device, peer) in &mut self.peers {
             while peer.open.len() < REQUESTS_MAX {
@@ -330,7 +331,7 @@ fn progress(partial: &Partial) -> FetchEffect {
     let have = partial.have();
     let mut bytes = have.iter().filter(|have| **have).count() as u64 * super::limits::PIECE_BYTES;
     if have.last() == Some(&true) {
-        // The last piece may be shorter.
+        // The last piece may be shorter than the others.
         bytes -= have.len() as u64 * super::limits::PIECE_BYTES - size;
     }
     FetchEffect::Progress { have: bytes, size }

@@ -1,4 +1,4 @@
-//! What a fetch and a server say to each other.
+//! The messages between a fetch and a server.
 
 use bytes::Bytes;
 use lattice_format::{BlobId, StoreId};
@@ -45,11 +45,11 @@ mod wire {
 /// One piece of one blob, asked for in the scope of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Chosen by the asker, and given back with the answer.
+    /// A number that the asker chooses, and that the answer gives back.
     pub(super) number: u64,
     pub(super) store: StoreId,
     pub(super) blob: BlobId,
-    /// Which piece; `None` for the last one, which proves the size.
+    /// The index of the piece; `None` for the last piece, which proves the size.
     pub(super) piece: Option<u64>,
 }
 
@@ -58,18 +58,19 @@ pub(super) enum Message {
     Request(Request),
     Piece {
         number: u64,
-        /// Size of the whole blob, in bytes.
+        /// The size of the whole blob, in bytes.
         size: u64,
         /// The piece and the hashes that prove it, as bao encodes them.
         encoded: Bytes,
     },
-    /// Not here, or not in the scope of that store: one answer for both.
+    /// The blob is not here, or not in the scope of the store. Both get one answer, so that the asker cannot tell
+    /// what other stores have.
     Missing {
         number: u64,
     },
 }
 
-/// A payload that is not the message of its kind.
+/// A payload that is not a message of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("message {kind} does not decode")]
 pub(super) struct Undecodable {

@@ -1,10 +1,11 @@
 //! Blobs: code and file contents, named by the BLAKE3 hash of their bytes.
 //!
-//! [`BlobStore`] keeps them in a directory. [`Fetch`] gets one blob from several peers and [`Server`]
-//! serves them, both as values: bytes in, bytes out, no sockets and no clock. Every piece travels with
-//! the hashes that prove it (bao, BLAKE3 verified streaming), so wrong bytes never reach the disk as
-//! right ones, and whoever sent them is known. A blob is served in the scope of a store only if it was
-//! received or made in that store; that it is here for another one cannot be told from outside.
+//! [`BlobStore`] keeps blobs in a directory. [`Fetch`] gets one blob from several peers, and [`Server`] answers the
+//! requests of one peer. Both are values: bytes in, bytes out, no sockets and no clock.
+//!
+//! Every piece travels with the hashes that prove it (bao, BLAKE3 verified streaming). So wrong bytes are never kept
+//! as right ones, and their sender is known. A blob is served in the scope of a store only if it was received or made
+//! in that store, so a peer cannot tell which blobs other stores have.
 
 pub mod limits;
 

@@ -1,4 +1,4 @@
-//! A blob on its way: bytes, hashes, and which pieces are there.
+//! A blob that is partly here: its bytes, its hashes, and which pieces are there.
 //!
 //! ```text
 //! <blob>-<store>.data    the bytes, with holes
@@ -6,8 +6,8 @@
 //! <blob>-<store>.have    size (u64, big endian), then one byte a piece: 1 when it is there
 //! ```
 //!
-//! Nothing is synced before the end. What a crash leaves may say more than is there, so the whole is
-//! hashed once more before it becomes a blob.
+//! No file is synced before the end. After a crash, `.have` may note pieces whose bytes were lost, so all bytes are
+//! hashed once more before they become a blob.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -34,16 +34,15 @@ pub(super) struct Partial {
     have: Vec<bool>,
 }
 
-/// What came of one received piece.
+/// Whether received bytes are what they should be: one piece of a blob, or all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     Good,
-    /// The bytes are not that piece of that blob.
     Wrong,
 }
 
 impl Partial {
-    /// Takes up what an earlier fetch of the same blob in the same store left, if anything.
+    /// Opens what an earlier fetch of the same blob in the same store left, if anything.
     pub(super) fn resume(
         blobs: &BlobStore,
         store: StoreId,
@@ -68,7 +67,7 @@ impl Partial {
                 partial.have = bytes[8..].iter().map(|byte| *byte == 1).collect();
                 Ok(Some(partial))
             }
-            // Written halfway, or for a larger limit: begin again.
+            // The file was written halfway, or for a larger limit. The blob begins anew.
             _ => {
                 for extension in ["have", "data", "bao"] {
                     remove(&blobs.partial(blob, store, extension))?;
@@ -78,7 +77,7 @@ impl Partial {
         }
     }
 
-    /// Begins a blob whose size is proven.
+    /// Makes the files of a blob whose size is proven.
     pub(super) fn create(
         blobs: &BlobStore,
         store: StoreId,
@@ -135,7 +134,7 @@ impl Partial {
         self.size
     }
 
-    /// Which pieces are there.
+    /// For each piece, whether it is there.
     pub(super) fn have(&self) -> &[bool] {
         &self.have
     }
@@ -156,7 +155,7 @@ impl Partial {
         Ok(Taken::Good)
     }
 
-    /// Makes a blob of it, if all bytes are right. If not, nothing of it counts any more.
+    /// Turns the files into a blob, if all bytes are right. If not, all pieces count as missing again.
     pub(super) fn finish(&mut self, blobs: &BlobStore) -> Result<Taken, BlobError> {
         let path = &self.data_path;
         let mut file = File::open(path).map_err(at(path))?;
@@ -180,7 +179,7 @@ impl Partial {
         Ok(Taken::Good)
     }
 
-    /// Checks the last piece of a blob whose size is only claimed: it proves the size.
+    /// Whether `encoded` is the last piece of a blob of `size` bytes, which proves that size.
     pub(super) fn proves_size(blob: BlobId, size: u64, encoded: &[u8]) -> bool {
         let mut rest = encoded;
         let ranges = ranges(size, pieces(size) - 1);

@@ -10,33 +10,33 @@ use super::message::{Message, Request};
 use super::store::{BlobError, BlobStore};
 use crate::sync::frame::Frames;
 
-/// What a peer did that the protocol does not allow. Close the stream.
+/// What a peer did that the protocol does not allow. Close its stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServerFault {
-    /// Bytes that are no request.
+    /// Bytes that are not a request.
     #[error("{0}")]
     Garbage(String),
     /// More requests than are taken at once.
     #[error("{len} requests at once exceed {REQUESTS_TAKEN_MAX}")]
     TooMany {
-        /// How many there are.
+        /// How many requests there are.
         len: usize,
     },
 }
 
-/// What to do next.
+/// What the shell is to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// Write this, then ask again.
+    /// Write this frame, then call [`Server::next`] again.
     Frame(Bytes),
-    /// The blob's file was damaged; it is gone, and the node should fetch it again. Ask again.
+    /// The blob's file was damaged and is gone, so the node should fetch the blob again. Call [`Server::next`] again.
     Damaged(BlobId),
-    /// Nothing is asked for. Read on.
+    /// No request is left. Read on.
     Idle,
 }
 
-/// Answers the requests of one peer on one stream. A frame is made only when the shell has written the
-/// one before, so a slow reader holds one piece and no more.
+/// Answers the requests of one peer on one stream. The shell takes the next frame when it has written the one before,
+/// so a slow reader takes the memory of one piece and no more.
 #[derive(Debug, Default)]
 pub struct Server {
     frames: Frames,
@@ -47,7 +47,7 @@ impl Server {
     /// Takes bytes of the stream.
     ///
     /// # Errors
-    /// What the peer is at fault for.
+    /// The fault of the peer.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(), ServerFault> {
         self.frames.push(bytes);
         loop {
@@ -69,8 +69,8 @@ impl Server {
         }
     }
 
-    /// The next frame to write. `may` says whether governance lets the peer have that blob of a store; one
-    /// that may not learns no more than of a blob that does not exist.
+    /// The next frame to write. `may` says whether governance lets the peer have a blob of a store. A peer that may
+    /// not have it gets the answer of a blob that does not exist.
     ///
     /// # Errors
     /// When the disk fails.
@@ -95,7 +95,7 @@ impl Server {
             Ok(None) => Message::Missing {
                 number: request.number,
             },
-            // The request stays: it is answered with Missing by the next call.
+            // The request stays in the queue, and the next call answers it with Missing.
             Err(BlobError::Damaged(blob)) => return Ok(Served::Damaged(blob)),
             Err(error) => return Err(error),
         };

@@ -5,12 +5,11 @@
 //!                   provenance-1  store (32) blob (32) → ()
 //! <2 hex>/<hex>           the bytes
 //! <2 hex>/<hex>.bao       pairs of hashes above groups of 16 KiB, in pre-order
-//! partial/<hex>-<store>.* blobs that are on their way, see partial.rs
+//! partial/<hex>-<store>.* blobs that are partly here, see partial.rs
 //! ```
 //!
-//! Files come first and get their names when they are complete and on the disk; the row in the index
-//! is what makes a blob exist. A crash between the two leaves a file that nobody names, and that the
-//! next arrival of the same bytes replaces.
+//! Files come first. They get their names when they are complete and on the disk. A blob exists once the index has
+//! its row. A crash between the two leaves files without a row, which the next arrival of the same bytes replaces.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -34,18 +33,18 @@ pub(super) const GROUP: BlockSize = BlockSize::from_chunk_log(GROUP_CHUNKS_LOG);
 /// Why blobs cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// The file system refuses.
+    /// The file system refused.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What it said.
+        /// What the file system said.
         source: io::Error,
     },
     /// The index cannot be read or written.
     #[error("{}: {text}", path.display())]
     Index {
-        /// The index.
+        /// The file of the index.
         path: PathBuf,
         /// What the database said.
         text: String,
@@ -53,12 +52,12 @@ pub enum BlobError {
     /// The blob is larger than allowed.
     #[error("a blob of {size} bytes exceeds {max}")]
     TooLarge {
-        /// Its size in bytes.
+        /// The blob's size in bytes.
         size: u64,
         /// The most bytes allowed.
         max: u64,
     },
-    /// The bytes on the disk were not the blob. They were removed; fetch it again.
+    /// The bytes on the disk were not those of the blob and were removed. The blob can be fetched again.
     #[error("the file of blob {0} was damaged and is gone; it can be fetched again")]
     Damaged(BlobId),
 }
@@ -68,7 +67,7 @@ pub enum BlobError {
 pub struct BlobStore {
     dir: PathBuf,
     index: Database,
-    /// Files are put in place and taken away one at a time.
+    /// Held while files are put in place or removed, and the index with them.
     files: Mutex<()>,
 }
 
@@ -102,7 +101,7 @@ impl BlobStore {
         Ok(store)
     }
 
-    /// Whether the blob is here in the scope of that store.
+    /// Whether the blob is here in the scope of the store.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -110,7 +109,7 @@ impl BlobStore {
         Ok(self.size(store, blob)?.is_some())
     }
 
-    /// The blob's size in bytes, if it is here in the scope of that store.
+    /// The blob's size in bytes, if the blob is here in the scope of the store.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -122,7 +121,7 @@ impl BlobStore {
         })
     }
 
-    /// The blobs of that store, by id, with their sizes in bytes: at most `limit`, after `after`.
+    /// The blobs of the store behind `after`, by id and with their sizes in bytes: at most `limit`.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -153,11 +152,10 @@ impl BlobStore {
         })
     }
 
-    /// Keeps bytes that were made or given in that store, and returns their id. Durable when this
-    /// returns.
+    /// Keeps bytes that were made or given in the store, and returns their id. Durable when this returns.
     ///
     /// # Errors
-    /// When they are too large, or the disk refuses.
+    /// When the bytes are too large, or the disk refuses.
     pub fn insert(&self, store: StoreId, bytes: &[u8]) -> Result<BlobId, BlobError> {
         let size = bytes.len() as u64;
         if size > BLOB_BYTES_MAX {
@@ -188,11 +186,11 @@ impl BlobStore {
         Ok(blob)
     }
 
-    /// The bytes of a blob that is here in the scope of that store, checked against its hash.
+    /// The bytes of a blob that is here in the scope of the store, checked against its hash.
     ///
     /// # Errors
-    /// [`BlobError::Damaged`] when they are not what they should be, [`BlobError::TooLarge`] above
-    /// [`READ_BYTES_MAX`], and when the disk fails.
+    /// [`BlobError::Damaged`] when the bytes do not have the hash, [`BlobError::TooLarge`] above [`READ_BYTES_MAX`],
+    /// and when the disk fails.
     pub fn read(&self, store: StoreId, blob: BlobId) -> Result<Option<Vec<u8>>, BlobError> {
         let Some(size) = self.size(store, blob)? else {
             return Ok(None);
@@ -212,7 +210,7 @@ impl BlobStore {
         }
     }
 
-    /// Forgets that the blob belongs to that store; its bytes go with the last store.
+    /// Forgets that the blob belongs to the store. The bytes are removed with the last store that has them.
     ///
     /// # Errors
     /// When the disk fails.
@@ -236,8 +234,8 @@ impl BlobStore {
         Ok(())
     }
 
-    /// One piece and the hashes that prove it, as bao encodes them, and the blob's size in bytes;
-    /// `None` when the blob is not here in the scope of that store, or has no such piece.
+    /// The blob's size in bytes, and one piece with the hashes that prove it, as bao encodes them. `None` when the
+    /// blob is not here in the scope of the store, or has no such piece.
     ///
     /// # Errors
     /// [`BlobError::Damaged`] when the bytes on the disk are wrong, and when the disk fails.
@@ -273,12 +271,12 @@ impl BlobStore {
                     source: error,
                 })
             }
-            // Cut short, or other hashes than those that the id stands for.
+            // The file is cut short, or its hashes are not those that the id stands for.
             Err(_) => Err(self.damaged(blob)?),
         }
     }
 
-    /// Puts a complete blob in its place. Both files are on the disk already.
+    /// Puts a complete blob in its place. Both files must be on the disk already.
     pub(super) fn complete(
         &self,
         store: StoreId,
@@ -293,9 +291,9 @@ impl BlobStore {
         self.record(store, blob, size)
     }
 
-    /// Where a file of a blob on its way to that store lies.
+    /// The path of a file of a blob that is partly here, for one store.
     pub(super) fn partial(&self, blob: BlobId, store: StoreId, extension: &str) -> PathBuf {
-        // The scope is part of the name: what one store has received of a blob is no other's.
+        // The store is part of the name, because pieces that one store has received are not another store's.
         let scope = &store.to_string()[..32];
         self.dir
             .join("partial")
@@ -306,7 +304,7 @@ impl BlobStore {
         let (to, to_proof) = (self.file(blob), self.proof(blob));
         let dir = to.parent().expect("a blob lies in a directory of its own");
         fs::create_dir_all(dir).map_err(at(dir))?;
-        // The proof first: bytes without it could not be served.
+        // The proof gets its name first, because bytes without a proof could not be served.
         fs::rename(proof, &to_proof).map_err(at(&to_proof))?;
         fs::rename(data, &to).map_err(at(&to))?;
         for dir in [dir, self.dir.as_path()] {
@@ -357,7 +355,7 @@ impl BlobStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
-        // It guards no data, so a panic elsewhere leaves nothing half done behind it.
+        // The lock guards no data in memory, so a panic elsewhere leaves nothing half done.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -402,13 +400,12 @@ pub(super) fn root(blob: BlobId) -> blake3::Hash {
     blake3::Hash::from_bytes(blob.0)
 }
 
-/// How many pieces a blob has; an empty one has one.
+/// How many pieces a blob has. An empty blob has one.
 pub(super) fn pieces(size: u64) -> u64 {
     size.div_ceil(PIECE_BYTES).max(1)
 }
 
-/// The chunks of one piece. The last piece reaches to the end, whatever the size, so that its proof is
-/// one of the size as well.
+/// The chunks of one piece. The last piece has no upper end, so that its proof covers the size as well.
 pub(super) fn ranges(size: u64, piece: u64) -> ChunkRanges {
     let start = ChunkNum::full_chunks(piece * PIECE_BYTES);
     if piece + 1 == pieces(size) {

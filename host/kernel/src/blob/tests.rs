@@ -1,4 +1,4 @@
-//! Fetch and server against each other, over real directories.
+//! A fetch and servers against each other, over real directories.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ impl<'a> Net<'a> {
         Self(servers.collect())
     }
 
-    /// Runs the fetch until nothing moves, for at most `frames` frames; returns what is no Send.
+    /// Runs the fetch until nothing moves, for at most `frames` frames. Returns all effects but those of sending.
     fn run(&mut self, fetch: &mut Fetch, blobs: &BlobStore, mut frames: usize) -> Vec<FetchEffect> {
         let mut out = Vec::new();
         let mut todo = Vec::new();
@@ -76,7 +76,7 @@ impl<'a> Net<'a> {
                     match server.next(theirs, |_, _| true).unwrap() {
                         Served::Frame(frame) => {
                             frames -= 1;
-                            // In two halves, as a stream may.
+                            // A stream may cut a frame anywhere.
                             let (a, b) = frame.split_at(frame.len() / 2);
                             for half in [a, b] {
                                 let half = Bytes::copy_from_slice(half);
@@ -115,7 +115,7 @@ proptest! {
         let effects = Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, usize::MAX);
         prop_assert!(done(&effects), "{effects:?}");
         prop_assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
-        // And it can be served on.
+        // Whoever has fetched the blob can serve it.
         prop_assert!(to.piece(HERE, blob, None).unwrap().is_some());
     }
 }
@@ -173,7 +173,7 @@ fn a_blob_of_another_store_looks_like_one_that_is_not_here() {
     assert_eq!(effects, vec![FetchEffect::Lacks(peer(1))]);
 }
 
-/// What a fetch makes of one answer that `forge` makes of the honest one.
+/// The effects of a fetch whose one answer `forge` has made out of the honest one.
 fn forged(forge: impl Fn(u64, u64, Vec<u8>) -> Vec<u8>) -> Vec<FetchEffect> {
     let (a, b) = (Dir::new(), Dir::new());
     let (from, to) = (a.blobs(), b.blobs());
@@ -246,7 +246,7 @@ fn wrong_bytes_sizes_and_answers_are_blamed() {
     blamed(forged(|_, _, _| {
         Message::Missing { number: 99 }.encode().to_vec()
     }));
-    // Endless data: the frame's length says so at once.
+    // A frame that is too long is refused by its length alone.
     let endless = (BLOB_FRAME_BYTES_MAX as u32 + 1).to_be_bytes();
     blamed(forged(|_, _, _| [&endless[..], &[2]].concat()));
     // An unknown kind is passed over.
@@ -304,8 +304,8 @@ fn hashes_are_sent_for_groups_and_none_within_one() {
     }
 }
 
-/// The hash of the bytes between two places of a blob of zeros, and the proof of those from `shown` on. What
-/// stands before has a hash that is made up: nobody can tell.
+/// The hash of the bytes between two offsets of a blob of zeros, and the proof of those from `shown` on. The bytes
+/// before get a made-up hash, which nobody can tell from a real one.
 fn forged_tree(from: u64, to: u64, shown: u64, is_root: bool) -> ([u8; 32], Vec<u8>) {
     use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
     if to <= shown {
@@ -372,7 +372,7 @@ fn a_damaged_file_is_found_taken_away_and_fetched_again() {
         usize::MAX
     )));
     assert_eq!(to.read(HERE, blob).unwrap(), Some(content));
-    // A server finds it as well, and never sends what is wrong.
+    // A server finds the damage as well, and never sends wrong bytes.
     fs::write(a.data_file(blob), &wrong).unwrap();
     let mut server = Server::default();
     let request = Request {
@@ -398,7 +398,7 @@ fn a_partial_file_that_lies_is_fetched_again() {
     let blob = from.insert(HERE, &content).unwrap();
     let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
     Net::of(&[(peer(1), &from)]).run(&mut fetch, &to, 2);
-    // A crash lost the bytes, but not the note that they are there.
+    // As after a crash, the bytes are lost, and the note says that they are there.
     let data = to.partial(blob, HERE, "data");
     fs::write(&data, vec![0; content.len()]).unwrap();
     let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
@@ -449,7 +449,7 @@ fn a_fetch_bounds_its_peers_and_what_it_asks_of_each() {
         let up = FetchInput::PeerUp(peer(n as u8));
         fetch.handle(up, &to).unwrap()
     };
-    // Of each one piece, from which the size is learnt; of one peer too many nothing.
+    // Each peer is asked for one piece, to learn the size. The peer beyond the bound is asked for nothing.
     let first = up(0);
     for n in 1..PEERS_MAX {
         assert_eq!(up(n).len(), 1);
