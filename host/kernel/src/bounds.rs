@@ -39,7 +39,7 @@ fn is_limit<T: std::fmt::Debug>(result: Result<T, RunFault>) {
     );
 }
 
-/// What a key of this length counts for.
+/// The bytes that a key counts for.
 fn cell_bytes(key: &[u8]) -> usize {
     Cell::new(Lane::App, Space::Bytes, key).as_bytes().len()
 }
@@ -77,7 +77,7 @@ fn writes_of_a_transaction_end_at_their_bound() {
         }
     };
     fill(&mut run);
-    // Not one byte more, overwriting included; the next transaction has all of it again.
+    // No byte more may be written, not even over a value. The next transaction may write as much again.
     is_limit(run.put(b"", b""));
     is_limit(run.delete(b""));
     is_limit(run.add(b"", 1));
@@ -95,7 +95,7 @@ fn reads_of_an_intention_end_at_their_bound() {
     for n in 0..count {
         run.get(&n.to_be_bytes()).unwrap();
     }
-    // What was read before costs nothing; and a new transaction does not begin anew.
+    // A second read of a key costs nothing, and a new transaction does not reset the bound.
     run.get(&0usize.to_be_bytes()).unwrap();
     run.begin_transaction();
     is_limit(run.get(&count.to_be_bytes()));
@@ -111,14 +111,14 @@ fn a_page_ends_at_its_bytes() {
     for n in 0..count {
         run.put(&n.to_be_bytes(), &value).unwrap();
     }
-    // The model has rows of its own behind these.
+    // The end keeps out rows that the model itself has written behind these.
     let end = 255usize.to_be_bytes();
     let page = run.scan(b"", Some(&end), u32::MAX, false).unwrap();
     assert_eq!((page.rows.len(), page.more), (count, false));
     run.put(&count.to_be_bytes(), b"").unwrap();
     let page = run.scan(b"", Some(&end), u32::MAX, false).unwrap();
     assert_eq!((page.rows.len(), page.more), (count, true));
-    // One row is given however large it is: the largest key with the largest value exceeds a page.
+    // A page has at least one row. The largest key with the largest value exceeds a page by itself.
     run.begin_transaction();
     let key = vec![0xff; KEY_BYTES_MAX];
     run.put(&key, &vec![0; VALUE_BYTES_MAX]).unwrap();
@@ -126,7 +126,7 @@ fn a_page_ends_at_its_bytes() {
     assert_eq!((page.rows.len(), page.more), (1, false));
 }
 
-/// Calls and commits, one after the other, at the same time.
+/// Makes `count` calls at one time, each in a commit of its own.
 fn committed(store: &mut Store, count: u64) {
     for n in 0..count {
         let step = Step::Put {
@@ -151,7 +151,7 @@ fn a_local_intention_ends_at_its_transactions_and_at_its_bytes() {
     }
     let entries = store.commit(NOW).unwrap();
     assert_eq!(entries.len(), 2);
-    // By bytes: a few that together exceed them take as many intentions as they need, none a larger one.
+    // A few large transactions exceed the bytes of one intention, and are split over two.
     let call = testing::program(&vec![add; 10_000]);
     let each = call.args.len();
     let fit = LOCAL_BODY_BYTES / each;
@@ -224,7 +224,7 @@ fn answers_of_governance_are_forgotten_at_their_bound() {
     assert_eq!(ask(ANSWERS_MAX), "Answers(1)", "the others are forgotten");
 }
 
-/// A store of that device that holds the genesis of the other one.
+/// A store of device `number` that holds the genesis of `founder`.
 fn adopted(founder: &Store, number: u8, engine: Arc<dyn Engine>) -> Store {
     let genesis = founder.core.log.entry(LocalSeq(0)).unwrap().unwrap();
     let genesis = (
@@ -235,7 +235,7 @@ fn adopted(founder: &Store, number: u8, engine: Arc<dyn Engine>) -> Store {
     Store::adopt(files, engine, testing::key(number), genesis, NOW).unwrap()
 }
 
-/// Entries of a log from that place on, as they are sent.
+/// The entries of a log from number `from` on, as they are sent.
 fn entries(store: &Store, from: u64) -> Vec<(SignedHeader, Option<Vec<u8>>)> {
     let stored = store.core.log.entries(LocalSeq(from), usize::MAX).unwrap();
     stored
@@ -277,7 +277,7 @@ fn an_entry_lies_ahead_as_far_as_the_drift_and_is_parked_beyond() {
             (received.parked, received.witnessed.len()),
             (parked, 1 - parked)
         );
-        // Its time comes when the clock has come near enough.
+        // A parked entry is admitted when the clock has come as near as the drift.
         let now_ms = at_ms - DRIFT_MS_DEFAULT;
         behind.tick(now_ms - 1).unwrap();
         assert_eq!(behind.parked().len(), parked);
@@ -306,7 +306,7 @@ fn notices_are_kept_until_acknowledged_and_beyond_their_bound_counted() {
     let notices = store.notices().unwrap();
     assert_eq!(notices.len(), NOTICES_MAX + 1);
     assert_eq!(notices[NOTICES_MAX].1, Notice::More { count: 3 });
-    // Whoever has taken them over acknowledges the counter as well; then there is room.
+    // The counter is acknowledged together with the notices. Then there is room for new ones.
     let numbers: Vec<u64> = notices.iter().map(|(number, _)| *number).collect();
     store.acknowledge(&numbers).unwrap();
     assert_eq!(store.notices().unwrap(), []);
@@ -354,7 +354,7 @@ fn cells_are_named_one_by_one_up_to_their_bound() {
 /// Holds: invariant 10.
 #[test]
 fn a_commit_runs_so_much_of_a_changed_governance_itself_and_leaves_the_rest() {
-    // The run of the revocation itself was before the commit.
+    // The revocation itself ran before the commit.
     for (count, left) in [(CUT_RUNS, 0), (CUT_RUNS + 1, 1)] {
         let mut a = testing::found(0, NOW);
         govern(
@@ -374,8 +374,8 @@ fn a_commit_runs_so_much_of_a_changed_governance_itself_and_leaves_the_rest() {
     }
 }
 
-/// A governance that undoes, entry by entry, what device 1 wrote: as long as the last one counts, it is cut
-/// off. Each time the lane is folded again.
+/// A governance component whose cuts take many rounds. It always cuts off the last entry of device 1 that counts, so
+/// each fold leaves one entry less, and the cuts are other ones again.
 struct Unravelling {
     revocation: CallId,
     entries: Vec<IntentionId>,
@@ -409,7 +409,7 @@ impl Engine for Unravelling {
         if *question != Question::Cuts(testing::device(1)) {
             return ModelEngine.ask(component, limits, run, question);
         }
-        // Its last entry says how many there are.
+        // The last entry of device 1 that counts has written how many there are.
         let count = run.get(b"q").unwrap();
         let count = count.map_or(0, |q| u64::from_be_bytes((*q).try_into().unwrap()));
         let last = (count as usize).checked_sub(2).map(|at| self.entries[at]);

@@ -1,9 +1,8 @@
 //! The kernel of Lattice: the log, admission, the fold, and the protocols that carry entries.
 //!
-//! This crate opens no socket, starts no thread, reads no clock, draws no randomness and runs no
-//! Wasm; it names no store type. Times, seeds and the engine that runs components are arguments, so
-//! the daemon and the simulator run the same objects. A write passes through
-//! `admit → log → dag → fold → versions → state`, a file each.
+//! This crate opens no socket, starts no thread, reads no clock, draws no randomness and runs no Wasm. It names no
+//! store type. Times, seeds and the engine that runs components are arguments, so the daemon and the simulator run
+//! the same objects. ARCHITECTURE.md lists the files in the order in which a write passes through them.
 
 #[cfg(test)]
 extern crate self as lattice_kernel;
@@ -22,7 +21,8 @@ pub mod state;
 pub mod storage;
 mod store;
 pub mod sync;
-// Unit tests see what is private here, so they need the models on this very kernel, not on a second one.
+// The models of host/testing are compiled into the unit tests. Through the crate they would bring a second kernel,
+// whose types are not those of this one.
 #[cfg(test)]
 #[path = "../../testing/src/model/mod.rs"]
 pub mod testing;

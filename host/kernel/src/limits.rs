@@ -2,18 +2,18 @@
 
 use lattice_format::limits::{BODY_BYTES_MAX, GENESIS_HEADER_BYTES_MAX, HEADER_BYTES_MAX};
 
-/// The longest key of a state row, in bytes. Longer ones trap the guest.
+/// The longest key of a state row, in bytes. A longer key traps the guest.
 pub const KEY_BYTES_MAX: usize = 1024;
-/// The longest value of a state row, in bytes. Longer ones trap the guest.
+/// The longest value of a state row, in bytes. A longer value traps the guest.
 pub const VALUE_BYTES_MAX: usize = 256 * 1024;
 /// The most key and value bytes of one scanned page.
 pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 /// The most key and value bytes that one transaction writes.
 pub const TRANSACTION_WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The most bytes of marks that the reads of one intention or query take, by [`READ_MARK_BYTES`].
-/// Beyond them the guest traps.
+/// The most bytes of marks that the reads of one intention or query take: of each mark its key and
+/// [`READ_MARK_BYTES`]. Beyond them the guest traps.
 pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// What one mark of a read counts for besides its keys, in bytes: about what it takes in memory.
+/// The bytes that one mark of a read counts for besides its keys, about as many as it takes in memory.
 pub const READ_MARK_BYTES: usize = 96;
 /// The most bytes of transactions that a local intention collects before it is closed.
 pub const LOCAL_BODY_BYTES: usize = 256 * 1024;
@@ -23,17 +23,18 @@ pub const LOCAL_TRANSACTIONS: usize = 512;
 pub const FLUSH_ENTRIES: u64 = 1000;
 /// Age after which the derived state is written durably, in milliseconds.
 pub const FLUSH_MS: u64 = 1000;
-/// Runs of a lane that are due and listed in memory; where others are due the rows say.
+/// The most runs of a lane that are due and listed in memory. Only the rows tell of further runs that are due.
 pub const DUE_LISTED_MAX: usize = 4096;
-/// Rows of the order that are looked at at once for further due runs.
+/// The most rows of the order that one search for further due runs reads.
 pub const DUE_ROWS_LOOKED_AT: usize = 65_536;
-/// Cells deleted above a slot that a scan there lists; beyond them it looks through the older versions of its span.
+/// The most cells deleted above a slot that a scan at the slot lists. When there are more, the scan looks through the
+/// older versions of its span.
 pub const DELETED_ABOVE_MAX: usize = 1024;
-/// Rows of a level of a number's deltas, in one block of the level above, beyond which the block is split.
+/// The most rows of a level of a number's deltas that one block of the level above sums. A larger block is split.
 pub const DELTA_BLOCK_ROWS: usize = 64;
-/// Rows of a level of a number's deltas from which on they are summed in blocks.
+/// The most rows of a level of a number's deltas without a level of blocks above.
 pub const DELTA_LEVEL_ROWS: usize = 2 * DELTA_BLOCK_ROWS;
-/// Rows of the overlay after which it is written whatever else.
+/// Rows of the overlay after which the overlay is written, whatever its age.
 pub const OVERLAY_ROWS_MAX: usize = 200_000;
 /// The most floating entries of one sending peer.
 pub const FLOATING_PER_PEER: usize = 1024;
@@ -49,40 +50,43 @@ pub const PARKED_MAX: usize = 16 * PARKED_PER_PEER;
 pub const DROPPED_MAX: usize = 4096;
 /// The most answers of governance that are cached.
 pub const ANSWERS_MAX: usize = 4096;
-/// The most entries of one received batch: what a session hands over at once.
+/// The most entries of one received batch, which a session hands over at once.
 pub const BATCH_ENTRIES_MAX: usize = 4096;
 /// The most bytes of headers and bodies of one received batch.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Entries since [`crate::Store::take_changes`] that are named one by one; more count as a change of all.
+/// The most entries since [`crate::Store::take_changes`] that are named one by one. More count as a change of
+/// everything.
 pub const CHANGED_ENTRIES_MAX: usize = 10_000;
-/// Cells that have changed since then and are named one by one; more count as a change of all.
+/// The most cells changed since [`crate::Store::take_changes`] that are named one by one. More count as a change of
+/// everything.
 pub const CHANGED_CELLS_MAX: usize = 10_000;
-/// Version vectors of entries that are remembered, to add the next ones.
+/// The most version vectors of entries that are remembered, to add the next entries.
 pub const PASTS_CACHED_MAX: usize = 512;
-/// The most pairs in them, the newest vector aside.
+/// The most pairs in all remembered version vectors. The newest vector is kept even if it has more.
 pub const PAST_PAIRS_CACHED_MAX: usize = 16 * 1024;
-/// Entries that were added or named lately whose places are remembered.
+/// The most entries that are remembered because they were added or named lately.
 pub const NAMES_MAX: usize = 768;
-/// Branches that are remembered, and admissions, to admit and add the next entries.
+/// The most branches that are remembered, and the most admissions, to admit and add the next entries.
 pub const BRANCHES_MAX: usize = 512;
 /// The most entries of the end of the log that are kept decoded.
 pub const RECENT_MAX: usize = 128;
-/// The most bytes of headers and bodies among them, the newest entry aside.
+/// The most bytes of headers and bodies that are kept decoded. The newest entry is kept even if it has more.
 pub const RECENT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of rows after which a segment of the log is full. Rows of 600 bytes take a sixth more in a file, which then
 /// stays below 64 MiB on the disk.
 pub const SEGMENT_BYTES: u64 = 54 * 1024 * 1024;
 /// Segments of one log that are open besides the one that is written.
 pub const OPEN_SEGMENTS_MAX: usize = 16;
-/// Authors whose cuts are to be asked for that are named one by one; of more, everybody's cuts are asked for.
+/// The most authors that are named one by one when their cuts must be asked for. Beyond them, everybody's cuts are
+/// asked for.
 pub const CUTS_DUE_MAX: usize = 64;
-/// Notices that are kept until acknowledged; further ones only raise a counter.
+/// The most notices that are kept until they are acknowledged. Further notices only raise a counter.
 pub const NOTICES_MAX: usize = 10_000;
-/// The most bytes of those notices; further ones likewise only raise the counter.
+/// The most bytes of notices that are kept. Further notices only raise a counter.
 pub const NOTICES_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Rounds of cutting and folding governance again, beyond one a member.
+/// How many rounds of cutting and folding governance again there may be, beyond one for each author.
 pub const CUT_ROUNDS_EXTRA: usize = 2;
-/// Runs that a commit does itself when governance has changed; the rest is left to `settle`.
+/// The most runs that a commit does itself when governance has changed. The rest is left to `settle`.
 pub const CUT_RUNS: u64 = 256;
 /// The most calls that share a commit.
 pub const GROUP_CALLS_MAX: usize = 512;
@@ -100,14 +104,14 @@ pub const DRIFT_MS_DEFAULT: u64 = 60_000;
 pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const _: () = assert!(LOCAL_BODY_BYTES < BODY_BYTES_MAX as usize);
-// One entry of the largest size must fit into a frame, whatever else it holds.
+// The largest entry must fit into a frame.
 const _: () = assert!(
     GENESIS_HEADER_BYTES_MAX + HEADER_BYTES_MAX + BODY_BYTES_MAX as usize + 1024 < FRAME_BYTES_MAX
 );
 const _: () = assert!(VALUE_BYTES_MAX <= PAGE_BYTES_MAX);
 // A batch is made of whole frames.
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX);
-// A notice has two outcomes, each within the largest result, which a body's size bounds as well.
+// A notice has two outcomes. An outcome is no larger than the largest result, and a result no larger than a body.
 const _: () = assert!(2 * BODY_BYTES_MAX as usize + 4096 <= NOTICES_BYTES_MAX);
 // A segment takes over the notices of the one before it, and most of it is for entries.
 const _: () = assert!(3 * NOTICES_BYTES_MAX as u64 <= SEGMENT_BYTES);

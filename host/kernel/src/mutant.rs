@@ -1,34 +1,34 @@
-//! Faults switched on deliberately, so that tests prove that they would be caught.
+//! Mutants: faults of the kernel that tests switch on, to prove that their properties would catch them.
 //!
-//! Without the feature `mutants` every question here is a constant `false`, and nothing of it is
-//! left in the program. With it, one build serves all mutants: each thread selects one.
+//! Without the feature `mutants`, `active` is a constant `false`, so no fault is in the program. With the feature,
+//! one build serves all mutants, because each thread selects one.
 
 /// A fault of the kernel that some property test must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// Reads of keys that do not exist are not tracked.
     AbsentKeysUntracked,
-    /// A scan tracks the rows that it returned, not the gaps between them.
+    /// A scan tracks the rows that it returned, and not the gaps between them.
     ScanGapsUntracked,
     /// Reads of refused, trapped and unauthorized runs are not tracked.
     RefusedReadsUntracked,
-    /// A cached answer of governance does not bring its reads along.
+    /// The use of a cached answer of governance is not tracked as the reads behind the answer.
     CachedAuthorizationReadsLost,
-    /// A refused local call does not end the intention being filled.
+    /// A refused local call does not close the open intention.
     RefusalKeepsIntentionOpen,
     /// A version below the newest one of its cell is not inserted.
     OldVersionLost,
-    /// Among versions of the same time the last to arrive counts, not the one with the greater id.
+    /// Among versions of the same time the last to arrive counts, and not the one with the greatest id.
     TieBrokenByArrival,
-    /// A commit says that it is durable before it is.
+    /// A commit returns before it is durable.
     CommitNotDurable,
-    /// A signature that does not hold is taken for one that does.
+    /// A wrong signature is taken for a right one.
     SignatureUnchecked,
     /// An entry does not wait for the heads that it names.
     DependencyNotAwaited,
-    /// What governance denies is run all the same.
+    /// A call that governance denies runs all the same.
     DeniedCallRuns,
-    /// How many bytes an author has written is not tracked as a read of what its quota judges.
+    /// The judgement by a quota does not track the number of bytes that the author has written as a read.
     WrittenBytesUntracked,
     /// Whether a call was observed is not tracked as a read.
     ObservedCallsUntracked,
@@ -45,13 +45,13 @@ pub fn select(mutant: Option<Mutant>) {
     SELECTED.set(mutant);
 }
 
-/// Whether this thread runs that mutant.
+/// Whether this thread runs `mutant`.
 #[cfg(feature = "mutants")]
 pub(crate) fn active(mutant: Mutant) -> bool {
     SELECTED.get() == Some(mutant)
 }
 
-/// Whether this thread runs that mutant: never, in a build without the feature.
+/// Whether this thread runs a mutant: never in a build without the feature.
 #[cfg(not(feature = "mutants"))]
 pub(crate) fn active(_: Mutant) -> bool {
     false

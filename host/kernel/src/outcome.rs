@@ -1,14 +1,13 @@
-//! What became of a transaction, and its canonical encoding.
+//! Outcomes of transactions, and their canonical encoding.
 //!
-//! Outcomes are part of what replicas agree on, so their bytes are fixed: deterministic CBOR
-//! (RFC 8949, section 4.2.1) of `[0, values]`, `[1, index, error]`, `[2, index]` (unauthorized) or
-//! `[3, index, kind]` (trapped).
+//! Replicas must agree on outcomes, so their bytes are fixed: deterministic CBOR (RFC 8949, section 4.2.1) of `[0,
+//! values]`, `[1, index, error]` (refused), `[2, index]` (unauthorized) or `[3, index, kind]` (trapped).
 
 use core::fmt;
 use lattice_format::Digest;
 use minicbor::{Decoder, Encoder};
 
-/// Why a guest was stopped. Engine codes never enter.
+/// Why a guest was stopped. Kinds are part of outcomes, so no code of a particular engine is among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrapKind {
     /// The transaction's fuel ran out.
@@ -19,12 +18,12 @@ pub enum TrapKind {
     Limit,
     /// The guest broke a rule of the contract, such as writing in a query.
     Misuse,
-    /// Any other trap of the guest's own.
+    /// The guest trapped by itself, for any other reason.
     Guest,
 }
 
 impl TrapKind {
-    /// All kinds; the place of each is its number.
+    /// All kinds. The index of each is its number.
     pub const ALL: [Self; 5] = [
         Self::Fuel,
         Self::Depth,
@@ -33,7 +32,7 @@ impl TrapKind {
         Self::Guest,
     ];
 
-    /// Its name, as people read it.
+    /// The name of the kind, as people read it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fuel => "fuel",
@@ -78,7 +77,7 @@ impl HostRefusal {
         out
     }
 
-    /// Its name in that error.
+    /// The name of the refusal in the error that it carries.
     pub fn name(self) -> &'static str {
         match self {
             Self::NoSuchFunction => "no-such-function",
@@ -95,21 +94,21 @@ pub enum Outcome {
     Ok(Vec<Vec<u8>>),
     /// The call at `index` was refused with `error`, canonical CBOR; nothing was written.
     Refused {
-        /// Place of the call in its transaction.
+        /// The index of the call in its transaction.
         index: u32,
-        /// What it returned, or `{"host": …}`.
+        /// The error that the call returned, or `{"host": …}`.
         error: Vec<u8>,
     },
     /// The author may not make the call at `index`; nothing ran.
     Unauthorized {
-        /// Place of the call in its transaction.
+        /// The index of the call in its transaction.
         index: u32,
     },
     /// The call at `index` trapped; nothing was written.
     Trapped {
-        /// Place of the call in its transaction.
+        /// The index of the call in its transaction.
         index: u32,
-        /// Why.
+        /// Why the guest was stopped.
         kind: TrapKind,
     },
 }
@@ -196,7 +195,7 @@ impl Outcome {
         (d.position() == bytes.len()).then_some(outcome)
     }
 
-    /// BLAKE3 of the canonical encoding: what a body says that its author told.
+    /// BLAKE3 of the canonical encoding. A body holds it for each outcome that its author was told.
     pub fn digest(&self) -> Digest {
         Digest(*blake3::hash(&self.to_cbor()).as_bytes())
     }
