@@ -1,4 +1,4 @@
-//! Any order, same state: the incremental fold against the plain one.
+//! The incremental fold against the reference fold: any order of delivery gives the same state.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use lattice_testing::mutants::{self, Mutant};
 
 use crate::world::{Event, World, adopt, all, deliver, event, event_with_quotas, judge};
 
-/// Batches of the given sizes out of entries in the given order.
+/// Cuts `entries` into batches of the given sizes, over and over.
 fn batches<'a>(entries: &'a [Stored], sizes: &'a [usize]) -> impl Iterator<Item = &'a [Stored]> {
     let mut rest = entries;
     let mut sizes = sizes.iter().cycle();
@@ -46,8 +46,8 @@ fn check(events: &[Event], keys: &[u16], sizes: &[usize]) -> Result<(), TestCase
     check_in(World::new(), events, keys, sizes).map(|_| ())
 }
 
-/// Runs events in a world, then delivers all entries to a fresh replica in a shuffled order. Tells
-/// how many entries are void by a quota in the end, and how many of them once were not.
+/// Runs events in a world, then delivers all entries to a fresh replica in a shuffled order. Tells how many entries
+/// are void by a quota in the end, and how many were judged anew on the way.
 fn check_in(
     mut world: World,
     events: &[Event],
@@ -96,7 +96,7 @@ fn check_in(
     Ok((over_quota.len(), changed.len()))
 }
 
-/// The same histories in every run; `PROPTEST_CASES=n` takes more of them, from other seeds.
+/// A runner of the same histories each time. With `PROPTEST_CASES=n` it runs `n` histories from other seeds.
 fn runner(cases: u32, max_shrink_iters: u32) -> TestRunner {
     let config = |cases| Config {
         cases,
@@ -159,7 +159,7 @@ fn the_same_entries_have_the_same_history() {
     assert_eq!(ids(1).len(), ids(0).len() + 1);
 }
 
-/// Each fault switched on must be found by the very property that the kernel otherwise has.
+/// Checks that the property above, which holds for the kernel, fails when a mutant is switched on.
 fn is_caught(mutant: Mutant) {
     is_caught_in(mutant, &case(), World::new);
 }
@@ -172,7 +172,7 @@ fn is_caught_in(
     let found = mutants::with(mutant, || {
         runner(2_000, 0)
             .run(cases, |(events, keys, sizes)| {
-                // A mutant may also run into an assertion of the kernel.
+                // An assertion of the kernel that stops the mutant counts as caught.
                 std::panic::catch_unwind(|| check_in(world(), &events, &keys, &sizes).map(|_| ()))
                     .unwrap_or_else(|_| Err(TestCaseError::fail("the kernel noticed")))
             })

@@ -1,5 +1,5 @@
-//! Hostile peers: whatever they send is refused, parked or floats as designed; who sent it is
-//! blamed as designed; nothing grows without bound, and the store goes on.
+//! Hostile peers: what they send is refused, is parked or floats as designed, and they are blamed as designed.
+//! Nothing grows without bound, and the store goes on.
 
 use lattice_format::{
     Body, ChainId, DeviceKey, IntentionId, Lane, Seq, Signature, SignedHeader, StoreId, Time,
@@ -17,7 +17,7 @@ fn a_sound_entry_of_a_member_is_accepted_once() {
     let first = scene.first(1);
     let id = scene.accepted(&first);
     let count = scene.store.snapshot().summary().count;
-    // Again, twice in one batch, from anybody, and without its body.
+    // The entry comes again: twice in one batch, and without its body.
     let again = scene.send(vec![first.entry(), first.entry(), (first.signed(), None)]);
     assert_eq!((again.known, again.witnessed), (3, vec![]));
     let next = first.next();
@@ -41,13 +41,13 @@ fn a_bad_signature_and_another_ones_name_are_refused() {
             received.blame[0].reason.contains("signature"),
             "{received:?}"
         );
-        // The bytes may be somebody's: nothing is remembered against the id.
+        // The header itself may be sound and come again with the right signature, so its id is not refused.
         assert_eq!(received.blame[0].id, None);
     }
     let mut forged = scene.first(1);
     forged.header.author = device(1);
     assert!(scene.refused(&forged).contains("signature"));
-    // A key of small order signs everything and belongs to nobody here.
+    // A key of small order verifies any signature. No member has such a key.
     let mut torsion = scene.first(1);
     torsion.header.author = DeviceKey([0; 32]);
     let mut entry = torsion.entry();
@@ -74,10 +74,10 @@ fn entries_of_other_stores_and_a_second_genesis_are_refused() {
         received.blame[0].reason.contains("another store"),
         "{received:?}"
     );
-    // Its own genesis is known.
+    // The store's own genesis is known.
     let own = wire(&all(&scene.store.snapshot())[0]);
     assert_eq!(scene.send(vec![own]).known, 1);
-    // Rubbish in place of a header.
+    // Bytes that are not a header.
     for bytes in [
         vec![],
         vec![0],
@@ -104,7 +104,7 @@ fn entries_of_other_stores_and_a_second_genesis_are_refused() {
 #[test]
 fn only_who_is_admitted_by_what_it_names_is_admitted() {
     let mut scene = Scene::new();
-    // The genesis admits the founder alone; so does the admission of somebody else.
+    // The genesis admits the founder alone, so it is no grant of Mallory's.
     let genesis = scene.genesis;
     let on_genesis = scene.first(1).with(|h| h.grant = Some(genesis));
     assert!(scene.refused(&on_genesis).contains("does not admit"));
@@ -112,14 +112,15 @@ fn only_who_is_admitted_by_what_it_names_is_admitted() {
     stranger.header.author = device(6);
     stranger.signer = 6;
     assert!(scene.refused(&stranger).contains("does not admit"));
-    // A grant that nobody knows may come: the entry floats.
+    // An unknown grant may still arrive, so the entry floats.
     let unknown = scene
         .first(1)
         .with(|h| h.grant = Some(IntentionId([9; 32])));
     let received = scene.send(vec![unknown.entry()]);
     assert_eq!((received.floating, received.blame.len()), (1, 0));
     assert_eq!(received.missing, vec![IntentionId([9; 32])]);
-    // Mallory's own entry may say that it admits somebody; governance does not follow.
+    // An entry of Mallory's may claim to admit somebody. It is a grant for admission to the log, and governance still
+    // does not let that device call.
     let claims = scene.first(2).with(|h| h.admits = vec![device(6)]);
     let id = scene.accepted(&claims);
     let mut crony = scene.first(3).with(|h| {
@@ -149,7 +150,7 @@ fn times_are_above_those_of_everything_named() {
     assert!(scene.refused(&same).contains("is not above"));
     let next = first.next();
     scene.accepted(&next);
-    // Among deps as well.
+    // The times of deps count as well.
     let dep = scene.first(2).with(|h| h.deps = vec![next.id()]);
     assert!(scene.refused(&dep).contains("is not above"));
 }
@@ -231,7 +232,7 @@ fn both_sides_of_a_fork_stand_and_somebody_is_told() {
     for forged in [&first, &left, &right, &on_left, &again] {
         scene.accepted(forged);
     }
-    // In another order elsewhere.
+    // Another replica receives the same entries in another order.
     for forged in [&again, &first, &right, &left, &on_left] {
         let received = replica
             .receive(device(9), vec![forged.entry()], NOW, BatchVerifier([1; 32]))
@@ -266,19 +267,19 @@ fn bodies_are_within_the_limit_and_those_that_are_named() {
     let mut scene = Scene::new();
     let large = scene.first(1).body(vec![1; 64 * 1024 + 1]);
     assert!(scene.refused(&large).contains("exceeds 65536"));
-    // Bytes that do not match: the sender is blamed, the header waits for somebody else.
+    // The bytes of the body do not match the header. The sender is blamed, and the header waits for the right body.
     let first = scene.first(2);
     let received = scene.send(vec![(first.signed(), Some(b"other bytes".to_vec()))]);
     assert_eq!(received.blame[0].id, Some(first.id()));
     assert_eq!((received.floating, received.witnessed.len()), (1, 0));
     assert_eq!(received.bodies_missing, vec![first.id()]);
     assert_eq!(scene.store.floating()[0].reason, FloatReason::BodyMissing);
-    // What stands on it waits as well, and nobody is blamed for that.
+    // Entries that name the header wait as well, and their sender is not blamed.
     let next = first.next();
     let received = scene.send(vec![next.entry()]);
     assert_eq!((received.floating, received.blame.len()), (1, 0));
     scene.goes_on();
-    // The withheld body stops nobody for longer than it is withheld.
+    // The entries are witnessed as soon as another peer sends the body.
     let from = device(10);
     let received = scene
         .store
@@ -334,7 +335,7 @@ fn a_body_that_is_none_is_refused_in_the_fold_and_the_fold_goes_on() {
 
 #[test]
 fn a_header_signed_here_is_what_verification_wants() {
-    // The forger of these tests makes what the kernel itself makes.
+    // The forger of these tests signs as the kernel does, so sound forgeries are refused for no other reason.
     let scene = Scene::new();
     let forged = scene.first(1);
     let signed = VerifiedHeader::sign(forged.header.clone(), &key(MALLORY)).unwrap();

@@ -1,4 +1,4 @@
-//! Tests of the kernel as its shells use it.
+//! Tests of the kernel through its public interface, as the shells use it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "one binary of modules")]
 

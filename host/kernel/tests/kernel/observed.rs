@@ -1,4 +1,5 @@
-//! `context.observed`: which calls an author had seen, whatever else this replica has received.
+//! `context.observed`: which calls an author had seen when it wrote. The answer does not depend on what else a
+//! replica has received.
 
 use lattice_format::{CallId, IntentionId, Lane};
 use lattice_kernel::Outcome;
@@ -37,7 +38,7 @@ fn says(store: &Store, id: IntentionId, value: &[u8]) -> bool {
     store.snapshot().outcomes(&id).unwrap() == Some(vec![said(value)])
 }
 
-/// Everybody, and fresh replicas that receive `entries` in any order, holds what the first one holds.
+/// Checks that all stores, and fresh replicas that receive `entries` in any order, hold what the first store holds.
 fn agree(team: &mut Team, entries: &[Stored]) {
     for seed in 0..12 {
         let mut fresh = adopt(20, &entries[0]);
@@ -86,7 +87,7 @@ fn what_was_observed_is_observed_again_when_its_entry_counts_again() {
     let call = call_of(&team.stores[0], rogue);
     let (asked, _) = team.call(FOUNDER, Lane::App, testing::saw(call));
     team.sync();
-    // An admin cuts it off, and is cut off itself later.
+    // An admin cuts the rogue off, and is cut off itself later.
     team.call(MEMBER, Lane::System, testing::revoke(device(ROGUE), &[]));
     team.sync();
     assert!(says(&team.stores[0], asked, NO));
@@ -113,8 +114,8 @@ fn an_answer_that_is_not_tracked_is_caught() {
     assert!(mutants::with(Mutant::ObservedCallsUntracked, wrong));
 }
 
-/// The same header again around another call: what a device does that forks its chain, and its calls
-/// have the ids of those it made before.
+/// An entry with the header of `first` around another call, as a device makes it that forks its chain. Its call has
+/// the id of the call in `first`.
 fn twin(first: &Stored, by: u8, lane: Lane, call: lattice_format::Call) -> Stored {
     let body = testing::body_of(call);
     let header = testing::twin(&first.header, lane, &body, &key(by));
@@ -140,7 +141,7 @@ fn two_entries_with_one_call_id_are_each_observed_by_who_saw_them() {
         };
         let second = twin(&first, ROGUE, lane, other);
         let mut team = Team::new();
-        // The founder has seen one of them, the member the other, and both ask for the one id.
+        // The founder has seen one of the two entries, the member the other one, and both ask for the same id.
         let [_, member, rogue] = &mut team.stores[..] else {
             unreachable!("a team of three");
         };
@@ -157,7 +158,7 @@ fn two_entries_with_one_call_id_are_each_observed_by_who_saw_them() {
         }
         let entries = all(&team.stores[0].snapshot());
         agree(&mut team, &entries);
-        // Of the one that nobody saw nothing is observed.
+        // The founder has seen neither of the two entries, so it has not observed the call.
         let mut team = Team::new();
         deliver(
             &mut team.stores[usize::from(MEMBER)],
@@ -179,7 +180,8 @@ fn both_of_two_revocations_with_one_call_id_cut() {
     team.sync();
     let (entry_of_rogue, _) = team.app(ROGUE, &put(1));
     team.sync();
-    // Two revocations of one device by one other, which forks its chain for it: one keeps what the other cuts.
+    // The member revokes the rogue twice, by calls of one id, for which it forks its chain. One revocation keeps an
+    // entry that the other one cuts.
     let member = usize::from(MEMBER);
     let keeping = testing::revoke(device(ROGUE), &[entry_of_rogue]);
     let (first, _) = team.call(MEMBER, Lane::System, keeping);

@@ -1,4 +1,4 @@
-//! Stores whose determinism profile the engine at hand does not serve.
+//! Stores whose determinism profile the node's engine does not serve.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::world::{START_MS, all, wire};
 
 const OTHER: u32 = 9;
 
-/// An engine of another version, which serves another profile.
+/// An engine of another version, which serves the other profile alone.
 struct Newer;
 
 impl Engine for Newer {

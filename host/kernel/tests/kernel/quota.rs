@@ -1,5 +1,5 @@
-//! Quotas: what an author writes beyond its quota is void where it stands, on every replica alike,
-//! and a node does not sign what would be.
+//! Quotas: an entry beyond its author's quota is void on every replica alike, and a node does not sign an entry that
+//! would be void.
 
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
@@ -53,7 +53,7 @@ fn put(k: u8) -> lattice_format::Call {
     }])
 }
 
-/// Logs one call as an entry; its id and the bytes of its body.
+/// Logs one call as an entry. Returns the entry's id and the length of its body.
 fn write(
     store: &mut Store,
     lane: Lane,
@@ -80,7 +80,7 @@ fn stand(stores: &[Store], void: &[IntentionId], count: &[IntentionId]) {
         for id in void {
             assert!(snapshot.is_void(id).unwrap(), "{id} counts");
             assert_eq!(snapshot.outcomes(id).unwrap(), None);
-            // Everybody holds its body, so it is offered like any other.
+            // Void by a quota is not cut off: peers are offered the entry like any other.
             assert!(!snapshot.is_cut_off(id).unwrap());
         }
         for id in count {
@@ -100,7 +100,7 @@ fn what_stands_above_a_quota_is_void_there_and_nowhere_else() {
     let (first, len) = write(&mut stores[MEMBER], Lane::App, put(1), now + 10);
     let (second, _) = write(&mut stores[MEMBER], Lane::App, put(2), now + 20);
     let (third, _) = write(&mut stores[MEMBER], Lane::App, put(3), now + 30);
-    // The founder's clock is behind, and it has seen none of them.
+    // The founder's clock is behind and it has seen none of the entries, so the quota sorts below them.
     set_quota(&mut stores[FOUNDER], Some(2 * len + 8), now);
     sync(&mut stores);
     stand(&stores, &[third], &[first, second]);
@@ -110,7 +110,7 @@ fn what_stands_above_a_quota_is_void_there_and_nowhere_else() {
         "{notices:?}"
     );
 
-    // A later raise lets later entries through, and the void one takes nothing of it.
+    // A later raise lets later entries through. The void entry does not count for the raised quota.
     set_quota(&mut stores[FOUNDER], Some(3 * len + 16), now + 40);
     sync(&mut stores);
     let (fourth, _) = write(&mut stores[MEMBER], Lane::App, put(4), now + 50);
@@ -123,13 +123,13 @@ fn what_stands_above_a_quota_is_void_there_and_nowhere_else() {
 fn a_raise_that_arrives_late_is_counted_where_it_stands() {
     let mut stores = team();
     let now = START_MS + 100;
-    // The second admin is apart, and its clock is behind.
+    // The second admin raises the quota. The others have not heard of it.
     set_quota(&mut stores[ADMIN], Some(10_000), now + 5);
     set_quota(&mut stores[FOUNDER], Some(1), now);
     let (first, len) = write(&mut stores[MEMBER], Lane::App, put(1), now + 10);
     let (second, _) = write(&mut stores[MEMBER], Lane::App, put(2), now + 20);
     let genesis = all(&stores[FOUNDER].snapshot())[0].clone();
-    // Without the raise both are void.
+    // Without the raise both entries are void.
     let mut apart = adopt(7, &genesis);
     for from in [FOUNDER, MEMBER] {
         let entries = all(&stores[from].snapshot());
@@ -139,7 +139,7 @@ fn a_raise_that_arrives_late_is_counted_where_it_stands() {
     let raise = all(&stores[ADMIN].snapshot());
     deliver(&mut apart, &raise);
     stand(std::slice::from_ref(&apart), &[], &[first, second]);
-    // A tighter one between the two comes later still.
+    // A tighter quota, which stands between the two entries, arrives last.
     let mut tight = adopt(2, &genesis);
     deliver(&mut tight, &raise);
     set_quota(&mut tight, Some(len + 8), now + 15);
@@ -199,7 +199,8 @@ fn a_call_beyond_the_quota_is_refused_before_anything_is_signed() {
     }
     assert_eq!(store.commit(now + 10).unwrap(), vec![]);
     assert_eq!(*store.snapshot().summary(), before);
-    // The refusal leaves what was called before it, and room for what fits.
+    // The refused call does not count for the quota, so a smaller call still fits, and a refusal behind it does not
+    // undo it.
     let told = store
         .call(Lane::App, vec![put(2)], now + 11, ChainId(9))
         .unwrap();

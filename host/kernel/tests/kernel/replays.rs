@@ -1,4 +1,4 @@
-//! How often entries run again, by whose late entry.
+//! How often entries run again, counted by the author whose late entry is the cause.
 
 use lattice_format::Lane;
 use lattice_testing::{self as testing, Step, device};
@@ -27,7 +27,8 @@ fn replays_are_metered_by_the_author_of_what_came_late() {
         let runs = snapshot.summary().replays.get(&device(by)).copied();
         runs.unwrap_or(0)
     };
-    // Written first and seen last: what the others read of it changes, one through another.
+    // The rogue's entry is written first and arrives last. It changes what the founder's copy reads, and through that
+    // copy what the member's copy reads.
     team.app(ROGUE, &put(1));
     team.app(FOUNDER, &copy(1, 2));
     team.send(FOUNDER, MEMBER);
@@ -38,10 +39,10 @@ fn replays_are_metered_by_the_author_of_what_came_late() {
         assert_eq!(replays(&team, by), 0, "nothing came late");
     }
     team.send(ROGUE, FOUNDER);
-    // The copies ran again, and what read nothing of it did not.
+    // The two copies ran again. The last entry read none of the changed keys and did not.
     assert_eq!(replays(&team, ROGUE), 2);
     assert_eq!((replays(&team, FOUNDER), replays(&team, MEMBER)), (0, 0));
-    // An entry that is cut off runs again as void, and so do those that read it.
+    // The rogue's entry is cut off and runs again as void, and the two copies run again.
     team.call(FOUNDER, Lane::System, testing::revoke(device(ROGUE), &[]));
     team.stores[0].settle(100).unwrap();
     assert_eq!(replays(&team, ROGUE), 5);

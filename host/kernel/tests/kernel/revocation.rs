@@ -1,5 +1,5 @@
-//! Revocation: what a revoked member did against its cut is void on every replica, in whatever
-//! order things arrive, and whoever was told otherwise learns of it.
+//! Revocation: entries that a cut does not keep are void on every replica, in whatever order entries arrive, and
+//! callers who were told other outcomes learn of it.
 
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
@@ -77,7 +77,8 @@ impl Team {
         }
     }
 
-    /// Every replica, and fresh ones that receive everything in shuffled orders, agree.
+    /// Checks that all replicas agree, fresh ones included that receive everything in shuffled orders, and which
+    /// entries are void.
     fn agree(&mut self, void: &[IntentionId], counts: &[IntentionId]) {
         self.sync();
         let entries = all(&self.stores[0].snapshot());
@@ -160,14 +161,14 @@ fn later_entries_of_a_revoked_member_are_void_and_kept_ones_count() {
     let (cut_off, _) = team.app(ROGUE, &put(2));
     team.sync();
     assert_eq!(team.keys(MEMBER), [1, 2]);
-    // The founder keeps the first only; the rogue does not know yet and goes on.
+    // The founder keeps the first entry only. The rogue does not know yet and goes on.
     let revocation = team.govern(testing::revoke(device(ROGUE), &[kept]));
     let (unaware, _) = team.app(ROGUE, &put(3));
     team.agree(&[cut_off, unaware], &[kept, revocation]);
     for of in [FOUNDER, MEMBER, ROGUE] {
         assert_eq!(team.keys(of), [1], "effects of void entries vanish");
     }
-    // The rogue's own callers had been told that it worked.
+    // The rogue's own callers had been told that their calls took effect.
     let changed = team.changed(ROGUE);
     assert!(changed.contains(&(cut_off, None)) && changed.contains(&(unaware, None)));
     assert!(!changed.iter().any(|(id, _)| *id == kept));
@@ -177,7 +178,7 @@ fn later_entries_of_a_revoked_member_are_void_and_kept_ones_count() {
 #[test]
 fn it_is_void_wherever_it_sorts() {
     let mut team = Team::new();
-    // A clock that lags: the entry sorts before the revocation and arrives after it.
+    // The rogue's clock lags, so its entry sorts before the revocation and arrives after it.
     let early = team.now;
     team.now += 200;
     let revocation = team.govern(testing::revoke(device(ROGUE), &[]));
@@ -209,7 +210,7 @@ fn whoever_relied_on_a_void_entry_is_told() {
         .unwrap();
     assert_ne!(now[0], told);
     assert_eq!(changed[0], (relied, Some(now[0].clone())));
-    // It stays until somebody acknowledges it, and does not come back.
+    // The notice stays until it is acknowledged, and does not come back.
     team.sync();
     let numbers: Vec<u64> = team.stores[1]
         .notices()
@@ -232,7 +233,7 @@ fn what_was_admitted_again_with_a_new_grant_is_spared() {
     team.sync();
     let revocation = team.govern(testing::revoke(device(ROGUE), &[]));
     let again = team.govern(testing::admit(device(ROGUE), Role::Writer));
-    // It does not know of its second admission yet.
+    // The rogue does not know of its second admission yet.
     let (unaware, _) = team.app(ROGUE, &put(2));
     team.send(FOUNDER, ROGUE);
     let (spared, outcome) = team.app(ROGUE, &put(3));
@@ -241,7 +242,7 @@ fn what_was_admitted_again_with_a_new_grant_is_spared() {
     assert_eq!(stored.header.grant, Some(again));
     team.agree(&[cut_off, unaware], &[revocation, again, spared]);
     assert_eq!(team.keys(FOUNDER), [3]);
-    // A second revocation cuts the second life off as well.
+    // A second revocation also cuts off what the rogue wrote since its second admission.
     team.govern(testing::revoke(device(ROGUE), &[]));
     team.agree(&[cut_off, unaware, spared], &[again]);
     assert_eq!(team.keys(MEMBER), [] as [u8; 0]);
@@ -280,7 +281,8 @@ fn voids_point_only_downwards() {
     // The rogue ranks below the founder and the first member.
     for whom in [FOUNDER, MEMBER] {
         let now = team.now + 1;
-        // Nor does it give them a role: whom it promoted might revoke it, and be right only as long as it is not.
+        // The rogue may not give them a role either. A member that it promoted might revoke it. That revocation would
+        // rest on a promotion which it voids itself.
         for call in [
             testing::revoke(device(whom), &[]),
             testing::admit(device(whom), Role::Admin),
@@ -305,7 +307,7 @@ fn nothing_is_claimed_while_it_is_open_what_a_revocation_cuts_off() {
     let mut team = Team::new();
     let (void, _) = team.app(ROGUE, &put(1));
     team.sync();
-    // One commit for a revocation and a call behind it, which still sees what will be void.
+    // A revocation and a call behind it are committed together, so the call still sees an entry that will be void.
     let now = team.now + 1;
     let founder = &mut team.stores[0];
     for (lane, call) in [
@@ -325,7 +327,7 @@ fn nothing_is_claimed_while_it_is_open_what_a_revocation_cuts_off() {
         let told = |(_, notice): &(u64, Notice)| matches!(notice, Notice::Divergence { .. });
         assert!(!notices.iter().any(told), "{notices:?}");
     }
-    // The next one claims again, and rightly.
+    // The next entry makes a claim again, and a right one.
     let (next, _) = team.app(FOUNDER, &put(3));
     let entry = team.stores[0].snapshot().entry(&next).unwrap().unwrap();
     let body = lattice_format::Body::decode(entry.body.as_deref().unwrap()).unwrap();
@@ -337,14 +339,15 @@ fn nothing_is_claimed_while_it_is_open_what_a_revocation_cuts_off() {
 fn nothing_is_compared_before_what_governance_cuts_off_is_void() {
     let mut team = Team::new();
     team.govern(testing::revoke(device(ROGUE), &[]));
-    // The rogue has not heard of it.
+    // The rogue has not heard of the revocation.
     let (void, _) = team.call(ROGUE, Lane::System, testing::resign());
     team.send(ROGUE, FOUNDER);
     let claims = team.govern(testing::set_quota(None));
     let entry = team.stores[0].snapshot().entry(&claims).unwrap().unwrap();
     let body = lattice_format::Body::decode(entry.body.as_deref().unwrap()).unwrap();
     assert!(body.claim.is_some());
-    // From nothing, all of governance runs before its cuts are asked for: also what they will make void.
+    // In a replay from nothing, all of governance runs before its cuts are asked for, entries that they will make
+    // void included.
     let now = team.now + 1;
     let founder = &mut team.stores[0];
     founder.rebuild(now).unwrap();
@@ -362,13 +365,14 @@ fn who_was_admitted_again_by_somebody_who_had_not_heard_of_a_revocation_writes_n
     let mut team = Team::new();
     team.govern(testing::admit(device(MEMBER), Role::Admin));
     team.sync();
-    // Two revoke the rogue at the same time, and the first admits it again before it hears of the second.
+    // Two admins revoke the rogue at the same time. The first one admits it again before it hears of the second
+    // revocation.
     team.govern(testing::revoke(device(ROGUE), &[]));
     team.call(MEMBER, Lane::System, testing::revoke(device(ROGUE), &[]));
     team.now += 10;
     team.govern(testing::admit(device(ROGUE), Role::Writer));
     team.sync();
-    // It is a member, and yet the second revocation makes void whatever it signs.
+    // The rogue is a member, and yet the second revocation makes everything void that it signs.
     let now = team.now + 1;
     let rogue = &mut team.stores[usize::from(ROGUE)];
     let before = rogue.snapshot().summary().clone();
@@ -377,7 +381,7 @@ fn who_was_admitted_again_by_somebody_who_had_not_heard_of_a_revocation_writes_n
     assert_eq!(told.unwrap_err(), CallError::CutOff { device });
     assert!(rogue.commit(now).unwrap().is_empty());
     assert_eq!(*rogue.snapshot().summary(), before);
-    // Revoked and admitted again by who has heard of everything, it writes.
+    // An admin that has heard of everything revokes the rogue and admits it again. Then the rogue writes.
     team.govern(testing::revoke(device, &[]));
     team.govern(testing::admit(device, Role::Writer));
     team.sync();
@@ -385,7 +389,7 @@ fn who_was_admitted_again_by_somebody_who_had_not_heard_of_a_revocation_writes_n
     team.agree(&[], &[own]);
 }
 
-/// The entries as one gives them that keeps these bodies back.
+/// The entries without the bodies of some, as a peer gives them that keeps those bodies back.
 fn without(entries: &[Stored], bodies: &[IntentionId]) -> Vec<Stored> {
     let mut entries = entries.to_vec();
     for entry in &mut entries {
@@ -402,7 +406,7 @@ fn who_keeps_a_body_back_stops_nobody() {
     let mut team = Team::new();
     team.govern(testing::admit(device(MEMBER), Role::Admin));
     team.sync();
-    // One of two keeps a body back, the other makes the entry void and names it.
+    // One of two members keeps a body back. The other one revokes it and names the entry.
     let (kept_back, _) = team.app(ROGUE, &put(1));
     team.send(ROGUE, MEMBER);
     let revoke = testing::revoke(device(ROGUE), &[]);
@@ -410,7 +414,7 @@ fn who_keeps_a_body_back_stops_nobody() {
     let theirs = all(&team.stores[usize::from(MEMBER)].snapshot());
     assert!(theirs.iter().any(|e| e.header.id() == kept_back));
     deliver(&mut team.stores[0], &without(&theirs, &[kept_back]));
-    // The founder cuts both off and goes on, and a replica that lacks the body as well follows.
+    // The founder cuts both off and goes on. A replica that lacks the body as well gets everything of the founder's.
     for whom in [MEMBER, ROGUE] {
         team.govern(testing::revoke(device(whom), &[]));
     }

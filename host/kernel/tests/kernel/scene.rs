@@ -1,4 +1,4 @@
-//! A store that a forger sends things to, and what the forger makes.
+//! A store that a forger attacks, and the entries that the forger makes.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::world::{START_MS, all, judge, settle};
 pub const NOW: u64 = START_MS + 1_000;
 pub const DRIFT_MS: u64 = 60_000;
 
-/// A member that does not keep to the rules.
+/// The number of a member that does not keep to the rules.
 pub const MALLORY: u8 = 3;
 
 pub type Entry = (SignedHeader, Option<Vec<u8>>);
 
-/// A founder's store with two members, and what a forger needs to know of it.
+/// A founder's store with two members, and what a forger needs to know of the store.
 pub struct Scene {
     pub store: Store,
     pub genesis: IntentionId,
@@ -107,7 +107,7 @@ impl Scene {
         received
     }
 
-    /// Sends one entry that must be refused for ever, and tells why it was.
+    /// Sends one entry that must be refused for ever. Returns the reason of the refusal.
     pub fn refused(&mut self, forged: &Forged) -> String {
         let before = self.store.snapshot().summary().clone();
         let received = self.send(vec![forged.entry()]);
@@ -116,7 +116,7 @@ impl Scene {
         assert_eq!((received.floating, received.parked), (0, 0));
         assert_eq!(*self.store.snapshot().summary(), before);
         self.goes_on();
-        // A second time it costs no work, and is not in the log either.
+        // The entry is not witnessed when it comes a second time.
         let again = self.send(vec![forged.entry()]);
         assert_eq!(again.witnessed, vec![]);
         received.blame[0].reason.clone()
@@ -131,7 +131,7 @@ impl Scene {
         forged.id()
     }
 
-    /// A store that was attacked works as before.
+    /// Checks that the store still works.
     pub fn goes_on(&mut self) {
         let call = testing::program(&[Step::Add { k: 2, by: 1 }]);
         let told = self
@@ -156,7 +156,7 @@ pub fn program(steps: &[Step]) -> Vec<u8> {
     .encode()
 }
 
-/// A header that somebody signs whatever it says.
+/// A header and a body that are signed without any check.
 #[derive(Clone)]
 pub struct Forged {
     pub header: Header,

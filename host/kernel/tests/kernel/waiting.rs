@@ -1,4 +1,4 @@
-//! What has to wait: entries that float or are parked have their bounds, and are judged when they wake.
+//! Entries that wait: floating and parked entries are bounded, and are judged when their wait is over.
 
 use lattice_format::{Header, IntentionId, Seq, Signature, SignedHeader, Time};
 use lattice_kernel::limits::{
@@ -34,15 +34,15 @@ fn a_future_clock_is_parked_until_its_time() {
         (first.id(), NOW + 500)
     );
     assert_eq!(scene.send(vec![first.entry()]).known, 1);
-    // Not before its time.
+    // The parked entry is not admitted before its time.
     assert_eq!(scene.store.tick(NOW + 499).unwrap().witnessed, vec![]);
     let received = scene.store.tick(NOW + 500).unwrap();
-    // What floated on it lies one counter later and comes along.
+    // The floating entry lies one counter later, so it is witnessed with the entry that it names.
     assert_eq!(received.witnessed, vec![first.id(), next.id()]);
     settle(&mut scene.store);
     assert!(scene.store.parked().is_empty() && scene.store.floating().is_empty());
     judge(&scene.store).unwrap();
-    // The end of time is parked for ever, and calls go on.
+    // An entry at the end of time is parked for ever, and calls go on.
     let last = scene.first(3).with(|h| {
         h.time = Time {
             wall_ms: u64::MAX,
@@ -72,13 +72,13 @@ fn parked_entries_are_bounded_and_the_latest_gives_way() {
         vec![],
         "there is no blame in a clock that is ahead"
     );
-    // An earlier one displaces the latest.
+    // An earlier entry takes the room of the latest one.
     let early = at(&scene, 9_999, 0).with(|h| h.time.wall_ms -= 5_000);
     assert_eq!(scene.send(vec![early.entry()]).parked, 1);
     let parked = scene.store.parked();
     assert_eq!(parked.len(), PARKED_PER_PEER);
     assert_eq!(parked[0].id, early.id());
-    // Another peer has room of its own, and all together have a bound.
+    // Another peer has room of its own, and all peers together have a bound.
     for peer in 0..20u8 {
         let batch = (0..300u64)
             .map(|n| at(&scene, 10_000 + u64::from(peer) * 1_000 + n, n).entry())
@@ -128,7 +128,7 @@ fn what_this_version_does_not_know_floats_without_blame() {
         vec![],
         "asking for it again would not help"
     );
-    // At the bound the newest gives way.
+    // At the bound the newest entry gives way.
     let batch = (0..2 * FLOATING_PER_PEER as u32)
         .map(|n| {
             let mut bytes = vec![3];
@@ -164,7 +164,7 @@ fn what_floats_on_a_refused_entry_is_refused_with_it() {
         scene.store.floating()
     );
     assert_eq!(received.missing, vec![]);
-    // A later one on the same ground, too.
+    // A later entry that names a refused one is refused too.
     let later = on_that.next();
     let received = scene.send(vec![later.entry()]);
     assert_eq!(received.blame[0].id, Some(later.id()));
@@ -180,7 +180,7 @@ fn what_floats_on_a_refused_entry_is_refused_with_it() {
         4
     );
     scene.goes_on();
-    // The memory of refused entries is bounded, and forgetting one changes no verdict.
+    // The number of remembered refusals is bounded. An entry whose refusal was forgotten is refused again.
     let batch: Vec<_> = (0..DROPPED_MAX as u64 + 10)
         .map(|n| scene.first(n + 10).with(|h| h.chain_bytes += 1).entry())
         .collect();
@@ -199,7 +199,7 @@ fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
     };
     let mut n = 0u64;
     let mut kept_first = Vec::new();
-    // One peer sends 30,000; twenty others 1,000 each.
+    // One peer sends 30,000 entries, and twenty others 1,000 each.
     for round in 0..50u64 {
         let from = if round < 30 {
             device(9)
@@ -210,7 +210,7 @@ fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
             .map(|_| {
                 n += 1;
                 let forged = floater(&scene, n);
-                // Headers alone, so that the count and not the bytes are at their bound.
+                // The bodies stay out, so that the number reaches its bound before the bytes do.
                 (forged.signed(), None)
             })
             .collect();
@@ -231,14 +231,14 @@ fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
     assert_eq!(n, 50_000);
     let rows = scene.store.floating();
     assert_eq!(rows.len(), FLOATING_MAX);
-    // The newest gave way: what came first is still there.
+    // The newest entries gave way, so those that came first are still there.
     let ids: std::collections::HashSet<_> = rows.iter().map(|r| r.id).collect();
     assert!(kept_first.iter().all(|id| ids.contains(id)));
-    // What needs nobody else's entry is not hindered.
+    // An entry whose ancestors are here is not hindered.
     let sound = scene.first(77_777_777);
     scene.accepted(&sound);
     scene.goes_on();
-    // Dropping is no verdict: asked for again when there is room, it floats.
+    // An entry that found no room is not refused. It floats when it comes while there is room.
     let mut fresh = Scene::new();
     let dropped = floater(&fresh, 1);
     assert_eq!(fresh.send(vec![dropped.entry()]).floating, 1);
@@ -269,7 +269,7 @@ fn floating_bytes_of_one_peer_are_bounded() {
 #[test]
 fn a_parked_or_floating_entry_is_judged_like_any_other_when_it_wakes() {
     let mut scene = Scene::new();
-    // Floats on a first entry, then turns out to have the wrong place in the chain.
+    // The entry floats on a first one, and turns out to have the wrong seq when that one arrives.
     let first = scene.first(1);
     let bad = first.next().with(|h| h.seq = Seq(3));
     let on_bad = bad.next();

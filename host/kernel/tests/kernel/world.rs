@@ -8,10 +8,10 @@ use lattice_testing::{self as testing, KEYS, ModelEngine, Step, device, key, mem
 use proptest::prelude::*;
 use std::sync::Arc;
 
-/// What happens to a world.
+/// One event in a world.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A device calls programs, some as one transaction each, then commits.
+    /// A device calls programs, each as one transaction, and commits.
     Call {
         by: u8,
         programs: Vec<Vec<Step>>,
@@ -44,14 +44,14 @@ pub enum Event {
         of: u8,
         to: u16,
     },
-    /// Devices call on through a reopened store.
+    /// A device rebuilds its derived state from its log.
     Reopen {
         of: u8,
     },
 }
 
 pub const DEVICES: u8 = 4;
-/// Number of the store that shares its device with the one before it, as a copied home does.
+/// The number of the store that shares its device with the store before, as a copied home does.
 pub const TWIN: u8 = DEVICES;
 
 pub fn step() -> impl Strategy<Value = Step> {
@@ -181,8 +181,8 @@ impl World {
         }
     }
 
-    /// The same, and the last device a second time: it writes in several chains, which fork. A
-    /// quota that lets each twin write a few entries is in effect.
+    /// [`World::new`] with a second store of the last device, which then writes in several chains, and these fork. A
+    /// quota is in effect that lets each twin write a few entries.
     pub fn with_twin() -> Self {
         let mut world = Self::new();
         world.step(&Event::Quota {
@@ -206,7 +206,7 @@ impl World {
     fn call(&mut self, by: u8, lane: Lane, call: Call) {
         let now = self.clocks[usize::from(by)];
         let store = &mut self.stores[usize::from(by)];
-        // Who is not admitted gets an error, and whatever ran is told.
+        // The result is of no interest. A device that is not admitted gets an error.
         let _ = store.call(lane, vec![call], now, ChainId(u64::from(by) + 100));
     }
 
@@ -290,7 +290,7 @@ pub fn deliver_from(store: &mut Store, from: DeviceKey, entries: &[Stored]) {
     settle(store);
 }
 
-/// The incremental fold and the plain one agree on everything.
+/// Compares everything in a store with the reference fold, whose result it returns.
 pub fn judge(store: &Store) -> Result<Scratch, TestCaseError> {
     let snapshot = store.snapshot();
     let expected = scratch(&ModelEngine, &all(&snapshot)).unwrap();
