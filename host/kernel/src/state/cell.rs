@@ -1,6 +1,6 @@
 //! Cells: the units of a store's state, and the keys of the rows that concern them.
 //!
-//! [`crate::storage::keys`] lists what the rows hold. A key that names a reader has the reader's lane as well as its
+//! `storage/keys.rs` lists what the rows hold. A key that names a reader has the reader's lane as well as its
 //! slot, because the genesis runs in both lanes at the same slot.
 
 use std::sync::Arc;

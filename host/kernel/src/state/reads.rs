@@ -8,7 +8,7 @@ use crate::state::cell::{Cell, ValueMark};
 /// A page of scanned rows.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Page {
-    /// Keys and values; values are empty in the pages of [`Run::scan_keys`].
+    /// Keys and values; values are empty in the pages of `Run::scan_keys`.
     pub rows: Vec<(Vec<u8>, Arc<[u8]>)>,
     /// Whether another row follows in the direction of the scan.
     pub more: bool,

@@ -36,7 +36,7 @@ pub(crate) struct Roots {
     pub(crate) applied_count: u64,
 }
 
-/// Digests of [`Roots`].
+/// The digests of what a replica holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootDigests {
     /// The digest of the state: (lane, key, value) of every cell, pins and numbers included.
