@@ -1,7 +1,7 @@
 //! Rows: ordered maps of bytes, a redb table for each kind, with one memory overlay in front of them all.
 //!
 //! Everything that can be derived from the log lives in these rows. The first byte of a key says its
-//! [kind](super::keys), and with it the table; the table's own keys leave that byte out. Writes go to the
+//! kind (see keys.rs), and with it the table; the table's own keys leave that byte out. Writes go to the
 //! overlay, which is a persistent tree: a reader clones it in constant time and keeps a consistent view
 //! while the writer goes on. From time to time the overlay is written to disk in one durable transaction,
 //! together with a mark of how far it has come, so the rows on disk are always those of one moment.
