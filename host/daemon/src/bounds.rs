@@ -52,8 +52,8 @@ fn request(name: &str, plugin: &str) -> api::CreateStoreRequest {
 }
 
 async fn created(node: &Arc<Node>, name: &str, plugin: &str) -> Arc<OpenStore> {
-    create::create(&node, request(name, plugin)).await.unwrap();
-    let slot = lookup::find_slot(&node, name).unwrap();
+    create::create(node, request(name, plugin)).await.unwrap();
+    let slot = lookup::find_slot(node, name).unwrap();
     node.store(&slot).await.unwrap()
 }
 
@@ -116,7 +116,7 @@ async fn so_many_calls_share_a_commit_and_so_many_wait() {
     let node = &embedded.node;
     let store = created(node, "clicks", "counter").await;
     // What its making changed is told before this is.
-    call::call(&node, add_one()).await.unwrap();
+    call::call(node, add_one()).await.unwrap();
     for count in [GROUP_CALLS_MAX, GROUP_CALLS_MAX + 1] {
         let hold = busy(&store).await;
         let mut changes = store.changes();
@@ -227,8 +227,8 @@ async fn so_many_long_queries_run_and_others_wait_for_their_turn() {
     assert_eq!(node.long_queries.available_permits(), most);
     // Where the long queries of one store have used up its share, those of others go on.
     created(node, "other", "counter").await;
-    let slot = lookup::find_slot(&node, "other").unwrap();
-    let other = call::running(&node, &slot).await.unwrap();
+    let slot = lookup::find_slot(node, "other").unwrap();
+    let other = call::running(node, &slot).await.unwrap();
     let share = most.div_ceil(2);
     assert_eq!(other.long_queries.available_permits(), share);
     let turns = other.long_queries.clone();
@@ -301,8 +301,8 @@ async fn notices_that_are_not_kept_are_told_until_all_are_acknowledged() {
         entry: IntentionId([2; 32]),
     };
     let told = || {
-        let list = notices::list_notices(&node, api::ListNoticesRequest::default()).unwrap();
-        let status = status::status(&node).unwrap();
+        let list = notices::list_notices(node, api::ListNoticesRequest::default()).unwrap();
+        let status = status::status(node).unwrap();
         assert_eq!(list.notices.len(), status.notice_count as usize);
         assert_eq!(list.more_count, status.notice_more_count);
         (list.notices.len(), list.more_count)
@@ -310,18 +310,18 @@ async fn notices_that_are_not_kept_are_told_until_all_are_acknowledged() {
     assert_eq!(told(), (0, 0));
     let more = Notice::More { count: 3 };
     assert!(notices::keep_notices(
-        &node,
+        node,
         &StoreId([3; 32]),
         &[fork, more.clone()]
     ));
-    assert!(notices::keep_notices(&node, &StoreId([4; 32]), &[more]));
+    assert!(notices::keep_notices(node, &StoreId([4; 32]), &[more]));
     assert_eq!(told(), (1, 6));
     let all = api::AcknowledgeNoticesRequest {
         ids: Vec::new(),
         all: true,
     };
     assert_eq!(
-        notices::acknowledge(&node, all).unwrap().acknowledged_count,
+        notices::acknowledge(node, all).unwrap().acknowledged_count,
         1
     );
     assert_eq!(told(), (0, 0));
@@ -341,10 +341,10 @@ async fn a_node_has_so_many_stores() {
         };
         node.add_slot(Slot::new(StoreId(id), record));
     }
-    create::create(&node, request("last", "counter"))
+    create::create(node, request("last", "counter"))
         .await
         .unwrap();
-    let beyond = create::create(&node, request("beyond", "counter")).await;
+    let beyond = create::create(node, request("beyond", "counter")).await;
     let said = beyond.map(drop).unwrap_err().to_string();
     assert!(said.contains(&format!("{STORES_MAX} stores")), "{said}");
     assert_eq!(node.slots().len(), STORES_MAX);
@@ -366,7 +366,7 @@ async fn a_node_has_so_many_plugins() {
         .put_plugins(&names.collect::<Vec<_>>())
         .unwrap();
     let counter = crate::plugin::bundled::BUNDLED[1].bytes;
-    let install = async |name: &str| plugin::install(&node, name.into(), counter.to_vec()).await;
+    let install = async |name: &str| plugin::install(node, name.into(), counter.to_vec()).await;
     assert!(install("last").await.is_ok());
     let said = install("beyond").await.unwrap_err().to_string();
     assert!(said.contains(&format!("{PLUGINS_MAX} plugins")), "{said}");

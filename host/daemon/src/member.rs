@@ -55,7 +55,7 @@ impl Governed {
     /// An outcome other than success as an error, for requests whose answer is something else.
     fn succeeded(self, node: &Node, slot: &Slot) -> Result<Done> {
         let function = self.found.function();
-        let detail = call::call_response(&node, slot, &self.done, &[Some(function)], Forms::TEXT);
+        let detail = call::call_response(node, slot, &self.done, &[Some(function)], Forms::TEXT);
         let shown = detail.outcome.unwrap_or_default();
         match &self.done.outcome {
             Outcome::Ok(_) => Ok(self.done),
@@ -88,7 +88,7 @@ async fn govern(
     function: &str,
     arguments: &[(Type, Value)],
 ) -> Result<Governed> {
-    let code = call::code(&node, slot, &store.snapshot())?;
+    let code = call::code(node, slot, &store.snapshot())?;
     if code.system.function(COMMANDS, function).is_none() {
         return Err(Failure::usage(format!(
             "the governance of this store has no command `{function}`"
@@ -112,7 +112,7 @@ async fn govern(
         function: function.into(),
         args,
     };
-    let done = call::commit(&node, slot, store, Lane::System, vec![call]).await?;
+    let done = call::commit(node, slot, store, Lane::System, vec![call]).await?;
     Ok(Governed { done, found })
 }
 
@@ -159,7 +159,7 @@ pub(crate) async fn claim(
 }
 
 fn checked_role(slot: &Slot, node: &Node, store: &OpenStore, role: &str) -> Result<()> {
-    let code = call::code(&node, slot, &store.snapshot())?;
+    let code = call::code(node, slot, &store.snapshot())?;
     let roles = code
         .system
         .function(COMMANDS, "set-role")

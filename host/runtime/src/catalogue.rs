@@ -81,7 +81,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`HostFault::MissingCode`] when they are not here, or damaged: they are then to be fetched
-    /// again; [`HostFault::Storage`] when they cannot be read.
+    /// again; [`HostFault::Components`] when they cannot be read.
     pub fn bytes(&self, id: &ComponentId) -> Result<Vec<u8>, HostFault> {
         let path = self.bytes_path(id);
         let bytes = match std::fs::read(&path) {
@@ -90,7 +90,7 @@ impl Catalogue {
                 return Err(HostFault::MissingCode(*id));
             }
             Err(error) => {
-                return Err(HostFault::Storage(format!(
+                return Err(HostFault::Components(format!(
                     "reading {}: {error}",
                     path.display()
                 )));
@@ -109,7 +109,7 @@ impl Catalogue {
     /// When the directory cannot be read.
     pub fn list(&self) -> Result<Vec<Listed>, HostFault> {
         let fault = |error: std::io::Error| {
-            HostFault::Storage(format!("reading {}: {error}", self.dir.display()))
+            HostFault::Components(format!("reading {}: {error}", self.dir.display()))
         };
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(fault)? {
@@ -139,7 +139,7 @@ impl Catalogue {
             .and_then(|()| std::fs::File::open(&self.dir)?.sync_all());
         written.map_err(|error| {
             let _ = std::fs::remove_file(&aside);
-            HostFault::Storage(format!("writing {}: {error}", path.display()))
+            HostFault::Components(format!("writing {}: {error}", path.display()))
         })
     }
 
@@ -150,7 +150,7 @@ impl Catalogue {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    return Err(HostFault::Storage(format!(
+                    return Err(HostFault::Components(format!(
                         "removing {}: {error}",
                         path.display()
                     )));
@@ -178,7 +178,7 @@ impl Catalogue {
             })),
             None => {
                 let fault = format!("{} cannot be read back", path.display());
-                Err(LoadError::Fault(HostFault::Storage(fault)))
+                Err(LoadError::Fault(HostFault::Components(fault)))
             }
         }
     }
@@ -198,9 +198,9 @@ impl LoadError {
         match self {
             LoadError::Fault(fault) => fault,
             LoadError::Compile(CompileError::Io { what, path, error }) => {
-                HostFault::Storage(format!("{what} {}: {error}", path.display()))
+                HostFault::Components(format!("{what} {}: {error}", path.display()))
             }
-            LoadError::Compile(CompileError::Files(said)) => HostFault::Storage(said),
+            LoadError::Compile(CompileError::Files(said)) => HostFault::Components(said),
             LoadError::Compile(error @ (CompileError::Died(_) | CompileError::Time(_))) => {
                 HostFault::Exhausted(format!("what compiling may use: {error}"))
             }

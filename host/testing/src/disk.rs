@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use lattice_kernel::StorageError;
+use lattice_kernel::{StorageError, StoreFile};
 use redb::{Database, StorageBackend};
 
 use crate::dice::Dice;
@@ -347,9 +347,10 @@ impl Disk {
 
     /// The same with so much memory for its pages.
     pub(crate) fn open(&self, cache_bytes: usize) -> Result<Database, StorageError> {
-        Ok(Database::builder()
+        Database::builder()
             .set_cache_size(cache_bytes)
-            .create_with_backend(self.clone())?)
+            .create_with_backend(self.clone())
+            .map_err(|error| StorageError::unopened(StoreFile::State, error))
     }
 
     fn lock(&self) -> MutexGuard<'_, Medium> {

@@ -132,7 +132,7 @@ impl From<lattice_kernel::run::engine::HostFault> for Failure {
             HostFault::Exhausted(_) => {
                 Failure::failed(fault.to_string()).hint("try again when less runs at once")
             }
-            HostFault::Storage(_) => Failure::failed(fault.to_string())
+            HostFault::Storage(_) | HostFault::Components(_) => Failure::failed(fault.to_string())
                 .hint("run `lattice doctor`; check free space and the disk"),
         }
     }

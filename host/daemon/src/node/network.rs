@@ -329,7 +329,7 @@ async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), C
         Some(_) => return Err(ClaimRefusal::AdmittedBefore),
         None => {}
     }
-    let store = call::running(&node, slot)
+    let store = call::running(node, slot)
         .await
         .map_err(|failure| not_here(failure.to_string()))?;
     let (outcome, text) = member::claim(node, slot, &store, &claim)
@@ -362,11 +362,11 @@ async fn invite_state(
     slot: &Arc<Slot>,
     invite: &DeviceKey,
 ) -> Result<InviteState, String> {
-    let store = call::running(&node, slot)
+    let store = call::running(node, slot)
         .await
         .map_err(|failure| failure.to_string())?;
     let snapshot = store.snapshot();
-    let code = call::code(&node, slot, &snapshot).map_err(|failure| failure.to_string())?;
+    let code = call::code(node, slot, &snapshot).map_err(|failure| failure.to_string())?;
     let Some(Type::List(row_type)) = code
         .system
         .function(QUERIES, "invites")
@@ -379,7 +379,7 @@ async fn invite_state(
         function: "invites".into(),
         args: cbor::encode_all([].iter(), &[]),
     };
-    let queried = call::run_query(&node, &store, &snapshot, &call, Lane::System)
+    let queried = call::run_query(node, &store, &snapshot, &call, Lane::System)
         .await
         .map_err(|failure| failure.to_string())?;
     let CallEnd::Ok(bytes) = queried.end else {

@@ -108,8 +108,8 @@ struct Parent {
 
 impl Parent {
     async fn find(node: &Node, text: &str) -> Result<Self> {
-        let slot = lookup::find_slot(&node, text)?;
-        let store = call::running(&node, &slot).await?;
+        let slot = lookup::find_slot(node, text)?;
+        let store = call::running(node, &slot).await?;
         let governance = member::governance(&slot)?;
         let members: Vec<Member> = governance
             .members

@@ -31,7 +31,8 @@ use crate::state::cell::{Cell, Op, Space};
 use crate::state::live;
 use crate::state::reads::Reads;
 use crate::state::written;
-use crate::storage::rows::{Rows, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::Rows;
 
 /// What never changes about a store.
 #[derive(Debug)]
@@ -161,7 +162,7 @@ impl Core {
             }
             match self.refresh_cuts() {
                 Ok(()) => {}
-                Err(HostFault::Storage(error)) => return Err(StorageError(error)),
+                Err(HostFault::Storage(error)) => return Err(error),
                 Err(fault) => {
                     self.paused[0] = Some(fault);
                     break;
@@ -210,7 +211,7 @@ impl Core {
             match self.run_logged(lane, slot, local) {
                 Ok(effects) => self.install(lane, slot, local, effects)?,
                 Err(Stopped::Storage(error)) => return Err(error),
-                Err(Stopped::Fault(HostFault::Storage(error))) => return Err(StorageError(error)),
+                Err(Stopped::Fault(HostFault::Storage(error))) => return Err(error),
                 Err(Stopped::Fault(fault)) => {
                     self.paused[usize::from(lane.number())] = Some(fault);
                     return Ok(false);
@@ -361,7 +362,7 @@ impl Core {
     pub(crate) fn stored(&self, local: LocalSeq) -> Result<Stored, StorageError> {
         self.log
             .entry(local)?
-            .ok_or_else(|| StorageError(format!("log/ lacks entry {}", local.0)))
+            .ok_or_else(|| crate::log::lacks(local))
     }
 
     /// The component of a lane at a slot, with the read behind the answer.

@@ -10,7 +10,7 @@ use crate::graph::slot::Slot;
 use crate::log::Stored;
 use crate::log::notice::Notice;
 use crate::outcome::Outcome;
-use crate::storage::rows::StorageError;
+use crate::storage::error::StorageError;
 
 /// Stands for the outcome of a void transaction where outcomes are compared.
 const VOID: Digest = Digest([0; 32]);

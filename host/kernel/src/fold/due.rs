@@ -15,7 +15,8 @@ use crate::graph::dag::LocalSeq;
 use crate::graph::order;
 use crate::graph::slot::Slot;
 use crate::limits::{DUE_LISTED_MAX, DUE_ROWS_LOOKED_AT};
-use crate::storage::rows::{Rows, RowsView, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::{Rows, RowsView};
 
 const CURSORS: &[u8] = b"Mdue";
 
@@ -80,8 +81,7 @@ impl DueRuns {
             return Ok(due);
         };
         for (lane, part) in due.lanes.iter_mut().zip(row.chunks(8 + Slot::LEN)) {
-            let damaged =
-                || StorageError("the cursors are damaged: delete state.redb to rebuild it".into());
+            let damaged = || StorageError::row(CURSORS);
             let (count, cursor) = part.split_first_chunk().ok_or_else(damaged)?;
             lane.count = u64::from_be_bytes(*count);
             lane.listed_to = Slot::from_slice(cursor).ok_or_else(damaged)?;
@@ -173,9 +173,7 @@ impl DueRuns {
                 return Ok(None);
             }
             if due.listed_to == Slot::MAX {
-                return Err(StorageError(
-                    "no row says which runs are due: delete state.redb to rebuild it".into(),
-                ));
+                return Err(StorageError::row(CURSORS));
             }
             due.look_ahead(rows, lane)?;
         }

@@ -22,7 +22,8 @@ use crate::state::call_index;
 use crate::state::cell::{Cell, Space, ValueMark};
 use crate::state::live::{self, Span};
 use crate::state::versions;
-use crate::storage::rows::{RowsView, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::RowsView;
 
 /// An answer and the values that it was made from. Boxed slices keep it small, because there is at least one for each
 /// member.
@@ -172,7 +173,7 @@ fn range_mark(rows: &RowsView, range: &Range, at: Slot) -> Result<ValueMark, Sto
         ControlFlow::Continue(())
     };
     let (Some(start), end) = (Cell::from_slice(&range.start), Cell::from_slice(&range.end)) else {
-        return Err(StorageError("a range mark is damaged".into()));
+        return Err(StorageError::row(b"G"));
     };
     // An end in another lane or space stands for the end of the range's own space.
     let end = end.filter(|end| (end.lane(), end.space()) == (start.lane(), start.space()));
@@ -355,7 +356,7 @@ impl Core {
         let Some(row) = self.rows.get(&cuts_key(author))? else {
             return Ok(Vec::new());
         };
-        decode_cuts(&row).ok_or_else(|| StorageError("a row of cuts is damaged".into()))
+        decode_cuts(&row).ok_or_else(|| StorageError::row(&cuts_key(author)))
     }
 
     /// Sets whether a new entry is void by the cuts known now. [`Core::refresh_cuts`] judges it again when they
@@ -480,7 +481,7 @@ impl Core {
 }
 
 pub(crate) fn storage(error: StorageError) -> HostFault {
-    HostFault::Storage(error.0)
+    HostFault::Storage(error)
 }
 
 fn encode_cuts(cuts: &[PlacedCut]) -> Vec<u8> {

@@ -14,7 +14,7 @@ use crate::state::cell::{Cell, Space};
 use crate::state::read_sets;
 use crate::state::versions;
 use crate::state::written::written_cell;
-use crate::storage::rows::StorageError;
+use crate::storage::error::StorageError;
 
 impl Core {
     /// Replaces the effects of the entry's last run by those of the new one, and marks as due the runs that read what

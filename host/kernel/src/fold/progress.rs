@@ -8,7 +8,8 @@ use crate::graph::dag::LocalSeq;
 use crate::graph::order;
 use crate::graph::slot::Slot;
 use crate::state::versions::{RangeLengths, Roots};
-use crate::storage::rows::{Rows, RowsView, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::{Rows, RowsView};
 
 const ROOTS: &[u8] = b"Mroots";
 const LENGTHS: &[u8] = b"Mlengths";
@@ -67,8 +68,6 @@ impl Progress {
                 .get(name)?
                 .and_then(|row| Some(u64::from_be_bytes((*row).try_into().ok()?))))
         };
-        let damaged =
-            || StorageError("the roots are damaged: delete state.redb to rebuild it".into());
         let start = Self::start(store);
         Ok(Self {
             next: LocalSeq(number(INDEXED)?.unwrap_or(0)),
@@ -83,7 +82,7 @@ impl Progress {
                 .unwrap_or(start.witness),
             roots: match rows.get(ROOTS)? {
                 None => start.roots,
-                Some(row) => Roots::from_slice(&row).ok_or_else(damaged)?,
+                Some(row) => Roots::from_slice(&row).ok_or_else(|| StorageError::row(ROOTS))?,
             },
             lengths: rows
                 .get(LENGTHS)?

@@ -24,8 +24,9 @@ use crate::outcome::Outcome;
 use crate::state::cell::Cell;
 use crate::state::read_sets::SetNumber;
 use crate::state::reads::Range;
+use crate::storage::error::StorageError;
 use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
-use crate::storage::rows::{Rows, RowsView, StorageError};
+use crate::storage::rows::{Rows, RowsView};
 
 /// What one run did, of an intention in one lane.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -62,21 +63,17 @@ const COUNTED: u8 = 2;
 const READ: u64 = 1;
 const WRITTEN: u64 = 2;
 
-fn damaged() -> StorageError {
-    StorageError("a run's record is damaged: delete state.redb to rebuild it".into())
-}
-
 impl OrderRow {
     /// The row at a slot; `None` where no entry stands.
     pub(crate) fn load(rows: &RowsView, slot: Slot) -> Result<Option<Self>, StorageError> {
         rows.get(&order::key(slot))?
-            .map(|row| Self::decode(&row).ok_or_else(damaged))
+            .map(|row| Self::decode(&row).ok_or_else(|| StorageError::row(&order::key(slot))))
             .transpose()
     }
 
     /// The row at a slot where an entry must stand.
     pub(crate) fn there(rows: &RowsView, slot: Slot) -> Result<Self, StorageError> {
-        Self::load(rows, slot)?.ok_or_else(damaged)
+        Self::load(rows, slot)?.ok_or_else(|| StorageError::row(&order::key(slot)))
     }
 
     pub(crate) fn store(&self, rows: &mut Rows, slot: Slot) {

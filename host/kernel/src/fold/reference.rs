@@ -32,7 +32,8 @@ use crate::state::live::{self, Span};
 use crate::state::lthash::{Element, LtHash};
 use crate::state::numbers;
 use crate::state::versions::RootDigests;
-use crate::storage::rows::{Rows, StorageError};
+use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::rows::Rows;
 
 /// The result of a fold from nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,15 +67,13 @@ struct Judge<'a> {
 /// # Errors
 /// When the engine cannot run on this host.
 pub fn scratch(engine: &dyn Engine, entries: &[Stored]) -> Result<Scratch, HostFault> {
-    let first = entries
-        .first()
-        .ok_or_else(|| HostFault::Storage("there is no genesis to fold".into()))?;
+    let first = entries.first().expect("a store that is open has a genesis");
     let genesis = first
         .body
         .as_deref()
         .and_then(|b| Body::decode(b).ok())
         .and_then(|b| b.genesis)
-        .ok_or_else(|| HostFault::Storage("the first entry is no genesis".into()))?;
+        .expect("the first entry of a store is its genesis");
     let mut judge = Judge {
         engine,
         genesis,
@@ -90,7 +89,9 @@ pub fn scratch(engine: &dyn Engine, entries: &[Stored]) -> Result<Scratch, HostF
 }
 
 fn memory() -> Result<Rows, StorageError> {
-    let db = Database::builder().create_with_backend(InMemoryBackend::new())?;
+    let db = Database::builder()
+        .create_with_backend(InMemoryBackend::new())
+        .map_err(|error| StorageError::unopened(StoreFile::State, error))?;
     Rows::open(db)
 }
 
@@ -137,7 +138,10 @@ impl Judge<'_> {
                 over_quota,
             });
         }
-        Err(HostFault::Storage("the cuts do not settle".into()))
+        Err(HostFault::Unusable {
+            component: self.genesis.system.id,
+            reason: "its cuts do not settle".into(),
+        })
     }
 
     fn fresh(&self) -> Result<Rows, HostFault> {

@@ -10,7 +10,8 @@ use crate::fold::core::Info;
 use crate::graph::dag::LocalSeq;
 use crate::graph::lookup_cache::{LookupCache, Named};
 use crate::mutant::{self, Mutant};
-use crate::storage::rows::{RowsView, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::RowsView;
 
 /// Why an intention can never belong to the store. The same holds for entries that float on it. The sender answers
 /// for the error, because every node can check an entry before it passes it on.
@@ -135,7 +136,7 @@ fn check(
             .iter()
             .find(|(name, _)| *name == id)
             .map(|(_, named)| *named)
-            .ok_or_else(|| StorageError(format!("{id} was looked up and is gone")))
+            .expect("every name of the header was looked up above")
     };
     for (name, named) in names {
         if header.time <= named.time {
@@ -149,7 +150,7 @@ fn check(
     let prev = header
         .prev
         .expect("verified: every intention but a genesis has one");
-    let before = named(prev)?;
+    let before = named(prev);
     let prev_branch = cache.branch(rows, before.branch)?;
     let bad_prev = Ok(Err(AdmitError::Prev {
         prev,
@@ -179,7 +180,7 @@ fn check(
     let grant = header
         .grant
         .expect("verified: every intention but a genesis has one");
-    if !cache.admits(rows, &header.author, named(grant)?.local)? {
+    if !cache.admits(rows, &header.author, named(grant).local)? {
         return Ok(Err(AdmitError::Grant { grant }));
     }
     Ok(Ok(()))

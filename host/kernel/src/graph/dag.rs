@@ -15,8 +15,9 @@ use lattice_format::{ChainId, DeviceKey, IntentionId, Lane, Position, Seq, Time}
 use crate::graph::lookup_cache::Heads;
 use crate::graph::slot::Slot;
 use crate::graph::version_vector;
+use crate::storage::error::StorageError;
 use crate::storage::keys::{last_number, put_last_number, put_varint, take, take_varint};
-use crate::storage::rows::{RowsView, StorageError, prefix_end};
+use crate::storage::rows::{RowsView, prefix_end};
 
 /// The number of an entry in this node's log, from 0. The same entry has other numbers on other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,12 +156,6 @@ fn u64_of(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
-pub(crate) fn damaged(what: &str) -> StorageError {
-    StorageError(format!(
-        "the index of {what} is damaged: delete state.redb to rebuild it"
-    ))
-}
-
 pub(crate) fn key(table: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut out = vec![table];
     for part in parts {
@@ -175,7 +170,7 @@ pub(crate) fn local_key(local: LocalSeq) -> Vec<u8> {
 
 // --- reading ---------------------------------------------------------------------------------------
 
-fn id_prefix(id: &IntentionId) -> Vec<u8> {
+pub(crate) fn id_prefix(id: &IntentionId) -> Vec<u8> {
     key(b'I', &[&id.0[..8]])
 }
 
@@ -209,9 +204,10 @@ pub(crate) fn local_of(
 
 /// The row of the entry at `local`, which must exist.
 pub(crate) fn meta(rows: &RowsView, local: LocalSeq) -> Result<Meta, StorageError> {
-    rows.get(&local_key(local))?
+    let key = local_key(local);
+    rows.get(&key)?
         .and_then(|row| Meta::decode(local, &row))
-        .ok_or_else(|| damaged("entries"))
+        .ok_or_else(|| StorageError::row(&key))
 }
 
 /// The id of the entry at `local`, which must exist.
@@ -221,40 +217,43 @@ pub(crate) fn id_at(rows: &RowsView, local: LocalSeq) -> Result<IntentionId, Sto
 
 /// The position of the entry at `local`, which must exist.
 pub(crate) fn position_of(rows: &RowsView, local: LocalSeq) -> Result<Position, StorageError> {
-    rows.get(&local_key(local))?
+    let key = local_key(local);
+    rows.get(&key)?
         .and_then(|row| Position::from_slice(row.get(..Position::LEN)?))
-        .ok_or_else(|| damaged("entries"))
+        .ok_or_else(|| StorageError::row(&key))
 }
 
 /// The slot of the entry at `local`, which must exist.
 pub(crate) fn slot_of(rows: &RowsView, local: LocalSeq) -> Result<Slot, StorageError> {
-    rows.get(&local_key(local))?
+    let key = local_key(local);
+    rows.get(&key)?
         .and_then(|row| Slot::from_slice(row.get(..Slot::LEN)?))
-        .ok_or_else(|| damaged("entries"))
+        .ok_or_else(|| StorageError::row(&key))
 }
 
 /// The branch `id`, which must exist.
 pub(crate) fn branch(rows: &RowsView, id: BranchId) -> Result<Branch, StorageError> {
-    rows.get(&key(b'B', &[&id.0.to_be_bytes()]))?
+    let key = key(b'B', &[&id.0.to_be_bytes()]);
+    rows.get(&key)?
         .and_then(|row| Branch::decode(&row))
-        .ok_or_else(|| damaged("chains"))
+        .ok_or_else(|| StorageError::row(&key))
 }
 
 /// All branches, by number.
 pub(crate) fn branches(rows: &RowsView) -> Result<Vec<(BranchId, Branch)>, StorageError> {
     let mut out = Vec::new();
-    let mut bad = false;
+    let mut damage = None;
     rows.scan(b"B", b"C", false, |row, value| {
         match (
             row[1..].try_into().map(u32::from_be_bytes),
             Branch::decode(value),
         ) {
             (Ok(id), Some(branch)) => out.push((BranchId(id), branch)),
-            _ => bad = true,
+            _ => damage = Some(StorageError::row(row)),
         }
         ControlFlow::Continue(())
     })?;
-    if bad { Err(damaged("chains")) } else { Ok(out) }
+    damage.map_or(Ok(out), Err)
 }
 
 /// The branches of one author: of one chain, or with `None` of all chains.
@@ -298,11 +297,12 @@ pub(crate) fn entry_of_branch(
     branch: BranchId,
     seq: Seq,
 ) -> Result<Option<LocalSeq>, StorageError> {
-    rows.get(&key(b'C', &[&branch.0.to_be_bytes(), &seq.0.to_be_bytes()]))?
+    let key = key(b'C', &[&branch.0.to_be_bytes(), &seq.0.to_be_bytes()]);
+    rows.get(&key)?
         .map(|row| {
             take_varint(&mut &row[..])
                 .map(LocalSeq)
-                .ok_or_else(|| damaged("chains"))
+                .ok_or_else(|| StorageError::row(&key))
         })
         .transpose()
 }

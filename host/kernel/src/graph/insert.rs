@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use lattice_format::{IntentionId, VerifiedHeader};
 
-use crate::graph::dag::{
-    self, Branch, BranchId, LocalSeq, Meta, branches_of, damaged, key, local_key,
-};
+use crate::graph::dag::{self, Branch, BranchId, LocalSeq, Meta, branches_of, key, local_key};
 use crate::graph::lookup_cache::{LookupCache, Named};
 use crate::graph::order;
 use crate::graph::slot::Slot;
 use crate::graph::version_vector::{self, Vector};
 use crate::mutant::{self, Mutant};
+use crate::storage::error::StorageError;
 use crate::storage::keys::put_varint;
-use crate::storage::rows::{Rows, StorageError};
+use crate::storage::rows::Rows;
 
 /// What the insertion of an entry found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +36,7 @@ pub(crate) fn add(
         cache
             .names
             .find(rows, &id)?
-            .ok_or_else(|| StorageError(format!("entry {id} is named but not in the log")))
+            .ok_or_else(|| StorageError::row(&dag::id_prefix(&id)))
     };
     let prev = header.prev.map(named).transpose()?;
     let grant = header.grant.map(named).transpose()?;
@@ -137,7 +136,7 @@ fn place_in_branch(
         row[1..]
             .try_into()
             .map(|id| u32::from_be_bytes(id) + 1)
-            .map_err(|_| damaged("chains"))
+            .map_err(|_| StorageError::row(&row))
     })?;
     let id = BranchId(next);
     let row = Branch {

@@ -11,7 +11,8 @@ use crate::graph::dag::{self, Branch, BranchId, LocalSeq};
 use crate::graph::ids::IdMap;
 use crate::graph::version_vector::PastCache;
 use crate::limits::{BRANCHES_MAX, NAMES_MAX};
-use crate::storage::rows::{RowsView, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::RowsView;
 
 /// The entries that no witnessed entry names.
 pub(crate) type Heads = OrdMap<IntentionId, LocalSeq>;

@@ -4,8 +4,9 @@ use lattice_format::Position;
 
 use crate::graph::dag::LocalSeq;
 use crate::graph::slot::Slot;
+use crate::storage::error::StorageError;
 use crate::storage::keys::{put_varint, take_varint};
-use crate::storage::rows::{Rows, RowsView, StorageError};
+use crate::storage::rows::{Rows, RowsView};
 
 /// Key of the row of the entry at a slot.
 pub(crate) fn key(slot: Slot) -> Vec<u8> {

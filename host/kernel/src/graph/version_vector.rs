@@ -16,10 +16,11 @@ use std::sync::Arc;
 
 use lattice_format::Seq;
 
-use crate::graph::dag::{self, BranchId, LocalSeq, Meta, damaged, key};
+use crate::graph::dag::{self, BranchId, LocalSeq, Meta, key};
 use crate::limits::{PAST_PAIRS_CACHED_MAX, PASTS_CACHED_MAX};
+use crate::storage::error::StorageError;
 use crate::storage::keys::{put_varint, take_varint};
-use crate::storage::rows::{Rows, RowsView, StorageError};
+use crate::storage::rows::{Rows, RowsView};
 
 /// The last entry that a past reaches in each branch, by ascending branch.
 pub(crate) type Vector = Arc<Vec<(BranchId, Seq)>>;
@@ -92,20 +93,20 @@ fn visit_rows(
     seq: Seq,
     mut visit: impl FnMut(&Row<'_>) -> Option<ControlFlow<()>>,
 ) -> Result<(), StorageError> {
-    let mut sound = true;
+    let mut damage = None;
     let end = row_key(branch, seq.0.saturating_add(1));
-    rows.scan(&row_key(branch, 0), &end, true, |_, value| {
+    rows.scan(&row_key(branch, 0), &end, true, |key, value| {
         let row = Row::of(value);
         match row.as_ref().and_then(|row| Some((row, visit(row)?))) {
             Some((row, ControlFlow::Continue(()))) if !row.is_whole() => ControlFlow::Continue(()),
             Some(_) => ControlFlow::Break(()),
             None => {
-                sound = false;
+                damage = Some(StorageError::row(key));
                 ControlFlow::Break(())
             }
         }
     })?;
-    if sound { Ok(()) } else { Err(damaged("pasts")) }
+    damage.map_or(Ok(()), Err)
 }
 
 /// How far into `other` the past of entry `seq` of `branch` reaches.
@@ -174,8 +175,8 @@ pub(crate) fn store(
     }
     let last = rows.first(&row_key(branch, 0), &row_key(branch, seq.0), true)?;
     let value = match &last {
-        Some((_, last)) => {
-            let last = Row::of(last).ok_or_else(|| damaged("pasts"))?;
+        Some((key, last)) => {
+            let last = Row::of(last).ok_or_else(|| StorageError::row(key))?;
             let since = last.since.saturating_add(1);
             let before = if last.is_whole() { 0 } else { last.pairs };
             let pairs = before.saturating_add(changed.len() as u32);

@@ -56,9 +56,10 @@ use crate::log::segments::{Segment, Segments};
 use crate::log::tail::Tail;
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
+use crate::storage::db::Failed;
+use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::health::{Health, Wake};
 use crate::storage::log_files::LogFiles;
-use crate::storage::rows::StorageError;
 
 type Table<K> = TableDefinition<'static, K, &'static [u8]>;
 
@@ -155,7 +156,8 @@ impl Log {
 
     /// Looks, if a read has failed, whether the segment that is written still takes transactions.
     pub(crate) fn examine(&self) -> Result<(), StorageError> {
-        self.segments.last(|_, db| self.health.look(db))?;
+        self.segments
+            .last(|segment, db| Ok(self.health.look(segment.file(), db)?))?;
         Ok(())
     }
 
@@ -163,7 +165,7 @@ impl Log {
     fn read<T>(
         &self,
         segment: Segment,
-        read: impl FnOnce(&ReadTransaction) -> Result<T, StorageError>,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, Failed>,
     ) -> Result<T, StorageError> {
         self.segments.read(segment, |db| read(&db.begin_read()?))
     }
@@ -171,7 +173,7 @@ impl Log {
     /// Reads the last segment; `None` when there is none.
     fn read_last<T>(
         &self,
-        read: impl FnOnce(Segment, &ReadTransaction) -> Result<T, StorageError>,
+        read: impl FnOnce(Segment, &ReadTransaction) -> Result<T, Failed>,
     ) -> Result<Option<T>, StorageError> {
         let read = |segment, db: &Database| read(segment, &db.begin_read()?);
         self.health.of(self.segments.last(read))
@@ -205,10 +207,11 @@ impl Log {
             let count = table.len()?;
             // Nothing is taken out of the middle of a segment.
             if next.checked_sub(segment.0) != Some(count) {
-                return Err(segment.damaged(format_args!(
+                let what = format_args!(
                     "it holds {count} entries from {} on, but the next would be number {next}",
                     segment.0
-                )));
+                );
+                return Err(segment.damaged(what).into());
             }
             Ok(next)
         })?;
@@ -269,9 +272,11 @@ impl Log {
                     row::encode(local, entry, &mut row);
                     written += row.len();
                     if entries.insert(local, row.as_slice())?.is_some() {
-                        return Err(StorageError(format!(
-                            "{segment} already holds entry {local}: two writers share it"
-                        )));
+                        return Err(segment
+                            .damaged(format_args!(
+                                "it holds entry {local}, which is written just now"
+                            ))
+                            .into());
                     }
                 }
             }
@@ -368,10 +373,12 @@ impl Log {
                     if next == after.0 {
                         return Ok(());
                     }
-                    Err(StorageError(format!(
-                        "{segment} ends before entry {next}, and {after} follows: a file between them is gone, or one \
-                         of them is damaged; restore the store from a backup, or join it again"
-                    )))
+                    Err(segment
+                        .damaged(format_args!(
+                            "it ends before entry {next}, and {after} follows: a file between them is gone, or one of \
+                             them is damaged"
+                        ))
+                        .into())
                 })?;
                 match after {
                     Some(after) if out.len() < limit => from = after.0,
@@ -495,7 +502,7 @@ impl Log {
     }
 }
 
-fn begin_write(db: &Database) -> Result<WriteTransaction, StorageError> {
+fn begin_write(db: &Database) -> Result<WriteTransaction, Failed> {
     let mut write = db.begin_write()?;
     write.set_durability(match mutant::active(Mutant::CommitNotDurable) {
         true => Durability::None,
@@ -507,10 +514,7 @@ fn begin_write(db: &Database) -> Result<WriteTransaction, StorageError> {
 }
 
 /// The row of the genesis as a segment holds it.
-fn genesis_row(
-    segment: Segment,
-    transaction: &ReadTransaction,
-) -> Result<Option<Vec<u8>>, StorageError> {
+fn genesis_row(segment: Segment, transaction: &ReadTransaction) -> Result<Option<Vec<u8>>, Failed> {
     let table = match segment.0 == FIRST.0 {
         true => transaction.open_table(ENTRIES)?,
         false => transaction.open_table(GENESIS)?,
@@ -527,7 +531,7 @@ struct Carried {
 }
 
 impl Carried {
-    fn read(segment: Segment, transaction: &ReadTransaction) -> Result<Self, StorageError> {
+    fn read(segment: Segment, transaction: &ReadTransaction) -> Result<Self, Failed> {
         let mut notices = Vec::new();
         for row in transaction.open_table(NOTICES)?.iter()? {
             let (number, row) = row?;
@@ -543,7 +547,7 @@ impl Carried {
     }
 
     /// Makes the tables of a new segment. Durable when this returns. Tells how many bytes it wrote.
-    fn write(&self, db: &Database) -> Result<u64, StorageError> {
+    fn write(&self, db: &Database) -> Result<u64, Failed> {
         let write = begin_write(db)?;
         write.open_table(ENTRIES)?;
         write.open_table(NOTICED)?;
@@ -563,7 +567,7 @@ fn copy<'a>(
     write: &WriteTransaction,
     table: Table<u64>,
     rows: impl Iterator<Item = (u64, &'a Vec<u8>)>,
-) -> Result<u64, StorageError> {
+) -> Result<u64, Failed> {
     let mut table = write.open_table(table)?;
     let mut written = 0;
     for (key, row) in rows {
@@ -571,6 +575,11 @@ fn copy<'a>(
         written += row.len() as u64;
     }
     Ok(written)
+}
+
+/// The error for an entry that the log should hold.
+pub(crate) fn lacks(local: LocalSeq) -> StorageError {
+    StorageError::damaged(StoreFile::Log, format_args!("it lacks entry {}", local.0))
 }
 
 /// The next hash of the witness chain.

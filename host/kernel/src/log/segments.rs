@@ -9,15 +9,15 @@
 //! written and take no disk: a segment of 98,000 entries appended one by one is 114 MiB long and takes 65, before
 //! redb compacts it and after. So nothing is compacted.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use redb::{Database, DatabaseError, ReadableDatabase};
 
 use crate::limits::OPEN_SEGMENTS_MAX;
-use crate::storage::log_files::{LogFiles, ReadSegment, file_name};
-use crate::storage::rows::StorageError;
+use crate::storage::db::{self, Failed, Open, guard};
+use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::log_files::{LogFiles, ReadSegment};
 
 /// A segment by the number of its first entry, as errors name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,70 +25,23 @@ pub(crate) struct Segment(pub(crate) u64);
 
 impl std::fmt::Display for Segment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "log/{}", file_name(self.0))
+        self.file().fmt(f)
     }
 }
 
 impl Segment {
+    pub(crate) fn file(self) -> StoreFile {
+        StoreFile::Segment(self.0)
+    }
+
     /// The error for what a segment holds and nobody wrote.
     pub(crate) fn damaged(self, what: impl std::fmt::Display) -> StorageError {
-        StorageError(format!(
-            "{self} is damaged: {what}; restore the store from a backup, or join it again"
-        ))
-    }
-
-    /// Does something with the file. redb panics on some damage to a file; to us that is an error of the
-    /// disk, which must not reach other stores. Nothing half done is seen afterwards: redb's locks are
-    /// poisoned then, and everything that follows is an error as well.
-    fn guarded<T>(self, work: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) if error.0.starts_with("log/") => Err(error),
-            Ok(Err(error)) => Err(StorageError(format!("{self}: {error}"))),
-            Err(_) => Err(self.damaged("its pages contradict each other")),
-        }
-    }
-
-    fn opened<T>(
-        self,
-        open: impl FnOnce() -> Result<T, DatabaseError>,
-    ) -> Result<Closing<T>, StorageError> {
-        self.guarded(|| {
-            let unopened = |error| {
-                StorageError(format!(
-                    "{self} does not open: {error}; if it is damaged, restore the store from a backup, or join it again"
-                ))
-            };
-            open()
-                .map(|db| Closing { db: Some(db), segment: self })
-                .map_err(unopened)
-        })
-    }
-}
-
-/// A file that closes without a panic, whatever redb finds in it then.
-struct Closing<T> {
-    db: Option<T>,
-    segment: Segment,
-}
-
-impl<T> Closing<T> {
-    fn get(&self) -> &T {
-        self.db.as_ref().expect("it is taken when it is dropped")
-    }
-}
-
-impl<T> Drop for Closing<T> {
-    fn drop(&mut self) {
-        let db = self.db.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::error!("{} is damaged: it could not be closed", self.segment);
-        }
+        StorageError::damaged(self.file(), what)
     }
 }
 
 /// A segment that nobody writes any more, open.
-type Reader = Arc<Closing<ReadSegment>>;
+type Reader = Arc<Open<ReadSegment>>;
 
 /// The segments of one log, some of them open.
 pub(crate) struct Segments {
@@ -105,7 +58,7 @@ struct Written {
     /// The segments, ascending.
     all: Vec<Segment>,
     /// The last of them.
-    last: Option<Closing<Database>>,
+    last: Option<Open<Database>>,
     /// Why nothing is read and written any more.
     ended: Option<&'static str>,
 }
@@ -117,19 +70,19 @@ struct Reading {
     closed: bool,
 }
 
-const CLOSED: &str = "the log is closed: its store is";
+const CLOSED: &str = "it is closed, as its store is";
 const UNSURE: &str =
-    "log/: whether a new segment has its name is not known; the store must be opened again";
+    "whether a new segment has its name is not known; the store must be opened again";
 
 impl Segments {
     /// Opens the last segment, if there is any.
     pub(crate) fn open(files: Box<dyn LogFiles>, full_bytes: u64) -> Result<Self, StorageError> {
-        let failed = |error| StorageError(format!("log/: {error}"));
+        let failed = |error| StorageError::failed(StoreFile::Log, error);
         let all: Vec<_> = files.list().map_err(failed)?;
         let all: Vec<_> = all.into_iter().map(Segment).collect();
         let (mut last, mut bytes) = (None, 0);
         if let Some(segment) = all.last() {
-            last = Some(segment.opened(|| files.open(segment.0))?);
+            last = Some(db::open(segment.file(), || files.open(segment.0))?);
             // After a crash the file is up to twice as long as what it holds: such a segment ends the earlier.
             bytes = files.bytes(segment.0).map_err(failed)?;
         }
@@ -150,7 +103,7 @@ impl Segments {
         let written = self.written.read().expect("no holder panics");
         match written.ended {
             None => Ok(written),
-            Some(why) => Err(StorageError(why.into())),
+            Some(why) => Err(StorageError::unusable(StoreFile::Log, why)),
         }
     }
 
@@ -185,31 +138,31 @@ impl Segments {
     /// Does something with the last segment; `None` when there is none.
     pub(crate) fn last<T>(
         &self,
-        work: impl FnOnce(Segment, &Database) -> Result<T, StorageError>,
+        work: impl FnOnce(Segment, &Database) -> Result<T, Failed>,
     ) -> Result<Option<T>, StorageError> {
         let written = self.written()?;
         let (Some(segment), Some(db)) = (written.all.last(), &written.last) else {
             return Ok(None);
         };
-        segment.guarded(|| work(*segment, db.get())).map(Some)
+        guard(segment.file(), || work(*segment, db)).map(Some)
     }
 
     /// Reads a segment.
     pub(crate) fn read<T>(
         &self,
         segment: Segment,
-        read: impl FnOnce(&dyn ReadableDatabase) -> Result<T, StorageError>,
+        read: impl FnOnce(&dyn ReadableDatabase) -> Result<T, Failed>,
     ) -> Result<T, StorageError> {
         {
             let written = self.written()?;
             if let Some(db) = &written.last
                 && written.all.last() == Some(&segment)
             {
-                return segment.guarded(|| read(db.get()));
+                return guard(segment.file(), || read(&**db));
             }
         }
         let reader = self.reader(segment)?;
-        let done = segment.guarded(|| read(&**reader.get()));
+        let done = guard(segment.file(), || read(&***reader));
         if done.is_err() {
             // redb refuses a file after one error of it: the next reader opens it anew.
             self.reading().open.retain(|(open, _)| *open != segment);
@@ -221,7 +174,7 @@ impl Segments {
     fn reader(&self, segment: Segment) -> Result<Reader, StorageError> {
         let mut reading = self.reading();
         if reading.closed {
-            return Err(StorageError(CLOSED.into()));
+            return Err(StorageError::unusable(StoreFile::Log, CLOSED));
         }
         let open = &mut reading.open;
         if let Some(at) = open.iter().position(|(open, _)| *open == segment) {
@@ -230,13 +183,15 @@ impl Segments {
             open.push(found);
             return Ok(reader);
         }
-        let reader = Arc::new(segment.opened(|| match self.files.open_to_read(segment.0) {
-            // The node ended between its successor's beginning and its own end: what repairs it closes it.
-            Err(DatabaseError::RepairAborted) => {
-                drop(self.files.open(segment.0)?);
-                self.files.open_to_read(segment.0)
+        let reader = Arc::new(db::open(segment.file(), || {
+            match self.files.open_to_read(segment.0) {
+                // The node ended between its successor's beginning and its own end: what repairs it closes it.
+                Err(DatabaseError::RepairAborted) => {
+                    drop(self.files.open(segment.0)?);
+                    self.files.open_to_read(segment.0)
+                }
+                opened => opened,
             }
-            opened => opened,
         })?);
         if open.len() == OPEN_SEGMENTS_MAX {
             open.remove(0);
@@ -263,17 +218,17 @@ impl Segments {
     pub(crate) fn begin(
         &self,
         segment: Segment,
-        fill: impl FnOnce(&Database) -> Result<u64, StorageError>,
+        fill: impl FnOnce(&Database) -> Result<u64, Failed>,
     ) -> Result<(), StorageError> {
         drop(self.written()?);
-        let made = segment.opened(|| self.files.make())?;
-        let bytes = segment.guarded(|| fill(made.get()))?;
+        let made = db::open(segment.file(), || self.files.make())?;
+        let bytes = guard(segment.file(), || fill(&made))?;
         let named = self.files.name(segment.0);
         let mut written = self.written.write().expect("no holder panics");
         if let Err(error) = named {
             // If the name lasts, nothing may be appended to the segment before it.
             written.ended = Some(UNSURE);
-            return Err(StorageError(format!("{segment}: {error}")));
+            return Err(StorageError::failed(segment.file(), error));
         }
         written.all.push(segment);
         // Closes the segment before it.
@@ -301,7 +256,7 @@ mod tests {
 
     use super::*;
     use crate::limits::SEGMENT_BYTES;
-    use crate::storage::log_files::LogDirectory;
+    use crate::storage::log_files::{LogDirectory, file_name};
 
     const ROWS: TableDefinition<'static, u64, u64> = TableDefinition::new("rows");
 

@@ -10,6 +10,7 @@ use lattice_format::{
 
 use crate::outcome::TrapKind;
 use crate::run::Run;
+use crate::storage::error::StorageError;
 
 /// A fault of this host, not of the guest. Other hosts do not share it, so it never becomes an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,9 +24,12 @@ pub enum HostFault {
     /// Memory or an instance slot ran out.
     #[error("out of {0} on this node")]
     Exhausted(String),
-    /// Reading or writing this node's files failed.
-    #[error("storage: {0}")]
-    Storage(String),
+    /// A file of the store failed or is damaged.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The components that this node keeps could not be read or written.
+    #[error("components: {0}")]
+    Components(String),
     /// The component does not have the shape that its use needs, though it was installed.
     #[error("the component {component} cannot be used: {reason}")]
     Unusable {

@@ -27,7 +27,8 @@ use crate::state::call_index;
 use crate::state::cell::{Cell, Op, Space, ValueMark};
 use crate::state::live;
 pub use crate::state::reads::{Page, Range, Reads};
-use crate::storage::rows::{RowsView, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::RowsView;
 
 /// Why a host function did not return.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +43,7 @@ pub enum RunFault {
 
 impl From<StorageError> for RunFault {
     fn from(error: StorageError) -> Self {
-        Self::Host(HostFault::Storage(error.0))
+        Self::Host(HostFault::Storage(error))
     }
 }
 

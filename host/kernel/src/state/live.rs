@@ -19,8 +19,9 @@ use crate::state::cell::{
     Cell, Op, Space, deleted_key, delta_prefix, live_key, older_key, older_prefix,
 };
 use crate::state::numbers;
+use crate::storage::error::StorageError;
 use crate::storage::keys::{put_varint, take_varint, unescape};
-use crate::storage::rows::{RowsView, StorageError, prefix_end};
+use crate::storage::rows::{RowsView, prefix_end};
 
 /// A version of a cell of bytes, and the entry that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +30,10 @@ pub(crate) struct Version {
     pub(crate) op: Op,
 }
 
-pub(crate) fn damaged() -> StorageError {
-    StorageError("a row of the derived state is damaged: delete state.redb to rebuild it".into())
-}
-
 impl Version {
     /// Reads a row of an older version.
-    pub(crate) fn decode(mut row: &[u8]) -> Result<Self, StorageError> {
+    pub(crate) fn decode(key: &[u8], mut row: &[u8]) -> Result<Self, StorageError> {
+        let damaged = || StorageError::row(key);
         let local = LocalSeq(take_varint(&mut row).ok_or_else(damaged)?);
         let op = Op::decode(row).ok_or_else(damaged)?;
         Ok(Self { local, op })
@@ -58,9 +56,9 @@ pub(crate) fn encode_live(local: LocalSeq, value: &[u8]) -> Vec<u8> {
     out
 }
 
-fn decode_live(mut row: &[u8]) -> Result<(LocalSeq, &[u8]), StorageError> {
-    let local = take_varint(&mut row).ok_or_else(damaged)?;
-    Ok((LocalSeq(local), row))
+fn decode_live(mut row: &[u8]) -> Option<(LocalSeq, &[u8])> {
+    let local = take_varint(&mut row)?;
+    Some((LocalSeq(local), row))
 }
 
 /// A value, and the entry that wrote it.
@@ -68,10 +66,11 @@ type Live = (LocalSeq, Arc<[u8]>);
 
 /// The newest value of a cell of bytes, with the entry that wrote it; `None` when there is none.
 pub(crate) fn live(rows: &RowsView, cell: &Cell) -> Result<Option<Live>, StorageError> {
-    let Some(row) = rows.get(&live_key(cell))? else {
+    let key = live_key(cell);
+    let Some(row) = rows.get(&key)? else {
         return Ok(None);
     };
-    let (local, value) = decode_live(&row)?;
+    let (local, value) = decode_live(&row).ok_or_else(|| StorageError::row(&key))?;
     Ok(Some((local, value.into())))
 }
 
@@ -83,8 +82,8 @@ pub(crate) fn older_below(
 ) -> Result<Option<(Slot, Version)>, StorageError> {
     let row = rows.first(&older_key(cell, Slot::MIN), &older_key(cell, at), true)?;
     row.map(|(key, row)| {
-        let slot = Slot::at_end_of(&key).ok_or_else(damaged)?;
-        Ok((slot, Version::decode(&row)?))
+        let slot = Slot::at_end_of(&key).ok_or_else(|| StorageError::row(&key))?;
+        Ok((slot, Version::decode(&key, &row)?))
     })
     .transpose()
 }
@@ -112,7 +111,7 @@ fn bytes_below(rows: &RowsView, cell: &Cell, at: Slot) -> Result<Option<Arc<[u8]
     match older_below(rows, cell, at)?.map(|(_, version)| version.op) {
         None | Some(Op::Delete) => Ok(None),
         Some(Op::Put(bytes)) => Ok(Some(bytes)),
-        Some(Op::Add(_)) => Err(damaged()),
+        Some(Op::Add(_)) => Err(StorageError::row(&older_key(cell, at))),
     }
 }
 
@@ -172,7 +171,8 @@ pub(crate) fn scan_bytes_at(
     scan(rows, span, at, |cell, row| {
         let bytes = match row {
             Some(row) => {
-                let (local, value) = decode_live(row)?;
+                let damaged = || StorageError::row(&live_key(cell));
+                let (local, value) = decode_live(row).ok_or_else(damaged)?;
                 if at == Slot::MAX || dag::slot_of(rows, local)? < at {
                     Some(value.into())
                 } else {
@@ -196,7 +196,8 @@ pub(crate) fn scan_numbers_at(
     mut visit: impl FnMut(&[u8], i64) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
     scan(rows, span, at, |cell, row| {
-        let mut number = row.map_or(Ok(0), numbers::decode_total)?;
+        let total = row.map_or(Some(0), numbers::decode_total);
+        let mut number = total.ok_or_else(|| StorageError::row(&live_key(cell)))?;
         if at != Slot::MAX {
             number = number.wrapping_sub(numbers::sum_from(rows, cell, at)?);
         }
@@ -239,7 +240,7 @@ fn merge(
     let mut failed = None;
     rows.scan(&from, &to, span.reverse, |row, value| {
         let mut step = || -> Result<ControlFlow<()>, StorageError> {
-            let cell = Cell::from_slice(&row[1..]).ok_or_else(damaged)?;
+            let cell = Cell::from_slice(&row[1..]).ok_or_else(|| StorageError::row(row))?;
             while let Some(key) = gone.next() {
                 match span.order(key, cell.key()) {
                     Ordering::Less => {
@@ -332,6 +333,7 @@ impl<'a> Gone<'a> {
         let Some((row, _)) = self.rows.first(&from, &to, span.reverse)? else {
             return Ok(None);
         };
+        let damaged = || StorageError::row(&row);
         let (cell, _) = unescape(&row[1..]).ok_or_else(damaged)?;
         let cell = Cell::from_slice(&cell).ok_or_else(damaged)?;
         Ok(Some(cell.key().to_vec()))

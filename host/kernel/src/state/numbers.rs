@@ -15,13 +15,13 @@ use crate::graph::dag::LocalSeq;
 use crate::graph::slot::Slot;
 use crate::limits::{DELTA_BLOCK_ROWS, DELTA_LEVEL_ROWS};
 use crate::state::cell::{Cell, block_key, deleted_key, delta_key, delta_prefix, live_key};
-use crate::state::live::damaged;
+use crate::storage::error::StorageError;
 use crate::storage::keys::{put_varint, take_varint, unzigzag, zigzag};
-use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
+use crate::storage::rows::{Rows, RowsView, prefix_end};
 
 /// Reads the total out of a live row.
-pub(crate) fn decode_total(mut row: &[u8]) -> Result<i64, StorageError> {
-    take_varint(&mut row).map(unzigzag).ok_or_else(damaged)
+pub(crate) fn decode_total(mut row: &[u8]) -> Option<i64> {
+    take_varint(&mut row).map(unzigzag)
 }
 
 /// The live row of a total.
@@ -33,8 +33,9 @@ pub(crate) fn encode_total(total: i64) -> Vec<u8> {
 
 /// The number at the end of the order.
 pub(crate) fn total(rows: &RowsView, cell: &Cell) -> Result<i64, StorageError> {
-    rows.get(&live_key(cell))?
-        .map_or(Ok(0), |row| decode_total(&row))
+    let key = live_key(cell);
+    let total = rows.get(&key)?.map_or(Some(0), |row| decode_total(&row));
+    total.ok_or_else(|| StorageError::row(&key))
 }
 
 /// The delta at exactly `slot`; `None` where there is none.
@@ -43,8 +44,9 @@ pub(crate) fn delta_at(
     cell: &Cell,
     slot: Slot,
 ) -> Result<Option<i64>, StorageError> {
-    rows.get(&delta_key(cell, slot))?
-        .map(|row| decode_total(&row))
+    let key = delta_key(cell, slot);
+    rows.get(&key)?
+        .map(|row| decode_total(&row).ok_or_else(|| StorageError::row(&key)))
         .transpose()
 }
 
@@ -57,13 +59,13 @@ struct Block {
 
 impl Block {
     /// Reads a row of a level. A delta counts as a block of one row.
-    fn decode(level: u8, mut row: &[u8]) -> Result<Self, StorageError> {
+    fn decode(level: u8, mut row: &[u8]) -> Option<Self> {
         let count = match level {
             0 => 1,
-            _ => take_varint(&mut row).ok_or_else(damaged)?,
+            _ => take_varint(&mut row)?,
         };
         let sum = decode_total(row)?;
-        Ok(Self { count, sum })
+        Some(Self { count, sum })
     }
 
     fn encode(self) -> Vec<u8> {
@@ -103,13 +105,13 @@ fn visit(
     let end = to.map_or_else(|| level_end(cell, level), |to| row_key(cell, level, to));
     let mut failed = None;
     rows.scan(&start, &end, false, |key, row| {
-        let step = Slot::at_end_of(key)
-            .ok_or_else(damaged)
-            .and_then(|slot| Ok(visit(slot, Block::decode(level, row)?)));
-        step.unwrap_or_else(|error| {
-            failed = Some(error);
-            ControlFlow::Break(())
-        })
+        match Slot::at_end_of(key).zip(Block::decode(level, row)) {
+            Some((slot, block)) => visit(slot, block),
+            None => {
+                failed = Some(StorageError::row(key));
+                ControlFlow::Break(())
+            }
+        }
     })?;
     failed.map_or(Ok(()), Err)
 }
@@ -138,8 +140,8 @@ fn block_at(
     let end = row_key(cell, level, slot.just_above());
     let row = rows.first(&start, &end, true)?;
     row.map(|(key, row)| {
-        let slot = Slot::at_end_of(&key).ok_or_else(damaged)?;
-        Ok((slot, Block::decode(level, &row)?))
+        let found = Slot::at_end_of(&key).zip(Block::decode(level, &row));
+        found.ok_or_else(|| StorageError::row(&key))
     })
     .transpose()
 }

@@ -17,10 +17,10 @@ use lattice_format::{DeviceKey, Lane, Seq};
 use crate::graph::dag::{self, BranchId};
 use crate::graph::slot::Slot;
 use crate::state::cell::{Cell, Space, ValueMark, common_prefix};
-use crate::state::live::damaged;
 use crate::state::reads::{Range, Reads};
+use crate::storage::error::StorageError;
 use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
-use crate::storage::rows::{Rows, RowsView, StorageError, prefix_end};
+use crate::storage::rows::{Rows, RowsView, prefix_end};
 
 /// Number of a set on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,13 +133,14 @@ pub(crate) fn number_of(
     let digest = digest_key(&encoded);
     if let Some(row) = rows.get(&digest)? {
         let number = take_varint(&mut &row[..]).and_then(|number| u32::try_from(number).ok());
-        return number.map(SetNumber).map(Some).ok_or_else(damaged);
+        let number = number.ok_or_else(|| StorageError::row(&digest))?;
+        return Ok(Some(SetNumber(number)));
     }
     let last = rows.first(b"Y", b"Z", true)?;
     let number = match last {
         None => SetNumber(0),
         Some((key, _)) => {
-            let last = key.last_chunk().ok_or_else(damaged)?;
+            let last = key.last_chunk().ok_or_else(|| StorageError::row(&key))?;
             SetNumber(u32::from_be_bytes(*last) + 1)
         }
     };
@@ -191,7 +192,9 @@ pub(crate) fn stale_readers(
     numbers.dedup();
     let mut by_author: BTreeMap<DeviceKey, BTreeMap<SetNumber, Seen>> = BTreeMap::new();
     for number in numbers {
-        let row = rows.get(&set_key(number))?.ok_or_else(damaged)?;
+        let key = set_key(number);
+        let damaged = || StorageError::row(&key);
+        let row = rows.get(&key)?.ok_or_else(damaged)?;
         let set = ReadSet::decode(&row).ok_or_else(damaged)?;
         let in_range =
             |range: &Range| *range.start <= *cell.as_bytes() && *cell.as_bytes() < *range.end;
@@ -233,7 +236,7 @@ fn entries_between(
     let slot_at = |seq: u64| -> Result<Slot, StorageError> {
         match dag::entry_of_branch(rows, branch, Seq(seq))? {
             Some(local) => dag::slot_of(rows, local),
-            None => Err(damaged()),
+            None => Err(StorageError::row(b"C")),
         }
     };
     // Mostly few entries stand above `from`, or none. So the search doubles its steps from the end of the branch.

@@ -25,7 +25,8 @@ use crate::state::lthash::{Element, LtHash};
 use crate::state::numbers;
 use crate::state::reads::{Range, Reads};
 use crate::state::written;
-use crate::storage::rows::{Rows, RowsView, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::{Rows, RowsView};
 
 /// Homomorphic hashes of what this replica holds.
 #[derive(Clone, Debug, Default)]
@@ -115,7 +116,7 @@ pub(crate) fn set(
         let delta = match op {
             None => None,
             Some(Op::Add(by)) => Some(*by),
-            Some(_) => return Err(live::damaged()),
+            Some(_) => unreachable!("numbers are added to, and nothing else"),
         };
         return set_number(rows, roots, cell, (slot, local), delta);
     }

@@ -9,11 +9,12 @@ use lattice_format::{DeviceKey, Header, Lane};
 
 use crate::graph::slot::Slot;
 use crate::mutant::{self, Mutant};
-use crate::state::cell::{Cell, Op, Space, ValueMark, older_key, reader_key};
+use crate::state::cell::{Cell, Op, Space, ValueMark, live_key, older_key, reader_key};
 use crate::state::live::{self, Version};
 use crate::state::numbers;
 use crate::state::reads::Reads;
-use crate::storage::rows::{RowsView, StorageError};
+use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::rows::RowsView;
 
 /// The cell of the quota in effect: 8 bytes big-endian, or no value when there is no quota.
 pub(crate) fn quota_cell() -> Cell {
@@ -60,9 +61,10 @@ fn still_holds(mark: &[u8], written: u64) -> Option<bool> {
 
 fn bytes_of(number: i64) -> Result<u64, StorageError> {
     u64::try_from(number).map_err(|_| {
-        StorageError(format!(
-            "an author has written {number} bytes: delete state.redb to rebuild it"
-        ))
+        StorageError::damaged(
+            StoreFile::State,
+            format_args!("an author has written {number} bytes"),
+        )
     })
 }
 
@@ -71,11 +73,9 @@ fn quota_at(rows: &RowsView, at: Slot) -> Result<(Option<u64>, ValueMark), Stora
     let mark = ValueMark::of_bytes(value.as_deref());
     let quota = value
         .map(|bytes| {
-            let bytes = (*bytes).try_into().map_err(|_| {
-                StorageError(
-                    "the row of the quota is damaged: delete state.redb to rebuild it".into(),
-                )
-            })?;
+            let bytes = (*bytes)
+                .try_into()
+                .map_err(|_| StorageError::row(&live_key(&quota_cell())))?;
             Ok::<_, StorageError>(u64::from_be_bytes(bytes))
         })
         .transpose()?;
@@ -90,9 +90,9 @@ pub(crate) fn ever(rows: &RowsView) -> Result<bool, StorageError> {
         &older_key(&cell, Slot::MIN),
         &older_key(&cell, Slot::MAX),
         false,
-        |_, row| {
+        |key, row| {
             any |= !matches!(
-                Version::decode(row).map(|version| version.op),
+                Version::decode(key, row).map(|version| version.op),
                 Ok(Op::Delete)
             );
             match any {
@@ -147,7 +147,7 @@ pub(crate) fn stale_readers(
     cell: &Cell,
     slot: Slot,
 ) -> Result<Vec<(Lane, Slot)>, StorageError> {
-    let damaged = || StorageError("a mark of a quota is damaged".into());
+    let damaged = || StorageError::row(&reader_key(cell, Lane::App, slot));
     let from = slot.just_above();
     let mut readers = Vec::new();
     rows.scan(

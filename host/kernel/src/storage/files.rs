@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use redb::Database;
+use redb::{Database, DatabaseError};
 
 use crate::limits::SEGMENT_BYTES;
+use crate::storage::db::guard;
+use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::log_files::{LOG_DIR, LogDirectory, LogFiles, segments_in};
-use crate::storage::rows::StorageError;
 
 /// The log of stores of version 0.1.
 const OLD_LOG: &str = "log.redb";
@@ -33,41 +34,40 @@ impl Files {
     pub fn in_dir(dir: &Path) -> Result<Self, StorageError> {
         let old = dir.join(OLD_LOG);
         if old.exists() {
-            return Err(StorageError(format!(
-                "{} is the log of a store of version 0.1, which this version does not open; export the store with \
-                 version 0.1, or remove its directory and join it again",
-                old.display()
-            )));
+            return Err(StorageError::unusable(
+                StoreFile::Log,
+                format_args!(
+                    "{} is the log of a store of version 0.1, which this version does not open; export the store \
+                     with version 0.1, or remove its directory and join it again",
+                    old.display()
+                ),
+            ));
         }
+        let file = StoreFile::State;
         let open = |path: &Path| {
             let mut builder = Database::builder();
             builder.set_cache_size(CACHE_BYTES);
-            // redb asserts what it finds in a file.
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.create(path)))
-                .unwrap_or_else(|_| {
-                    Err(redb::DatabaseError::Storage(redb::StorageError::Corrupted(
-                        "its pages contradict each other".into(),
-                    )))
-                })
+            guard(file, || Ok(builder.create(path)))
         };
         let path = dir.join("state.redb");
-        let state = match open(&path) {
-            Ok(state) => state,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
-                return Err(StorageError(format!(
-                    "{}: another process has it open",
-                    path.display()
-                )));
+        let damage: Box<dyn std::fmt::Display> = match open(&path) {
+            Ok(Ok(state)) => return Ok(Self::with_state(dir, state)),
+            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
+                let why = format_args!("another process has {} open", path.display());
+                return Err(StorageError::unusable(file, why));
             }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "rebuilding damaged derived state");
-                std::fs::remove_file(&path)
-                    .map_err(|error| StorageError(format!("{}: {error}", path.display())))?;
-                open(&path).map_err(|error| StorageError(format!("{}: {error}", path.display())))?
-            }
+            Ok(Err(error)) => Box::new(error),
+            Err(error) => Box::new(error),
         };
+        tracing::warn!(path = %path.display(), error = %damage, "rebuilding damaged derived state");
+        std::fs::remove_file(&path).map_err(|error| StorageError::failed(file, error))?;
+        let state = open(&path)?.map_err(|error| StorageError::unopened(file, error))?;
+        Ok(Self::with_state(dir, state))
+    }
+
+    fn with_state(dir: &Path, state: Database) -> Self {
         let log = LogDirectory::of_store(dir);
-        Ok(Self::from_parts(Box::new(log), SEGMENT_BYTES, state))
+        Self::from_parts(Box::new(log), SEGMENT_BYTES, state)
     }
 
     /// Whether that directory is one of a store, of whichever version.

@@ -5,13 +5,13 @@
 //! writer can, and may not read for hours. So a view that fails a read wakes the writer, which asks the database
 //! itself: what fails a single read, such as a damaged row, is nothing that opening it anew would mend.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use redb::Database;
 
-use crate::storage::rows::StorageError;
+use crate::storage::db::guard;
+use crate::storage::error::{StorageError, StoreFile};
 
 /// What is called when a read has failed. Must not block.
 pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -42,17 +42,12 @@ impl Health {
     }
 
     /// Looks, if a read has failed, whether the database still takes transactions.
-    pub(crate) fn look(&self, db: &Database) -> Result<(), StorageError> {
+    pub(crate) fn look(&self, file: StoreFile, db: &Database) -> Result<(), StorageError> {
         // First: what fails from here on is for the next look.
         if !self.raised.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let begin = || Ok(db.begin_write()?.abort()?);
         // redb panics where another thread did in the middle of something.
-        catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|_| {
-            Err(StorageError(
-                "a read found pages that contradict each other".into(),
-            ))
-        })
+        guard(file, || Ok(db.begin_write()?.abort()?))
     }
 }

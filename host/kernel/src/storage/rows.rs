@@ -10,12 +10,13 @@
 //! in halves wherever else a row is inserted.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableHandle};
 
+use crate::storage::db::{Failed, Open, guard};
+use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::health::{Health, Wake};
 use crate::storage::keys;
 
@@ -28,30 +29,6 @@ fn definition(kind: u8) -> Definition {
         .unwrap_or_else(|| panic!("no kind of rows begins with {}", kind.escape_ascii()));
     TableDefinition::new(name)
 }
-
-/// This node's disk failed, or what is on it is damaged. Never an outcome: it pauses the store.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct StorageError(pub String);
-
-macro_rules! from_redb {
-    ($($error:ty),*) => {
-        $(impl From<$error> for StorageError {
-            fn from(error: $error) -> Self {
-                Self(error.to_string())
-            }
-        })*
-    };
-}
-
-from_redb!(
-    redb::DatabaseError,
-    redb::TransactionError,
-    redb::TableError,
-    redb::StorageError,
-    redb::CommitError,
-    redb::SetDurabilityError
-);
 
 type Key = Arc<[u8]>;
 /// A key with its value.
@@ -75,23 +52,8 @@ impl Disk {
         &self,
         read: impl FnOnce() -> Result<T, redb::StorageError>,
     ) -> Result<T, StorageError> {
-        self.health.of(guarded(|| Ok(read()?)))
+        self.health.of(guard(StoreFile::State, || Ok(read()?)))
     }
-}
-
-/// Does something with the file. redb panics on some damage to it; to us that is an error of the disk, which must
-/// reach nothing but its store. Nothing half done is seen afterwards: redb's locks are poisoned then, and everything
-/// that follows is an error as well.
-fn guarded<T>(work: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
-    catch_unwind(AssertUnwindSafe(work)).map_or_else(
-        |_| {
-            Err(StorageError(
-                "state.redb is damaged: its pages contradict each other; remove it while no daemon runs, and it is made again from the log"
-                    .into(),
-            ))
-        },
-        |done| done.map_err(|error| StorageError(format!("state.redb: {error}"))),
-    )
 }
 
 /// A consistent view of the map. Cheap to clone; stays as it is while the writer goes on.
@@ -242,29 +204,9 @@ impl RowsView {
     }
 }
 
-/// A database that is closed without a panic, whatever redb finds in it then.
-struct Held(Option<Database>);
-
-impl std::ops::Deref for Held {
-    type Target = Database;
-
-    fn deref(&self) -> &Database {
-        self.0.as_ref().expect("taken by drop alone")
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let db = self.0.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::error!("state.redb is damaged: it could not be closed");
-        }
-    }
-}
-
 /// The map with its only writer.
 pub struct Rows {
-    db: Held,
+    db: Open<Database>,
     view: RowsView,
     health: Arc<Health>,
 }
@@ -290,7 +232,7 @@ impl Rows {
     /// When the disk fails or the file is damaged.
     pub fn open(db: Database) -> Result<Self, StorageError> {
         let mut rows = Self {
-            db: Held(Some(db)),
+            db: Open::of(StoreFile::State, db),
             view: RowsView {
                 disk: None,
                 overlay: OrdMap::new(),
@@ -298,7 +240,7 @@ impl Rows {
             health: Arc::default(),
         };
         rows.reload()?;
-        if guarded(|| rows.drop_older_form())? {
+        if guard(StoreFile::State, || rows.drop_older_form())? {
             rows.reload()?;
         }
         Ok(rows)
@@ -306,7 +248,7 @@ impl Rows {
 
     /// Removes all rows if any is in a form that is not used any more, and returns whether: the log is then folded
     /// anew into today's. The rows of today's form would say how far a fold has come that wrote the others as well.
-    fn drop_older_form(&self) -> Result<bool, StorageError> {
+    fn drop_older_form(&self) -> Result<bool, Failed> {
         let known = |name: &str| keys::KINDS.iter().any(|(_, known)| *known == name);
         let tables: Vec<_> = self.db.begin_read()?.list_tables()?.collect();
         if tables.iter().all(|table| known(table.name())) {
@@ -321,7 +263,7 @@ impl Rows {
     }
 
     fn reload(&mut self) -> Result<(), StorageError> {
-        let tables = guarded(|| {
+        let tables = guard(StoreFile::State, || {
             let read = self.db.begin_read()?;
             let mut tables = Box::new([const { None }; 256]);
             let mut any = false;
@@ -383,7 +325,7 @@ impl Rows {
 
     /// Looks, if a read has failed, whether the database still takes transactions.
     pub(crate) fn examine(&self) -> Result<(), StorageError> {
-        self.health.look(&self.db)
+        self.health.look(StoreFile::State, &self.db)
     }
 
     /// Removes every row, on disk as well. Durable when this returns.
@@ -391,7 +333,7 @@ impl Rows {
     /// # Errors
     /// When the disk fails.
     pub fn clear(&mut self) -> Result<(), StorageError> {
-        guarded(|| {
+        guard(StoreFile::State, || {
             let write = self.db.begin_write()?;
             for (kind, _) in keys::KINDS {
                 write.delete_table(definition(*kind))?;
@@ -410,13 +352,13 @@ impl Rows {
         if self.view.overlay.is_empty() {
             return Ok(());
         }
-        guarded(|| self.write_overlay())?;
+        guard(StoreFile::State, || self.write_overlay())?;
         self.reload()?;
         self.view.overlay = OrdMap::new();
         Ok(())
     }
 
-    fn write_overlay(&self) -> Result<(), StorageError> {
+    fn write_overlay(&self) -> Result<(), Failed> {
         let mut write = self.db.begin_write()?;
         write.set_durability(Durability::Immediate)?;
         write.set_quick_repair(true);

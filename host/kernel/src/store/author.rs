@@ -24,7 +24,7 @@ use crate::outcome::Outcome;
 use crate::run::engine::{Answer, HostFault, Member, MemberStatus, Question};
 use crate::run::{CallPlace, Run};
 use crate::state::written;
-use crate::storage::rows::StorageError;
+use crate::storage::error::StorageError;
 use crate::store::Store;
 
 /// What a caller is told.

@@ -15,7 +15,9 @@ use crate::limits::{CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVER
 use crate::log::notice::Notice;
 use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
 use crate::outcome::Outcome;
-use crate::storage::rows::{RowsView, StorageError};
+use crate::run::engine::HostFault;
+use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::rows::RowsView;
 use crate::store::Store;
 use crate::store::author::CallError;
 use crate::store::receive::Received;
@@ -28,8 +30,24 @@ pub(crate) struct Undo {
     progress: Progress,
 }
 
-fn storage_of(error: CallError) -> StorageError {
-    StorageError(error.to_string())
+/// Why a commit failed. Everything since the last one is undone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// An intention could not be signed. The store goes on.
+    #[error(transparent)]
+    Unsigned(CallError),
+    /// The disk failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<CallError> for CommitError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Host(HostFault::Storage(error)) => Self::Storage(error),
+            error => Self::Unsigned(error),
+        }
+    }
 }
 
 impl Store {
@@ -38,31 +56,43 @@ impl Store {
     /// intentions.
     ///
     /// # Errors
-    /// When the disk fails: everything since the last commit is undone, and the callers get the
-    /// fault.
-    pub fn commit(&mut self, now_ms: u64) -> Result<Vec<VerifiedHeader>, StorageError> {
-        let appended = self
-            .sign_or_tell_why_not(now_ms)
-            .and_then(|()| self.append(now_ms));
-        let batch = appended.inspect_err(|_| self.roll_back())?;
-        if let Some(headers) = batch {
-            // The batch is in the log: what fails from here on is not the failure of its callers.
-            if let Err(error) = self.follow_log(now_ms) {
-                self.broken = Some(error);
-            }
-            return Ok(headers);
-        }
-        Ok(Vec::new())
-    }
-
-    /// Signs the intention being filled and inserts it; fails if an earlier one could not be signed.
-    fn sign_or_tell_why_not(&mut self, now_ms: u64) -> Result<(), StorageError> {
-        match self.unsigned.take() {
+    /// When an intention could not be signed, or the disk fails: everything since the last commit is undone, and the
+    /// callers get the error.
+    pub fn commit(&mut self, now_ms: u64) -> Result<Vec<VerifiedHeader>, CommitError> {
+        let signed = match self.unsigned.take() {
             Some(error) => Err(error),
             None => self.close_intention(now_ms),
+        };
+        signed.inspect_err(|_| self.roll_back())?;
+        Ok(self.commit_batch(now_ms)?)
+    }
+
+    /// Commits calls that nobody has committed yet. That they could not be signed is told by their callers' commit.
+    pub(crate) fn commit_calls(&mut self, now_ms: u64) -> Result<(), StorageError> {
+        match self.commit(now_ms) {
+            Ok(_) => Ok(()),
+            Err(CommitError::Storage(error)) => Err(error),
+            Err(CommitError::Unsigned(error)) => {
+                self.unsigned = Some(error);
+                Ok(())
+            }
         }
-        .map_err(storage_of)?;
-        self.sound()
+    }
+
+    /// Appends the batch to the log and lets the derived state follow. Returns the new intentions.
+    pub(crate) fn commit_batch(
+        &mut self,
+        now_ms: u64,
+    ) -> Result<Vec<VerifiedHeader>, StorageError> {
+        let appended = self.sound().and_then(|()| self.append(now_ms));
+        let Some(headers) = appended.inspect_err(|_| self.roll_back())? else {
+            return Ok(Vec::new());
+        };
+        // The batch is in the log: what fails from here on is not the failure of its callers.
+        if let Err(error) = self.follow_log(now_ms) {
+            self.broken = Some(error);
+        }
+        Ok(headers)
     }
 
     /// Appends the batch to the log, durably, with its notices; `None` if there is nothing to append.
@@ -92,14 +122,6 @@ impl Store {
             self.core.progress.witnessed_since = 0;
         }
         Ok(Some(batch.into_iter().map(|entry| entry.header).collect()))
-    }
-
-    /// Commits calls that nobody has committed yet.
-    pub(crate) fn commit_calls(&mut self, now_ms: u64) -> Result<(), StorageError> {
-        if self.open.is_some() || self.unsigned.is_some() {
-            self.commit(now_ms)?;
-        }
-        self.sound()
     }
 
     /// Inserts an admitted entry into the graph, and puts it into the next batch of the log.
@@ -189,7 +211,7 @@ impl Store {
             self.core.progress.settled = settled.pending == 0;
             self.publish_with(Some(&settled))?;
             if !self.core.notices.is_empty() {
-                self.commit(now_ms)?;
+                self.commit_batch(now_ms)?;
             }
         } else {
             self.publish()?;
@@ -202,9 +224,10 @@ impl Store {
     fn sound(&self) -> Result<(), StorageError> {
         match &self.broken {
             None => Ok(()),
-            Some(error) => Err(StorageError(format!(
-                "state.redb does not follow the log; open the store again: {error}"
-            ))),
+            Some(error) => Err(StorageError::unusable(
+                StoreFile::State,
+                format_args!("it does not follow the log; open the store again: {error}"),
+            )),
         }
     }
 
@@ -214,18 +237,17 @@ impl Store {
     /// # Errors
     /// When the disk fails: the store must be opened again.
     pub fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
-        if self.open.is_some() || !self.pending.is_empty() {
-            return Err(StorageError(
-                "settle before commit: a bug in the host".into(),
-            ));
-        }
+        assert!(
+            self.open.is_none() && self.pending.is_empty(),
+            "settled before what was called is committed"
+        );
         self.sound()?;
         let settled = self.core.settle(max_runs)?;
         self.core.progress.settled = settled.pending == 0;
         if !self.core.notices.is_empty() {
             // A changed outcome is told durably.
             let now_ms = self.flushed_at_ms;
-            self.commit(now_ms)?;
+            self.commit_batch(now_ms)?;
         }
         let now_ms = self.flushed_at_ms;
         let flushed = self.flush_if_due(now_ms)?;
@@ -248,7 +270,7 @@ impl Store {
     /// # Errors
     /// When the disk fails.
     pub fn tick(&mut self, now_ms: u64) -> Result<Received, StorageError> {
-        self.commit(now_ms)?;
+        self.commit_calls(now_ms)?;
         let mut received = Received::default();
         let due = self.waiting.unpark(now_ms);
         if !due.is_empty() {
@@ -257,7 +279,7 @@ impl Store {
                 return Err(error);
             }
             self.core.progress.settled &= self.pending.is_empty();
-            self.commit(now_ms)?;
+            self.commit_batch(now_ms)?;
         }
         if self.flush_if_due(now_ms)? {
             // Readers need not keep in memory what is on disk now.
@@ -271,7 +293,7 @@ impl Store {
     /// # Errors
     /// When the disk fails.
     pub fn close(mut self, now_ms: u64) -> Result<(), StorageError> {
-        self.commit(now_ms)?;
+        self.commit_calls(now_ms)?;
         if self.core.progress.witnessed_since > 0 {
             let record = self.witness_record(now_ms);
             self.core
@@ -286,7 +308,7 @@ impl Store {
     /// # Errors
     /// When the disk fails.
     pub fn rebuild(&mut self, now_ms: u64) -> Result<(), StorageError> {
-        self.commit(now_ms)?;
+        self.commit_calls(now_ms)?;
         let count = self.durable.0;
         self.core.rows.clear()?;
         self.core.progress = Progress::start(self.core.info.id);

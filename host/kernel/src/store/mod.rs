@@ -1,7 +1,7 @@
 //! One store with its single writer: the one path that local, gossiped and synced intentions take.
 
 pub(crate) mod author;
-mod commit;
+pub(crate) mod commit;
 mod open;
 pub(crate) mod receive;
 pub(crate) mod snapshot;
@@ -18,8 +18,8 @@ use crate::graph::dag::LocalSeq;
 use crate::graph::pending::{FloatingRow, ParkedRow, Waiting};
 use crate::log::notice::{Kept, Notice};
 use crate::log::{Append, Closes, WitnessRecord};
+use crate::storage::error::StorageError;
 use crate::storage::health::Wake;
-use crate::storage::rows::StorageError;
 use crate::store::author::{CallError, Open};
 use crate::store::commit::Undo;
 use crate::store::snapshot::Snapshot;
@@ -81,8 +81,7 @@ impl Store {
     /// When they do not: the store must be opened again.
     pub fn examine(&self) -> Result<(), StorageError> {
         self.core.log.examine()?;
-        let failed = |error| StorageError(format!("state.redb: {error}"));
-        self.core.rows.examine().map_err(failed)
+        self.core.rows.examine()
     }
 
     /// What the log holds durably.

@@ -17,11 +17,12 @@ use crate::graph::pending::Waiting;
 use crate::graph::slot::Slot;
 use crate::limits::OVERLAY_ROWS_MAX;
 use crate::log::notice::Kept;
-use crate::log::{Closes, Log, Noticed, Stored};
+use crate::log::{Closes, Log, Noticed, Stored, lacks};
 use crate::outcome::Outcome;
 use crate::run::engine::{Engine, HostFault, Unserved};
+use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::files::Files;
-use crate::storage::rows::{Rows, StorageError};
+use crate::storage::rows::Rows;
 use crate::store::Store;
 use crate::store::snapshot::{Snapshot, Summary};
 
@@ -128,7 +129,7 @@ impl Store {
             .map_err(|error| CreateError::Genesis(error.to_string()))?;
         let mut store = Self::found(files, engine, key, header, body, now_ms)?;
         store.run_genesis_now()?;
-        store.commit(now_ms)?;
+        store.commit_batch(now_ms)?;
         store.flush(now_ms)?;
         Ok(store)
     }
@@ -166,7 +167,7 @@ impl Store {
                 .due
                 .set(&mut store.core.rows, *lane, slot)?;
         }
-        store.commit(now_ms)?;
+        store.commit_batch(now_ms)?;
         store.settle(OPEN_RUNS_MAX)?;
         store.flush(now_ms)?;
         Ok(store)
@@ -266,10 +267,8 @@ impl Store {
             .and_then(|bytes| Body::decode(bytes).ok())
             .and_then(|body| body.genesis);
         let (true, Some(genesis)) = (first.header.is_genesis(), body) else {
-            return Err(StorageError(
-                "log/ is damaged: what it keeps as genesis is none; restore the store from a backup, or join it again".into(),
-            )
-            .into());
+            let what = "what it keeps as genesis is another kind of entry";
+            return Err(StorageError::damaged(StoreFile::Log, what).into());
         };
         let info = Arc::new(Info {
             id: StoreId::from(first.header.id()),
@@ -280,19 +279,19 @@ impl Store {
         let mut store = Self::assemble(log, rows, engine, key, info, now_ms)?;
         if store.core.progress.next.0 > count {
             // The log was put back to an earlier day; whatever was derived beyond it is void.
-            return Err(StorageError(format!(
-                "state.redb knows {} entries and log/ only {count}: if the log was restored from a backup, delete state.redb",
+            let why = format_args!(
+                "it knows {} entries, and the log only {count}: if the log was restored from a backup, remove state.redb",
                 store.core.progress.next.0
-            ))
-            .into());
+            );
+            return Err(StorageError::unusable(StoreFile::State, why).into());
         }
         let base = store.core.log.base()?;
         if store.core.progress.next.0 < base {
-            return Err(StorageError(format!(
-                "log/ begins with entry {base}, and state.redb knows only {} entries: restore the store from a backup, or join it again",
+            let why = format_args!(
+                "it begins with entry {base}, and state.redb knows only {} entries: restore the store from a backup, or join it again",
                 store.core.progress.next.0
-            ))
-            .into());
+            );
+            return Err(StorageError::unusable(StoreFile::Log, why).into());
         }
         let behind_from = store.core.progress.next;
         let behind = store.core.progress.next.0 < count || store.core.progress.due.total() > 0;
@@ -301,7 +300,7 @@ impl Store {
         store.settle(OPEN_RUNS_MAX)?;
         if behind {
             store.core.notice_stale_notices(behind_from)?;
-            store.commit(now_ms)?;
+            store.commit_batch(now_ms)?;
         }
         Ok(store)
     }
@@ -311,17 +310,15 @@ impl Store {
         while self.core.progress.next.0 < count {
             let entries = self.core.log.entries(self.core.progress.next, 256)?;
             if entries.is_empty() {
-                return Err(StorageError(format!(
-                    "log/ lacks entry {}",
-                    self.core.progress.next.0
-                )));
+                return Err(lacks(self.core.progress.next));
             }
             for stored in entries {
                 if stored.local != self.core.progress.next {
-                    return Err(StorageError(format!(
-                        "log/ is damaged: entry {} follows where {} should; restore the store from a backup, or join it again",
+                    let what = format_args!(
+                        "entry {} follows where {} should",
                         stored.local.0, self.core.progress.next.0
-                    )));
+                    );
+                    return Err(StorageError::damaged(StoreFile::Log, what));
                 }
                 self.insert_logged(&stored.header, stored.received_ms)?;
                 self.due(&stored.header)?;

@@ -7,7 +7,7 @@ use lattice_format::{DeviceKey, Header, IntentionId, SignedHeader, VerifiedHeade
 use crate::graph::admit::{self, Admission};
 use crate::graph::pending::{Arrival, FloatReason};
 use crate::mutant::{self, Mutant};
-use crate::storage::rows::StorageError;
+use crate::storage::error::StorageError;
 use crate::store::Store;
 use crate::store::verification::VerifyBatch;
 
@@ -67,7 +67,7 @@ impl Store {
             return Err(error);
         }
         self.core.progress.settled &= self.pending.is_empty();
-        self.commit(now_ms)?;
+        self.commit_batch(now_ms)?;
         received.missing = self.waiting.missing();
         received.bodies_missing = self.waiting.bodies_missing();
         Ok(received)

@@ -22,7 +22,8 @@ use crate::run::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault,
 use crate::run::{Reads, Run};
 use crate::state::live::{self, Span};
 use crate::state::written;
-use crate::storage::rows::{RowsView, StorageError};
+use crate::storage::error::StorageError;
+use crate::storage::rows::RowsView;
 use crate::sync::Offered;
 
 /// A store in numbers.
@@ -380,7 +381,7 @@ impl Snapshot {
             let stored = self
                 .log
                 .entry(local)?
-                .ok_or_else(|| StorageError(format!("log/ lacks entry {}", local.0)))?;
+                .ok_or_else(|| crate::log::lacks(local))?;
             let standing = self.standing(local, stored.header.lane, &position)?;
             out.push(HistoryRow {
                 position,
@@ -417,7 +418,7 @@ impl Snapshot {
                 }
             })?;
             if !sound {
-                return Err(dag::damaged("the order"));
+                return Err(StorageError::row(b"T"));
             }
         }
         let mut places = Vec::with_capacity(locals.len());

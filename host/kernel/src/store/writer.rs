@@ -14,9 +14,10 @@ use crate::fold::core::Changes;
 use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK_MS, TICKS_IDLE};
 use crate::log::notice::Notice;
 use crate::run::engine::HostFault;
-use crate::storage::rows::StorageError;
+use crate::storage::error::StorageError;
 use crate::store::Store;
 use crate::store::author::{CallError, Told};
+use crate::store::commit::CommitError;
 use crate::store::receive::Received;
 use crate::store::snapshot::Snapshot;
 use crate::store::verification::VerifyBatch;
@@ -346,16 +347,26 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 tell(changes, ids, effects);
             }
             Err(error) => {
+                let why = match &error {
+                    CommitError::Unsigned(error) => error.clone(),
+                    CommitError::Storage(error) => CallError::from(error.clone()),
+                };
                 for (_, told) in &mut answers {
                     // What was never to enter the log is not lost.
                     if matches!(told, Ok(told) if told.outcome.is_ok()) {
-                        *told = Err(CallError::from(error.clone()));
+                        *told = Err(why.clone());
                     }
                 }
                 let written = Vec::new();
                 effects.push(Effect::Answer(Group { written, answers }));
-                // After a failed write the database takes no other: it is opened anew.
-                self.stop(error.to_string(), effects);
+                match error {
+                    CommitError::Unsigned(_) => {
+                        let changes = self.show(effects);
+                        tell(changes, Vec::new(), effects);
+                    }
+                    // After a failed write the database takes no other: it is opened anew.
+                    CommitError::Storage(error) => self.stop(error.to_string(), effects),
+                }
             }
         }
     }

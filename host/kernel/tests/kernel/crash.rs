@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lattice_format::{Body, ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
 use lattice_kernel::{
-    BatchVerifier, Files, Notice, OpenError, Outcome, StorageError, Store, Stored,
+    BatchVerifier, CommitError, Files, Notice, OpenError, Outcome, StorageError, Store, Stored,
 };
 use lattice_testing::Dice;
 use lattice_testing::disk::{Disk, Power, SURVIVALS, Survives};
@@ -129,7 +129,7 @@ struct Node<'a> {
 }
 
 impl Node<'_> {
-    fn commit(&mut self) -> Result<(), StorageError> {
+    fn commit(&mut self) -> Result<(), CommitError> {
         let waiting = std::mem::take(&mut self.waiting);
         let headers = self.store.commit(self.now)?;
         let mut waiting = waiting.into_iter();
@@ -159,7 +159,7 @@ impl Node<'_> {
     }
 
     /// One thing that a node does. An error of the disk ends it.
-    fn step(&mut self, dice: &mut Dice) -> Result<(), StorageError> {
+    fn step(&mut self, dice: &mut Dice) -> Result<(), CommitError> {
         self.now += dice.below(700);
         match dice.below(10) {
             0..=3 => {
@@ -188,8 +188,8 @@ impl Node<'_> {
                 self.acknowledged.entries.extend(witnessed);
                 Ok(())
             }
-            7 | 8 => self.store.settle(1 + dice.below(6)).map(|_| ()),
-            _ => self.store.tick(self.now).map(|_| ()),
+            7 | 8 => Ok(self.store.settle(1 + dice.below(6)).map(drop)?),
+            _ => Ok(self.store.tick(self.now).map(drop)?),
         }
     }
 }
@@ -292,7 +292,8 @@ fn history(seed: u64, others: &[Stored], fails: Fails, survives: Survives, reach
         log.segment_bytes = [0, 4_096, 65_536][(seed / 4 % 3) as usize];
         let state = Disk::with_image(images.1, &state_power);
         failing.fail_after(dice.below(reach));
-        let started = files(&log, &state).and_then(|files| {
+        let files = files(&log, &state).map_err(|error| error.to_string());
+        let started = files.and_then(|files| {
             if acknowledged.entries.is_empty() {
                 let (signed, body) = wire(&others[0]);
                 Store::adopt(
@@ -302,9 +303,9 @@ fn history(seed: u64, others: &[Stored], fails: Fails, survives: Survives, reach
                     (signed, body.unwrap()),
                     now,
                 )
-                .map_err(|error| StorageError(error.to_string()))
+                .map_err(|error| error.to_string())
             } else {
-                open(files, now).map_err(|error| StorageError(error.to_string()))
+                open(files, now).map_err(|error| error.to_string())
             }
         });
         match started {

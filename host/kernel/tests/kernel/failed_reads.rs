@@ -65,7 +65,7 @@ fn one_failed_read_of_a_view_is_told_and_the_store_is_to_be_opened_again() {
         assert_eq!(woken(&count), 1, "{name}: it is told once");
         let error = store.examine().unwrap_err();
         let file = if name == "log" { "log/" } else { "state.redb" };
-        assert!(error.0.starts_with(file), "{error}");
+        assert!(error.to_string().starts_with(file), "{error}");
 
         drop(store);
         read(&view).unwrap_err();
@@ -92,7 +92,10 @@ fn a_failed_read_of_a_closed_segment_is_told_and_the_next_one_finds_it_whole() {
     let read = || view.entries_from(LocalSeq(0), 3);
     log.reads.fail_after(0);
     let error = read().unwrap_err();
-    assert!(error.0.starts_with("log/0000000000000000.redb"), "{error}");
+    assert!(
+        error.to_string().starts_with("log/0000000000000000.redb"),
+        "{error}"
+    );
     assert_eq!(woken(&count), 1);
     log.reads.fail_after(u64::MAX / 2);
     // Nothing that opening the store anew would mend.
@@ -142,7 +145,7 @@ fn a_damaged_row_is_told_and_is_no_reason_to_open_the_store_again() {
     let view = store.snapshot();
     for times in 1..4 {
         let error = view.entry(&ids[5]).unwrap_err();
-        assert!(error.0.contains("entry 5"), "{error}");
+        assert!(error.to_string().contains("entry 5"), "{error}");
         assert_eq!(woken(&count), times, "it is told again after each look");
         store.examine().unwrap();
     }

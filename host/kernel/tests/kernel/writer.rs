@@ -1,7 +1,7 @@
 //! The writer of a store as a value: what a group holds, in which order who is told, and when it ticks and sleeps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lattice_format::{Call, ChainId, ComponentId, Lane, Limits, SignedHeader};
 use lattice_kernel::limits::{
@@ -10,7 +10,7 @@ use lattice_kernel::limits::{
 use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
 use lattice_kernel::writer::{self, Effect, Job, Next, Now, Rebuild};
-use lattice_kernel::{BatchVerifier, LocalSeq, NewStore, Store};
+use lattice_kernel::{BatchVerifier, CallError, LocalSeq, NewStore, Store};
 use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, files};
 use lattice_testing::{self as testing, APP, ModelEngine, Step, device, key};
@@ -375,6 +375,85 @@ fn a_question_without_an_answer_is_asked_again_though_no_run_is_due() {
     driven.elapsed_ms = at_ms;
     assert_eq!(paused(&driven.nothing()), Some(true), "as before");
     assert_eq!(paused(&driven.drain()), Some(false));
+    assert_settled(&driven.writer);
+}
+
+/// An engine that answers so many questions about members, and then none.
+struct Forgetful(Arc<AtomicU32>);
+
+impl Engine for Forgetful {
+    fn serves(&self, profile: u32) -> bool {
+        ModelEngine.serves(profile)
+    }
+
+    fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
+        ModelEngine.ready(component)
+    }
+
+    fn instantiate(
+        &self,
+        component: &ComponentId,
+        limits: &Limits,
+        run: Run,
+    ) -> Result<Box<dyn Instance>, (Run, HostFault)> {
+        ModelEngine.instantiate(component, limits, run)
+    }
+
+    fn ask(
+        &self,
+        component: &ComponentId,
+        limits: &Limits,
+        run: Run,
+        question: &Question,
+    ) -> (Run, Result<Answer, AskError>) {
+        let left = self.0.load(Ordering::Relaxed);
+        match (question, left.checked_sub(1)) {
+            (Question::Members, None) => (run, Err(HostFault::Exhausted("memory".into()).into())),
+            (Question::Members, Some(left)) => {
+                self.0.store(left, Ordering::Relaxed);
+                ModelEngine.ask(component, limits, run, question)
+            }
+            _ => ModelEngine.ask(component, limits, run, question),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_signed_is_told_to_its_callers_and_the_store_goes_on() {
+    let left = Arc::new(AtomicU32::new(u32::MAX));
+    let spec = NewStore {
+        genesis: testing::genesis(),
+        admits: Vec::new(),
+        chain: ChainId(1),
+    };
+    let files = testing::memory_files();
+    let engine = Arc::new(Forgetful(left.clone()));
+    let store = Store::create(files, engine, key(1), spec, WALL_MS).unwrap();
+    let mut driven = Driven::new(store);
+    let count = |driven: &Driven| driven.writer.store().unwrap().snapshot().summary().count;
+    let before = count(&driven);
+    driven.add(1);
+    // Who was a member before the call is known, and not who is one after it.
+    left.store(1, Ordering::Relaxed);
+    let admission = testing::admit(device(2), Role::Writer);
+    let mut effects = driven.call(Lane::System, admission, 2);
+    effects.extend(driven.drain());
+    assert!(!kinds(&effects).contains(&"stop"), "{:?}", kinds(&effects));
+    let answers = effects.iter().find_map(|effect| match effect {
+        Effect::Answer(group) => Some(&group.answers),
+        _ => None,
+    });
+    let exhausted = Err(CallError::Host(HostFault::Exhausted("memory".into())));
+    assert_eq!(
+        answers.unwrap()[..],
+        [(1, exhausted.clone()), (2, exhausted)]
+    );
+    assert_eq!(count(&driven), before, "nothing of it is in the log");
+    left.store(u32::MAX, Ordering::Relaxed);
+    driven.add(3);
+    let effects = driven.nothing();
+    assert_eq!(tokens(&effects), [3]);
+    assert_eq!(count(&driven), before + 1);
     assert_settled(&driven.writer);
 }
 

@@ -282,7 +282,7 @@ impl World {
         let Some(store) = node.store().filter(|_| !node.restored) else {
             return Ok(());
         };
-        let unreadable = |error: StorageError| error.0;
+        let unreadable = |error: StorageError| error.to_string();
         let mut noticed = BTreeMap::new();
         for (_, notice) in store.notices().map_err(unreadable)? {
             match notice {

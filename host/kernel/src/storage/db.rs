@@ -1,0 +1,123 @@
+//! One guard around redb: what it returns, and what it panics about, becomes an error of a file.
+//!
+//! redb asserts what it finds in a file, so some damage makes it panic. To a host with many stores that is an error
+//! of one disk, which must reach nothing but its store. Nothing half done is seen afterwards: redb's locks are poisoned
+//! then, and everything that follows is an error as well.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::storage::error::{StorageError, StoreFile};
+
+/// What goes wrong inside of the guard.
+pub(crate) enum Failed {
+    /// redb refused; the guard knows in which file.
+    Redb(redb::Error),
+    /// An error that has its file already.
+    Storage(StorageError),
+}
+
+impl From<StorageError> for Failed {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Failed {
+            fn from(error: $error) -> Self {
+                Self::Redb(error.into())
+            }
+        })*
+    };
+}
+
+from_redb!(
+    redb::DatabaseError,
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::SetDurabilityError
+);
+
+/// What a panic of redb means.
+const CONTRADICTION: &str = "its pages contradict each other";
+
+/// Does something with a file.
+pub(crate) fn guard<T>(
+    file: StoreFile,
+    work: impl FnOnce() -> Result<T, Failed>,
+) -> Result<T, StorageError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(Failed::Storage(error))) => Err(error),
+        Ok(Err(Failed::Redb(error))) => Err(StorageError::failed(file, error)),
+        Err(_) => Err(StorageError::damaged(file, CONTRADICTION)),
+    }
+}
+
+/// Opens a file.
+pub(crate) fn open<T>(
+    file: StoreFile,
+    open: impl FnOnce() -> Result<T, redb::DatabaseError>,
+) -> Result<Open<T>, StorageError> {
+    let opened = guard(file, || Ok(open()))?;
+    let db = opened.map_err(|error| StorageError::unopened(file, error))?;
+    Ok(Open { db: Some(db), file })
+}
+
+/// An open file. It closes without a panic, whatever redb finds in it then.
+pub(crate) struct Open<T> {
+    db: Option<T>,
+    file: StoreFile,
+}
+
+impl<T> Open<T> {
+    /// Takes over what was opened elsewhere.
+    pub(crate) fn of(file: StoreFile, db: T) -> Self {
+        Self { db: Some(db), file }
+    }
+}
+
+impl<T> std::ops::Deref for Open<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.db.as_ref().expect("taken by drop alone")
+    }
+}
+
+impl<T> Drop for Open<T> {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("{} is damaged: it could not be closed", self.file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_and_refusals_are_errors_of_the_file() {
+        let file = StoreFile::Segment(3);
+        let panicked = guard::<()>(file, || panic!("unreachable")).unwrap_err();
+        assert_eq!(panicked, StorageError::damaged(file, CONTRADICTION));
+        let refused = guard::<()>(file, || Err(redb::StorageError::PreviousIo.into()));
+        assert_eq!(refused.unwrap_err().file(), file);
+        // An error that has its file keeps it.
+        let inner = StorageError::damaged(StoreFile::Log, "a hole");
+        let passed = guard::<()>(file, || Err(inner.clone().into()));
+        assert_eq!(passed.unwrap_err(), inner);
+        struct Breaks;
+        impl Drop for Breaks {
+            fn drop(&mut self) {
+                panic!("it cannot be closed");
+            }
+        }
+        drop(Open::of(file, Breaks));
+    }
+}

@@ -1,0 +1,199 @@
+//! Errors of a store's files: which file, which row, what happened, and what to do.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::storage::keys::table_name;
+use crate::storage::log_files::{LOG_DIR, file_name};
+
+/// A file of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFile {
+    /// What is derived from the log.
+    State,
+    /// The directory of the log's segments.
+    Log,
+    /// A segment of the log, by the number of its first entry.
+    Segment(u64),
+}
+
+impl fmt::Display for StoreFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State => f.write_str("state.redb"),
+            Self::Log => write!(f, "{LOG_DIR}/"),
+            Self::Segment(first) => write!(f, "{LOG_DIR}/{}", file_name(*first)),
+        }
+    }
+}
+
+impl StoreFile {
+    /// What to do about damage to it.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::State => "remove it while no daemon runs, and it is made again from the log",
+            Self::Log | Self::Segment(_) => "restore the store from a backup, or join it again",
+        }
+    }
+}
+
+/// This node's disk failed, or what is on it is damaged. Never an outcome: it pauses the store.
+#[derive(Clone, Debug)]
+pub struct StorageError {
+    file: StoreFile,
+    row: Option<String>,
+    what: What,
+}
+
+/// What happened to a file.
+#[derive(Clone, Debug)]
+enum What {
+    /// redb or the file system refused to work on it.
+    Failed(Source),
+    /// The same, when it was opened.
+    Unopened(Source),
+    /// It holds what nobody wrote.
+    Damaged(String),
+    /// It is sound, and cannot be used.
+    Unusable(String),
+}
+
+type Source = Arc<dyn std::error::Error + Send + Sync>;
+
+impl StorageError {
+    /// The disk refused to work on a file.
+    pub(crate) fn failed(
+        file: StoreFile,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(file, What::Failed(Arc::new(source)))
+    }
+
+    /// A file could not be opened, by whoever opens the files of a store.
+    pub fn unopened(
+        file: StoreFile,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(file, What::Unopened(Arc::new(source)))
+    }
+
+    /// A file holds what nobody wrote.
+    pub(crate) fn damaged(file: StoreFile, what: impl fmt::Display) -> Self {
+        Self::of(file, What::Damaged(what.to_string()))
+    }
+
+    /// A row of the derived state is not what was written there. `key` begins with the row's kind; where the rest is
+    /// not at hand, the kind alone says the table.
+    pub(crate) fn row(key: &[u8]) -> Self {
+        let (kind, rest) = key.split_first().expect("a key begins with its kind");
+        let table = table_name(*kind).unwrap_or("no table");
+        let row = match rest.is_empty() {
+            true => format!("a row of {table}"),
+            false => format!("row {} of {table}", rest.escape_ascii()),
+        };
+        Self {
+            row: Some(row),
+            ..Self::damaged(StoreFile::State, "is not what was written")
+        }
+    }
+
+    /// A file cannot be used as it is.
+    pub(crate) fn unusable(file: StoreFile, why: impl fmt::Display) -> Self {
+        Self::of(file, What::Unusable(why.to_string()))
+    }
+
+    fn of(file: StoreFile, what: What) -> Self {
+        Self {
+            file,
+            row: None,
+            what,
+        }
+    }
+
+    /// The file.
+    pub fn file(&self) -> StoreFile {
+        self.file
+    }
+
+    /// The row, where one is to blame: its table, and its key with escapes for what is no text.
+    pub fn row_name(&self) -> Option<&str> {
+        self.row.as_deref()
+    }
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (file, remedy) = (self.file, self.file.remedy());
+        match (&self.what, &self.row) {
+            (What::Failed(source), _) => write!(f, "{file}: {source}"),
+            (What::Unopened(source), _) => {
+                write!(
+                    f,
+                    "{file} does not open: {source}; if it is damaged, {remedy}"
+                )
+            }
+            (What::Damaged(what), None) => write!(f, "{file} is damaged: {what}; {remedy}"),
+            (What::Damaged(what), Some(row)) => {
+                write!(f, "{file} is damaged: {row} {what}; {remedy}")
+            }
+            (What::Unusable(why), _) => write!(f, "{file}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for StorageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.what {
+            What::Failed(source) | What::Unopened(source) => Some(&**source),
+            What::Damaged(_) | What::Unusable(_) => None,
+        }
+    }
+}
+
+/// Two errors are one when they say the same: sources cannot be compared.
+impl PartialEq for StorageError {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for StorageError {}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_file_the_row_and_what_to_do() {
+        let row = StorageError::row(&[b'M', b'd', 0x01]);
+        assert_eq!(row.file(), StoreFile::State);
+        assert_eq!(row.row_name(), Some("row d\\x01 of marks-1"));
+        assert_eq!(
+            row.to_string(),
+            "state.redb is damaged: row d\\x01 of marks-1 is not what was written; remove it while no daemon runs, and it is made again from the log"
+        );
+        assert_eq!(StorageError::row(b"M").row_name(), Some("a row of marks-1"));
+        let segment = StorageError::damaged(StoreFile::Segment(16), "entry 17 is torn");
+        assert_eq!(
+            segment.to_string(),
+            "log/0000000000000010.redb is damaged: entry 17 is torn; restore the store from a backup, or join it again"
+        );
+        assert!(segment.source().is_none());
+    }
+
+    #[test]
+    fn the_source_of_an_error_is_kept() {
+        let full = || std::io::Error::other("no space is left");
+        for error in [
+            StorageError::failed(StoreFile::Log, full()),
+            StorageError::unopened(StoreFile::Log, full()),
+        ] {
+            let source = error.source().map(ToString::to_string);
+            assert_eq!(source.as_deref(), Some("no space is left"));
+            assert!(error.to_string().contains("no space is left"), "{error}");
+            assert_eq!(error, error.clone());
+        }
+    }
+}
