@@ -8,13 +8,13 @@ use lattice_format::{
 };
 
 use crate::fold::governance::Answers;
-use crate::graph::dag::LocalSeq;
 use crate::graph::slot::Slot;
 use crate::limits::*;
 use crate::outcome::TrapKind;
 use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Question, Role};
 use crate::run::{CallPlace, Run, RunFault};
 use crate::state::cell::{Cell, Space};
+use crate::storage::keys::LocalSeq;
 use crate::testing::{self, ModelEngine, Step};
 use crate::{BatchVerifier, Notice, Received, Store};
 

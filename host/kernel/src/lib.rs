@@ -11,6 +11,7 @@ pub mod blob;
 #[cfg(test)]
 mod bounds;
 pub mod fold;
+mod frame;
 pub mod graph;
 pub mod limits;
 mod log;
@@ -28,7 +29,6 @@ pub mod sync;
 pub mod testing;
 
 pub use fold::core::{Changes, Settled};
-pub use graph::dag::LocalSeq;
 pub use graph::pending::{FloatReason, FloatingRow, ParkedRow};
 pub use log::notice::Notice;
 pub use log::{Stored, WitnessRecord};
@@ -36,6 +36,7 @@ pub use outcome::{HostRefusal, Outcome, TrapKind};
 pub use state::versions::RootDigests;
 pub use storage::error::{StorageError, StoreFile};
 pub use storage::files::Files;
+pub use storage::keys::LocalSeq;
 pub use storage::log_files::{LogFiles, ReadSegment};
 pub use store::author::{CallError, Told};
 pub use store::commit::CommitError;

@@ -8,7 +8,9 @@ use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use lattice_format::{DeviceKey, StoreId};
-use lattice_kernel::sync::{ALPN, Access, ErrorCode, FrameError, Role, refusal, store_asked_for};
+use lattice_kernel::sync::{
+    ALPN, Access, ErrorCode, FrameError, Role, TooLong, refusal, store_asked_for,
+};
 
 use crate::addresses;
 use crate::context::{Context, backoff};
@@ -142,7 +144,7 @@ async fn listen(
         Ok(Err(None)) => return,
         Ok(Err(Some(error))) => {
             let kind = match error {
-                FrameError::TooLong { .. } => Misbehaviour::Oversized,
+                FrameError::TooLong(_) => Misbehaviour::Oversized,
                 _ => Misbehaviour::Garbage,
             };
             context.misbehaved(conn.peer, kind, &format!("sync: {error}"));
@@ -216,10 +218,10 @@ async fn read_hello(recv: &mut RecvStream) -> Result<(StoreId, Bytes), Option<Fr
             return Ok((store, buffer.freeze()));
         }
         if buffer.len() > HELLO_BYTES_MAX {
-            return Err(Some(FrameError::TooLong {
+            return Err(Some(FrameError::TooLong(TooLong {
                 len: buffer.len(),
                 max: HELLO_BYTES_MAX,
-            }));
+            })));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The rule that the kernel's folders import downwards only, with the list of imports that still break it.
+//! The rule that the kernel's folders import downwards only.
 //!
 //! An item belongs to the folder that defines it, also when lib.rs re-exports its name. Files of one folder may
 //! import each other in a circle.
@@ -20,28 +20,15 @@ const LAYERS: [&[&str]; 8] = [
     &["run"],
     &["state"],
     &["graph", "log"],
-    &["storage"],
+    &["storage", "frame"],
     &["limits", "outcome", "mutant"],
-];
-
-/// Imports against the order that are still there: who imports, what, and what would end it. The list only
-/// shrinks.
-const EXCEPTIONS: &[(&str, &str)] = &[
-    // The graph's cache and admission read rows that the fold's records define.
-    ("graph", "fold"),
-    // Local numbers are defined by the graph, and are the log's keys.
-    ("log", "graph"),
-    // A snapshot keeps what sync offered last.
-    ("store", "sync"),
-    // Both protocols have the same frames, which stand in sync.
-    ("blob", "sync"),
 ];
 
 const PAGE: &str = "ARCHITECTURE.md";
 
 /// Checks the kernel's folders, and that the page shows their order.
 pub(super) fn check(page: &str, examined: &[Examined<'_>], violations: &mut Vec<Violation>) {
-    check_against(examined, EXCEPTIONS, violations);
+    check_imports(examined, violations);
     let order = order();
     if !page.contains(&order) {
         violations.push(Violation {
@@ -53,12 +40,7 @@ pub(super) fn check(page: &str, examined: &[Examined<'_>], violations: &mut Vec<
     }
 }
 
-fn check_against(
-    examined: &[Examined<'_>],
-    exceptions: &[(&str, &str)],
-    violations: &mut Vec<Violation>,
-) {
-    let mut unused: Vec<&(&str, &str)> = exceptions.iter().collect();
+fn check_imports(examined: &[Examined<'_>], violations: &mut Vec<Violation>) {
     let files = || {
         let production = examined.iter().filter(|file| !file.is_test);
         production.filter_map(|file| Some((file, file.file.path.strip_prefix(KERNEL)?)))
@@ -88,25 +70,11 @@ fn check_against(
             if to == from || layer(to).is_none_or(|target| target > own) {
                 continue;
             }
-            match exceptions
-                .iter()
-                .find(|exception| **exception == (from, to))
-            {
-                Some(exception) => unused.retain(|other| *other != exception),
-                None => add(
-                    line,
-                    format!("`{from}` imports `{to}`, against the order {}", order()),
-                ),
-            }
+            add(
+                line,
+                format!("`{from}` imports `{to}`, against the order {}", order()),
+            );
         }
-    }
-    for (from, to) in unused {
-        violations.push(Violation {
-            path: file!().to_owned(),
-            line: 0,
-            rule: "folders",
-            message: format!("`{from}` no longer imports `{to}`: take the exception off the list"),
-        });
     }
 }
 
@@ -215,7 +183,7 @@ mod tests {
     use super::super::tree::Tree;
     use super::*;
 
-    fn found(files: &[(&str, &str)], exceptions: &[(&str, &str)]) -> Vec<String> {
+    fn found(files: &[(&str, &str)]) -> Vec<String> {
         let files: Vec<(String, &str)> = files
             .iter()
             .map(|(path, text)| (format!("{KERNEL}{path}"), *text))
@@ -223,7 +191,7 @@ mod tests {
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, *text)).collect();
         let tree = Tree::of(&files);
         let mut violations = Vec::new();
-        check_against(&examine(&tree), exceptions, &mut violations);
+        check_imports(&examine(&tree), &mut violations);
         violations
             .into_iter()
             .map(|violation| format!("{}: {}", violation.line, violation.message))
@@ -231,7 +199,7 @@ mod tests {
     }
 
     fn one(file: (&str, &str)) -> Vec<String> {
-        found(&[file], &[])
+        found(&[file])
     }
 
     #[test]
@@ -283,18 +251,9 @@ mod tests {
             "pub use fold::core::{Changes, Settled};\npub use log::notice::Notice;",
         );
         let files = [lib, ("log/tail.rs", "use crate::{Notice, Settled};")];
-        let found = found(&files, &[]);
+        let found = found(&files);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("imports `fold`"), "{found:?}");
-    }
-
-    #[test]
-    fn the_list_of_exceptions_only_shrinks() {
-        let files = [("log/tail.rs", "use crate::fold::core;")];
-        assert_eq!(found(&files, &[("log", "fold")]), [""; 0]);
-        let unused = found(&files, &[("log", "fold"), ("graph", "fold")]);
-        assert_eq!(unused.len(), 1, "{unused:?}");
-        assert!(unused[0].contains("take the exception off"), "{unused:?}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::limits::{BLOB_BYTES_MAX, BLOB_FRAME_BYTES_MAX, PEERS_MAX, REQUESTS_MA
 use super::message::{Message, Request};
 use super::partial::{Partial, Taken};
 use super::store::{BlobError, BlobStore, pieces};
-use crate::sync::frame::Frames;
+use crate::frame::Frames;
 
 /// What happened to a fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use lattice_format::{BlobId, StoreId};
 use prost::Message as _;
 
-use crate::sync::frame::frame;
+use crate::frame::frame;
 
 const REQUEST: u8 = 1;
 const PIECE: u8 = 2;

@@ -8,7 +8,7 @@ use lattice_format::{BlobId, StoreId};
 use super::limits::{BLOB_FRAME_BYTES_MAX, REQUESTS_TAKEN_MAX};
 use super::message::{Message, Request};
 use super::store::{BlobError, BlobStore};
-use crate::sync::frame::Frames;
+use crate::frame::Frames;
 
 /// What a peer did that the protocol does not allow. Close its stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

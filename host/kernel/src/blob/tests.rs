@@ -15,7 +15,7 @@ use super::limits::{
 };
 use super::message::{Message, Request};
 use super::*;
-use crate::sync::frame::Frames;
+use crate::frame::Frames;
 
 const HERE: StoreId = StoreId([7; 32]);
 const ELSEWHERE: StoreId = StoreId([8; 32]);

@@ -9,16 +9,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lattice_format::{
-    Body, Call, CallId, ComponentId, DeviceKey, Genesis, Header, IntentionId, Lane, Param,
-    Position, StoreId, Transaction, VerifiedHeader,
+    Body, Call, CallId, ComponentId, DeviceKey, Header, IntentionId, Lane, Param, Transaction,
+    VerifiedHeader,
 };
 use minicbor::Encoder;
 
 use crate::fold::execution::{Execution, outcome_of};
 use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;
-use crate::fold::record;
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::cut_off;
+use crate::graph::dag;
+use crate::graph::info::Info;
 use crate::graph::lookup_cache::LookupCache;
 use crate::graph::slot::Slot;
 use crate::log::notice::Notice;
@@ -32,15 +33,8 @@ use crate::state::live;
 use crate::state::reads::Reads;
 use crate::state::written;
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::Rows;
-
-/// What never changes about a store.
-#[derive(Debug)]
-pub(crate) struct Info {
-    pub(crate) id: StoreId,
-    pub(crate) genesis: Genesis,
-    pub(crate) position: Position,
-}
 
 /// What changed since the last call of [`crate::Store::take_changes`].
 #[derive(Clone, Debug, Default)]
@@ -223,7 +217,7 @@ impl Core {
 
     /// Runs a logged intention at its position. A genesis has a half in each lane, and the half of `lane` runs.
     fn run_logged(&mut self, lane: Lane, slot: Slot, local: LocalSeq) -> Result<Effects, Stopped> {
-        if self.cache.any_cut && record::is_cut_off(&self.rows, &dag::id_at(&self.rows, local)?)? {
+        if self.cache.any_cut && cut_off::is_cut_off(&self.rows, &dag::id_at(&self.rows, local)?)? {
             return Ok(Effects {
                 void: true,
                 ..Effects::default()

@@ -5,12 +5,13 @@ use lattice_format::{Body, Claim, Digest, IntentionId, Lane};
 
 use crate::fold::core::Core;
 use crate::fold::record::Record;
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::log::Stored;
 use crate::log::notice::Notice;
 use crate::outcome::Outcome;
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 
 /// Stands for the outcome of a void transaction where outcomes are compared.
 const VOID: Digest = Digest([0; 32]);

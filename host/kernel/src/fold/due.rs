@@ -11,11 +11,11 @@ use imbl::OrdMap;
 use lattice_format::{DeviceKey, Lane};
 
 use crate::fold::record::{OrderRow, due_in};
-use crate::graph::dag::LocalSeq;
 use crate::graph::order;
 use crate::graph::slot::Slot;
 use crate::limits::{DUE_LISTED_MAX, DUE_ROWS_LOOKED_AT};
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::{Rows, RowsView};
 
 const CURSORS: &[u8] = b"Mdue";

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use lattice_format::{ComponentId, DeviceKey, IntentionId, Lane, Limits, StoreId, Time};
 
 use crate::fold::core::Core;
-use crate::fold::record;
-use crate::graph::dag::{self, LocalSeq, Meta};
+use crate::graph::cut_off;
+use crate::graph::dag::{self, Meta};
 use crate::graph::slot::Slot;
 use crate::limits::{ANSWERS_MAX, CUT_ROUNDS_EXTRA, CUTS_DUE_MAX};
 use crate::mutant::{self, Mutant};
@@ -23,6 +23,7 @@ use crate::state::cell::{Cell, Space, ValueMark};
 use crate::state::live::{self, Span};
 use crate::state::versions;
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
 
 /// An answer and the values that it was made from. Boxed slices keep it small, because there is at least one for each
@@ -388,8 +389,8 @@ impl Core {
                 void |= !self.spares(cut, meta)?;
             }
         }
-        if record::is_cut_off(&self.rows, &meta.id)? != void {
-            record::set_cut_off(&mut self.rows, &meta.id, void);
+        if cut_off::is_cut_off(&self.rows, &meta.id)? != void {
+            cut_off::set_cut_off(&mut self.rows, &meta.id, void);
             self.cache.any_cut |= void;
             let slot = Slot::of(meta.position());
             self.progress.due.set(&mut self.rows, meta.lane, slot)?;

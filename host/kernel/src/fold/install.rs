@@ -6,7 +6,7 @@ use lattice_format::{CallId, DeviceKey, IntentionId, Lane};
 
 use crate::fold::core::{Core, Effects, calls_of};
 use crate::fold::record::{self, OrderRow, Record};
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::limits::CHANGED_CELLS_MAX;
 use crate::state::call_index;
@@ -15,6 +15,7 @@ use crate::state::read_sets;
 use crate::state::versions;
 use crate::state::written::written_cell;
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 
 impl Core {
     /// Replaces the effects of the entry's last run by those of the new one, and marks as due the runs that read what

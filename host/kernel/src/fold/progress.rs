@@ -4,11 +4,11 @@
 use lattice_format::{ChainId, IntentionId, Position, StoreId, Time};
 
 use crate::fold::due::DueRuns;
-use crate::graph::dag::LocalSeq;
 use crate::graph::order;
 use crate::graph::slot::Slot;
 use crate::state::versions::{RangeLengths, Roots};
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::{Rows, RowsView};
 
 const ROOTS: &[u8] = b"Mroots";

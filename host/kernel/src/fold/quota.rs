@@ -14,12 +14,12 @@
 use lattice_format::{Header, Lane, Time};
 
 use crate::fold::core::{Core, Effects, Stopped};
-use crate::graph::dag::LocalSeq;
 use crate::graph::slot::Slot;
 use crate::run::Run;
 use crate::run::engine::{Answer, AskError, Question};
 use crate::state::cell::Op;
 use crate::state::written::{quota_cell, written_cell};
+use crate::storage::keys::LocalSeq;
 
 impl Core {
     /// Adds the host's own writes to the effects of a run: its author's written bytes, unless the run is void, and

@@ -15,9 +15,8 @@
 
 use std::collections::BTreeMap;
 
-use lattice_format::{IntentionId, Lane};
+use lattice_format::Lane;
 
-use crate::graph::dag::LocalSeq;
 use crate::graph::order;
 use crate::graph::slot::Slot;
 use crate::outcome::Outcome;
@@ -25,7 +24,7 @@ use crate::state::cell::Cell;
 use crate::state::read_sets::SetNumber;
 use crate::state::reads::Range;
 use crate::storage::error::StorageError;
-use crate::storage::keys::{put_sized, put_varint, take, take_sized, take_varint};
+use crate::storage::keys::{LocalSeq, put_sized, put_varint, take, take_sized, take_varint};
 use crate::storage::rows::{Rows, RowsView};
 
 /// What one run did, of an intention in one lane.
@@ -221,31 +220,6 @@ impl Record {
             }
         }
         rest.is_empty().then_some(record)
-    }
-}
-
-fn void_key(id: &IntentionId) -> Vec<u8> {
-    let mut key = vec![b'V'];
-    key.extend_from_slice(&id.0);
-    key
-}
-
-/// Whether governance has cut the entry off.
-pub(crate) fn is_cut_off(rows: &RowsView, id: &IntentionId) -> Result<bool, StorageError> {
-    Ok(rows.get(&void_key(id))?.is_some())
-}
-
-/// Whether governance has cut any entry off.
-pub(crate) fn any_is_cut_off(rows: &RowsView) -> Result<bool, StorageError> {
-    Ok(rows.first(b"V", b"W", false)?.is_some())
-}
-
-/// Sets whether governance has cut the entry off.
-pub(crate) fn set_cut_off(rows: &mut Rows, id: &IntentionId, void: bool) {
-    if void {
-        rows.put(void_key(id), []);
-    } else {
-        rows.remove(void_key(id));
     }
 }
 

@@ -16,7 +16,7 @@ use redb::backends::InMemoryBackend;
 
 use crate::fold::core::{call_count, calls_of, code_cell, init_args};
 use crate::fold::governance::storage;
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::dag;
 use crate::graph::insert;
 use crate::graph::lookup_cache::LookupCache;
 use crate::graph::slot::Slot;
@@ -33,6 +33,7 @@ use crate::state::lthash::{Element, LtHash};
 use crate::state::numbers;
 use crate::state::versions::RootDigests;
 use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::Rows;
 
 /// The result of a fold from nothing.

@@ -6,11 +6,11 @@
 
 use lattice_format::{IntentionId, StoreId, Time, VerifiedHeader};
 
-use crate::fold::core::Info;
-use crate::graph::dag::LocalSeq;
+use crate::graph::info::Info;
 use crate::graph::lookup_cache::{LookupCache, Named};
 use crate::mutant::{self, Mutant};
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
 
 /// Why an intention can never belong to the store. The same holds for entries that float on it. The sender answers

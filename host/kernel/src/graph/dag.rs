@@ -16,12 +16,8 @@ use crate::graph::lookup_cache::Heads;
 use crate::graph::slot::Slot;
 use crate::graph::version_vector;
 use crate::storage::error::StorageError;
-use crate::storage::keys::{last_number, put_last_number, put_varint, take, take_varint};
+use crate::storage::keys::{LocalSeq, last_number, put_last_number, put_varint, take, take_varint};
 use crate::storage::rows::{RowsView, prefix_end};
-
-/// The number of an entry in this node's log, from 0. The same entry has other numbers on other nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LocalSeq(pub u64);
 
 /// The number of a chain without forks on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

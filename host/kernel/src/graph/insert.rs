@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use lattice_format::{IntentionId, VerifiedHeader};
 
-use crate::graph::dag::{self, Branch, BranchId, LocalSeq, Meta, branches_of, key, local_key};
+use crate::graph::dag::{self, Branch, BranchId, Meta, branches_of, key, local_key};
 use crate::graph::lookup_cache::{LookupCache, Named};
 use crate::graph::order;
 use crate::graph::slot::Slot;
 use crate::graph::version_vector::{self, Vector};
 use crate::mutant::{self, Mutant};
 use crate::storage::error::StorageError;
-use crate::storage::keys::put_varint;
+use crate::storage::keys::{LocalSeq, put_varint};
 use crate::storage::rows::Rows;
 
 /// What the insertion of an entry found out.

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use imbl::OrdMap;
 use lattice_format::{DeviceKey, IntentionId, Seq, Time};
 
-use crate::fold::record;
-use crate::graph::dag::{self, Branch, BranchId, LocalSeq};
+use crate::graph::cut_off;
+use crate::graph::dag::{self, Branch, BranchId};
 use crate::graph::ids::IdMap;
 use crate::graph::version_vector::PastCache;
 use crate::limits::{BRANCHES_MAX, NAMES_MAX};
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
 
 /// The entries that no witnessed entry names.
@@ -36,7 +37,7 @@ impl LookupCache {
     pub(crate) fn of(rows: &RowsView) -> Result<Self, StorageError> {
         Ok(Self {
             heads: dag::heads(rows)?,
-            any_cut: record::any_is_cut_off(rows)?,
+            any_cut: cut_off::any_is_cut_off(rows)?,
             ..Self::default()
         })
     }

@@ -1,8 +1,10 @@
 //! The graph of witnessed entries: admission, chains, heads, causal past, and entries that wait for admission.
 
 pub mod admit;
+pub(crate) mod cut_off;
 pub(crate) mod dag;
 pub(crate) mod ids;
+pub(crate) mod info;
 pub(crate) mod insert;
 pub(crate) mod lookup_cache;
 pub(crate) mod order;

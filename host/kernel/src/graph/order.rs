@@ -2,10 +2,9 @@
 
 use lattice_format::Position;
 
-use crate::graph::dag::LocalSeq;
 use crate::graph::slot::Slot;
 use crate::storage::error::StorageError;
-use crate::storage::keys::{put_varint, take_varint};
+use crate::storage::keys::{LocalSeq, put_varint, take_varint};
 use crate::storage::rows::{Rows, RowsView};
 
 /// Key of the row of the entry at a slot.

@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 use lattice_format::Seq;
 
-use crate::graph::dag::{self, BranchId, LocalSeq, Meta, key};
+use crate::graph::dag::{self, BranchId, Meta, key};
 use crate::limits::{PAST_PAIRS_CACHED_MAX, PASTS_CACHED_MAX};
 use crate::storage::error::StorageError;
-use crate::storage::keys::{put_varint, take_varint};
+use crate::storage::keys::{LocalSeq, put_varint, take_varint};
 use crate::storage::rows::{Rows, RowsView};
 
 /// The last entry that a past reaches in each branch, by ascending branch.

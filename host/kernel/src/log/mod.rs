@@ -49,7 +49,6 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use crate::graph::dag::LocalSeq;
 use crate::log::notice::Notice;
 use crate::log::row::{noticed_key, sealed, unsealed};
 use crate::log::segments::{Segment, Segments};
@@ -59,6 +58,7 @@ use crate::outcome::Outcome;
 use crate::storage::db::Failed;
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::health::{Health, Wake};
+use crate::storage::keys::LocalSeq;
 use crate::storage::log_files::LogFiles;
 
 type Table<K> = TableDefinition<'static, K, &'static [u8]>;

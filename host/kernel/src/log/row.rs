@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use lattice_format::{Body, BodyHash, Known, Signature, StoreId, VerifiedHeader};
 
-use crate::graph::dag::LocalSeq;
 use crate::log::{Append, Stored, WitnessRecord};
 use crate::outcome::Outcome;
-use crate::storage::keys::{put_varint, take, take_varint, unzigzag, zigzag};
+use crate::storage::keys::{LocalSeq, put_varint, take, take_varint, unzigzag, zigzag};
 
 const BODY_PRESENT: u8 = 1;
 

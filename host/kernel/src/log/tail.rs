@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::graph::dag::LocalSeq;
 use crate::limits::{RECENT_BYTES_MAX, RECENT_MAX};
 use crate::log::Stored;
+use crate::storage::keys::LocalSeq;
 
 /// The last entries, in the order of the log.
 #[derive(Debug, Default)]

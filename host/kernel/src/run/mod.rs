@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use lattice_format::{BlobId, CallId, DeviceKey, Header, IntentionId, Lane, StoreId, Time};
 
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::limits::{
     KEY_BYTES_MAX, READ_BYTES_MAX, READ_MARK_BYTES, TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX,
@@ -28,6 +28,7 @@ use crate::state::cell::{Cell, Op, Space, ValueMark};
 use crate::state::live;
 pub use crate::state::reads::{Page, Range, Reads};
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
 
 /// Why a host function did not return.

@@ -15,12 +15,12 @@ use std::ops::ControlFlow;
 
 use lattice_format::{CallId, IntentionId, Lane};
 
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::state::cell::{Cell, Space, ValueMark};
 use crate::state::reads::Range;
 use crate::storage::error::StorageError;
-use crate::storage::keys::{last_number, put_last_number};
+use crate::storage::keys::{LocalSeq, last_number, put_last_number};
 use crate::storage::rows::{Rows, RowsView, prefix_end};
 
 /// The length of a cell's key: a call's id and half of an entry's.

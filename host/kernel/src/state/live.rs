@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use lattice_format::Lane;
 
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::limits::DELETED_ABOVE_MAX;
 use crate::state::cell::{
@@ -20,7 +20,7 @@ use crate::state::cell::{
 };
 use crate::state::numbers;
 use crate::storage::error::StorageError;
-use crate::storage::keys::{put_varint, take_varint, unescape};
+use crate::storage::keys::{LocalSeq, put_varint, take_varint, unescape};
 use crate::storage::rows::{RowsView, prefix_end};
 
 /// A version of a cell of bytes, and the entry that wrote it.

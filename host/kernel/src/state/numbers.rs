@@ -11,12 +11,11 @@
 
 use std::ops::ControlFlow;
 
-use crate::graph::dag::LocalSeq;
 use crate::graph::slot::Slot;
 use crate::limits::{DELTA_BLOCK_ROWS, DELTA_LEVEL_ROWS};
 use crate::state::cell::{Cell, block_key, deleted_key, delta_key, delta_prefix, live_key};
 use crate::storage::error::StorageError;
-use crate::storage::keys::{put_varint, take_varint, unzigzag, zigzag};
+use crate::storage::keys::{LocalSeq, put_varint, take_varint, unzigzag, zigzag};
 use crate::storage::rows::{Rows, RowsView, prefix_end};
 
 /// Reads the total out of a live row.

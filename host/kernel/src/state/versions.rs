@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use lattice_format::{Digest, IntentionId, Lane};
 
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
@@ -26,6 +26,7 @@ use crate::state::numbers;
 use crate::state::reads::{Range, Reads};
 use crate::state::written;
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::{Rows, RowsView};
 
 /// Homomorphic hashes of what this replica holds.

@@ -30,6 +30,10 @@
 //! | `X` | `cuts-1` | author (32) | cuts of an author |
 //! | `M` | `marks-1` | name | how far everything has come |
 
+/// The number of an entry in this node's log, from 0. The same entry has other numbers on other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalSeq(pub u64);
+
 /// Each kind with the name of its table.
 pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'A', "authors-1"),

@@ -15,8 +15,8 @@ use lattice_format::{
 use crate::fold::core::{Effects, Stopped, calls_of};
 use crate::fold::execution::Execution;
 use crate::fold::governance::storage;
-use crate::fold::record;
-use crate::graph::dag::{self, LocalSeq};
+use crate::graph::cut_off;
+use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
@@ -25,6 +25,7 @@ use crate::run::engine::{Answer, HostFault, Member, MemberStatus, Question};
 use crate::run::{CallPlace, Run};
 use crate::state::written;
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::store::Store;
 
 /// What a caller is told.
@@ -366,7 +367,7 @@ impl Store {
         let mut void_by_cut = None;
         for local in dag::grants(&self.core.rows, &self.author)? {
             let id = dag::meta(&self.core.rows, local)?.id;
-            if record::is_cut_off(&self.core.rows, &id)? {
+            if cut_off::is_cut_off(&self.core.rows, &id)? {
                 continue;
             }
             let mut spared = true;
@@ -410,7 +411,7 @@ impl Store {
         let mut live: Vec<(LocalSeq, IntentionId)> = Vec::new();
         while let Some(local) = queue.pop() {
             let meta = dag::meta(rows, local)?;
-            if record::is_cut_off(rows, &meta.id)? {
+            if cut_off::is_cut_off(rows, &meta.id)? {
                 expanded = true;
                 queue.extend(meta.names());
             } else if !live.iter().any(|(l, _)| *l == local) {

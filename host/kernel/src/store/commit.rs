@@ -8,7 +8,6 @@ use lattice_format::{VerifiedBody, VerifiedHeader};
 use crate::fold::core::Settled;
 use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;
-use crate::graph::dag::LocalSeq;
 use crate::graph::insert;
 use crate::graph::lookup_cache::Heads;
 use crate::limits::{CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVERLAY_ROWS_MAX};
@@ -17,6 +16,7 @@ use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
 use crate::outcome::Outcome;
 use crate::run::engine::HostFault;
 use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
 use crate::store::Store;
 use crate::store::author::CallError;
@@ -408,7 +408,7 @@ impl Store {
                 system_paused,
                 app_paused,
             }),
-            offered: Arc::default(),
+            derived: Arc::default(),
         };
         Ok(())
     }

@@ -14,12 +14,12 @@ use ed25519_dalek::SigningKey;
 use lattice_format::{ChainId, DeviceKey, StoreId};
 
 use crate::fold::core::{Changes, Core};
-use crate::graph::dag::LocalSeq;
 use crate::graph::pending::{FloatingRow, ParkedRow, Waiting};
 use crate::log::notice::{Kept, Notice};
 use crate::log::{Append, Closes, WitnessRecord};
 use crate::storage::error::StorageError;
 use crate::storage::health::Wake;
+use crate::storage::keys::LocalSeq;
 use crate::store::author::{CallError, Open};
 use crate::store::commit::Undo;
 use crate::store::snapshot::Snapshot;

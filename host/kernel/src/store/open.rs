@@ -8,10 +8,10 @@ use lattice_format::{
     VerifiedHeader,
 };
 
-use crate::fold::core::{Changes, Core, Info, Stopped, calls_of};
+use crate::fold::core::{Changes, Core, Stopped, calls_of};
 use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;
-use crate::graph::dag::LocalSeq;
+use crate::graph::info::Info;
 use crate::graph::lookup_cache::LookupCache;
 use crate::graph::pending::Waiting;
 use crate::graph::slot::Slot;
@@ -22,6 +22,7 @@ use crate::outcome::Outcome;
 use crate::run::engine::{Engine, HostFault, Unserved};
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::files::Files;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::Rows;
 use crate::store::Store;
 use crate::store::snapshot::{Snapshot, Summary};
@@ -387,7 +388,7 @@ impl Store {
                 system_paused: None,
                 app_paused: None,
             }),
-            offered: Arc::default(),
+            derived: Arc::default(),
         };
         let durable = progress.next;
         let closes = Closes(log.clone());

@@ -1,5 +1,6 @@
 //! What readers see: a consistent view of what the log holds durably.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
@@ -9,10 +10,12 @@ use lattice_format::{
     StoreId, Time,
 };
 
-use crate::fold::core::{Info, code_cell};
+use crate::fold::core::code_cell;
 use crate::fold::governance;
-use crate::fold::record::{self, OrderRow};
-use crate::graph::dag::{self, LocalSeq};
+use crate::fold::record::OrderRow;
+use crate::graph::cut_off;
+use crate::graph::dag;
+use crate::graph::info::Info;
 use crate::graph::lookup_cache::Names;
 use crate::graph::order;
 use crate::graph::slot::Slot;
@@ -23,8 +26,8 @@ use crate::run::{Reads, Run};
 use crate::state::live::{self, Span};
 use crate::state::written;
 use crate::storage::error::StorageError;
+use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
-use crate::sync::Offered;
 
 /// A store in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +124,8 @@ pub struct Snapshot {
     /// Whether governance may have cut any entry off.
     pub(crate) any_cut: bool,
     pub(crate) summary: Arc<Summary>,
-    /// What sync tells of it, made when it is first asked for.
-    pub(crate) offered: Arc<OnceLock<Offered>>,
+    /// What readers derive of this view, once for all of them.
+    pub(crate) derived: Arc<OnceLock<Box<dyn Any + Send + Sync>>>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -132,6 +135,20 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
+    /// What `make` makes of this view. It is made once and remembered, for the one type that is asked for.
+    pub(crate) fn derive<T: Clone + Send + Sync + 'static>(
+        &self,
+        make: impl FnOnce() -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        if let Some(known) = self.derived.get().and_then(|known| known.downcast_ref()) {
+            return Ok(T::clone(known));
+        }
+        let made = make()?;
+        // Another reader may have been first.
+        let _ = self.derived.set(Box::new(made.clone()));
+        Ok(made)
+    }
+
     /// The store.
     pub fn store_id(&self) -> StoreId {
         self.info.id
@@ -309,7 +326,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn is_cut_off(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        Ok(self.any_cut && record::is_cut_off(&self.rows, id)?)
+        Ok(self.any_cut && cut_off::is_cut_off(&self.rows, id)?)
     }
 
     /// Whether a quota has ever been in effect: without one, and without cuts, nothing is void.
@@ -343,7 +360,7 @@ impl Snapshot {
             (0, Some(_)) => &[Lane::System, Lane::App],
             _ => std::slice::from_ref(&lane),
         };
-        let cut_off = record::is_cut_off(&self.rows, &position.id)?;
+        let cut_off = cut_off::is_cut_off(&self.rows, &position.id)?;
         let mut void = cut_off;
         let mut outcomes = Vec::new();
         let mut pending = false;

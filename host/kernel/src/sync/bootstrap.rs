@@ -7,8 +7,8 @@ use bytes::Bytes;
 use lattice_format::{DeviceKey, IntentionId, SignedHeader, StoreId, verify};
 
 use super::VERSION;
-use super::frame::FrameReader;
 use super::message::{Hello, Message, PeerError, Wants};
+use super::reader::FrameReader;
 
 /// Gets a store's genesis from a peer over one stream of [`super::ALPN`].
 #[derive(Debug)]

@@ -15,7 +15,8 @@ use super::message::{
     Done, ErrorCode, Hello, Message, MessageError, PeerError, PeerTip, Range, RangeContent,
     RangeSummary, Wants,
 };
-use super::{frame, wire};
+use super::wire;
+use crate::frame;
 
 const HELLO: u8 = 1;
 const TIPS: u8 = 2;

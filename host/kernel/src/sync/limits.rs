@@ -4,8 +4,6 @@ use lattice_format::limits::{BODY_BYTES_MAX, GENESIS_HEADER_BYTES_MAX};
 
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, FRAME_BYTES_MAX, PARKED_PER_PEER};
 
-/// Bytes of a frame before its payload: the payload's length and the message kind.
-pub const FRAME_HEAD_BYTES: usize = 5;
 /// The most tips that one side sends; a store with more is reconciled by ranges.
 pub const TIPS_MAX: usize = 16 * 1024;
 /// The most tips of one message.

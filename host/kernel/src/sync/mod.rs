@@ -18,7 +18,6 @@ pub mod limits;
 mod bootstrap;
 mod codec;
 mod effect;
-pub(crate) mod frame;
 mod gossip;
 mod inbound;
 mod message;
@@ -27,6 +26,7 @@ mod pace;
 mod peer;
 mod plan;
 mod ranges;
+mod reader;
 mod round;
 mod session;
 mod source;
@@ -38,13 +38,14 @@ mod tests;
 
 pub use bootstrap::{Bootstrap, BootstrapStep};
 pub use effect::{CloseReason, Config, Effect, Input, Lack, Role, Status};
-pub use frame::FrameError;
 pub use gossip::{Announced, Announcement, Gossip, Heard, Move, topic};
 pub use message::{ErrorCode, MessageError, PeerError, Wants};
 pub use pace::{Due, Pace};
 pub use peer::{Access, Governance};
+pub use reader::FrameError;
+
+pub use crate::frame::TooLong;
 pub use session::Session;
-pub(crate) use source::Offered;
 
 /// The protocol's name in ALPN (application-layer protocol negotiation). One bidirectional stream is
 /// one session of one store.
@@ -56,7 +57,7 @@ pub const ALPN: &[u8] = b"/lattice/sync/1";
 /// # Errors
 /// When the stream does not begin with a Hello. Close the stream.
 pub fn store_asked_for(bytes: &[u8]) -> Result<Option<lattice_format::StoreId>, FrameError> {
-    let mut frames = frame::FrameReader::default();
+    let mut frames = reader::FrameReader::default();
     frames.push(bytes);
     match frames.next()? {
         Some((message::Message::Hello(hello), _)) => Ok(Some(hello.store)),

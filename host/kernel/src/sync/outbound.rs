@@ -9,15 +9,15 @@ use std::collections::{BTreeSet, VecDeque};
 use lattice_format::{DeviceKey, IntentionId, Position, SignedHeader};
 
 use super::limits::{
-    ENTRIES_FRAME_BYTES, ENTRIES_FRAME_MAX, FRAME_HEAD_BYTES, IDS_MAX, KNOWN_MAX,
-    LIMITED_BYTES_PER_S, PUSH_BODY_BYTES_MAX, SCAN_ROWS, STEP_FRAMES, VOID_ANCESTORS_MAX,
-    WANTED_MAX, WINDOW_BYTES_MAX,
+    ENTRIES_FRAME_BYTES, ENTRIES_FRAME_MAX, IDS_MAX, KNOWN_MAX, LIMITED_BYTES_PER_S,
+    PUSH_BODY_BYTES_MAX, SCAN_ROWS, STEP_FRAMES, VOID_ANCESTORS_MAX, WANTED_MAX, WINDOW_BYTES_MAX,
 };
 use super::message::{Message, Wants};
 use super::peer::{Access, Fault};
 use super::plan::Plan;
 use super::ranges::Leaf;
 use super::source;
+use crate::frame::FRAME_HEAD_BYTES;
 use crate::graph::ids::IdSet;
 use crate::{LocalSeq, Snapshot, StorageError, Stored};
 

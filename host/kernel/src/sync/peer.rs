@@ -2,10 +2,10 @@
 
 use lattice_format::{DeviceKey, Header, Lane};
 
-use super::frame::FrameError;
 use super::limits::{FAULTS_MAX, SLOW_MS};
 use super::message::Wants;
 use super::ranges::RangeFault;
+use super::reader::FrameError;
 use crate::Snapshot;
 use crate::run::engine::{Answer, AskError, Member, MemberStatus, Question};
 

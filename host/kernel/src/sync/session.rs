@@ -3,13 +3,13 @@
 use lattice_format::IntentionId;
 
 use super::effect::{CloseReason, Config, Effect, Input, Status};
-use super::frame::{FrameError, FrameReader};
 use super::inbound::Inbound;
 use super::limits::MISSES_MAX;
 use super::message::{ErrorCode, Message, PeerError, Wants};
 use super::outbound::{Outbound, Receiver};
 use super::peer::{Access, Fault, Faults, Sentence};
 use super::ranges::Ranges;
+use super::reader::{FrameError, FrameReader};
 use super::round::Round;
 use crate::{Received, Snapshot, StorageError};
 
@@ -138,7 +138,7 @@ impl Session {
                     let step = match self.frames.next() {
                         Ok(None) => break,
                         Ok(Some((message, len))) => self.hear(message, len, now_ms, snapshot, out),
-                        Err(error @ FrameError::TooLong { .. }) => {
+                        Err(error @ FrameError::TooLong(_)) => {
                             return Err(Stop::Refuse(PeerError {
                                 code: ErrorCode::TooMuch,
                                 text: error.to_string(),

@@ -13,7 +13,7 @@ const TIPS_CONTEXT: &str = "lattice 2026-11 sync tips 1";
 
 /// What a snapshot offers to peers: the tips of its branches, and their digest.
 #[derive(Clone, Debug)]
-pub(crate) struct Offered {
+pub(super) struct Offered {
     /// The tips, sorted.
     pub(super) tips: Arc<[PeerTip]>,
     pub(super) digest: Digest,
@@ -26,15 +26,13 @@ pub(super) fn end(snapshot: &Snapshot) -> LocalSeq {
 
 /// This node's tips and their digest, as peers are told. They are computed once a snapshot, for all sessions.
 pub(super) fn tips(snapshot: &Snapshot) -> Result<Offered, StorageError> {
-    if let Some(offered) = snapshot.offered.get() {
-        return Ok(offered.clone());
-    }
-    let tips = find_tips(snapshot)?;
-    let offered = Offered {
-        digest: digest(&tips),
-        tips: tips.into(),
-    };
-    Ok(snapshot.offered.get_or_init(|| offered).clone())
+    snapshot.derive(|| {
+        let tips = find_tips(snapshot)?;
+        Ok(Offered {
+            digest: digest(&tips),
+            tips: tips.into(),
+        })
+    })
 }
 
 /// The tips of all branches, void entries left out: in the place of a void tip stands the last entry of its branch

@@ -5,13 +5,14 @@ use lattice_format::{
 };
 
 use super::{Link, NOW, call, three};
+use crate::frame::{FRAME_HEAD_BYTES, TooLong};
 use crate::limits::FRAME_BYTES_MAX;
-use crate::sync::frame::{FrameError, FrameReader};
 use crate::sync::limits::*;
 use crate::sync::message::{
     Done, ErrorCode, Hello, Message, MessageError, PeerError, PeerTip, Range, RangeContent,
     RangeSummary, Wants,
 };
+use crate::sync::reader::{FrameError, FrameReader};
 use crate::testing::{self, Step};
 
 const ID: IntentionId = IntentionId([7; 32]);
@@ -159,7 +160,10 @@ fn a_frame_is_read_up_to_its_bound() {
     assert_eq!(read, Ok(credit));
     reader.push(&frame(FRAME_BYTES_MAX + 1));
     let (len, max) = (FRAME_BYTES_MAX + 1, FRAME_BYTES_MAX);
-    assert_eq!(reader.next(), Err(FrameError::TooLong { len, max }));
+    assert_eq!(
+        reader.next(),
+        Err(FrameError::TooLong(TooLong { len, max }))
+    );
 }
 
 /// Holds: invariant 10.

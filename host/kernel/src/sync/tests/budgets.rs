@@ -4,11 +4,12 @@ use bytes::Bytes;
 use lattice_format::{Digest, IntentionId, Lane, Position, Signature, SignedHeader, Time};
 
 use super::{NOW, call, config, three, write};
+use crate::frame::FRAME_HEAD_BYTES;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
-use crate::sync::frame::FrameReader;
 use crate::sync::limits::*;
 use crate::sync::message::{Hello, Message, PeerTip, Range, RangeContent, RangeSummary, Wants};
 use crate::sync::ranges::{RangeFault, Ranges};
+use crate::sync::reader::FrameReader;
 use crate::sync::{Access, Effect, Input, Role, Session, source};
 use crate::testing;
 use crate::{BatchVerifier, LocalSeq, Received, Store};

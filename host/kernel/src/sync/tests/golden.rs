@@ -4,10 +4,10 @@ use lattice_format::{
     ChainId, DeviceKey, Digest, IntentionId, Position, Seq, Signature, SignedHeader, StoreId, Time,
 };
 
-use crate::sync::frame::FrameReader;
 use crate::sync::message::{
     Done, ErrorCode, Hello, Message, PeerError, PeerTip, Range, RangeContent, RangeSummary, Wants,
 };
+use crate::sync::reader::FrameReader;
 
 fn all() -> Vec<(&'static str, Message)> {
     let id = |n| IntentionId([n; 32]);

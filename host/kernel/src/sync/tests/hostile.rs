@@ -326,7 +326,7 @@ proptest! {
         let store = testing::found(0, NOW);
         let (mut session, _) = after(&store, hello(&store), &[]);
         for (kind, payload) in chunks {
-            let frame = crate::sync::frame::frame(kind, &payload);
+            let frame = crate::frame::frame(kind, &payload);
             session.handle(Input::Bytes(frame.into()), NOW, &store.snapshot()).unwrap();
         }
     }

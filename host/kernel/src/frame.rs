@@ -1,31 +1,23 @@
 //! Frames: a message's length, its kind, its payload.
 //!
 //! The length (of the payload in bytes; 4 bytes, big endian) comes first, so that a message of an unknown kind can be
-//! passed over without being kept, whatever the pieces in which it comes. The blob protocol has the same frames.
+//! passed over without being kept, whatever the pieces in which it comes. The sync and the blob protocol have the same frames.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::limits::FRAME_HEAD_BYTES;
-use super::message::{Message, MessageError};
 use crate::limits::FRAME_BYTES_MAX;
 
-/// Why the bytes of a stream are not a frame.
+/// Length of a frame's head, in bytes.
+pub(crate) const FRAME_HEAD_BYTES: usize = 5;
+
+/// A frame is longer than it may be. The stream cannot be read further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FrameError {
-    /// The length exceeds the bound. The stream cannot be read further.
-    #[error("a frame of {len} bytes exceeds {max}")]
-    TooLong {
-        /// The announced length of the payload, in bytes.
-        len: usize,
-        /// The most bytes allowed.
-        max: usize,
-    },
-    /// The payload is not a message of its kind. Later frames can be read.
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    /// The first message of a stream is not Hello.
-    #[error("the stream does not begin with a Hello")]
-    NoHello,
+#[error("a frame of {len} bytes exceeds {max}")]
+pub struct TooLong {
+    /// The announced length of the payload, in bytes.
+    pub len: usize,
+    /// The most bytes allowed.
+    pub max: usize,
 }
 
 /// Cuts a stream into frames. It holds at most one frame and what was pushed last.
@@ -47,12 +39,12 @@ impl Frames {
     /// The next frame of a kind that `is_known`, or `None` until more bytes come.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`], which ends the stream.
+    /// [`TooLong`], which ends the stream.
     pub(crate) fn next(
         &mut self,
         max: usize,
         is_known: impl Fn(u8) -> bool,
-    ) -> Result<Option<(u8, Bytes)>, FrameError> {
+    ) -> Result<Option<(u8, Bytes)>, TooLong> {
         loop {
             if self.buffer.is_empty() {
                 // A node has many peers, and most are silent. So an empty buffer gives its memory back.
@@ -65,7 +57,7 @@ impl Frames {
             let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
             let kind = head[4];
             if len > max {
-                return Err(FrameError::TooLong { len, max });
+                return Err(TooLong { len, max });
             }
             if !is_known(kind) {
                 self.buffer.advance(FRAME_HEAD_BYTES);
@@ -79,28 +71,6 @@ impl Frames {
             }
             self.buffer.advance(FRAME_HEAD_BYTES);
             return Ok(Some((kind, self.buffer.split_to(len).freeze())));
-        }
-    }
-}
-
-/// Cuts a stream of the sync protocol into messages.
-#[derive(Debug, Default)]
-pub(super) struct FrameReader(Frames);
-
-impl FrameReader {
-    /// Adds bytes that came from the stream.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.0.push(bytes);
-    }
-
-    /// The next message and the length of its payload, or `None` until more bytes come.
-    ///
-    /// # Errors
-    /// [`FrameError::TooLong`] ends the stream; after [`FrameError::Message`] it can be called again.
-    pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, FrameError> {
-        match self.0.next(FRAME_BYTES_MAX, Message::is_known)? {
-            Some((kind, payload)) => Ok(Some((Message::decode(kind, &payload)?, payload.len()))),
-            None => Ok(None),
         }
     }
 }
