@@ -32,6 +32,8 @@ pub enum Mutant {
     WrittenBytesUntracked,
     /// Whether a call was observed is not tracked as a read.
     ObservedCallsUntracked,
+    /// A device that was admitted again without knowledge of all its revocations is told that its calls count.
+    CutOffCallsTold,
 }
 
 #[cfg(feature = "mutants")]

@@ -9,6 +9,7 @@ mod gossip;
 mod large;
 mod model;
 mod mutants;
+mod regressions;
 mod scenarios;
 mod seeds;
 mod waste;
