@@ -1,6 +1,6 @@
 //! How times, durations, hashes and guest text are written and read.
 //!
-//! Everything that came from a guest or a peer passes through [`line`] or [`block`] before a person sees
+//! Everything that came from a guest or a peer passes through [`line()`] or [`block()`] before a person sees
 //! it: a name must not be able to move the cursor, clear the screen or reverse the line.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

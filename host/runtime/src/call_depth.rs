@@ -8,7 +8,7 @@
 //!
 //! All core modules of a component share one budget, a mutable global of an instance that is put before
 //! theirs. Where components are nested in each other, each that has core modules has an equal part of it;
-//! at most [`BUDGETS_MAX`] do. Functions that call nothing and have a small frame count nothing.
+//! at most `BUDGETS_MAX` do. Functions that call nothing and have a small frame count nothing.
 //!
 //! What it does to a function, in the text format:
 //!
