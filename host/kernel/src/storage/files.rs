@@ -37,8 +37,8 @@ impl Files {
             return Err(StorageError::unusable(
                 StoreFile::Log,
                 format_args!(
-                    "{} is the log of a store of version 0.1, which this version does not open; export the store \
-                     with version 0.1, or remove its directory and join it again",
+                    "{} is of version 0.1, whose stores this version does not open; go on with version 0.1, or remove \
+                     the store's directory and join it again (members may run either version)",
                     old.display()
                 ),
             ));
