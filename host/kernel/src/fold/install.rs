@@ -60,14 +60,15 @@ impl Core {
             }
         }
         if let Some(old) = &old {
-            versions::remove_marks(&mut self.rows, lane, slot, &old.reads, &old.ranges);
+            let (cells, ranges) = (&old.reads, &old.ranges);
+            versions::remove_marks(&mut self.rows, (lane, slot), cells, ranges, &old.writes);
         }
         versions::put_marks(
             &mut self.rows,
             &mut self.progress.lengths,
-            lane,
-            slot,
+            (lane, slot),
             &effects.reads,
+            &effects.writes,
         );
         let last = &mut self.progress.last_run[half];
         *last = slot.max(*last);
@@ -175,8 +176,16 @@ impl Core {
     }
 
     fn stale_readers(&self, cell: &Cell, slot: Slot) -> Result<Vec<(Lane, Slot)>, StorageError> {
-        let (mut stale, until) =
+        let (mut stale, next) =
             versions::stale_readers(&self.rows, &self.progress.lengths, cell, slot)?;
+        if let Some(next) = next
+            && let Some(writer) = Record::load(&self.rows, cell.lane(), next)?
+            && writer.reads.binary_search(cell).is_ok()
+        {
+            // It read the cell before it wrote it, and what it saw is what has changed.
+            stale.push((cell.lane(), next));
+        }
+        let until = versions::end_of_readers(next);
         read_sets::stale_readers(
             &self.rows,
             cell,

@@ -5,7 +5,7 @@
 //! those abort: a run's versions are inserted at its position; each later run that read the cell
 //! before its next absolute write, and would now read another value, is run again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -292,16 +292,24 @@ impl RangeLengths {
     }
 }
 
-/// Writes the marks of the run at `slot`.
+/// Whether a run that read a cell has a row for that. A run that wrote the cell as well has none: its own version
+/// is the next one above whatever changes what it saw, and leads to it.
+fn is_marked(cell: &Cell, is_written: bool) -> bool {
+    !is_written || cell.space().is_number()
+}
+
+/// Writes the marks of the run at `slot`, which wrote `writes`.
 pub(crate) fn put_marks(
     rows: &mut Rows,
     lengths: &mut RangeLengths,
-    lane: Lane,
-    slot: Slot,
+    (lane, slot): (Lane, Slot),
     reads: &Reads,
+    writes: &BTreeMap<Cell, Op>,
 ) {
     for (cell, mark) in &reads.cells {
-        rows.put(reader_key(cell, lane, slot), mark.as_row());
+        if is_marked(cell, writes.contains_key(cell)) {
+            rows.put(reader_key(cell, lane, slot), mark.as_row());
+        }
     }
     for (number, range) in (0u32..).zip(&reads.ranges) {
         let prefix = common_prefix(&range.start, &range.end);
@@ -316,16 +324,18 @@ pub(crate) fn put_marks(
     }
 }
 
-/// Removes the marks of the run at `slot`.
+/// Removes the marks of the run at `slot`, which read `cells` and wrote `writes`, both ascending.
 pub(crate) fn remove_marks(
     rows: &mut Rows,
-    lane: Lane,
-    slot: Slot,
+    (lane, slot): (Lane, Slot),
     cells: &[Cell],
     ranges: &[Range],
+    writes: &[Cell],
 ) {
     for cell in cells {
-        rows.remove(reader_key(cell, lane, slot));
+        if is_marked(cell, writes.binary_search(cell).is_ok()) {
+            rows.remove(reader_key(cell, lane, slot));
+        }
     }
     for (number, range) in (0u32..).zip(ranges) {
         let prefix = common_prefix(&range.start, &range.end);
@@ -333,23 +343,20 @@ pub(crate) fn remove_marks(
     }
 }
 
-/// The runs that read `cell` above `slot` and would now read another value, and the end (exclusive) of the slots at
-/// which a reader sees the version at `slot`.
+/// The runs that read `cell` above `slot`, did not write it, and would now read another value; and the slot of the next
+/// version, above which nobody sees the version at `slot`.
 pub(crate) fn stale_readers(
     rows: &RowsView,
     lengths: &RangeLengths,
     cell: &Cell,
     slot: Slot,
-) -> Result<(Vec<(Lane, Slot)>, Slot), StorageError> {
+) -> Result<(Vec<(Lane, Slot)>, Option<Slot>), StorageError> {
     if cell.space() == Space::Written {
-        return Ok((written::stale_readers(rows, cell, slot)?, Slot::MAX));
+        return Ok((written::stale_readers(rows, cell, slot)?, None));
     }
     let from = slot.just_above();
-    let until = match next_absolute(rows, cell, slot)? {
-        // The run that writes next may have read the version at `slot` before it wrote, so it is included.
-        Some(next) => next.just_above(),
-        None => Slot::MAX,
-    };
+    let next = next_absolute(rows, cell, slot)?;
+    let until = end_of_readers(next);
     let lanes: &[Lane] = match cell.lane() {
         Lane::System => &[Lane::System, Lane::App],
         Lane::App => &[Lane::App],
@@ -393,7 +400,13 @@ pub(crate) fn stale_readers(
             )?;
         }
     }
-    Ok((stale, until))
+    Ok((stale, next))
+}
+
+/// The end (exclusive) of the slots whose runs read what stands below the next version. The run that writes it is the
+/// last of them.
+pub(crate) fn end_of_readers(next: Option<Slot>) -> Slot {
+    next.map_or(Slot::MAX, Slot::just_above)
 }
 
 fn range_contains(row: &[u8], cell: &Cell) -> bool {

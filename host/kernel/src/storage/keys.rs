@@ -21,7 +21,7 @@
 //! | `K` | `deleted-1` | lane (1) space (1) slot key | cells whose newest version, at that slot, left nothing |
 //! | `N` | `deltas-2` | esc(cell) slot | what was added to a number |
 //! | `Q` | `blocks-1` | esc(cell) level (1) slot | count and sum of a block of rows of the level below |
-//! | `R` | `readers-2` | length (2) cell lane (1) slot | what a run saw in the cell |
+//! | `R` | `readers-3` | length (2) cell lane (1) slot | what a run saw in the cell, which it did not write |
 //! | `G` | `ranges-1` | length (2) prefix lane (1) slot number (4) | a range that a run examined |
 //! | `Y` | `sets-1` | set (4) | author, and what was read for its runs before they began |
 //! | `Z` | `set-digests-1` | digest (16) | set |
@@ -52,7 +52,7 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'O', "older-1"),
     (b'P', "admissions-1"),
     (b'Q', "blocks-1"),
-    (b'R', "readers-2"),
+    (b'R', "readers-3"),
     (b'S', "pasts-1"),
     (b'T', "order-2"),
     (b'V', "cut-off-1"),

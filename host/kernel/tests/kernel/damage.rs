@@ -114,7 +114,7 @@ fn a_store_that_is_gone_lets_its_files_go_whatever_views_are_left() {
     drop(store);
     let read = view.entries_from(LocalSeq(0), 1).map(|read| read.len());
     let error = read.unwrap_err().to_string();
-    assert!(error.contains("the log is closed"), "{error}");
+    assert!(error.contains("log/: it is closed"), "{error}");
     // As after a full disk: the node goes on in the same process, whoever still looks at the old view.
     let mut store = open(Files::in_dir(dir.path()).unwrap(), START_MS + 9_001).unwrap();
     settle(&mut store);

@@ -268,7 +268,7 @@ fn a_log_whose_first_segments_are_gone_opens_and_goes_on() {
     // What would have to be derived from what is gone is not.
     let nothing = Disk::new(&Power::steady());
     let error = open(files(&log, &nothing).unwrap(), START_MS + 23_000).unwrap_err();
-    let says = format!("log/ begins with entry {base}");
+    let says = format!("log/: it begins with entry {base}");
     assert!(error.to_string().contains(&says), "{error}");
 }
 
