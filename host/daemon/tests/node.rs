@@ -340,6 +340,26 @@ async fn a_daemon_ends_within_two_seconds_and_takes_its_socket_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_of_a_home_open_side_by_side() {
+    let home = home();
+    let names = ["ann", "bob", "cid", "dan"];
+    let mut client = Client::embedded(home.path()).await;
+    for name in names {
+        client.create(name, "counter").await;
+        client.call_ok(name, "add", &["2"]).await;
+    }
+    client.close().await;
+    // Members of all stores are listed, so all are opened.
+    let mut client = Client::embedded(home.path()).await;
+    let request = api::ListPeersRequest::default();
+    client.node.list_peers(request).await.unwrap();
+    for name in names {
+        assert_eq!(client.query(name, "value", &[]).await, "2");
+    }
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn doctor_finds_nothing_wrong_with_a_new_home() {
     let home = home();
     let mut client = Client::embedded(home.path()).await;

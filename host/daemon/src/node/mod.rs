@@ -465,7 +465,12 @@ impl Node {
     pub(crate) fn open_all(&self) {
         let mut slots = self.slots();
         slots.retain(|slot| slot.opened().is_none() && slot.record().joining.is_none());
-        parallel::each(slots, |slot| drop(self.open_slot(&slot)));
+        // An open store waits for its writer on the runtime, which other threads do not know by themselves.
+        let runtime = tokio::runtime::Handle::current();
+        parallel::each(slots, |slot| {
+            let _inside = runtime.enter();
+            drop(self.open_slot(&slot));
+        });
     }
 
     /// How a store is opened.
