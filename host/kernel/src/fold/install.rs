@@ -176,8 +176,8 @@ impl Core {
     }
 
     fn stale_readers(&self, cell: &Cell, slot: Slot) -> Result<Vec<(Lane, Slot)>, StorageError> {
-        let (mut stale, next) =
-            versions::stale_readers(&self.rows, &self.progress.lengths, cell, slot)?;
+        let found = versions::stale_readers(&self.rows, &self.progress.lengths, cell, slot)?;
+        let (mut stale, next) = (found.readers, found.next);
         if let Some(next) = next
             && let Some(writer) = Record::load(&self.rows, cell.lane(), next)?
             && writer.reads.binary_search(cell).is_ok()

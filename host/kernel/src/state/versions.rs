@@ -343,16 +343,26 @@ pub(crate) fn remove_marks(
     }
 }
 
-/// The runs that read `cell` above `slot`, did not write it, and would now read another value; and the slot of the next
-/// version, above which nobody sees the version at `slot`.
+/// Who would now read another value.
+pub(crate) struct Stale {
+    /// The runs that have a mark.
+    pub(crate) readers: Vec<(Lane, Slot)>,
+    /// The slot of the next version. Its run has no mark if it read the cell, and nobody above sees what changed.
+    pub(crate) next: Option<Slot>,
+}
+
+/// The runs that read `cell` above `slot` and would now read another value.
 pub(crate) fn stale_readers(
     rows: &RowsView,
     lengths: &RangeLengths,
     cell: &Cell,
     slot: Slot,
-) -> Result<(Vec<(Lane, Slot)>, Option<Slot>), StorageError> {
+) -> Result<Stale, StorageError> {
     if cell.space() == Space::Written {
-        return Ok((written::stale_readers(rows, cell, slot)?, None));
+        return Ok(Stale {
+            readers: written::stale_readers(rows, cell, slot)?,
+            next: None,
+        });
     }
     let from = slot.just_above();
     let next = next_absolute(rows, cell, slot)?;
@@ -400,7 +410,10 @@ pub(crate) fn stale_readers(
             )?;
         }
     }
-    Ok((stale, next))
+    Ok(Stale {
+        readers: stale,
+        next,
+    })
 }
 
 /// The end (exclusive) of the slots whose runs read what stands below the next version. The run that writes it is the
