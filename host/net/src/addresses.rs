@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use iroh::endpoint::RecvStream;
 use lattice_format::DeviceKey;
-use lattice_kernel::sync::Access;
+use lattice_kernel::sync::{Access, Misbehaviour};
 use prost::Message;
 
 use crate::context::Context;
 use crate::endpoint::{code, own_addr};
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESS_ROWS_MAX, ADDRESSES_PER_PEER};
 use crate::links::Conn;
-use crate::misbehaviour::Misbehaviour;
 use crate::peers::Source;
 use crate::token::PeerAddr;
 

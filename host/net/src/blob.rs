@@ -17,7 +17,7 @@ use lattice_format::{BlobId, DeviceKey, StoreId};
 use lattice_kernel::blob::{
     BlobError, Fetch, FetchEffect, FetchFailure, FetchInput, Served, Server, ServerFault,
 };
-use lattice_kernel::sync::Access;
+use lattice_kernel::sync::{Access, Misbehaviour};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -27,7 +27,6 @@ use crate::allowances::PerPeer;
 use crate::context::Context;
 use crate::endpoint::{code, device_of, id_of};
 use crate::limits::{BLOB_SOURCES_MAX, BLOBS_SERVED_MAX, CONNECTIONS_PER_PEER, READ_STEP_BYTES};
-use crate::misbehaviour::Misbehaviour;
 
 pub use lattice_kernel::blob::ALPN;
 

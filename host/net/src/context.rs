@@ -10,7 +10,7 @@ use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, TransportAddr};
 use lattice_format::{DeviceKey, StoreId};
-use lattice_kernel::sync::Access;
+use lattice_kernel::sync::{Access, Misbehaviour, MisbehaviourLog, Verdict};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -19,7 +19,6 @@ use crate::endpoint::{code, id_of};
 use crate::host::{NetEvent, NetHost};
 use crate::limits::{CONNECTIONS_MAX, DIALS_MAX, INCOMING_MAX};
 use crate::links::Links;
-use crate::misbehaviour::{Misbehaviour, MisbehaviourLog, Verdict};
 use crate::peers::{Peers, Source};
 use crate::stores::StoreNet;
 
@@ -32,7 +31,7 @@ pub(crate) struct Context {
     pub(crate) timings: Timings,
     pub(crate) discovery: bool,
     pub(crate) peers: Peers,
-    pub(crate) misbehaviour: MisbehaviourLog,
+    misbehaviour: Mutex<MisbehaviourLog>,
     pub(crate) links: Links,
     /// An address was learnt that others may want.
     pub(crate) address_news: Notify,
@@ -42,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) outgoing: Arc<Semaphore>,
     /// Connections that others opened, all protocols together.
     pub(crate) incoming: Arc<Semaphore>,
+    /// When the network began: times that the kernel's values are given count from here.
+    begun: Instant,
     stores: RwLock<HashMap<StoreId, Arc<StoreNet>>>,
     stop: watch::Sender<bool>,
     /// Every task holds a clone; closing drops this one and waits for theirs.
@@ -63,7 +64,8 @@ impl Context {
             host,
             endpoint,
             lookup,
-            misbehaviour: MisbehaviourLog::new(timings.ban),
+            misbehaviour: Mutex::new(MisbehaviourLog::new(millis(timings.ban))),
+            begun: Instant::now(),
             timings,
             discovery,
             peers: Peers::default(),
@@ -77,6 +79,11 @@ impl Context {
             alive: Mutex::new(Some(alive)),
         };
         (Arc::new(context), ended)
+    }
+
+    /// Milliseconds since the network began.
+    fn elapsed_ms(&self) -> u64 {
+        millis(self.begun.elapsed())
     }
 
     /// Runs a task until it ends or the network closes.
@@ -157,8 +164,13 @@ impl Context {
 
     /// Counts a misbehaviour, logs it once for each kind, and says whether to drop the peer.
     pub(crate) fn misbehaved(&self, peer: DeviceKey, kind: Misbehaviour, text: &str) -> bool {
-        let Verdict { first, drop_peer } = self.misbehaviour.record(peer, kind, Instant::now());
-        if first {
+        let now_ms = self.elapsed_ms();
+        let verdict = self.misbehaviour.lock().record(peer, kind, now_ms);
+        let Verdict {
+            is_first,
+            is_dropped,
+        } = verdict;
+        if is_first {
             if kind == Misbehaviour::NotAllowed {
                 tracing::info!(%peer, ?kind, "{text}");
             } else {
@@ -170,17 +182,23 @@ impl Context {
                 text: text.to_owned(),
             });
         }
-        if drop_peer {
+        if is_dropped {
             self.links
                 .drop_peer(&peer, crate::endpoint::code::MISBEHAVIOUR);
         }
-        drop_peer
+        is_dropped
     }
 
     /// Whether the peer is refused for what it did.
     pub(crate) fn is_banned(&self, peer: &DeviceKey) -> bool {
-        self.misbehaviour.is_banned(peer, Instant::now())
+        let now_ms = self.elapsed_ms();
+        self.misbehaviour.lock().is_banned(peer, now_ms)
     }
+}
+
+/// A span of time as the kernel's values count it.
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `base` doubled `failures` times, at most `max`, between half of it and all of it at random, so that

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use lattice_format::{DeviceKey, Signature, SignedHeader, StoreId};
 use lattice_kernel::blob::BlobStore;
-pub use lattice_kernel::sync::{Access, Governance};
+pub use lattice_kernel::sync::{Access, Governance, Misbehaviour};
 use lattice_kernel::{Received, Snapshot};
 
 /// Entries as they travel: a signed header, with or without its body.
@@ -161,7 +161,7 @@ pub enum NetEvent {
         /// The peer.
         peer: DeviceKey,
         /// What it did.
-        kind: crate::misbehaviour::Misbehaviour,
+        kind: Misbehaviour,
         /// One line.
         text: String,
     },

@@ -3,7 +3,7 @@
 //!
 //! This crate decides nothing about entries: it moves what [`lattice_kernel::sync`] and
 //! [`lattice_kernel::blob`] say, finds and keeps peers, bounds what strangers can cost, and carries
-//! joins. It prints nothing, reads no environment and no files; the node around it is a [`NetHost`].
+//! joins. What a fault of a peer costs the kernel decides as well. It prints nothing, reads no environment and no files; the node around it is a [`NetHost`].
 //!
 //! | file | holds |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! | `gossip` | announcements of new ids |
 //! | `blob` | blobs by hash, in the scope of a store |
 //! | `token`, `join` | invitations, and how a device becomes a member |
-//! | `peers`, `misbehaviour`, `allowances` | what is known of peers, held against them, and granted to them |
+//! | `peers`, `allowances` | what is known of peers, and granted to them |
 
 pub mod blob;
 pub mod config;
@@ -24,7 +24,6 @@ pub mod gossip;
 pub mod host;
 pub mod join;
 pub mod limits;
-pub mod misbehaviour;
 pub mod peers;
 pub mod token;
 
@@ -45,10 +44,10 @@ mod stores;
 pub use config::{NetConfig, Timings};
 pub use endpoint::StartError;
 pub use host::{
-    Access, Claim, ClaimRefusal, DeliverError, Entries, Governance, InviteState, NetEvent, NetHost,
+    Access, Claim, ClaimRefusal, DeliverError, Entries, Governance, InviteState, Misbehaviour,
+    NetEvent, NetHost,
 };
 pub use join::{Inspected, JoinError, JoinHost, JoinPhase, JoinTask};
-pub use misbehaviour::Misbehaviour;
 pub use net::Net;
 pub use peers::{PeerStatus, PeerStoreStatus};
 pub use token::{InviteKey, PeerAddr, Token, TokenError};

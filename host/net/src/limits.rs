@@ -41,10 +41,6 @@ pub const INCOMING_MAX: usize = 1024;
 pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 /// Bytes a second that a past member may send.
 pub const PAST_MEMBER_BYTES_PER_SECOND: u64 = 256 * 1024;
-/// The weight of misbehaviour at which a peer is dropped and refused for a while.
-pub const MISBEHAVIOUR_MAX: u32 = 8;
-/// The most peers whose misbehaviour is remembered; the one that was heard of longest ago makes room.
-pub const MISBEHAVING_PEERS_MAX: usize = 4096;
 /// Ids of one store that wait to be announced; beyond them peers are told to compare instead.
 pub const ANNOUNCE_MAX: usize = 4096;
 /// The largest request of the join protocol, in bytes.

@@ -9,7 +9,7 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::sync::{
-    ALPN, Access, ErrorCode, FrameError, Role, TooLong, refusal, store_asked_for,
+    ALPN, Access, ErrorCode, FrameError, Misbehaviour, Role, TooLong, refusal, store_asked_for,
 };
 
 use crate::addresses;
@@ -19,7 +19,6 @@ use crate::gossip;
 use crate::host::NetEvent;
 use crate::limits::READ_STEP_BYTES;
 use crate::links::Conn;
-use crate::misbehaviour::Misbehaviour;
 use crate::peers::Source;
 use crate::session;
 use crate::sessions::{NoPlace, SessionPlace};

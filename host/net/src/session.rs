@@ -9,7 +9,8 @@ use futures_util::future::BoxFuture;
 use iroh::endpoint::{RecvStream, SendStream};
 use lattice_kernel::Received;
 use lattice_kernel::sync::{
-    Access, CloseReason, Config, Due, Effect, ErrorCode, Input, Pace, Role, Session, Wants,
+    Access, CloseReason, Config, Due, Effect, ErrorCode, Input, Misbehaviour, Pace, Role, Session,
+    Wants,
 };
 
 use crate::context::Context;
@@ -17,7 +18,6 @@ use crate::endpoint::code;
 use crate::host::{DeliverError, NetEvent};
 use crate::limits::{READ_STEP_BYTES, SEND_WINDOW_BYTES};
 use crate::links::Conn;
-use crate::misbehaviour::Misbehaviour;
 use crate::sessions::{Poke, SessionPlace};
 use crate::stores::StoreNet;
 
@@ -364,10 +364,11 @@ impl Driver {
                     s.node_lacks = Some(lack);
                 });
             }
-            Effect::Slow { ms, reason } => {
+            Effect::Slow { ms, ref reason } => {
                 self.read_after = Instant::now() + Duration::from_millis(ms);
-                self.context
-                    .misbehaved(peer, Misbehaviour::Invalid, &reason);
+                if let Some(kind) = effect.misbehaviour() {
+                    self.context.misbehaved(peer, kind, reason);
+                }
             }
             Effect::Again => self.again = true,
             Effect::WakeAt { ms } => {
@@ -384,10 +385,12 @@ impl Driver {
         };
         // A peer that does not read the last words in time loses only their text.
         let _ = tokio::time::timeout(FLUSH, flush).await;
-        let peer = self.conn.peer;
-        match self.close.take() {
-            None => (code::BYE, SessionEnd::soon("ended")),
-            Some(CloseReason::Peer(error)) => {
+        let Some(close) = self.close.take() else {
+            return (code::BYE, SessionEnd::soon("ended"));
+        };
+        let misbehaviour = close.misbehaviour();
+        let (stream_code, end) = match close {
+            CloseReason::Peer(error) => {
                 let reason = format!("the peer refuses: {}", error.text);
                 let end = match error.code {
                     ErrorCode::Internal => SessionEnd::soon(reason),
@@ -395,21 +398,20 @@ impl Driver {
                 };
                 (code::BYE, end)
             }
-            Some(CloseReason::Refused(error)) => {
-                let text = format!("refused: {}", error.text);
-                self.context
-                    .misbehaved(peer, Misbehaviour::NotAllowed, &text);
-                (code::BYE, SessionEnd::later(text))
+            CloseReason::Refused(error) => {
+                let reason = format!("refused: {}", error.text);
+                (code::BYE, SessionEnd::later(reason))
             }
-            Some(CloseReason::Faulty { reason }) => {
-                self.context
-                    .misbehaved(peer, Misbehaviour::Garbage, &reason);
-                self.conn
-                    .connection
-                    .close(code::MISBEHAVIOUR, reason.as_bytes());
-                (code::MISBEHAVIOUR, SessionEnd::later(reason))
-            }
+            CloseReason::Faulty { reason } => (code::MISBEHAVIOUR, SessionEnd::later(reason)),
+        };
+        if let Some(kind) = misbehaviour {
+            self.context.misbehaved(self.conn.peer, kind, &end.reason);
         }
+        if stream_code == code::MISBEHAVIOUR {
+            let reason = end.reason.as_bytes();
+            self.conn.connection.close(code::MISBEHAVIOUR, reason);
+        }
+        (stream_code, end)
     }
 }
 

@@ -16,6 +16,9 @@ pub const FIRST_ROUNDS_MAX: usize = 1;
 pub const FIRST_ROUND_MS: u64 = 2_000;
 /// How often a session that waits looks whether it is its turn, in milliseconds.
 pub const FIRST_ROUND_LOOK_MS: u64 = 10;
+/// How long a peer that broke the protocol is refused, the first time, in milliseconds; it doubles. A daemon's bans are
+/// longer: here a liar comes back, so that a run sees bans end and lies go on.
+pub const BAN_MS: u64 = 4_000;
 /// How much later than others an announcement may come, in milliseconds.
 pub const GOSSIP_LATE_MS: u64 = 8_000;
 /// Silence after which a path is taken for broken, in milliseconds.

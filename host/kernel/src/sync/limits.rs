@@ -67,6 +67,12 @@ pub const VERSIONS_MAX: usize = 16;
 pub const FAULTS_MAX: u32 = 8;
 /// Delay after a peer's first fault, in milliseconds. Each further fault doubles the delay.
 pub const SLOW_MS: u64 = 100;
+/// The weight of misbehaviour at which a peer is dropped and refused for a while.
+pub const MISBEHAVIOUR_MAX: u32 = 8;
+/// The most peers whose misbehaviour is remembered; the one that misbehaved longest ago makes room.
+pub const MISBEHAVING_PEERS_MAX: usize = 4096;
+/// How often the length of a ban doubles.
+pub const BAN_DOUBLINGS_MAX: u32 = 6;
 /// The largest gossip message, in bytes.
 pub const GOSSIP_BYTES_MAX: usize = 16 * 1024;
 /// The most ids that one gossip message announces.

@@ -6,6 +6,7 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use lattice_format::{BlobId, Body, ComponentId, DeviceKey, Signature, StoreId};
 use lattice_kernel::run::engine::MemberStatus;
+use lattice_kernel::sync::Misbehaviour;
 use lattice_kernel::{LocalSeq, Snapshot};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -22,7 +23,6 @@ use crate::limits::{
     CONNECTIONS_PER_PEER, JOIN_REQUEST_BYTES_MAX, JOIN_REQUESTS_MAX, JOINS_SERVED_MAX,
     TOKEN_ADDRESSES_MAX,
 };
-use crate::misbehaviour::Misbehaviour;
 use crate::token::{claim_holds, proof_holds, shortened};
 
 /// Requests of one connection that are served at once.

@@ -1,5 +1,6 @@
 //! The network between nodes: dials, streams with a session at each end, gossip, and peers that keep to no rule.
 
+pub(crate) mod bans;
 pub(crate) mod byzantine;
 pub(crate) mod gossip;
 pub(crate) mod neighbours;

@@ -242,8 +242,8 @@ impl World {
         let Some(peer) = reachable else {
             return self.gossip_at(now_ms + DIAL_MS, me, GossipEvent::Undialled(key));
         };
-        // Only active members may speak gossip with a node.
-        if peer == me || self.access(peer, me) != Access::All {
+        // Only active members that are not banned may speak gossip with a node.
+        if peer == me || self.is_banned(peer, me) || self.access(peer, me) != Access::All {
             return self.gossip_undialled(me, key);
         }
         self.neighbours.count += 1;

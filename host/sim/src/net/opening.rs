@@ -54,6 +54,10 @@ impl World {
             self.try_later(from, to, 0);
             return;
         }
+        if self.is_banned(to, from) {
+            self.note(to, format_args!("refuses the banned {from}"));
+            return self.try_later(from, to, 0);
+        }
         if self.nodes[from.index()].streams.contains_key(&to) {
             return;
         }

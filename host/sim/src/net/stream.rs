@@ -344,6 +344,7 @@ impl World {
             return;
         };
         let peer = stream.end(side.other()).node;
+        let misbehaviour = effect.misbehaviour();
         match effect {
             Effect::Send(bytes) => self.send(id, side, bytes),
             Effect::Deliver(entries) => {
@@ -372,7 +373,9 @@ impl World {
             }
             Effect::Slow { ms, reason } => {
                 stream.end(side).read_after_ms = now_ms + ms;
-                self.fault_of(me, peer, &reason);
+                if let Some(kind) = misbehaviour {
+                    self.misbehaved(me, peer, kind, &reason);
+                }
             }
             Effect::Again => self.queue.at(now_ms, Event::Again { stream: id, side }),
             Effect::WakeAt { ms } => {
@@ -383,24 +386,16 @@ impl World {
                     .at(now_ms + wait, Event::Timer { stream: id, side });
             }
             Effect::Close(reason) => {
-                if let CloseReason::Faulty { reason } = &reason {
-                    self.fault_of(me, peer, reason);
-                }
                 let soon = matches!(&reason, CloseReason::Peer(e) if e.code == ErrorCode::Internal);
-                self.drop_end(id, side, &format!("{reason:?}"));
+                let text = format!("{reason:?}");
+                self.drop_end(id, side, &text);
                 if !soon {
                     self.try_later(me, peer, 0);
                 }
+                if let Some(kind) = misbehaviour {
+                    self.misbehaved(me, peer, kind, &text);
+                }
             }
-        }
-    }
-
-    /// An honest node found another one at fault: nobody but a liar may ever be.
-    fn fault_of(&mut self, me: NodeId, peer: NodeId, reason: &str) {
-        self.note(me, format_args!("finds {peer} at fault: {reason}"));
-        let nodes = &self.nodes;
-        if !nodes[me.index()].liar && !nodes[peer.index()].liar {
-            self.violate(format!("{me} finds the honest {peer} at fault: {reason}"));
         }
     }
 

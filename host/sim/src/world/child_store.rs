@@ -2,7 +2,8 @@
 //!
 //! Stores of one node share nothing but its key, its clock, its machine and its network. So the child has a world
 //! of its own, with its own disks, sessions and checks, and what happens to machines and the network happens to
-//! both: a machine that fails under one store fails under the other.
+//! both: a machine that fails under one store fails under the other, and a peer that is banned for what it did in
+//! one store is refused in the other.
 
 use std::mem::swap;
 
@@ -81,6 +82,7 @@ impl World {
         let done = act(&mut child);
         self.share(&mut child);
         let fallen = std::mem::take(&mut child.fallen);
+        let banned = std::mem::take(&mut child.banned);
         let wrong = child.take_violation();
         self.child = Some(child);
         if let Some(wrong) = wrong {
@@ -91,6 +93,9 @@ impl World {
                 self.crash_with(id, survives, down_ms);
             }
         }
+        for (id, peer) in banned {
+            self.drop_peer(id, peer);
+        }
         Some(done)
     }
 
@@ -100,6 +105,7 @@ impl World {
         swap(&mut self.stats, &mut child.stats);
         swap(&mut self.blocks, &mut child.blocks);
         swap(&mut self.weather, &mut child.weather);
+        swap(&mut self.misbehaviour, &mut child.misbehaviour);
     }
 }
 

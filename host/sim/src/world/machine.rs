@@ -157,6 +157,7 @@ impl World {
         self.drop_ends(id);
         let node = &mut self.nodes[id.index()];
         node.retries.clear();
+        self.misbehaviour.remove(&id);
         self.stats.crashes += 1;
         if self.is_child {
             self.fallen.push((id, survives, down_ms));

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use lattice_format::{Call, DeviceKey, Digest, StoreId};
 use lattice_kernel::run::engine::Engine;
+use lattice_kernel::sync::MisbehaviourLog;
 use lattice_kernel::{Notice, Outcome, Snapshot};
 use lattice_testing::Dice;
 use lattice_testing::disk::Survives;
@@ -188,6 +189,10 @@ pub struct World {
     pub(crate) is_child: bool,
     /// Machines that failed by what this store's disks did, for the parent's network to hear of.
     pub(crate) fallen: Vec<(NodeId, Survives, Option<u64>)>,
+    /// What each node holds against its peers. A node has one log for the store and its child.
+    pub(crate) misbehaviour: BTreeMap<NodeId, MisbehaviourLog>,
+    /// Peers that a node banned for what they did in this store, for the parent's network to hear of.
+    pub(crate) banned: Vec<(NodeId, NodeId)>,
     /// Nodes of which somebody has failed to read the store, for their writers to hear of.
     pub(crate) failed_reads: Arc<Mutex<Vec<NodeId>>>,
     sample_ms: u64,
@@ -250,6 +255,8 @@ impl World {
             child: None,
             is_child: false,
             fallen: Vec::new(),
+            misbehaviour: BTreeMap::new(),
+            banned: Vec::new(),
             failed_reads: Arc::default(),
             sample_ms: 0,
             violation: None,

@@ -1,6 +1,7 @@
 //! Tests of the simulator, and of Lattice by it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bans;
 mod child_store;
 mod components;
 mod determinism;
