@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use lattice_kernel::sync::Backoff;
+use lattice_kernel::sync::limits::{RETRY_MAX_MS, RETRY_MIN_MS};
 
 use crate::token::PeerAddr;
 
@@ -36,6 +38,11 @@ impl NetConfig {
             timings: Timings::default(),
         }
     }
+}
+
+/// A span of time as the kernel's values count it.
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The network's times.
@@ -73,8 +80,8 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             dial: Duration::from_secs(6),
-            retry_min: Duration::from_millis(250),
-            retry_max: Duration::from_secs(60),
+            retry_min: Duration::from_millis(RETRY_MIN_MS),
+            retry_max: Duration::from_millis(RETRY_MAX_MS),
             reconcile: Duration::from_secs(30),
             past_member: Duration::from_secs(300),
             heartbeat: Duration::from_secs(3),
@@ -90,6 +97,14 @@ impl Default for Timings {
 }
 
 impl Timings {
+    /// The pauses between tries.
+    pub(crate) fn retry(&self) -> Backoff {
+        Backoff {
+            first_ms: millis(self.retry_min),
+            longest_ms: millis(self.retry_max),
+        }
+    }
+
     /// Short times, for tests of partitions and restarts.
     pub fn quick() -> Self {
         Self {

@@ -10,11 +10,11 @@ use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, TransportAddr};
 use lattice_format::{DeviceKey, StoreId};
-use lattice_kernel::sync::{Access, Misbehaviour, MisbehaviourLog, Verdict};
+use lattice_kernel::sync::{Access, Jitter, Misbehaviour, MisbehaviourLog, Verdict};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use crate::config::Timings;
+use crate::config::{Timings, millis};
 use crate::endpoint::{code, id_of};
 use crate::host::{NetEvent, NetHost};
 use crate::limits::{CONNECTIONS_MAX, DIALS_MAX, INCOMING_MAX};
@@ -82,8 +82,13 @@ impl Context {
     }
 
     /// Milliseconds since the network began.
-    fn elapsed_ms(&self) -> u64 {
+    pub(crate) fn elapsed_ms(&self) -> u64 {
         millis(self.begun.elapsed())
+    }
+
+    /// The moment so many milliseconds after the network began.
+    pub(crate) fn moment(&self, elapsed_ms: u64) -> Instant {
+        self.begun + Duration::from_millis(elapsed_ms)
     }
 
     /// Runs a task until it ends or the network closes.
@@ -196,29 +201,7 @@ impl Context {
     }
 }
 
-/// A span of time as the kernel's values count it.
-pub(crate) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// `base` doubled `failures` times, at most `max`, between half of it and all of it at random, so that
-/// many nodes do not knock at once.
-pub(crate) fn backoff(base: Duration, max: Duration, failures: u32) -> Duration {
-    let full = base.saturating_mul(1 << failures.min(16)).min(max);
-    full.mul_f64(rand::Rng::random_range(&mut rand::rng(), 0.5..1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_their_bound() {
-        let (base, max) = (Duration::from_millis(100), Duration::from_secs(5));
-        for n in 0..100 {
-            let pause = backoff(base, max, n);
-            let full = base.saturating_mul(1 << n.min(16)).min(max);
-            assert!(pause >= full / 2 && pause <= full);
-        }
-    }
+/// The chance in a pause.
+pub(crate) fn jitter() -> Jitter {
+    Jitter(rand::random())
 }

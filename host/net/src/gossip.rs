@@ -17,7 +17,7 @@ use lattice_format::DeviceKey;
 use lattice_kernel::sync::{self, Access, Move};
 use tokio::sync::mpsc;
 
-use crate::context::{Context, backoff};
+use crate::context::{Context, jitter};
 use crate::endpoint::{code, device_of, id_of};
 use crate::limits::GOSSIP_BYTES_MAX;
 use crate::sessions::Poke;
@@ -122,8 +122,9 @@ pub(crate) async fn keep_topic(
             }
         }
         topics.value.lost();
-        let timings = &topics.context.timings;
-        tokio::time::sleep(backoff(timings.retry_min, timings.retry_max, failures)).await;
+        let retry = topics.context.timings.retry();
+        let pause_ms = retry.pause_ms(failures, jitter());
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         next = topics.look();
     }
 }

@@ -3,7 +3,7 @@
 use lattice_format::limits::{BODY_BYTES_MAX, GENESIS_HEADER_BYTES_MAX};
 
 pub use lattice_kernel::limits::FRAME_BYTES_MAX;
-pub use lattice_kernel::sync::limits::{GOSSIP_BYTES_MAX, GOSSIP_IDS_MAX};
+pub use lattice_kernel::sync::limits::{FIRST_ROUNDS_MAX, GOSSIP_BYTES_MAX, GOSSIP_IDS_MAX};
 
 /// The most peers that are known at once; further ones are not remembered.
 pub const PEERS_MAX: usize = 4096;
@@ -29,9 +29,6 @@ pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 pub const READ_STEP_BYTES: usize = 64 * 1024;
 /// The most sessions of one store.
 pub const SESSIONS_PER_STORE: usize = CONNECTIONS_MAX;
-/// Sessions of one store in their first round beyond which this node opens no further one: what many peers have,
-/// all of them would send.
-pub const FIRST_ROUNDS_MAX: usize = 1;
 /// The most connections that one peer may hold open for joins, and as many for blobs.
 pub const CONNECTIONS_PER_PEER: usize = 4;
 /// The most incoming connections at once, of all peers, for sync, joins and blobs together. Gossip has one

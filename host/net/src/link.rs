@@ -8,12 +8,15 @@ use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use lattice_format::{DeviceKey, StoreId};
+use lattice_kernel::sync::limits::FIRST_ROUND_LOOK_MS;
 use lattice_kernel::sync::{
-    ALPN, Access, ErrorCode, FrameError, Misbehaviour, Role, TooLong, refusal, store_asked_for,
+    ALPN, Access, Backoff, Dial, ErrorCode, FrameError, Misbehaviour, Role, TooLong, refusal,
+    store_asked_for,
 };
 
 use crate::addresses;
-use crate::context::{Context, backoff};
+use crate::config::{Timings, millis};
+use crate::context::{Context, jitter};
 use crate::endpoint::{code, device_of, id_of, remote_socket};
 use crate::gossip;
 use crate::host::NetEvent;
@@ -26,10 +29,8 @@ use crate::stores::StoreNet;
 
 /// The largest Hello, in bytes: what a stream may hold before its store is known.
 const HELLO_BYTES_MAX: usize = 64 * 1024;
-/// A connection that lasted so long was a success.
-const LASTING: Duration = Duration::from_secs(2);
 /// How often a session that may not begin yet looks whether it is its turn.
-const TURN: Duration = Duration::from_millis(20);
+const TURN: Duration = Duration::from_millis(FIRST_ROUND_LOOK_MS);
 
 /// Accepts connections for sync.
 #[derive(Clone)]
@@ -252,52 +253,39 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
     else {
         return;
     };
-    let mut failures = 0;
-    let mut dial_at = Instant::now();
+    let mut tries = Dial::new(context.elapsed_ms());
     // A dial by this node holds a permit as long as its connection stands.
     let mut permit = None;
-    let mut connected = false;
     while let Some(close) = closeness(&context, &peer) {
-        let timings = &context.timings;
-        let base = if close {
-            timings.retry_min
-        } else {
-            timings.past_member
-        };
+        let retry = context.timings.retry();
         if let Some(conn) = context.links.conn(&peer) {
-            connected = true;
+            tries.stands(conn.stood_ms());
             let wait = open_sessions(&context, &conn);
             tokio::select! {
                 () = wake.notified() => {}
                 () = tokio::time::sleep(wait) => {}
                 _ = conn.connection.closed() => {}
             }
-            if conn.since.elapsed() > LASTING {
-                failures = 0;
-            }
+            tries.stands(conn.stood_ms());
             if context.outgoing.available_permits() == 0
                 && permit.is_some()
                 && is_settled(&context, &conn)
             {
                 // Frees the permit: other peers wait for a connection to compare over.
                 conn.connection.close(code::BYE, b"others wait");
-                dial_at = Instant::now() + context.timings.reconcile;
             }
             continue;
         }
         permit = None;
-        if std::mem::take(&mut connected) {
-            // A pause first: a peer that closes each connection on purpose would be dialled without end.
-            dial_at = Instant::now() + backoff(timings.retry_min, timings.retry_max, failures);
-            failures += 1;
-        }
+        tries.lost(context.elapsed_ms(), retry, jitter());
         if fresh.swap(false, Ordering::Relaxed) {
-            (failures, dial_at) = (0, Instant::now());
+            tries.address_learnt(context.elapsed_ms());
         }
         let undialable = context.peers.addresses(&peer).is_empty() && !context.discovery;
         if undialable || context.is_banned(&peer) {
-            dial_at = dial_at.max(Instant::now() + context.timings.retry_max);
+            tries.put_off(context.elapsed_ms(), retry);
         }
+        let dial_at = context.moment(tries.due_ms());
         if Instant::now() < dial_at {
             tokio::select! {
                 () = wake.notified() => {}
@@ -317,23 +305,35 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
                 }
             }
         }
+        let pauses = match close {
+            true => retry,
+            false => past_member(&context.timings),
+        };
         match dial(&context, &peer).await {
             Ok(connection) => {
+                tries.made(context.elapsed_ms(), pauses, jitter());
                 let conn = Conn::dialled(connection);
                 if let Some(conn) = context.links.adopt(&context.me, conn) {
                     context.spawn(serve(context.clone(), conn));
                 }
             }
             Err(reason) => {
-                tracing::debug!(%peer, reason, failures, "dial failed");
+                tracing::debug!(%peer, reason, ?tries, "dial failed");
                 context.peers.down(peer, &reason);
-                failures += 1;
+                tries.failed(context.elapsed_ms(), pauses, jitter());
             }
         }
-        let max = timings.retry_max.max(base);
-        dial_at = Instant::now() + backoff(base, max, failures);
     }
     context.links.existing(&peer, |link| link.kept = false);
+}
+
+/// The pauses between dials of a peer that is a past member in every store that both have.
+fn past_member(timings: &Timings) -> Backoff {
+    let first_ms = millis(timings.past_member);
+    Backoff {
+        first_ms,
+        longest_ms: first_ms.max(millis(timings.retry_max)),
+    }
 }
 
 async fn dial(context: &Context, peer: &DeviceKey) -> Result<Connection, String> {
@@ -426,8 +426,12 @@ async fn open_session(
             Some((_, failures)) if !end.soon => failures + 1,
             _ => 0,
         };
-        let max = timings.retry_max.min(timings.reconcile);
-        let pause = backoff(timings.retry_min, max, failures);
+        let longest_ms = millis(timings.retry_max.min(timings.reconcile));
+        let pauses = Backoff {
+            longest_ms,
+            ..timings.retry()
+        };
+        let pause = Duration::from_millis(pauses.pause_ms(failures, jitter()));
         link.retry.insert(id, (Instant::now() + pause, failures));
         link.wake.notify_one();
     });

@@ -3,20 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use iroh::endpoint::{Connection, VarInt};
 use lattice_format::{DeviceKey, StoreId};
-use lattice_kernel::sync::Role;
+use lattice_kernel::sync::{Role, Standing};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::allowances::Allowances;
+use crate::config::millis;
 use crate::endpoint::{code, device_of};
 use crate::limits::PEERS_MAX;
 
-/// Two connections with one peer that begin within this time are taken for dials that crossed.
-const CROSSING: Duration = Duration::from_secs(1);
 /// A connection with a peer.
 pub(crate) struct Conn {
     pub(crate) connection: Connection,
@@ -45,6 +44,18 @@ impl Conn {
             role,
             since: now,
             allowances: Allowances::new(now),
+        }
+    }
+
+    /// For how long it stands.
+    pub(crate) fn stood_ms(&self) -> u64 {
+        millis(self.since.elapsed())
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            role: self.role,
+            stood_ms: self.stood_ms(),
         }
     }
 
@@ -135,20 +146,12 @@ impl Links {
     }
 
     /// Puts a new connection into the table in place of the old one, or closes the new one when the old one stays.
-    ///
-    /// When both dial at the same time, both keep the connection that the smaller key opened. A peer
-    /// that dials later has lost the old one, whatever this side believes.
     pub(crate) fn adopt(&self, me: &DeviceKey, conn: Conn) -> Option<Arc<Conn>> {
         let conn = Arc::new(conn);
         let kept = self.with(&conn.peer, |link| {
             if let Some(old) = &link.conn {
                 let lost = old.connection.close_reason().is_some();
-                let crossing = old.role != conn.role && old.since.elapsed() < CROSSING;
-                let old_wins = old.is_ours() == (*me < conn.peer);
-                if !lost && crossing && old_wins {
-                    return false;
-                }
-                if !lost && conn.is_ours() && !crossing {
+                if !lost && old.standing().stays(conn.role, me, &conn.peer) {
                     return false;
                 }
                 old.connection.close(code::DUPLICATE, b"another connection");

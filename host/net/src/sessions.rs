@@ -3,17 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lattice_format::{DeviceKey, IntentionId};
-use lattice_kernel::sync::Role;
+use lattice_kernel::sync::{Role, may_begin};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::limits::{FIRST_ROUNDS_MAX, SESSIONS_PER_STORE};
-
-/// How long a session is waited for that does not end its first round.
-const FIRST_ROUND: Duration = Duration::from_secs(2);
+use crate::config::millis;
+use crate::limits::SESSIONS_PER_STORE;
 
 /// The sessions of one store, by peer.
 #[derive(Debug, Default)]
@@ -135,16 +133,13 @@ impl Sessions {
         })
     }
 
-    /// Whether so many sessions that this node opened are in their first round that a further one would bring the
-    /// same entries again. Who is slow, or gone, is not waited for; who opens sessions here delays nothing.
+    /// Whether so many sessions that this node opened are in their first round that it opens no further one now.
     pub(crate) fn is_comparing(&self) -> bool {
         let sessions = self.0.lock();
-        let first = sessions.values().filter(|entry| {
-            entry.role == Role::Dialer
-                && !entry.compared.load(Ordering::Relaxed)
-                && entry.since.elapsed() < FIRST_ROUND
-        });
-        first.count() >= FIRST_ROUNDS_MAX
+        let first = sessions
+            .values()
+            .filter(|entry| entry.role == Role::Dialer && !entry.compared.load(Ordering::Relaxed));
+        !may_begin(first.map(|entry| millis(entry.since.elapsed())))
     }
 
     /// Whether a session with the peer runs.
@@ -180,6 +175,7 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::FIRST_ROUNDS_MAX;
 
     #[test]
     fn when_both_open_a_session_both_keep_the_same() {

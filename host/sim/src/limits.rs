@@ -1,21 +1,13 @@
 //! Times and bounds of the simulator. Times of the network are the daemon's defaults.
 
+use lattice_kernel::sync::limits::RETRY_MAX_MS;
+
 /// The wall clock at the beginning of every run, in milliseconds since the Unix epoch.
 pub const START_MS: u64 = 1_800_000_000_000;
 /// How often each session compares both sides, in milliseconds.
 pub const RECONCILE_MS: u64 = 30_000;
-/// The first pause after a failed dial, in milliseconds; it doubles.
-pub const RETRY_MIN_MS: u64 = 250;
-/// The longest pause between dials, in milliseconds.
-pub const RETRY_MAX_MS: u64 = 60_000;
 /// After which a dial that nobody answers is given up, in milliseconds.
 pub const DIAL_MS: u64 = 6_000;
-/// Sessions of a node in their first round beyond which it begins no further one.
-pub const FIRST_ROUNDS_MAX: usize = 1;
-/// How long a session is waited for that does not end its first round, in milliseconds.
-pub const FIRST_ROUND_MS: u64 = 2_000;
-/// How often a session that waits looks whether it is its turn, in milliseconds.
-pub const FIRST_ROUND_LOOK_MS: u64 = 10;
 /// How long a peer that broke the protocol is refused, the first time, in milliseconds; it doubles. A daemon's bans are
 /// longer: here a liar comes back, so that a run sees bans end and lies go on.
 pub const BAN_MS: u64 = 4_000;

@@ -67,6 +67,20 @@ pub const VERSIONS_MAX: usize = 16;
 pub const FAULTS_MAX: u32 = 8;
 /// Delay after a peer's first fault, in milliseconds. Each further fault doubles the delay.
 pub const SLOW_MS: u64 = 100;
+/// The first pause after a dial, in milliseconds; it doubles with each dial that fails.
+pub const RETRY_MIN_MS: u64 = 250;
+/// The longest pause between dials, in milliseconds.
+pub const RETRY_MAX_MS: u64 = 60_000;
+/// A connection that stands for so long was a success, in milliseconds.
+pub const LASTING_MS: u64 = 2_000;
+/// Two connections with one peer that begin within this time are taken for dials that crossed, in milliseconds.
+pub const CROSSING_MS: u64 = 1_000;
+/// Sessions of one store in their first round beyond which a node begins no further one.
+pub const FIRST_ROUNDS_MAX: usize = 1;
+/// How long a session is waited for that does not end its first round, in milliseconds.
+pub const FIRST_ROUND_MS: u64 = 2_000;
+/// How often a session that waits looks whether it is its turn, in milliseconds.
+pub const FIRST_ROUND_LOOK_MS: u64 = 20;
 /// The weight of misbehaviour at which a peer is dropped and refused for a while.
 pub const MISBEHAVIOUR_MAX: u32 = 8;
 /// The most peers whose misbehaviour is remembered; the one that misbehaved longest ago makes room.
@@ -107,3 +121,5 @@ const _: () = assert!(RANGES_MAX * RANGES_MAX * 256 < FRAME_BYTES_MAX);
 const _: () = assert!(RANGES_MAX * LEAF_IDS * 34 < FRAME_BYTES_MAX);
 const _: () = assert!(GOSSIP_IDS_MAX * 34 + 64 <= GOSSIP_BYTES_MAX);
 const _: () = assert!((SLOW_MS << FAULTS_MAX) < 60_000);
+const _: () = assert!(RETRY_MIN_MS < RETRY_MAX_MS && RETRY_MIN_MS < CROSSING_MS);
+const _: () = assert!(FIRST_ROUND_LOOK_MS < FIRST_ROUND_MS);

@@ -12,11 +12,14 @@
 //!
 //! A session that stays open after a round is *live*: it pushes what its node authors to the peer at once, and
 //! announces what its node got from others.
+//!
+//! Beside the sessions, a node runs a [`Gossip`] for each store, a [`Dial`] for each peer, and one [`MisbehaviourLog`].
 
 pub mod limits;
 
 mod bootstrap;
 mod codec;
+mod dial;
 mod effect;
 mod gossip;
 mod inbound;
@@ -38,6 +41,7 @@ mod wire;
 mod tests;
 
 pub use bootstrap::{Bootstrap, BootstrapStep};
+pub use dial::{Backoff, Dial, Jitter, Standing, may_begin};
 pub use effect::{CloseReason, Config, Effect, Input, Lack, Role, Status};
 pub use gossip::{Announced, Announcement, Gossip, Heard, Move, topic};
 pub use message::{ErrorCode, MessageError, PeerError, Wants};

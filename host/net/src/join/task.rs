@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::client::{Inspected, JoinError, find};
 use crate::Net;
-use crate::context::backoff;
+use crate::context::jitter;
 use crate::token::{PeerAddr, Token, TokenError};
 
 /// How often the task looks whether the history has come.
@@ -205,15 +205,13 @@ impl JoinTask {
                     return Err(error);
                 }
                 Err(error) => {
-                    let timings = &net.context.timings;
-                    let pause = backoff(timings.retry_min, timings.retry_max, failures);
+                    let pause_ms = net.context.timings.retry().pause_ms(failures, jitter());
                     failures += 1;
-                    let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                     host.progress(JoinPhase::Waiting {
                         error,
                         until_ms: net.context.host.now_ms().saturating_add(pause_ms),
                     });
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                 }
             }
         }

@@ -3,7 +3,8 @@
 
 use lattice_kernel::sync::{Misbehaviour, MisbehaviourLog};
 
-use crate::limits::{BAN_MS, RETRY_MAX_MS};
+use crate::limits::BAN_MS;
+use crate::net::dial::RETRY;
 use crate::world::World;
 use crate::world::node::NodeId;
 
@@ -41,8 +42,8 @@ impl World {
         if let Some((id, side)) = self.nodes[me.index()].streams.get(&peer).copied() {
             self.drop_end(id, side, "the peer is banned");
         }
-        let at_ms = self.now_ms + RETRY_MAX_MS;
-        let retry = self.nodes[me.index()].retries.entry(peer).or_default();
-        retry.at_ms = retry.at_ms.max(at_ms);
+        let now_ms = self.now_ms;
+        let dialling = self.nodes[me.index()].dialling(peer, now_ms);
+        dialling.tries.put_off(now_ms, RETRY);
     }
 }

@@ -23,7 +23,8 @@ use lattice_kernel::sync::{Access, Announcement, Gossip, Input, Move};
 use lattice_testing::Dice;
 use rand_core::{SeedableRng, TryRng};
 
-use crate::limits::{GOSSIP_LATE_MS, RETRY_MIN_MS};
+use crate::limits::GOSSIP_LATE_MS;
+use crate::net::dial::RETRY;
 use crate::net::neighbours::{ConnId, Peer};
 use crate::net::stream::Side;
 use crate::world::World;
@@ -318,7 +319,8 @@ impl World {
             value.lost();
         }
         self.reconcile(id);
-        self.gossip_at(self.now_ms + RETRY_MIN_MS, id, GossipEvent::Look);
+        let pause_ms = RETRY.pause_ms(0, self.jitter());
+        self.gossip_at(self.now_ms + pause_ms, id, GossipEvent::Look);
     }
 
     // --- announcements ---------------------------------------------------------------------------

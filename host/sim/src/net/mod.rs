@@ -2,7 +2,7 @@
 
 pub(crate) mod bans;
 pub(crate) mod byzantine;
+pub(crate) mod dial;
 pub(crate) mod gossip;
 pub(crate) mod neighbours;
-pub(crate) mod opening;
 pub(crate) mod stream;

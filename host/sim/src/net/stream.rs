@@ -8,13 +8,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use lattice_kernel::Received;
-use lattice_kernel::sync::{
-    Access, Bootstrap, BootstrapStep, CloseReason, Due, Effect, ErrorCode, Input, Pace, Session,
-};
+use lattice_kernel::sync::{Access, Bootstrap, BootstrapStep, Due, Effect, Input, Pace, Session};
 
-use crate::limits::{
-    IDLE_MS, OUT_BYTES_HIGH, OUT_BYTES_MAX, RECONCILE_MS, RESEND_MS, RETRY_MIN_MS,
-};
+use crate::limits::{IDLE_MS, OUT_BYTES_HIGH, OUT_BYTES_MAX, RECONCILE_MS, RESEND_MS};
+use crate::net::dial::RETRY;
 use crate::world::World;
 use crate::world::node::{Delivery, Job, NodeId};
 use crate::world::queue::Event;
@@ -76,6 +73,7 @@ pub(crate) struct End {
 /// A stream and its ends.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    pub(crate) opened_ms: u64,
     pub(crate) ends: [End; 2],
 }
 
@@ -193,9 +191,6 @@ impl World {
                 return;
             };
             end.incoming_bytes -= bytes.len();
-            if let Some(retry) = self.nodes[me.index()].retries.get_mut(&peer) {
-                retry.failures = 0;
-            }
             let Some(stream) = self.streams.get_mut(&id) else {
                 return;
             };
@@ -214,14 +209,8 @@ impl World {
                         self.nodes[me.index()].trusted.insert(peer);
                         self.adopt(me, (signed, body));
                     }
-                    BootstrapStep::Refused(error) => {
-                        self.drop_end(id, to, &error.text);
-                        self.try_later(me, peer, 0);
-                    }
-                    BootstrapStep::Faulty(reason) => {
-                        self.drop_end(id, to, &reason);
-                        self.try_later(me, peer, 0);
-                    }
+                    BootstrapStep::Refused(error) => self.drop_end(id, to, &error.text),
+                    BootstrapStep::Faulty(reason) => self.drop_end(id, to, &reason),
                 },
                 None => return,
             }
@@ -386,12 +375,8 @@ impl World {
                     .at(now_ms + wait, Event::Timer { stream: id, side });
             }
             Effect::Close(reason) => {
-                let soon = matches!(&reason, CloseReason::Peer(e) if e.code == ErrorCode::Internal);
                 let text = format!("{reason:?}");
                 self.drop_end(id, side, &text);
-                if !soon {
-                    self.try_later(me, peer, 0);
-                }
                 if let Some(kind) = misbehaviour {
                     self.misbehaved(me, peer, kind, &text);
                 }
@@ -415,6 +400,7 @@ impl World {
         let (peer, other_open) = (other.node, other.talk.is_some());
         // What was written before arrives before.
         let last_words_ms = other.last_arrival_ms;
+        let opened_ms = stream.opened_ms;
         if !other_open {
             self.streams.remove(&id);
         }
@@ -423,9 +409,11 @@ impl World {
         let node = &mut self.nodes[me.index()];
         if node.streams.get(&peer) == Some(&(id, side)) {
             node.streams.remove(&peer);
+            let jitter = self.jitter();
+            let tries = &mut self.nodes[me.index()].dialling(peer, now_ms).tries;
+            tries.stands(now_ms - opened_ms);
+            tries.lost(now_ms, RETRY, jitter);
         }
-        let retry = node.retries.entry(peer).or_default();
-        retry.at_ms = retry.at_ms.max(now_ms + RETRY_MIN_MS);
         if other_open {
             let lost = self.is_blocked(me, peer) || !self.nodes[me.index()].is_on();
             let after = match lost {

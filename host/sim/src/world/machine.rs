@@ -156,7 +156,7 @@ impl World {
         self.gossip_dies(id);
         self.drop_ends(id);
         let node = &mut self.nodes[id.index()];
-        node.retries.clear();
+        node.dials.clear();
         self.misbehaviour.remove(&id);
         self.stats.crashes += 1;
         if self.is_child {

@@ -485,9 +485,6 @@ impl World {
                 let all = (0..self.nodes.len() as u16).filter(|n| *n != number);
                 self.nodes[id.index()].neighbours = all.map(NodeId).collect();
             }
-            for retry in self.nodes[id.index()].retries.values_mut() {
-                retry.failures = 0;
-            }
         }
         self.with_child(Self::heal);
     }

@@ -7,7 +7,7 @@ use ed25519_dalek::SigningKey;
 use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
 use lattice_kernel::Store;
 use lattice_kernel::limits::SEGMENT_BYTES;
-use lattice_kernel::sync::Governance;
+use lattice_kernel::sync::{Dial, Governance};
 use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, LogImage};
 use lattice_testing::verified::RememberingVerifier;
@@ -126,11 +126,11 @@ impl Disks {
     }
 }
 
-/// When a peer is dialled again.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Retry {
-    pub(crate) failures: u32,
-    pub(crate) at_ms: u64,
+/// When a peer is dialled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dialling {
+    /// The kernel's value, which decides that.
+    pub(crate) tries: Dial,
     pub(crate) under_way: bool,
 }
 
@@ -163,7 +163,7 @@ pub(crate) struct Node {
     /// The next failure of its disk is one of its power.
     pub(crate) dies_with_disk: bool,
     pub(crate) streams: BTreeMap<NodeId, (StreamId, Side)>,
-    pub(crate) retries: BTreeMap<NodeId, Retry>,
+    pub(crate) dials: BTreeMap<NodeId, Dialling>,
     /// Whom it dials.
     pub(crate) neighbours: Vec<NodeId>,
     /// Its topic and neighbours.
@@ -217,7 +217,7 @@ impl Node {
             fuse: None,
             dies_with_disk: false,
             streams: BTreeMap::new(),
-            retries: BTreeMap::new(),
+            dials: BTreeMap::new(),
             neighbours,
             gossip: Membership::default(),
             members: None,
@@ -235,6 +235,14 @@ impl Node {
     /// Its store; `None` while it is off, has not joined, or its disk has failed.
     pub(crate) fn store(&self) -> Option<&Store> {
         self.writer.as_ref()?.store()
+    }
+
+    /// When it dials a peer; at once, if it knows of no reason to wait.
+    pub(crate) fn dialling(&mut self, peer: NodeId, now_ms: u64) -> &mut Dialling {
+        self.dials.entry(peer).or_insert(Dialling {
+            tries: Dial::new(now_ms),
+            under_way: false,
+        })
     }
 
     /// Whether the machine runs and is awake.

@@ -5,6 +5,7 @@ mod bans;
 mod child_store;
 mod components;
 mod determinism;
+mod dials;
 mod failed_reads;
 mod gossip;
 mod large;

@@ -1,20 +1,28 @@
 //! How streams come about: dials, who may have what, and whose turn it is to begin.
+//!
+//! When a peer is dialled, which of two streams stays and whether a session may begin is decided by the kernel's
+//! values. Whom a node dials is the topology of its world.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use lattice_kernel::sync::limits::{FIRST_ROUND_LOOK_MS, RETRY_MAX_MS, RETRY_MIN_MS};
 use lattice_kernel::sync::{
-    Access, Bootstrap, Config, Governance, Input, Pace, Role, Session, Wants,
+    Access, Backoff, Bootstrap, Config, Governance, Input, Jitter, Pace, Role, Session, Standing,
+    Wants, may_begin,
 };
 
-use crate::limits::{
-    DIAL_MS, FIRST_ROUND_LOOK_MS, FIRST_ROUND_MS, FIRST_ROUNDS_MAX, RECONCILE_MS, RETRY_MAX_MS,
-    RETRY_MIN_MS,
-};
+use crate::limits::{DIAL_MS, RECONCILE_MS};
 use crate::net::stream::{End, Side, Stream, StreamId, Talk};
 use crate::world::World;
 use crate::world::node::{NodeId, Writer};
 use crate::world::queue::Event;
+
+/// The pauses between dials.
+pub(crate) const RETRY: Backoff = Backoff {
+    first_ms: RETRY_MIN_MS,
+    longest_ms: RETRY_MAX_MS,
+};
 
 impl World {
     /// Dials every neighbour that no stream leads to and whose time has come.
@@ -25,14 +33,17 @@ impl World {
             return;
         }
         let (life, mut due) = (node.life, Vec::new());
-        for to in &node.neighbours {
-            let retry = node.retries.entry(*to).or_default();
-            if !node.streams.contains_key(to) && !retry.under_way && retry.at_ms <= now_ms {
-                retry.under_way = true;
-                due.push(*to);
+        for n in 0..node.neighbours.len() {
+            let to = node.neighbours[n];
+            let connected = node.streams.contains_key(&to);
+            let dialling = node.dialling(to, now_ms);
+            if !connected && !dialling.under_way && dialling.tries.due_ms() <= now_ms {
+                dialling.under_way = true;
+                due.push(to);
             }
         }
         for to in due {
+            self.note(from, format_args!("dials {to}"));
             // The handshake takes a round and a half.
             let arrival = (0..3).map(|_| self.delay(from, to, 100)).sum::<u64>();
             self.queue
@@ -44,26 +55,27 @@ impl World {
         let now_ms = self.now_ms;
         let blocked = self.is_blocked(from, to) || self.is_blocked(to, from);
         let reachable = !blocked && self.nodes[to.index()].is_on();
-        let retry = self.nodes[from.index()].retries.entry(to).or_default();
-        retry.under_way = false;
+        self.nodes[from.index()].dialling(to, now_ms).under_way = false;
         if !reachable {
-            self.try_later(from, to, DIAL_MS);
-            return;
+            return self.dial_failed(from, to, DIAL_MS);
         }
         if self.nodes[to.index()].store().is_none() {
-            self.try_later(from, to, 0);
-            return;
+            return self.dial_failed(from, to, 0);
         }
+        let jitter = self.jitter();
+        let tries = &mut self.nodes[from.index()].dialling(to, now_ms).tries;
+        tries.made(now_ms, RETRY, jitter);
         if self.is_banned(to, from) {
             self.note(to, format_args!("refuses the banned {from}"));
-            return self.try_later(from, to, 0);
+            let tries = &mut self.nodes[from.index()].dialling(to, now_ms).tries;
+            tries.stands(0);
+            return tries.lost(now_ms, RETRY, jitter);
         }
-        if self.nodes[from.index()].streams.contains_key(&to) {
-            return;
-        }
-        if let Some((old, side)) = self.nodes[to.index()].streams.get(&from).copied() {
-            // The peer lost the first stream, or it would not open a second.
-            self.drop_end(old, side, "another stream took its place");
+        // Each end decides for itself, and a stream that one of them does not take is none.
+        let ends = [(from, to, Role::Dialer), (to, from, Role::Listener)];
+        let taken = ends.map(|(me, peer, role)| self.takes(me, peer, role));
+        if taken != [true; 2] {
+            return self.note(from, format_args!("does not open another stream to {to}"));
         }
         self.stream_count += 1;
         let id = StreamId(self.stream_count);
@@ -85,13 +97,14 @@ impl World {
         let joins = self.nodes[from.index()].store().is_none();
         let given = match self.access(to, from) {
             // The token that a joiner shows is taken for granted here. Of a child its members know without one.
-            Access::None if joins && self.is_child => return self.try_later(from, to, 0),
+            Access::None if joins && self.is_child => return self.dial_failed(from, to, 0),
             Access::None if joins => Access::Invited,
             access => access,
         };
         let trusts = self.access(from, to);
         let addresses = [from, to].map(|n| self.nodes[n.index()].address);
         let mut stream = Stream {
+            opened_ms: now_ms,
             ends: [
                 end(from, addresses[0], trusts),
                 end(to, addresses[1], given),
@@ -125,6 +138,10 @@ impl World {
         self.nodes[to.index()]
             .streams
             .insert(from, (id, Side::Listener));
+        for (me, peer) in [(from, to), (to, from)] {
+            let dialling = self.nodes[me.index()].dialling(peer, now_ms);
+            dialling.tries.stands(0);
+        }
         self.note(from, format_args!("opens {} to {to}", id.0));
         let interval = RECONCILE_MS + self.dice.below(RECONCILE_MS / 4);
         for (side, after) in [(Side::Dialer, interval), (Side::Listener, 2 * interval)] {
@@ -139,15 +156,37 @@ impl World {
         self.gossip_peer_up(to, from);
     }
 
-    /// Begins a session, unless so many others are in their first round that what the peer has comes from them
-    /// as well: everybody would send the same entries.
+    /// Whether a node takes another stream with a peer. If so, the old one, if there is one, is closed.
+    fn takes(&mut self, me: NodeId, peer: NodeId, role: Role) -> bool {
+        let Some((old, side)) = self.nodes[me.index()].streams.get(&peer).copied() else {
+            return true;
+        };
+        let Some(opened_ms) = self.streams.get(&old).map(|stream| stream.opened_ms) else {
+            return true;
+        };
+        let standing = Standing {
+            role: match side {
+                Side::Dialer => Role::Dialer,
+                Side::Listener => Role::Listener,
+            },
+            stood_ms: self.now_ms - opened_ms,
+        };
+        let [device, of_peer] = [me, peer].map(|node| self.nodes[node.index()].device);
+        let stays = standing.stays(role, &device, &of_peer);
+        if !stays {
+            self.drop_end(old, side, "another stream takes its place");
+        }
+        !stays
+    }
+
+    /// Begins a session, unless so many others are in their first round that it waits for its turn.
     pub(crate) fn begin(&mut self, id: StreamId, side: Side) {
         let now_ms = self.now_ms;
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let me = stream.end(side).node;
-        if side == Side::Dialer && self.first_rounds(me) >= FIRST_ROUNDS_MAX {
+        if side == Side::Dialer && !may_begin(self.first_rounds(me)) {
             let at = now_ms + FIRST_ROUND_LOOK_MS;
             return self.queue.at(at, Event::Begin { stream: id });
         }
@@ -157,26 +196,20 @@ impl World {
         }
     }
 
-    /// Sessions that a node dialled and that are in their first round, and not for long.
-    fn first_rounds(&self, me: NodeId) -> usize {
+    /// How long ago each session that a node dialled and that is in its first round began.
+    fn first_rounds(&self, me: NodeId) -> impl Iterator<Item = u64> {
         let streams = self.nodes[me.index()].streams.values();
         let dialled = streams.filter(|(_, side)| *side == Side::Dialer);
-        let first = dialled.filter(|(id, side)| {
-            let Some(stream) = self.streams.get(id) else {
-                return false;
+        dialled.filter_map(|(id, side)| {
+            let end = &self.streams.get(id)?.ends[side.index()];
+            let Some(Talk::Session(session)) = &end.talk else {
+                return None;
             };
-            let end = &stream.ends[side.index()];
-            let recent = |at: u64| at + FIRST_ROUND_MS > self.now_ms;
-            match &end.talk {
-                Some(Talk::Session(session)) => {
-                    let status = session.status();
-                    let first = status.round <= 1 && !status.settled;
-                    first && end.started_ms.is_some_and(recent)
-                }
-                _ => false,
-            }
-        });
-        first.count()
+            let status = session.status();
+            let is_first = status.round <= 1 && !status.settled;
+            let began_ms = end.started_ms.filter(|_| is_first)?;
+            Some(self.now_ms - began_ms)
+        })
     }
 
     /// What `me` lets `peer` have.
@@ -197,11 +230,15 @@ impl World {
         }
     }
 
-    pub(crate) fn try_later(&mut self, from: NodeId, to: NodeId, after_ms: u64) {
-        let now_ms = self.now_ms;
-        let retry = self.nodes[from.index()].retries.entry(to).or_default();
-        let pause = (RETRY_MIN_MS << retry.failures.min(12)).min(RETRY_MAX_MS);
-        retry.failures += 1;
-        retry.at_ms = now_ms + after_ms + pause;
+    /// Notes that a dial came to nothing, after so long.
+    fn dial_failed(&mut self, from: NodeId, to: NodeId, after_ms: u64) {
+        let (at_ms, jitter) = (self.now_ms + after_ms, self.jitter());
+        let dialling = self.nodes[from.index()].dialling(to, at_ms);
+        dialling.tries.failed(at_ms, RETRY, jitter);
+    }
+
+    /// The chance in a pause.
+    pub(crate) fn jitter(&mut self) -> Jitter {
+        Jitter(self.dice.roll())
     }
 }
