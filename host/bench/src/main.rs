@@ -90,7 +90,7 @@ enum Group {
     InProcess,
     /// Calls of one store while another one runs hostile guests
     Attack,
-    /// Pops and scans behind a million rows that were deleted
+    /// Pops and scans behind a million rows that were deleted; only when it is named
     Deleted,
 }
 
@@ -164,7 +164,7 @@ async fn measure(cli: &Cli, settings: &Settings) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for &group in Group::value_variants() {
         let asked = match cli.groups.is_empty() {
-            true => group != Group::Large,
+            true => !matches!(group, Group::Large | Group::Deleted),
             false => cli.groups.contains(&group),
         };
         if !asked {
