@@ -1,6 +1,6 @@
 //! The command line: global options and the list of commands.
 //!
-//! The arguments of a command stand in the module of its noun, beside what they are for.
+//! The arguments of a command are defined in the module of its noun, beside the code that uses them.
 
 use std::path::PathBuf;
 
@@ -132,7 +132,7 @@ pub(crate) enum StoreCommand {
 }
 
 impl Command {
-    /// What a signal means to the command.
+    /// How the command ends at a signal.
     pub(crate) fn at_signal(&self) -> AtSignal {
         match self {
             Command::Watch(_) => AtSignal::End,
@@ -140,7 +140,7 @@ impl Command {
         }
     }
 
-    /// Runs the command, except for those that have to be run outside of the runtime.
+    /// Runs the command. `shell` fails: it arrives here only when it is typed into a shell.
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
         match self {
             Command::Daemon(args) => daemon::run(context, args, Idle::default()).await,

@@ -1,7 +1,7 @@
-//! FUNCTION ARGS…: what stands after a store on the command line, and in the lines of a `--tx` file.
+//! FUNCTION ARGS…: a call, as written after STORE on the command line and in the lines of a `--tx` file.
 //!
-//! Types are known to the daemon alone, so nothing is parsed here but what concerns the shell: which
-//! arguments are named, and which stand for the content of a file.
+//! Only the node knows the types of arguments, so their values are not parsed here. This module decides which
+//! arguments are named, and which stand for bytes: of a file, of standard input, or in hexadecimal.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -14,13 +14,13 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 
-/// The most that is read for one argument, and for one `--tx` file. The daemon's own limits on calls are
-/// lower; this one keeps a slip of the hand (`@/dev/zero`) from filling memory.
+/// How many bytes are read at most for one argument, and for one `--tx` file. The node's limits on calls are
+/// lower; this one keeps a mistake such as `@/dev/zero` from filling memory.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Reads files and standard input for arguments.
 ///
-/// Standard input can be read once.
+/// Standard input can be read only once.
 #[derive(Default)]
 pub(crate) struct Sources {
     stdin_taken: bool,
@@ -62,8 +62,8 @@ fn read_bounded(from: impl Read, shown: &str) -> Result<Vec<u8>> {
 
 /// Reads `FUNCTION ARGS…`.
 ///
-/// An argument is taken as it is; `--name value` and `--name=value` are named, until `--`; `@PATH`, `@-` and
-/// `@hex:…` stand for bytes, and `@@` begins a literal `@`.
+/// `--name value` and `--name=value` give a parameter by name, up to a `--`. `@PATH`, `@-` and `@hex:…` stand for
+/// bytes, and `@@` begins a literal `@`. Any other argument is text, taken as it is.
 pub(crate) fn function_call(
     words: &[OsString],
     sources: &mut Sources,
@@ -111,7 +111,7 @@ pub(crate) fn function_call(
     })
 }
 
-/// Reads one argument.
+/// Reads one argument: text, or the bytes that `@PATH`, `@-` or `@hex:…` stands for.
 pub(crate) fn argument(word: &OsStr, sources: &mut Sources) -> Result<api::TextArgument> {
     use api::text_argument::Source;
     let encoded = word.as_encoded_bytes();
@@ -135,7 +135,7 @@ pub(crate) fn argument(word: &OsStr, sources: &mut Sources) -> Result<api::TextA
     })
 }
 
-/// The rest of a word that begins with an ASCII character. Paths need not be UTF-8.
+/// A word without its first byte, which must be ASCII. The rest need not be UTF-8, because paths need not be.
 #[cfg(unix)]
 fn without_first_byte(word: &OsStr) -> &OsStr {
     use std::os::unix::ffi::OsStrExt;
@@ -148,7 +148,7 @@ fn utf8(word: &OsStr) -> Result<&str> {
     })
 }
 
-/// Reads `k=v` pairs, as `--param` takes them. The value is read like an argument.
+/// Reads the `NAME=VALUE` pairs of `--param`. A value is read like an argument of a call.
 pub(crate) fn parameters(
     pairs: &[String],
     sources: &mut Sources,
@@ -168,8 +168,8 @@ pub(crate) fn parameters(
     Ok(read)
 }
 
-/// Reads the calls of one transaction: a line each, written as on the command line after STORE, with `#`
-/// before comments; or a JSON array of `{"function": NAME, "args": [...] or {...}}`.
+/// Reads the calls of one transaction from a file. The file has a call a line, written as on the command line
+/// after STORE, with `#` before comments; or it is a JSON array of `{"function": NAME, "args": [...] or {...}}`.
 pub(crate) fn transaction(file: &OsStr, sources: &mut Sources) -> Result<Vec<api::FunctionCall>> {
     let shown = Path::new(file).display().to_string();
     let content = String::from_utf8(sources.read(file)?)
@@ -202,8 +202,8 @@ fn line_calls(content: &str, shown: &str, sources: &mut Sources) -> Result<Vec<a
     Ok(calls)
 }
 
-/// Splits a line into words as a shell does: quotes, backslashes, and `#` before a comment. None when a quote
-/// is not closed.
+/// Splits a line into words as a shell does: quotes, backslashes, and `#` before a comment. `None` if a
+/// quote is not closed.
 pub(crate) fn words(line: &str) -> Option<Vec<OsString>> {
     let mut splitter = shlex::Shlex::new(line);
     let words: Vec<OsString> = splitter.by_ref().map(OsString::from).collect();
@@ -247,7 +247,7 @@ mod tests {
     use api::text_argument::Source;
     use std::io::Write;
 
-    /// A function's name, its arguments by position, and those by name in order.
+    /// A function's name, its positional arguments, and its named arguments, sorted by name.
     type Read = (String, Vec<Source>, Vec<(String, Source)>);
 
     fn read(words: &[&str]) -> Result<Read> {

@@ -1,39 +1,39 @@
-//! What could stand at the cursor of the shell.
+//! Completion of the word at the shell's cursor.
 //!
-//! Two steps: [`wanted`] reads the line alone and says what kind of word belongs there; the shell then asks the
-//! node for names of that kind.
+//! Completion has two steps. [`wanted`] decides from the line alone which kind of word belongs at the cursor. The
+//! shell then asks the node for names of that kind.
 
 use std::ffi::OsStr;
 
 use clap::{Arg, ArgAction, Command};
 
-/// What kind of word belongs at the cursor.
+/// The kind of word that belongs at the cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// One of these.
+    /// One of these words.
     Words(Vec<String>),
-    /// The first word of a line: a command of the shell, or a function of the current store.
+    /// The first word of a line: one of these commands, or a function of the current store.
     First(Vec<String>),
     /// A store.
     Store,
     /// An installed component, or a file.
     Plugin,
-    /// A function of this store.
+    /// A function of this store, which is as written on the line.
     Function(String),
     /// The name of a parameter, after `--`.
     Parameter {
-        /// The store.
+        /// The store, as written on the line; `.` for the current store.
         store: String,
-        /// Its function.
+        /// The function that has the parameter.
         function: String,
     },
     /// A file.
     File,
-    /// Nothing that could be known.
+    /// A word that cannot be completed.
     Unknown,
 }
 
-/// Splits a line at the cursor into whole words and the one that is being written. None inside of quotes,
+/// Splits a line, cut off at the cursor, into its whole words and the word at the cursor. `None` inside quotes,
 /// where nothing is completed.
 pub(crate) fn split(line: &str) -> Option<(Vec<String>, &str)> {
     let start = line
@@ -47,7 +47,8 @@ pub(crate) fn split(line: &str) -> Option<(Vec<String>, &str)> {
     (!words.had_error && !word.contains(['"', '\''])).then_some((before, word))
 }
 
-/// What belongs after these words, where `word` has been begun. `builtins` are the shell's own commands.
+/// The kind of word that belongs after the words `before`. `word` is the beginning of the word at the cursor, and
+/// `builtins` are the shell's own commands.
 pub(crate) fn wanted(root: &Command, builtins: &[&str], before: &[String], word: &str) -> Wanted {
     let Some(first) = before.first() else {
         let mut words = subcommands(root);
@@ -66,7 +67,7 @@ pub(crate) fn wanted(root: &Command, builtins: &[&str], before: &[String], word:
     }
     let (command, rest) = descend(root, before);
     if std::ptr::eq(command, root) {
-        // A function of the current store.
+        // The first word is a function of the current store.
         return parameter(".", first, word);
     }
     let mut positionals: Vec<&str> = Vec::new();
@@ -78,7 +79,7 @@ pub(crate) fn wanted(root: &Command, builtins: &[&str], before: &[String], word:
                     return value_of(option, &positionals, word);
                 }
             }
-            // After FUNCTION nothing is an option of ours.
+            // An option of `lattice`. After FUNCTION, options are arguments of the function.
             Some(_) if function_at(command).is_none_or(|at| positionals.len() <= at) => {}
             _ => positionals.push(given),
         }
@@ -148,7 +149,7 @@ fn option_of<'a>(command: &'a Command, given: &str) -> Option<&'a Arg> {
         .find(|arg| arg.get_long() == Some(name))
 }
 
-/// Which positional argument is a function, if the command has one.
+/// The index of the positional argument FUNCTION, if the command has one.
 fn function_at(command: &Command) -> Option<usize> {
     command
         .get_positionals()

@@ -1,4 +1,4 @@
-//! What a command works with: its home, its output, and the way to the node.
+//! What a command works with: its home, its output, and its session with the node.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex};
@@ -14,15 +14,15 @@ use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::session::{Need, Session};
 
-/// The largest answer that is taken from the node. Above every limit of the node's own, and below what
-/// would hurt.
+/// The largest message that is accepted from the node, in bytes. It is above all limits of the node, and still
+/// fits into memory.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// What a command works with. Its clones share the way to the node and the current store, so that each line of a
-/// shell may have an output of its own.
+/// What a command works with. Clones share the session and the current store, so that each line of a shell may
+/// have an output of its own.
 #[derive(Clone)]
 pub(crate) struct Context {
-    /// The node's home; absolute.
+    /// The absolute path of the node's home.
     pub(crate) home: PathBuf,
     /// Where results go.
     pub(crate) output: Output,
@@ -39,7 +39,7 @@ struct Shared {
 }
 
 impl Context {
-    /// Nothing is opened before a command asks for it.
+    /// A context without a session, which is opened when a command first asks for the node.
     pub(crate) fn new(home: PathBuf, output: Output, verbosity: u8) -> Context {
         Context {
             home,
@@ -49,7 +49,7 @@ impl Context {
         }
     }
 
-    /// A context whose node is a test's.
+    /// A context over a connection that a test has made.
     #[cfg(test)]
     pub(crate) async fn over(channel: Channel) -> Context {
         let output = Output::new(crate::output::Form::Json);
@@ -58,25 +58,25 @@ impl Context {
         context
     }
 
-    /// The service of the node itself.
+    /// A client of the service for the node itself.
     pub(crate) async fn node(&self) -> Result<NodeClient<Channel>> {
         let channel = self.channel(Need::Node).await?;
         Ok(NodeClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// The service of components.
+    /// A client of the service for plugins.
     pub(crate) async fn plugins(&self, need: Need) -> Result<PluginsClient<Channel>> {
         let channel = self.channel(need).await?;
         Ok(PluginsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// The service of stores.
+    /// A client of the service for stores.
     pub(crate) async fn stores(&self, need: Need) -> Result<StoresClient<Channel>> {
         let channel = self.channel(need).await?;
         Ok(StoresClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// The service of calls.
+    /// A client of the service for calls.
     pub(crate) async fn calls(&self, need: Need) -> Result<CallsClient<Channel>> {
         let channel = self.channel(need).await?;
         Ok(CallsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
@@ -99,21 +99,20 @@ impl Context {
         Ok(open.channel())
     }
 
-    /// Forgets the way to the node, so that the next command looks for it anew. Closes the home if this process
-    /// opened it.
+    /// Ends the session, so that the next command opens a new one. Closes the home if this process opened it.
     pub(crate) async fn close(&self) {
         if let Some(open) = self.shared.session.lock().await.take() {
             open.close().await;
         }
     }
 
-    /// Returns when a command asks for the node for the first time. Up to then it only reads its arguments, and a
+    /// Returns once a command has asked for the node. Before that, the command only reads its arguments, and a
     /// signal may end it at once.
     pub(crate) async fn opening(&self) {
         self.shared.opening.notified().await;
     }
 
-    /// What a person wrote for STORE; `.` is the shell's current store.
+    /// The store that was written for STORE, where `.` stands for the shell's current store.
     pub(crate) fn store(&self, written: &str) -> Result<String> {
         if written != "." {
             return Ok(written.to_owned());
@@ -143,9 +142,9 @@ impl Context {
     }
 }
 
-/// Fetches all pages of a list, or as many as hold this many items.
+/// Fetches all pages of a list, or as many as hold `limit` items. `first` is the token of the first page.
 ///
-/// Returns the items and the token of the page after them, empty at the end.
+/// Returns the items and the token of the page after them, which is empty at the end of the list.
 pub(crate) async fn pages<T, F, R>(
     first: String,
     limit: Option<u32>,

@@ -54,7 +54,7 @@ impl DaemonArgs {
     }
 }
 
-/// Runs `daemon`, on a runtime whose threads rest with `idle`.
+/// Runs `daemon`. The runtime's threads tell `idle` when they are about to sleep, which is when the node clears up.
 pub(crate) async fn run(context: &Context, args: DaemonArgs, idle: Idle) -> Result<()> {
     let options = args.options(context.home.clone(), idle);
     let output = context.output;
@@ -69,11 +69,11 @@ pub(crate) async fn run(context: &Context, args: DaemonArgs, idle: Idle) -> Resu
         .map_err(|error| failure(&error))
 }
 
-/// Says that the node is ready: to a person or script on standard output, and to the service manager.
+/// Reports that the node is ready, on standard output and to the service manager.
 fn announce(output: Output, ready: &Ready) {
     let said = output.message(|| ready_text(ready), || ready_json(ready));
     if let Err(failure) = said {
-        // A daemon whose starter has gone away works on.
+        // The process that started the daemon may have ended, which is no reason for the daemon to end.
         tracing::warn!("{failure}");
     }
     notify("READY=1");
@@ -117,7 +117,7 @@ fn failure(error: &DaemonError) -> Failure {
     }
 }
 
-/// Tells the service manager, if one listens. See sd_notify(3).
+/// Tells the service manager of the daemon's state, if one listens. See sd_notify(3).
 fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return;

@@ -1,22 +1,22 @@
-//! Lets a signal end a command in order.
+//! Commands that a signal can end.
 
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::signals;
 
-/// What a signal means to a command.
+/// How a command ends at a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AtSignal {
-    /// It is given up, and has failed.
+    /// The command is given up, and fails.
     GiveUp,
-    /// It has no other end, and has done what it was asked.
+    /// The command succeeds, because only a signal ends it.
     End,
 }
 
-/// Runs a command until it is done, or SIGINT or SIGTERM ends it.
+/// Runs a command until it is done, or until SIGINT or SIGTERM ends it.
 ///
-/// Before the command asks for the node it only reads its arguments, perhaps from a pipe that never ends; until
-/// then a signal ends the process at once, and nothing is lost.
+/// Before the command asks for the node it only reads its arguments, perhaps from a pipe that never ends. Until
+/// then signals are not caught: one ends the process at once, and nothing is lost.
 pub(crate) async fn interruptible(
     context: &Context,
     at_signal: AtSignal,

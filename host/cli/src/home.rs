@@ -1,4 +1,4 @@
-//! Where a node keeps its files.
+//! The home: the directory in which a node keeps its files.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::failure::{Class, Failure, Result};
 
 /// The home that a command works with: the one that was given, else `$LATTICE_HOME`, else `lattice` in the XDG
-/// data directory. Absolute; it need not exist.
+/// data directory. The path is absolute, and need not exist.
 pub(crate) fn resolve(given: Option<&Path>) -> Result<PathBuf> {
     let chosen = choose(given, |name| env::var_os(name)).ok_or_else(|| {
         Failure::new(
@@ -33,7 +33,7 @@ fn choose(given: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> 
     if let Some(home) = set("LATTICE_HOME") {
         return Some(home.into());
     }
-    // The XDG specification has relative paths ignored.
+    // The XDG specification says that relative paths are ignored.
     let data = set("XDG_DATA_HOME")
         .map(PathBuf::from)
         .filter(|data| data.is_absolute())

@@ -1,8 +1,8 @@
-//! The `lattice` binary: parses the command line, runs one command, and says how it went.
+//! The `lattice` binary: parses the command line, runs one command, and reports how it ended.
 //!
-//! A command talks gRPC to the daemon of its home, or to the node that it opens in this process; the
-//! daemon decides what names mean and what went wrong. See `session` for the way there, `failure`
-//! for exit codes, and the module of each noun for its commands.
+//! A command speaks gRPC with the daemon of its home, or with the node that it opens in this process. The
+//! node looks up names and describes errors. See `session` for the connection, `failure` for exit codes, and
+//! the module of each noun for its commands.
 
 mod args;
 mod arguments;
@@ -51,12 +51,12 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output::{Form, Output};
 
-/// How long what still runs in the background may take to end.
+/// How long background work may take to end after the command.
 const BACKGROUND_WAIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    // The node compiles components in a process of this same binary. That one must not parse a command line,
-    // and must have no threads.
+    // The node compiles components in a child process of this same binary. The child must not parse a command
+    // line, and must have no threads.
     if let Some(code) = lattice_daemon::compile_child() {
         return code;
     }
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 
 fn wrong_usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
     if usage::is_help(error) {
-        // Nobody reads on; there is nobody to tell.
+        // Printing fails when nobody reads the output any more. Then an error would not be read either.
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     }
@@ -129,8 +129,8 @@ fn run_one(runtime: &Runtime, context: &Context, command: Command) -> Result<()>
     ))
 }
 
-/// Sends what the node has to say to standard error. A command that opens the home itself says nothing of it,
-/// unless asked to.
+/// Sends log lines to standard error. A command other than `daemon` logs nothing, unless `-v` or `RUST_LOG` asks
+/// for it.
 fn start_tracing(cli: &Cli) {
     let quiet = match cli.command {
         Command::Daemon(_) => "warn,lattice=info",

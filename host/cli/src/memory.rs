@@ -1,7 +1,7 @@
 //! The allocator of this process, and how soon it gives memory back to the system.
 //!
 //! A guest may write tens of megabytes in one transaction, on the thread of its store's writer. The allocator of
-//! glibc keeps most of that for the thread's next call, which may never come.
+//! glibc keeps most of that memory for the thread's next call, which may never come.
 
 #[cfg(all(
     target_os = "linux",
@@ -15,23 +15,24 @@ mod jemalloc {
     #[global_allocator]
     static ALLOCATOR: Jemalloc = Jemalloc;
 
-    /// How long pages that nobody uses stay with the process: long enough for the next call to find them.
+    /// How long unused pages stay with the process, in milliseconds. A call that follows soon can use them again.
     pub(crate) const UNUSED_MS: isize = 1_000;
 
-    /// Gives unused memory back within about a second, from a thread that does nothing else, so that the memory
-    /// of threads that sleep comes back as well.
+    /// Makes the allocator give unused memory back within about a second. A thread of the allocator does so,
+    /// because a thread that sleeps cannot give back its own.
     ///
     /// # Errors
     /// When this build of the allocator does not know a setting.
     pub(crate) fn give_back() -> Result<(), Error> {
-        // Arenas to come, and the one of the first thread.
+        // The default for arenas that are made later, and the arena of the first thread.
         b"arenas.dirty_decay_ms\0".name().write(UNUSED_MS)?;
         b"arena.0.dirty_decay_ms\0".name().write(UNUSED_MS)?;
         b"background_thread\0".name().write(true)
     }
 }
 
-/// Makes the allocator give memory back soon: for processes that live long.
+/// Makes the allocator give unused memory back soon, for processes that live long. Does nothing on platforms
+/// without jemalloc.
 pub(crate) fn give_back() {
     #[cfg(all(
         target_os = "linux",

@@ -1,6 +1,6 @@
-//! The way to the node: its daemon's socket, or, where no daemon runs, the node itself inside of this process.
+//! Sessions with the node: over its daemon's socket or, if no daemon runs, with a node inside this process.
 //!
-//! Both ways carry the same gRPC, so no command knows which one it was given.
+//! Both speak the same gRPC, so no command knows which of them it uses.
 
 use std::io;
 use std::path::Path;
@@ -15,10 +15,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::failure::{Class, Failure, Result};
 
-/// How long a command waits for a home that another process holds: a daemon that starts, or a command that
+/// How long a command waits for a home that another process holds: a daemon that is starting, or a command that
 /// is about to end.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How often it looks again meanwhile.
+/// The interval at which a command tries to open the home again meanwhile.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 /// How long a daemon may take to answer an empty request.
 const PING_WAIT: Duration = Duration::from_secs(5);
@@ -26,22 +26,22 @@ const PING_WAIT: Duration = Duration::from_secs(5);
 /// What a command needs of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// What is stored in the home.
+    /// The data in the home.
     Node,
-    /// Peers, for as long as a daemon runs. Names what needs them.
+    /// The peers of a running daemon. The text names what needs them, for the error.
     Daemon(&'static str),
-    /// Peers, for as long as the command runs.
+    /// Peers while the command runs: those of a daemon, or of the node inside this process.
     Network,
 }
 
-/// An open way to the node.
+/// A connection to the node; the node is inside this process if `embedded` is set.
 pub(crate) struct Session {
     channel: Channel,
     embedded: Option<(Embedded, Need)>,
 }
 
 impl Session {
-    /// Opens the way to the node of this home.
+    /// Connects to the daemon of this home, or opens the home in this process if no daemon runs.
     ///
     /// # Errors
     /// Class `Unreachable` if the home cannot be opened, another process holds it and does not answer, or a
@@ -94,8 +94,10 @@ impl Session {
         }
     }
 
-    /// Whether this session will do. One without peers can be replaced by one that has them, unless a daemon
-    /// is needed.
+    /// Whether this session meets the need. If not, a session with peers can take its place.
+    ///
+    /// # Errors
+    /// Class `Unreachable` if a daemon is needed and this process has opened the home.
     pub(crate) fn serves(&self, need: Need) -> Result<bool> {
         match (&self.embedded, need) {
             (None, _) | (Some(_), Need::Node) | (Some((_, Need::Network)), Need::Network) => {
@@ -110,7 +112,7 @@ impl Session {
         }
     }
 
-    /// The connection that every service uses.
+    /// The connection, which the clients of all services share.
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
@@ -118,7 +120,7 @@ impl Session {
     /// Ends the session; closes the home if this process opened it.
     pub(crate) async fn close(self) {
         let Session { channel, embedded } = self;
-        // The server waits for its connections to end.
+        // The embedded server waits for its connections to end.
         drop(channel);
         if let Some((embedded, _)) = embedded {
             embedded.close().await;
@@ -128,7 +130,7 @@ impl Session {
 
 async fn connect(socket: &Path) -> io::Result<Channel> {
     let stream = UnixStream::connect(socket).await?;
-    // The connection that was just made serves the first use; a later one has to be made anew.
+    // The connection that was just made is used first. When it has ended, a new one is made.
     let mut first = Some(stream);
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
@@ -141,7 +143,7 @@ async fn connect(socket: &Path) -> io::Result<Channel> {
             }
         }
     });
-    // The name is never looked up; HTTP wants one.
+    // HTTP needs a host name, which is never looked up.
     Endpoint::from_static("http://lattice.sock")
         .connect_with_connector(connector)
         .await
@@ -194,7 +196,7 @@ fn open_failure(home: &Path, error: &OpenError) -> Failure {
         OpenError::Io { .. } => cannot_open(home, error).hint(
             "check the path, its permissions and the room on its disk, or give another --home",
         ),
-        // These say themselves what to do.
+        // The texts of the other errors have their own remedy.
         error => cannot_open(home, error),
     }
 }

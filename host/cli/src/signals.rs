@@ -1,16 +1,16 @@
-//! The signals that end a process in order: SIGINT and SIGTERM.
+//! The signals that ask a process to end: SIGINT and SIGTERM.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Failure, Result};
 
-/// Hears the signals from the moment it is made.
+/// Receives the signals from the moment it is made.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
-/// Begins to listen. From here on the signals do not end the process by themselves.
+/// Begins to catch the signals. From here on they do not end the process by themselves.
 pub(crate) fn listen() -> Result<Signals> {
     let open = |kind| {
         signal(kind).map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")))

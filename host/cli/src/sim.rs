@@ -1,5 +1,5 @@
-//! `lattice sim`: starts the simulator, a program of its own, so that this one holds nothing that only tests and
-//! simulations use.
+//! `lattice sim`: starts the simulator. It is a program of its own, so that `lattice` has no code that only tests
+//! and simulations use.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 
-/// The simulator's name.
+/// The file name of the simulator.
 const PROGRAM: &str = "lattice-sim";
 
 /// Arguments of `sim`, which are the simulator's own.
@@ -41,7 +41,7 @@ pub(crate) struct SimArgs {
 }
 
 impl SimArgs {
-    /// The simulator in the directory of this program, else the one on PATH, with these arguments.
+    /// The command that starts the simulator: the program in the directory of this one, else the one on PATH.
     fn command(&self, output: Output) -> Command {
         let beside = directory().map(|directory| directory.join(PROGRAM));
         let mut command = match beside.filter(|program| program.is_file()) {
@@ -62,13 +62,14 @@ fn directory() -> Option<PathBuf> {
     program.parent().map(PathBuf::from)
 }
 
-/// Becomes the simulator, so that signals, output and exit status are its own. Returns only if there is none.
+/// Replaces this process by the simulator, so that signals, output and exit status are the simulator's. Returns
+/// only if the simulator cannot be started.
 pub(crate) fn become_simulator(output: Output, args: &SimArgs) -> Result<()> {
     let error = args.command(output).exec();
     Err(not_started(&error))
 }
 
-/// Runs the simulator to its end, from a shell that goes on afterwards.
+/// Runs the simulator in a child process and waits for its end, because a shell goes on afterwards.
 pub(crate) async fn run(context: &Context, args: &SimArgs) -> Result<()> {
     let mut command = tokio::process::Command::from(args.command(context.output));
     let status = command.kill_on_drop(true).status().await;

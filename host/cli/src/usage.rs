@@ -1,10 +1,10 @@
-//! What clap says about a command line, in the shape of every other message.
+//! Errors and help of clap, in the form that all other messages have.
 
 use clap::error::ErrorKind;
 
 use crate::failure::Failure;
 
-/// A wrong command line as one line: what is wrong, and how it is written.
+/// The failure for a wrong command line. Its text says what is wrong; its hint has clap's tips and the usage.
 pub(crate) fn failure(error: &clap::Error) -> Failure {
     let rendered = error.render().to_string();
     let mut what: Vec<String> = Vec::new();
@@ -29,7 +29,8 @@ pub(crate) fn failure(error: &clap::Error) -> Failure {
     Failure::usage(what.join(" ")).hint(hints.join("; "))
 }
 
-/// Whether clap's text is help that was asked for, or all that can be said to a bare `lattice`.
+/// Whether clap's text is help or the version, which were asked for, or the help for a command line that lacks its
+/// command.
 pub(crate) fn is_help(error: &clap::Error) -> bool {
     matches!(
         error.kind(),
@@ -39,7 +40,7 @@ pub(crate) fn is_help(error: &clap::Error) -> bool {
     )
 }
 
-/// The commands that a shell has, each with its line.
+/// The commands that can be used in a shell, a line each with their descriptions.
 pub(crate) fn commands(root: &clap::Command) -> String {
     let outside = |command: &clap::Command| matches!(command.get_name(), "daemon" | "shell");
     let commands = || {

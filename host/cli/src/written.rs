@@ -1,4 +1,4 @@
-//! `completions` and `man`: what clap writes out of the definition of the command line.
+//! `completions` and `man`: scripts and manual pages that clap generates from the definition of the command line.
 
 use std::io;
 use std::path::PathBuf;
