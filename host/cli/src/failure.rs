@@ -1,7 +1,7 @@
 //! Why a command failed: its exit code, and the one line that a person reads.
 //!
-//! Every error ends here. The daemon says the exit class and the words itself, in the details of the gRPC
-//! status; what has no details comes from the transport.
+//! Every error becomes a [`Failure`]. The node chooses the exit class and the text of its errors, and sends both
+//! in the details of the gRPC status. A status without details comes from the transport.
 
 use std::fmt;
 use std::io;
@@ -16,12 +16,12 @@ use crate::text;
 /// The result of a command or a part of one.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
-/// How a command ends that did not do what it was asked. The numbers are the exit codes.
+/// The class of a failure. Its number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// The program refused or trapped.
+    /// The store's program refused the call, or trapped.
     Refused = 1,
-    /// The command makes no sense.
+    /// The command is wrong: its form, a name or an argument.
     Usage = 2,
     /// The node, or a peer that is needed, cannot be reached or opened.
     Unreachable = 3,
@@ -29,7 +29,7 @@ pub(crate) enum Class {
     Failed = 4,
     /// The store is joining, paused or headless.
     NotReady = 5,
-    /// This node may not do this.
+    /// This node has no right to do this.
     Unauthorized = 6,
 }
 
@@ -46,7 +46,7 @@ impl Class {
     }
 }
 
-/// A command that did not do what it was asked.
+/// Why a command failed, and what to do about it.
 #[derive(Debug)]
 pub(crate) struct Failure {
     class: Class,
@@ -56,17 +56,17 @@ pub(crate) struct Failure {
     document: Document,
 }
 
-/// Whether standard output has been given its JSON document already.
+/// Whether standard output has its JSON document already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Document {
     Missing,
     Printed,
-    /// Nobody reads standard output any more, so there is nothing to say anywhere.
+    /// Nobody reads standard output any more, so the failure is printed nowhere.
     Unwanted,
 }
 
 impl Failure {
-    /// A failure that says what went wrong, with which value.
+    /// A failure. `text` says what went wrong, and with which value.
     pub(crate) fn new(class: Class, text: impl Into<String>) -> Failure {
         Failure {
             class,
@@ -77,23 +77,23 @@ impl Failure {
         }
     }
 
-    /// A command that makes no sense.
+    /// A failure of class `Usage`.
     pub(crate) fn usage(text: impl Into<String>) -> Failure {
         Failure::new(Class::Usage, text)
     }
 
-    /// I/O, limits, time-outs, bad files or tokens.
+    /// A failure of class `Failed`.
     pub(crate) fn failed(text: impl Into<String>) -> Failure {
         Failure::new(Class::Failed, text)
     }
 
-    /// Adds what to do about it.
+    /// Sets the hint: what to do about the failure.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = hint.into();
         self
     }
 
-    /// Adds what to do about it, unless that is said already.
+    /// Sets the hint, unless there is one.
     pub(crate) fn hint_if_none(self, hint: &str) -> Failure {
         if self.hint.is_empty() {
             self.hint(hint)
@@ -102,13 +102,13 @@ impl Failure {
         }
     }
 
-    /// Says that the JSON document has been printed, with all that this failure could add to it.
+    /// Notes that a JSON document has been printed that tells of this failure already.
     pub(crate) fn with_document_printed(mut self) -> Failure {
         self.document = Document::Printed;
         self
     }
 
-    /// What the process returns to its caller.
+    /// The exit code of the process.
     pub(crate) fn exit_code(&self) -> u8 {
         match self.document {
             Document::Unwanted => 0,
@@ -116,12 +116,12 @@ impl Failure {
         }
     }
 
-    /// The line for standard error; none when nobody wants it.
+    /// The line for standard error; `None` if nobody reads standard output any more.
     pub(crate) fn line(&self) -> Option<String> {
         (self.document != Document::Unwanted).then(|| self.to_string())
     }
 
-    /// The document for standard output; none when it has one, or nobody wants it.
+    /// The JSON document for standard output; `None` if it has one already, or if nobody reads it any more.
     pub(crate) fn document(&self) -> Option<Value> {
         (self.document == Document::Missing).then(|| {
             json!({
@@ -166,7 +166,7 @@ impl From<tonic::Status> for Failure {
     }
 }
 
-/// What a status without details means. It comes from the connection, or from the gRPC machinery.
+/// The failure for a status without details, which comes from the connection or from the gRPC library.
 fn from_transport(status: &tonic::Status) -> Failure {
     let class = class_of(api::ExitClass::Unspecified, status.code());
     let text = match status.message() {
@@ -202,7 +202,7 @@ fn class_of(told: api::ExitClass, code: Code) -> Class {
     }
 }
 
-/// Writing to standard output failed.
+/// An error of writing to standard output.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         let mut failure = Failure::failed(format!("cannot write the output: {error}"));

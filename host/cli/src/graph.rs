@@ -1,21 +1,22 @@
-//! Draws a directed graph as text: a row for each node, with lines to what it names.
+//! Drawings of directed graphs as text: a row for each node, with lines to its parents.
 //!
-//! Each open line has a column, which waits for the node at its lower end. A node takes the leftmost column that
-//! waits for it; the others run into it just above, and lines to further parents branch off just below.
+//! Each open line has a column, and ends at a node that is drawn further down. A node takes the leftmost column of
+//! the lines that end at it. The other lines join that column in the row above the node, and lines to all parents
+//! but the first branch off in the row below it.
 
-/// A node to draw. It comes before everything that it names.
+/// A node to draw. It is drawn before its parents.
 pub(crate) struct Row<'a> {
-    /// What others call it.
+    /// The node's id, by which other nodes name it as a parent.
     pub(crate) id: &'a [u8],
-    /// What it names.
+    /// The ids of the node's parents.
     pub(crate) parents: Vec<&'a [u8]>,
-    /// How it is drawn.
+    /// The character that stands for the node.
     pub(crate) glyph: char,
-    /// What stands beside it, on one line.
+    /// The text beside the node, without line ends.
     pub(crate) label: String,
 }
 
-/// Draws nodes, newest first. Lines to nodes beyond the last row stay open.
+/// Draws nodes, newest first. Lines to nodes that have no row stay open.
 pub(crate) fn draw<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> String {
     let mut columns: Vec<Option<&[u8]>> = Vec::new();
     let mut drawn = String::new();
@@ -35,7 +36,7 @@ pub(crate) fn draw<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> String {
             }
             drop_free_end(&mut columns);
         }
-        // Its place in the row is taken even where no line came from above.
+        // The node's column is occupied even if no line came from above.
         columns[own] = Some(row.id);
         push_node(&mut drawn, &columns, own, &row);
         columns[own] = row.parents.first().copied();
@@ -87,17 +88,17 @@ fn push_node(drawn: &mut String, columns: &[Option<&[u8]>], own: usize, row: &Ro
     drawn.push('\n');
 }
 
-/// Which way lines meet.
+/// How lines meet in the row above or below a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Joint {
-    /// From above into the node's column; they end there.
+    /// Lines from above end in the node's column.
     Converge,
-    /// From the node's column down.
+    /// Lines begin in the node's column and go down.
     Branch,
 }
 
-/// A row in which lines run between the node's column and others. `columns` are the lines that run through it
-/// from above.
+/// Draws a row in which lines run between the node's column and others. `columns` are the lines that come from
+/// above.
 fn push_joint(
     drawn: &mut String,
     columns: &[Option<&[u8]>],
@@ -119,7 +120,7 @@ fn push_joint(
                 (true, true, true) => '┼',
                 (true, true, false) => '┤',
                 (true, false, _) => '├',
-                // The node names nothing through its own column.
+                // No line comes from above in the node's own column.
                 (false, true, true) => '┴',
                 (false, true, false) => '╯',
                 (false, false, _) => '╰',
@@ -137,7 +138,7 @@ fn push_joint(
                 (Joint::Branch, false, false, _) => '╭',
             }
         } else if above {
-            // A line that has nothing to do with this one passes over it.
+            // A line to another node passes over the joint.
             '│'
         } else if left && right {
             '─'

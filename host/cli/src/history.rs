@@ -11,7 +11,7 @@ use crate::output::Columns;
 use crate::session::Need;
 use crate::{outcome, text};
 
-/// Characters of a call that the table shows; `-v` shows all.
+/// How many characters of a call, and of an outcome, the table shows; `-v` shows all.
 const CALL_CHARS: usize = 80;
 
 /// Arguments of `store history`.
@@ -175,7 +175,7 @@ async fn list(context: &Context, args: HistoryArgs) -> Result<()> {
     Ok(())
 }
 
-/// Tells a person that a list goes on.
+/// Tells a person how to go on with a list that is not complete.
 fn note_more(context: &Context, shown: usize, next: &str) {
     if !next.is_empty() {
         context.output.note(&format!(
@@ -225,7 +225,7 @@ fn history_text(entries: &[api::HistoryEntry], chars_max: usize) -> String {
     table.or("no entries")
 }
 
-/// What an entry without calls is.
+/// What the table shows in place of the calls of an entry that has none.
 fn title(entry: &api::HistoryEntry) -> &'static str {
     if entry.genesis { "(genesis)" } else { "-" }
 }
@@ -238,7 +238,7 @@ fn author(member: &str, key: &[u8]) -> String {
     }
 }
 
-/// A call of an entry whose arguments the node has not sent along, as they are long.
+/// A call whose arguments the node has left out, because the entry was too large for a message.
 fn shortened_call_text(call: &api::HistoryCall) -> String {
     format!("{}(…)", call.function)
 }
@@ -250,7 +250,7 @@ fn call_text(call: &api::HistoryCall) -> String {
         .map(|argument| outcome::value_text(&argument.value.clone().unwrap_or_default()))
         .collect();
     if arguments.is_empty() && call.arguments_cbor.len() > 1 {
-        // The code in effect cannot read them: an empty list of arguments is one byte.
+        // The code in effect cannot read the arguments. There are some, because an empty list is one byte.
         return format!("{}(0x{})", call.function, hex::encode(&call.arguments_cbor));
     }
     format!("{}({})", call.function, arguments.join(", "))
@@ -455,7 +455,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(call_text(&none), "go()");
-        // Where they were too much for a message, there are no bytes to show.
+        // Arguments of an entry that was too large for a message are left out.
         assert_eq!(shortened_call_text(&call), "gone(…)");
     }
 

@@ -1,4 +1,4 @@
-//! What became of a call, for people and for programs.
+//! Outcomes of calls, as text for people and as JSON for programs.
 
 use lattice_daemon::api;
 use serde_json::{Map, Value, json};
@@ -17,12 +17,12 @@ pub(crate) fn forms(output: Output) -> Vec<i32> {
     vec![form.into()]
 }
 
-/// A value for a person, on one line.
+/// A value as text on one line.
 pub(crate) fn value_text(value: &api::Value) -> String {
     text::line(&value.text)
 }
 
-/// A value for a program. JSON that does not read as such is passed on as a string.
+/// A value as JSON. Text that is not valid JSON is passed on as a string.
 pub(crate) fn value_json(value: &api::Value) -> Value {
     serde_json::from_str(&value.json).unwrap_or_else(|_| Value::String(value.json.clone()))
 }
@@ -31,7 +31,7 @@ fn optional_json(value: Option<&api::Value>) -> Value {
     value.map_or(Value::Null, value_json)
 }
 
-/// The stable name of a kind, as `--outcome` takes it.
+/// The stable name of a kind of outcome, as `--outcome` takes it.
 pub(crate) fn kind_name(kind: api::OutcomeKind) -> &'static str {
     match kind {
         api::OutcomeKind::Unspecified => "unknown",
@@ -75,7 +75,7 @@ fn host_refusal_text(refusal: api::HostRefusal) -> Option<&'static str> {
     }
 }
 
-/// The values that calls returned, a line each; nothing for those that return none.
+/// The values that calls returned, a line each. A call that returned none has no line.
 pub(crate) fn results_text(outcome: &api::Outcome) -> String {
     outcome
         .results
@@ -114,8 +114,8 @@ pub(crate) fn brief(outcome: &api::Outcome) -> String {
     }
 }
 
-/// An outcome as a JSON object: `outcome`, and what belongs to its kind. One call has a `value`, several of
-/// a transaction have `values`.
+/// An outcome as a JSON object: the member `outcome`, and the members of its kind. A transaction of one call has
+/// a `value`, one of several calls has `values`.
 pub(crate) fn document(outcome: &api::Outcome) -> Map<String, Value> {
     let mut members = Map::new();
     members.insert("outcome".into(), kind_name(outcome.kind()).into());
@@ -150,7 +150,7 @@ pub(crate) fn document(outcome: &api::Outcome) -> Map<String, Value> {
     members
 }
 
-/// The document of a call.
+/// The JSON document of a call: its outcome, and the entry that has it.
 pub(crate) fn call_document(response: &api::CallResponse) -> Value {
     let outcome = response.outcome.clone().unwrap_or_default();
     let mut members = document(&outcome);
@@ -171,7 +171,7 @@ pub(crate) fn call_document(response: &api::CallResponse) -> Value {
     members.into()
 }
 
-/// The document of a query.
+/// The JSON document of a query.
 pub(crate) fn query_document(response: &api::QueryResponse) -> Value {
     let mut members = document(&response.outcome.clone().unwrap_or_default());
     members.insert("provisional".into(), response.provisional.into());
@@ -183,7 +183,7 @@ pub(crate) fn time_json(time: api::Timestamp) -> Value {
     json!({ "wall_ms": time.wall_ms, "counter": time.counter })
 }
 
-/// Why an outcome is no success; none when it is one. `functions` are the names of the calls.
+/// The failure that an outcome means; `None` if it is a success. `functions` are the names of the calls, in order.
 pub(crate) fn failure(outcome: &api::Outcome, functions: &[&str]) -> Option<Failure> {
     let call = functions
         .get(outcome.call_index as usize)

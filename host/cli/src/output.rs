@@ -1,7 +1,7 @@
 //! What commands print: text for people, one JSON document for programs.
 //!
-//! A command renders both forms itself; this module decides which one is asked for, and keeps
-//! results (standard output) apart from remarks (standard error).
+//! A command renders both forms. This module prints the one that was asked for, and keeps results (standard
+//! output) apart from remarks (standard error).
 
 use std::io::{self, IsTerminal, Write};
 
@@ -11,34 +11,34 @@ use serde_json::Value;
 use crate::failure::{Failure, Result};
 use crate::text;
 
-/// In which form results are printed.
+/// The form in which results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON document; of a stream, one a line.
+    /// One JSON document; for a stream, one document a line.
     Json,
 }
 
-/// Where a command prints to.
+/// The standard streams, and the form in which results are printed to them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     form: Form,
 }
 
 impl Output {
-    /// Prints in this form to the standard streams.
+    /// An output that prints results in this form.
     pub(crate) fn new(form: Form) -> Output {
         Output { form }
     }
 
-    /// Whether JSON is asked for.
+    /// Whether JSON was asked for.
     pub(crate) fn is_json(self) -> bool {
         self.form == Form::Json
     }
 
-    /// Prints a command's result in the form that is asked for. Text without a last line end gets one;
-    /// empty text prints nothing.
+    /// Prints a command's result in the form that was asked for. Text that does not end with a line end gets
+    /// one; of empty text nothing is printed.
     pub(crate) fn result(
         self,
         text: impl FnOnce() -> String,
@@ -62,7 +62,7 @@ impl Output {
         }
     }
 
-    /// Prints text in either form. For what is text by nature, such as a completion script.
+    /// Prints text whichever form was asked for, such as a completion script, which has no JSON form.
     pub(crate) fn text(self, text: &str) -> Result<()> {
         if text.is_empty() {
             return Ok(());
@@ -76,15 +76,15 @@ impl Output {
         Ok(())
     }
 
-    /// Says something to a person who is watching; scripts do not see it.
+    /// Prints a remark for a person at a terminal. Scripts do not see it.
     pub(crate) fn note(self, text: &str) {
         if io::stderr().is_terminal() {
-            // A remark that cannot be written is not worth failing for.
+            // A command does not fail because a remark cannot be written.
             let _ = writeln!(io::stderr(), "{text}");
         }
     }
 
-    /// Says something that a script's log should hold as well.
+    /// Prints a warning, which scripts see as well.
     pub(crate) fn warn(self, text: &str) {
         let _ = writeln!(io::stderr(), "warning: {}", text::line(text));
     }
@@ -94,7 +94,7 @@ impl Output {
         if let Some(document) = failure.document()
             && self.is_json()
         {
-            // The line on standard error follows in any case.
+            // If the document cannot be written, the line on standard error still follows.
             let _ = self.text(&json_text(&document, Layout::Pretty));
         }
         if let Some(line) = failure.line() {
@@ -102,10 +102,10 @@ impl Output {
         }
     }
 
-    /// Asks a question that `yes` answers with yes.
+    /// Asks a person to agree, after showing `shown`. Does not ask if `yes` is given.
     ///
     /// # Errors
-    /// A usage failure when there is nobody to ask, and one of class `Failed` for another answer.
+    /// Class `Usage` if there is no terminal to ask at, and `Failed` for any answer but yes.
     pub(crate) fn confirm(self, yes: Yes, shown: &str, question: &str) -> Result<()> {
         if yes == Yes::Given {
             return Ok(());
@@ -129,12 +129,12 @@ impl Output {
     }
 }
 
-/// Whether a person has agreed beforehand.
+/// Whether a person has agreed beforehand, with `--yes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Yes {
     /// `--yes` was given.
     Given,
-    /// Somebody has to be asked.
+    /// A person has to be asked.
     Ask,
 }
 
@@ -145,8 +145,8 @@ enum Layout {
     Line,
 }
 
-/// JSON in which nothing can disturb a terminal. What JSON itself leaves as it is (DEL, C1 controls, changes of
-/// direction) occurs inside of strings only, where an escape means the same.
+/// JSON that cannot disturb a terminal. JSON itself leaves DEL, C1 controls and changes of direction as they are.
+/// They occur inside strings only, where an escape means the same character.
 fn json_text(document: &Value, layout: Layout) -> String {
     let plain = match layout {
         Layout::Pretty => format!("{document:#}"),
@@ -166,7 +166,8 @@ fn json_text(document: &Value, layout: Layout) -> String {
     safe
 }
 
-/// A plain table: columns by width, two spaces between, no lines, nothing at the ends of rows.
+/// A plain table: aligned columns with two spaces between them, without lines and without spaces at the ends of
+/// rows.
 pub(crate) struct Columns {
     table: Table,
     rows: usize,
@@ -188,14 +189,14 @@ impl Columns {
         Columns { table, rows: 0 }
     }
 
-    /// Adds a row; its cells are made safe for one line.
+    /// Adds a row. Its cells are escaped, so that each is safe and stays on one line.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.table
             .add_row(cells.into_iter().map(|cell| Cell::new(text::line(&cell))));
         self.rows += 1;
     }
 
-    /// The table, or this line when it has no rows.
+    /// The table, or `empty` if it has no rows.
     pub(crate) fn or(self, empty: &str) -> String {
         if self.rows == 0 {
             return empty.to_owned();
@@ -213,7 +214,7 @@ impl std::fmt::Display for Columns {
     }
 }
 
-/// Names with their values below each other. Each value is made safe for one line.
+/// Names and their values, a line each. Values are escaped, so that each is safe and stays on one line.
 pub(crate) fn fields<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let rows: Vec<(&str, String)> = rows.into_iter().collect();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Progress on standard error, for what takes longer than a second and is watched at a terminal.
+//! Progress bars on standard error, at terminals only, for work that takes longer than a second.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -7,12 +7,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::text;
 
-/// What takes less long is not worth a bar.
+/// How long work takes before its bar is shown.
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
-/// How often a bar moves by itself, to show that somebody is there.
+/// The interval at which a bar is redrawn, also without progress, to show that the process is alive.
 const TICK: Duration = Duration::from_millis(120);
 
-/// A bar that appears after a second, and never where nobody watches.
+/// A progress bar. It appears after a second, and only if standard error is a terminal.
 pub(crate) struct Progress {
     bar: ProgressBar,
     started: Instant,
@@ -24,7 +24,7 @@ pub(crate) struct Progress {
 pub(crate) enum Unit {
     /// Bytes, shown with a binary unit.
     Bytes,
-    /// Anything else.
+    /// Anything else, shown as plain numbers.
     Things,
 }
 
@@ -38,7 +38,8 @@ impl Progress {
         }
     }
 
-    /// Says what is being done and how far it is; `total` is 0 while it is not known.
+    /// Updates the bar: `doing` names the work, of which `done` units of `total` are done. `total` is 0 while it is
+    /// not known.
     pub(crate) fn set(&mut self, doing: &str, done: u64, total: u64, unit: Unit) {
         if !self.watched {
             return;
@@ -55,7 +56,7 @@ impl Progress {
         self.bar.set_message(text::line(doing));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(self) {
         self.bar.finish_and_clear();
     }

@@ -1,11 +1,11 @@
-//! How times, durations, hashes and guest text are written and read.
+//! Times, durations, ids and text of guests, as people read and write them.
 //!
-//! Everything that came from a guest or a peer passes through [`line()`] or [`block()`] before a person sees
-//! it: a name must not be able to move the cursor, clear the screen or reverse the line.
+//! Text of a guest or a peer passes through [`line()`] or [`block()`] before a person sees it, so that a name
+//! cannot move the cursor, clear the screen or reverse the line.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Digits of a hash that a table shows. Enough to name it in a command.
+/// How many digits of an id a table shows: enough to name it in a command.
 pub(crate) const SHORT_DIGITS: usize = 12;
 
 /// The hexadecimal digits of an id; `-` for none.
@@ -33,13 +33,13 @@ pub(crate) fn short(bytes: &[u8]) -> String {
     digits
 }
 
-/// Makes text safe on one line of a terminal: control characters, line ends among them, and characters that
-/// change the direction of writing are escaped.
+/// Makes text safe for a terminal and keeps it on one line: control characters, line ends among them, and
+/// characters that change the direction of writing are escaped.
 pub(crate) fn line(text: &str) -> String {
     escape(text, |_| false)
 }
 
-/// The same for text of several lines, whose line ends stay.
+/// Makes text of several lines safe for a terminal, like [`line()`], but keeps its line ends.
 pub(crate) fn block(text: &str) -> String {
     escape(text, |c| c == '\n')
 }
@@ -58,14 +58,14 @@ fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
     safe
 }
 
-/// Whether a terminal would do something else than draw this character.
+/// Whether a terminal may do something else with this character than draw it.
 pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}')
         || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Cuts text to so many characters, with an ellipsis as the last of them.
+/// Cuts text to at most `chars_max` characters. The last of them is an ellipsis if text was cut off.
 pub(crate) fn shorten(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
         None => text.to_owned(),
@@ -77,19 +77,19 @@ pub(crate) fn shorten(text: &str, chars_max: usize) -> String {
     }
 }
 
-/// A time in UTC as RFC 3339 with milliseconds; `-` for none.
+/// A time, given in milliseconds since 1970, in UTC as RFC 3339 with milliseconds; `-` for 0, which is no time.
 pub(crate) fn time(ms: u64) -> String {
     if ms == 0 {
         return "-".to_owned();
     }
     match UNIX_EPOCH.checked_add(Duration::from_millis(ms)) {
-        // Beyond the year 9999 the notation has no room.
+        // RFC 3339 has no years after 9999.
         Some(at) if ms < 253_402_300_800_000 => humantime::format_rfc3339_millis(at).to_string(),
         _ => format!("{ms} ms"),
     }
 }
 
-/// How long ago a time was, in its one or two largest units; `never` for none.
+/// How long ago a time was, in its one or two largest units; `never` for 0, which is no time.
 pub(crate) fn ago(ms: u64, now_ms: u64) -> String {
     if ms == 0 {
         return "never".to_owned();
@@ -101,7 +101,7 @@ pub(crate) fn ago(ms: u64, now_ms: u64) -> String {
     format!("{} ago", duration(seconds))
 }
 
-/// A duration in its one or two largest units.
+/// A duration of so many seconds, in its one or two largest units.
 pub(crate) fn duration(seconds: u64) -> String {
     let formatted = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     let mut units = formatted.split(' ');
@@ -144,15 +144,15 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reads a duration such as `90s`, `24h` or `7days`, into milliseconds.
+/// Reads a duration such as `90s`, `24h` or `7days`. Returns milliseconds.
 pub(crate) fn parse_duration_ms(text: &str) -> Result<u64, String> {
     let read = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it like 90s, 24h or 7days"))?;
     u64::try_from(read.as_millis()).map_err(|_| "too long".to_owned())
 }
 
-/// Reads a point in time, into milliseconds since 1970: RFC 3339 (`2026-05-01T12:00:00Z`), a date, a date
-/// with a time in UTC, or how long ago it was (`90min`).
+/// Reads a point in time: RFC 3339 (`2026-05-01T12:00:00Z`), a date, a date with a time in UTC, or how long ago it
+/// was (`90min`). Returns milliseconds since 1970.
 pub(crate) fn parse_time_ms(text: &str) -> Result<u64, String> {
     let midnight = format!("{text}T00:00:00Z");
     let at = humantime::parse_rfc3339_weak(text).or_else(|_| humantime::parse_rfc3339(&midnight));
