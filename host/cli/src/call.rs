@@ -1,4 +1,4 @@
-//! `call`, `query` and `watch`: a store's functions.
+//! `call`, `query` and `watch`: run a store's functions.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -118,7 +118,7 @@ pub(crate) async fn call(context: &Context, args: CallArgs) -> Result<()> {
     run_call(context, context.store(&args.store)?, calls).await
 }
 
-/// Runs calls as one transaction and prints what became of it.
+/// Runs calls as one transaction and prints its outcome.
 pub(crate) async fn run_call(
     context: &Context,
     store: String,
@@ -184,7 +184,7 @@ pub(crate) async fn run_query(
     }
 }
 
-/// Runs `watch`, until the node ends it or a signal does.
+/// Runs `watch` until the node or a signal ends it.
 pub(crate) async fn watch(context: &Context, args: WatchArgs) -> Result<()> {
     let call = function_call(&args.words, &mut Sources::default())?;
     let function = call.function.clone();
@@ -214,7 +214,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs) -> Result<()> {
                 document
             },
         )?;
-        // The next change may heal what fails now, so a failure is told and the watch goes on.
+        // The query may succeed again after the next change, so a failure is reported and the watch goes on.
         if let Some(failure) = outcome::failure(&outcome, &[&function])
             && !context.output.is_json()
         {
@@ -231,7 +231,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    //! Commands against a service that answers what a test wants.
+    //! Commands against a service whose answers the test chooses.
 
     use super::*;
     use api::calls_server::{Calls, CallsServer};
@@ -242,7 +242,7 @@ mod tests {
 
     type Answer<T> = std::result::Result<Response<T>, Status>;
 
-    /// Answers every request alike.
+    /// A service that answers every request with the same outcome or status.
     #[derive(Clone)]
     enum Fake {
         Outcome(api::Outcome),
@@ -310,7 +310,7 @@ mod tests {
         Context::over(channel).await
     }
 
-    /// Exit codes of `call`, `query` and `watch`.
+    /// The exit codes of `call`, `query` and `watch`, in this order.
     async fn codes(fake: Fake) -> [u8; 3] {
         let code = |result: Result<()>| result.map_or_else(|failure| failure.exit_code(), |()| 0);
         let words = || vec!["f".into()];
@@ -346,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn outcomes_become_exit_codes() {
-        // A watch goes on after an outcome, and ends when the node does.
+        // A watch goes on after any outcome, and exits with 3 when the node ends it.
         assert_eq!(codes(outcome(api::OutcomeKind::Ok)).await, [0, 0, 3]);
         assert_eq!(codes(outcome(api::OutcomeKind::Refused)).await, [1, 1, 3]);
         assert_eq!(codes(outcome(api::OutcomeKind::Trapped)).await, [1, 1, 3]);

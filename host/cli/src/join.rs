@@ -1,4 +1,4 @@
-//! `store invite` and `store join`: how another node gets in.
+//! `store invite` and `store join`: how another node joins a store.
 
 use std::io::{self, IsTerminal};
 
@@ -52,7 +52,7 @@ pub(crate) struct JoinArgs {
 
 fn parse_expiry(text: &str) -> std::result::Result<u64, String> {
     match text::parse_duration_ms(text)? {
-        // To the API, 0 means "not said".
+        // In a request, 0 stands for the default of 24 hours.
         0 => Err("such a token could never be used".to_owned()),
         ms => Ok(ms),
     }
@@ -101,7 +101,7 @@ pub(crate) async fn invite(context: &Context, args: InviteArgs) -> Result<()> {
 pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<()> {
     let yes = if args.yes { Yes::Given } else { Yes::Ask };
     if yes == Yes::Ask && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        // Said before anything is fetched.
+        // Checked before anything is fetched, not only when the question is asked.
         return Err(
             Failure::usage("joining needs an answer, and there is no terminal to ask at")
                 .hint("give --yes to agree to run the store's plugin"),

@@ -42,7 +42,7 @@ pub(crate) async fn list(context: &Context, args: StoreArgs) -> Result<()> {
     )
 }
 
-/// All members of a store, by rank.
+/// All members of a store by rank, revoked ones last.
 pub(crate) async fn all(context: &Context, store: &str) -> Result<Vec<api::Member>> {
     let client = context.stores(Need::Node).await?;
     let (members, _) = pages(String::new(), None, |page_size, page_token| {
@@ -156,7 +156,7 @@ pub(crate) async fn role(context: &Context, args: RoleArgs) -> Result<()> {
     changed(context, &response, "the change of role")
 }
 
-/// Reports what became of a change of governance.
+/// Prints the outcome of a change of governance, which `what` names.
 fn changed(context: &Context, response: &api::CallResponse, what: &str) -> Result<()> {
     context
         .output

@@ -108,7 +108,7 @@ fn clock_text(lead_ms: i64, status: &api::NodeStatus) -> String {
     }
 }
 
-/// A row for each peer and store: where both are, and what each lacks.
+/// A table of the stores that each peer shares with this node: when the peer was seen, and what each side lacks.
 fn peer_table(peers: &[api::Peer], now_ms: u64) -> String {
     let mut table = Columns::new(&["PEER", "SEEN", "STORE", ">IT LACKS", ">WE LACK", "WHY"]);
     for peer in peers {
@@ -144,7 +144,7 @@ fn peer_table(peers: &[api::Peer], now_ms: u64) -> String {
     table.to_string()
 }
 
-/// A number of missing entries; `?` when both were not compared yet.
+/// A number of missing entries; `?` if the two nodes were not compared yet.
 pub(crate) fn lag(count: Option<u64>) -> String {
     count.map_or_else(|| "?".to_owned(), |count| count.to_string())
 }
@@ -193,7 +193,7 @@ fn peer_json(peer: &api::Peer) -> Value {
     })
 }
 
-/// Runs `doctor`. Fails when a check does.
+/// Runs `doctor`. Fails if a check fails.
 pub(crate) async fn doctor(context: &Context) -> Result<()> {
     let mut node = context.node().await?;
     let checks = node

@@ -1,4 +1,4 @@
-//! `notices`: what a person should know, until acknowledged.
+//! `notices`: lists what a person should know, and acknowledges it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -16,9 +16,9 @@ use crate::progress::{Progress, Unit};
 use crate::session::Need;
 use crate::text;
 
-/// Bytes of a component in one message.
+/// How many bytes of a component one message has at most.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Components above this size are refused by every node.
+/// The size of the largest component that nodes accept, in bytes.
 const COMPONENT_BYTES_MAX: u64 = 32 << 20;
 
 /// The verbs of `plugin`.
@@ -80,7 +80,7 @@ impl PluginCommand {
 async fn install(context: &Context, args: InstallArgs) -> Result<()> {
     let name = args.name.unwrap_or_default();
     let plugin = match hash_of(&args.what) {
-        // A file of that name wins: what is written is a path first of all.
+        // A file that is named like a hash takes precedence, because the argument is a path first of all.
         Some(hash) if !args.what.exists() => fetch(context, hash, name).await?,
         _ => upload(context, &args.what, name).await?,
     };
@@ -90,7 +90,7 @@ async fn install(context: &Context, args: InstallArgs) -> Result<()> {
     )
 }
 
-/// The hash that is written as 64 hexadecimal digits.
+/// The hash that `written` is, if it has 64 hexadecimal digits.
 fn hash_of(written: &Path) -> Option<Vec<u8>> {
     let digits = written.to_str().filter(|digits| digits.len() == 64)?;
     hex::decode(digits).ok()
@@ -139,7 +139,7 @@ async fn upload(context: &Context, file: &Path, name: String) -> Result<api::Plu
     Ok(plugin)
 }
 
-/// Reads a component, refusing early what no node takes.
+/// Reads a component from a file. A file that is larger than nodes accept is refused before it is sent.
 fn read_component(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
     let unreadable = |error: io::Error| {
@@ -159,7 +159,7 @@ fn read_component(path: &Path) -> Result<Vec<u8>> {
     Ok(component)
 }
 
-/// A component in pieces; at least one, so that an empty file arrives as such.
+/// A component in chunks. An empty component has one empty chunk, so that the node gets it and refuses it.
 fn chunks(component: Vec<u8>) -> impl Iterator<Item = Vec<u8>> + Send + 'static {
     let starts = (0..component.len().max(1)).step_by(CHUNK_BYTES);
     starts.map(move |start| {
@@ -241,8 +241,8 @@ async fn inspect(context: &Context, what: &Path) -> Result<()> {
         .result(|| inspect_text(&plugin), || plugin_json(&plugin))
 }
 
-/// Whether a file is meant. A name has neither a slash nor the suffix of a component, so that a directory of
-/// the same name does not hide an installed plugin.
+/// Whether a file is meant, and not an installed plugin: if there is such a file, or if the word has a slash or the
+/// suffix `.wasm`. A directory of the same name does not hide an installed plugin.
 fn is_file(what: &Path) -> bool {
     what.is_file()
         || what.components().count() > 1
@@ -307,7 +307,7 @@ fn inspect_text(plugin: &api::Plugin) -> String {
     shown
 }
 
-/// Imports or the like in a row.
+/// Names on one line, or `none`.
 pub(crate) fn or_none(names: &[String]) -> String {
     if names.is_empty() {
         "none".to_owned()
@@ -343,7 +343,7 @@ fn push_docs(shown: &mut String, docs: &str, indent: usize) {
     }
 }
 
-/// A function as WIT writes it.
+/// A function's name, parameters and result, written as in WIT.
 pub(crate) fn signature(function: &api::Function) -> String {
     let parameters: Vec<String> = function
         .parameters

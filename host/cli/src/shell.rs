@@ -1,7 +1,7 @@
 //! `shell`: the same commands at a prompt, with completion, history and a current store.
 //!
-//! A line is a command as outside, without `lattice`; or, where there is a current store, one of its
-//! functions with arguments. `.` stands for the current store.
+//! A line is a command without the word `lattice` or, if there is a current store, one of its functions with
+//! arguments. `.` stands for the current store.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -28,9 +28,9 @@ use crate::output::Form;
 use crate::session::Need;
 use crate::{call, guard, output, plugin, store, text, usage};
 
-/// Lines that history keeps.
+/// How many lines the history keeps.
 const HISTORY_LINES: usize = 10_000;
-/// How long completion may ask the node; a prompt must not hang.
+/// How long completion waits for the node, so that the prompt does not hang.
 const COMPLETION_WAIT: Duration = Duration::from_millis(500);
 /// The shell's own commands.
 const BUILTINS: [&str; 4] = ["use", "help", "exit", "quit"];
@@ -46,9 +46,9 @@ At this prompt:
 /// Who reads what the shell prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reader {
-    /// Somebody at a terminal, who goes on after a failure.
+    /// A person at a terminal. The shell goes on after a failure.
     Person,
-    /// A program, which a failure stops.
+    /// A program. The shell ends at the first failure.
     Script,
 }
 
@@ -58,13 +58,13 @@ pub(crate) fn run(runtime: &Runtime, context: &Context) -> Result<()> {
         true => Reader::Person,
         false => Reader::Script,
     };
-    // A home that cannot be opened is told at once, not at the first command.
+    // Opens the home now, so that an error is reported before the first command.
     runtime.block_on(context.node())?;
     end_on_sigterm(runtime, context.clone());
     let mut editor = editor(runtime, context)?;
     let history = history_file(context);
     if reader == Reader::Person {
-        // There is none at first, and one that cannot be read is not worth failing for.
+        // A new home has no history, and the shell does not fail because a history cannot be read.
         let _ = editor.load_history(&history);
         context
             .output
@@ -99,7 +99,7 @@ fn history_file(context: &Context) -> PathBuf {
     context.home.join("shell-history")
 }
 
-/// Lines may hold secrets, so the file is for its owner alone.
+/// Saves the history. Lines may hold secrets, so only the owner of the file can read it.
 fn save_history(editor: &mut LineEditor, path: &PathBuf) {
     use std::os::unix::fs::OpenOptionsExt;
     let made = std::fs::OpenOptions::new()
@@ -115,7 +115,7 @@ fn save_history(editor: &mut LineEditor, path: &PathBuf) {
     }
 }
 
-/// A prompt cannot be waited for and given up, so SIGTERM ends the process from beside it.
+/// Ends the process at SIGTERM. A task does so, because the thread that waits for a line cannot be interrupted.
 fn end_on_sigterm(runtime: &Runtime, context: Context) {
     runtime.spawn(async move {
         let kind = tokio::signal::unix::SignalKind::terminate();
@@ -145,7 +145,7 @@ fn read_lines(
             Err(error) => return Err(Failure::failed(format!("cannot read a line: {error}"))),
         };
         if reader == Reader::Person {
-            // A line that history does not take is still run.
+            // A line is run even if the history does not take it.
             let _ = editor.add_history_entry(line.as_str());
         }
         match run_line(runtime, context, &line) {
@@ -157,7 +157,7 @@ fn read_lines(
     }
 }
 
-/// What follows a line.
+/// What the shell does after a line.
 enum Next {
     Line,
     End,
@@ -192,7 +192,7 @@ fn is_command(word: &OsString) -> bool {
         || Cli::command().find_subcommand(word).is_some()
 }
 
-/// Runs a line as the command line outside would have it.
+/// Runs a line that is a command, parsed like a command line of `lattice`.
 fn run_command(runtime: &Runtime, context: &Context, words: &[OsString]) -> Result<()> {
     let whole = std::iter::once(OsString::from("lattice")).chain(words.iter().cloned());
     let cli = match Cli::try_parse_from(whole) {
@@ -244,7 +244,7 @@ async fn describe(context: &Context, written: &str) -> Result<api::DescribeStore
     Ok(stores.describe(request).await?.into_inner())
 }
 
-/// Runs a function of the current store: a command or a query, as its component has it.
+/// Runs a function of the current store, as the command or the query that the component exports.
 async fn run_function(context: &Context, words: &[OsString]) -> Result<()> {
     let Some(store) = context.current_store() else {
         return Err(
@@ -284,12 +284,12 @@ struct Known {
     interface: String,
     kind: api::InterfaceKind,
     function: api::Function,
-    /// Whether its name alone is enough. A governance's is not where the store has an app.
+    /// Whether its name alone is enough. For a function of governance it is not, if the store has an app.
     bare: bool,
 }
 
 impl Known {
-    /// Whether `written` is its name, alone or after the interface's.
+    /// Whether `written` is its name, alone or after the name of its interface.
     fn is_meant_by(&self, written: &str) -> bool {
         let Some(rest) = written.strip_suffix(self.function.name.as_str()) else {
             return false;
@@ -301,7 +301,7 @@ impl Known {
         interface == self.interface || Some(interface) == last
     }
 
-    /// How it is written.
+    /// Its name as written at the prompt, after the name of its interface unless it is `bare`.
     fn name(&self) -> String {
         if self.bare {
             self.function.name.clone()
@@ -311,7 +311,7 @@ impl Known {
     }
 }
 
-/// Commands and queries of a store: its own, then those of its governance.
+/// The commands and queries of a store: those of its app, then those of its governance.
 fn functions(described: &api::DescribeStoreResponse) -> Vec<Known> {
     let mut known = Vec::new();
     let app = described.app.iter().map(|app| (app, true));
@@ -362,7 +362,7 @@ impl Completion {
         }
     }
 
-    /// Waits for the node, not for long; what fails or takes longer completes nothing.
+    /// Waits for an answer of the node. `None` if it fails or takes longer than `COMPLETION_WAIT`.
     fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Option<T> {
         self.runtime.block_on(async {
             tokio::time::timeout(COMPLETION_WAIT, question)
@@ -440,7 +440,7 @@ impl Completer for Completion {
         let wanted = wanted(&self.root, &BUILTINS, &before, word);
         let start = pos - word.len();
         if wanted == Wanted::File {
-            // `@` is ours; the file name begins after it.
+            // `@` marks a file; its name begins after it.
             let name = word.strip_prefix('@').unwrap_or(word);
             let (at, files) = self.files.complete_path(name, name.len())?;
             return Ok((pos - name.len() + at, files));
@@ -460,7 +460,7 @@ impl Completer for Completion {
     }
 }
 
-/// A name as it has to be written at the prompt.
+/// A name, quoted if the prompt needs it to be.
 fn quoted(name: &str) -> Cow<'_, str> {
     shlex::try_quote(name).unwrap_or(Cow::Borrowed(name))
 }

@@ -12,7 +12,7 @@ use crate::progress::{Progress, Unit};
 use crate::session::Need;
 use crate::{members, text};
 
-/// How many floating and parked entries `status` shows; it says how many there are.
+/// How many floating entries `status` lists, and how many parked ones. Of the rest it shows only the number.
 const WAITING_SHOWN: u32 = 20;
 
 /// Arguments of what works on one store.
@@ -75,7 +75,7 @@ pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<()> {
     Ok(())
 }
 
-/// One line about a store that has just come to be here.
+/// One line about a store that was just created or joined, as `verb` says.
 pub(crate) fn created_text(verb: &str, store: &api::Store) -> String {
     format!(
         "{verb} {}  {}",
@@ -137,7 +137,7 @@ fn dash(text: &str) -> String {
     if text.is_empty() { "-" } else { text }.to_owned()
 }
 
-/// The stable name of a state.
+/// The stable name of a store's state.
 pub(crate) fn state_name(state: api::StoreState) -> &'static str {
     match state {
         api::StoreState::Ready => "ready",
@@ -287,7 +287,7 @@ fn status_text(whole: &Whole, now_ms: u64) -> String {
     shown
 }
 
-/// Whose late entries made others run again, and how often.
+/// The authors whose late entries made other entries run again, with the number of runs.
 fn replays_text(replays: &[api::Replays]) -> String {
     let of = |one: &api::Replays| format!("{} by {}", one.runs, text::short(&one.author));
     let list: Vec<String> = replays.iter().map(of).collect();
@@ -413,7 +413,7 @@ pub(crate) async fn rename(context: &Context, args: RenameArgs) -> Result<()> {
         })
         .await?
         .into_inner();
-    // The current store of a shell goes on under its new name.
+    // `.` is the shell's current store, which is now known by its new name.
     if args.store == "." {
         context.set_current_store(Some(renamed.path.clone()));
     }
