@@ -1,4 +1,5 @@
-//! Bad input: one line that says what and what to do, the documented exit code, nothing half done.
+//! Bad input: a command prints one line with what is wrong and what to do, exits with the documented code, and
+//! leaves nothing half done.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -91,16 +92,16 @@ fn an_ambiguous_name_prints_the_candidates() {
     home.fails(&["store", "status", &id[..7]], 2, &[&id[..7]]);
 }
 
-/// Two components whose hashes begin with the same eight digits, which are what a person has to give at least:
-/// one of them with one or another section that nobody reads.
+/// Two components whose hashes begin with the same eight digits, the fewest that a person may give. They are the
+/// same component, each with another section that nobody reads.
 fn alike() -> [Vec<u8>; 2] {
     let component = wat::parse_file(raw("table-bomb")).expect("it can be assembled");
     let with = |number: u32| {
-        // A custom section: its kind, its length, the length of its name, the name, and what is in it.
+        // A custom section: its kind, its length, the length of its name, the name, and its contents.
         let section = [&[0, 6, 1, b'n'][..], &number.to_le_bytes()].concat();
         [&component[..], &section].concat()
     };
-    // By the birthday paradox some ten thousands are enough of the 2^32 that there are.
+    // Of the 2^32 beginnings of a hash, two are the same after some ten thousands, by the birthday paradox.
     let mut seen = HashMap::new();
     let pair = (0..10_000_000).find_map(|number| {
         let hash = blake3::hash(&with(number));
@@ -210,14 +211,14 @@ fn a_bad_token_is_refused() {
     assert_eq!(count(&home, "store"), 0);
 }
 
-/// How many a home has of what `NOUN list` lists.
+/// How many items `NOUN list` lists.
 fn count(home: &Home, noun: &str) -> usize {
     let document = home.json(&[noun, "list"]);
     let list = document[format!("{noun}s")].as_array();
     list.expect("a list").len()
 }
 
-/// Two homes with daemons, and a store in the first.
+/// Two homes with daemons. The first has the store `notes`.
 fn two() -> (Home, crate::harness::Daemon, Home, crate::harness::Daemon) {
     let (a, b) = (Home::new(), Home::new());
     let (first, second) = (a.daemon(), b.daemon());

@@ -1,4 +1,4 @@
-//! The daemon: how it starts and ends, and that commands work on it as they do without.
+//! The daemon: how it starts and ends, and that commands do the same with it as without it.
 
 use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::harness::{Daemon, Ended, Home, built, read_line, read_rest, send};
 
-/// The promise is two seconds; this leaves room for a loaded machine.
+/// How long a daemon may take to end. Two seconds are promised; the rest is for a loaded machine.
 const END_MAX: Duration = Duration::from_secs(4);
 
 #[test]
@@ -47,7 +47,7 @@ fn a_daemon_ends_in_time_while_it_dials_a_peer_that_vanished() {
     for signal in ["TERM", "INT"] {
         let again = a.daemon();
         a.ok(&["query", "shared", "value"]);
-        // A dial takes seconds until it is given up, and the first begins when the store is open.
+        // A dial is given up only after seconds, and the first one begins when the store is open.
         std::thread::sleep(Duration::from_millis(300));
         let (code, took) = again.end(signal);
         assert_eq!(code, 0, "{signal}");
@@ -163,7 +163,7 @@ fn a_second_node_joins_by_token() {
     a.ok(&["call", "notes", "put", "from", "a"]);
     let token = a.ok(&["store", "invite", "notes"]);
     let token = token.trim();
-    // Nobody is asked where there is no terminal, and nothing happens without an answer.
+    // Without a terminal nobody is asked, and without an answer nothing is joined.
     b.fails(&["store", "join", token], 2, &["--yes"]);
     let joined = b.json(&["store", "join", token, "--yes", "--name", "shared"]);
     assert_eq!(
@@ -199,12 +199,12 @@ fn a_join_that_a_crash_interrupts_goes_on_after_the_restart() {
         .stderr(Stdio::null())
         .spawn()
         .expect("the binary starts");
-    // As soon as the node has written down that it joins.
+    // The store is listed as soon as the node has recorded the join.
     let deadline = Instant::now() + Duration::from_secs(20);
     while !b.ok(&["store", "list"]).contains("notes") {
         assert!(Instant::now() < deadline, "no join began");
     }
-    // SIGKILL.
+    // Dropping a daemon sends SIGKILL.
     drop(second);
     joining.wait().expect("it ends");
     let _second = b.daemon();
@@ -215,7 +215,7 @@ fn a_join_that_a_crash_interrupts_goes_on_after_the_restart() {
     b.ok(&["call", "notes", "put", "from", "b"]);
 }
 
-/// Two nodes that share a store of that plugin, with its writer on the second one.
+/// Two nodes that share the store `shared` of this plugin: the first as its admin, the second as a writer.
 fn shared(plugin: &str) -> (Home, Daemon, Home, Daemon) {
     let (a, b) = (Home::new(), Home::new());
     let (first, second) = (a.daemon(), b.daemon());
@@ -225,7 +225,7 @@ fn shared(plugin: &str) -> (Home, Daemon, Home, Daemon) {
     (a, first, b, second)
 }
 
-/// Runs a command until it does what it was asked.
+/// Runs a command again and again until it succeeds.
 fn until_ok(home: &Home, words: &[&str]) -> Ended {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -243,11 +243,11 @@ fn a_plugin_is_installed_by_its_hash_from_members_of_a_store() {
     let home = Home::new();
     let daemon = home.daemon();
     let unknown = "ab".repeat(32);
-    // Nobody can be asked.
+    // A node without a store has no peers to ask.
     home.fails(&["plugin", "install", &unknown], 3, &["no store here"]);
     drop(daemon);
     let (a, _first, b, second) = shared("kv");
-    // Those who can be asked do not have it.
+    // The peers do not have the component.
     b.fails(
         &["plugin", "install", &unknown],
         3,
@@ -257,7 +257,7 @@ fn a_plugin_is_installed_by_its_hash_from_members_of_a_store() {
         b.json(&["plugin", "list"])["plugins"],
         a.json(&["plugin", "list"])["plugins"]
     );
-    // One that a store uses, and that was lost here with everything around it.
+    // A component that a store uses, and that the second node lost with all its components and blobs.
     let bank = built("bank");
     a.ok(&["plugin", "install", bank.to_str().expect("UTF-8")]);
     a.ok(&["store", "create", "money", "--plugin", "bank"]);
@@ -286,7 +286,7 @@ fn a_call_beyond_the_quota_is_refused_until_an_admin_raises_it() {
     let put = ["call", "shared", "put", "k", &value];
     b.ok(&put);
     a.ok(&["call", "shared", "system/commands.set-quota", "5000"]);
-    // It counts all that b has written, once b has heard of it.
+    // Once b has received the quota, it counts all that b has written.
     let deadline = Instant::now() + Duration::from_secs(20);
     let before = loop {
         let before = b.entries("shared");
@@ -297,10 +297,10 @@ fn a_call_beyond_the_quota_is_refused_until_an_admin_raises_it() {
         std::thread::sleep(Duration::from_millis(50));
     };
     b.fails(&put, 4, &["quota", "5000", "set-quota"]);
-    // Nothing was written; what fits is.
+    // The refused call wrote nothing. A call that fits succeeds.
     assert_eq!(b.entries("shared"), before);
     b.ok(&["call", "shared", "put", "k", "small"]);
-    // Only an admin raises it.
+    // Only an admin can raise the quota.
     let raise = ["call", "shared", "system/commands.set-quota", "50000"];
     b.run(&raise).failed(6, &["set-quota"]);
     a.ok(&raise);

@@ -1,4 +1,5 @@
-//! A full disk: what was acknowledged stays, what failed has left nothing, and with space again all goes on.
+//! A full disk: what was acknowledged stays, what failed leaves nothing behind, and all goes on when there is
+//! space again.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use serde_json::Value;
 use crate::harness::{Ended, built, command, finish, start_daemon};
 use crate::small_disk::{SmallDisk, names};
 
-/// Space that is left, in bytes: each of these ends what is tried at another step, the last at none.
+/// Free space in bytes. With each of these an operation fails at another step, and with the last it succeeds.
 const LEFT: [u64; 9] = [
     0,
     4 << 10,
@@ -21,7 +22,7 @@ const LEFT: [u64; 9] = [
     16 << 20,
 ];
 
-/// Leaves the tests of this file out where nothing can be mounted. CI does not listen to it.
+/// The variable that skips the tests of this file where nothing can be mounted. CI ignores it.
 const WITHOUT_MOUNT: &str = "LATTICE_TEST_WITHOUT_MOUNT";
 
 fn small_disk() -> Option<SmallDisk> {
@@ -37,14 +38,14 @@ fn small_disk() -> Option<SmallDisk> {
     disk
 }
 
-/// Asserts that a command failed for want of space. Where the home is open the command failed (4); where it
-/// has to be opened and cannot be, that is what is said (3).
+/// Asserts that a command failed for lack of space, with one of these exit codes: 4 if it failed on an open home,
+/// 3 if it could not open the home.
 fn failed_for_space(ended: &Ended, codes: &[i32]) {
     assert!(codes.contains(&ended.code), "{ended:?}");
     ended.failed(ended.code, &["space"]);
 }
 
-/// The names of what `--json NOUN list` lists.
+/// The names of the items that `NOUN list` lists.
 fn listed(home: &Path, noun: &str) -> Vec<String> {
     let ended = finish(command(home).args(["--json", noun, "list"]));
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -60,7 +61,7 @@ fn ok(home: &Path, words: &[&str]) -> String {
     ended.stdout
 }
 
-/// Tries until a daemon has noticed that there is space again, which it looks for every second.
+/// Runs a command until it succeeds. A daemon tries once a second to open a store again that failed.
 fn until_ok(home: &Path, words: &[&str]) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -73,7 +74,7 @@ fn until_ok(home: &Path, words: &[&str]) {
     }
 }
 
-/// Puts key after key until one fails; returns how many went well, and how that one ended.
+/// Puts key after key until a put fails. Returns how many succeeded, and how the failed one ended.
 fn put_until_full(home: &Path, store: &str, value: &str) -> (usize, Ended) {
     for count in 0..1000 {
         let key = format!("key-{count:04}");
@@ -85,7 +86,7 @@ fn put_until_full(home: &Path, store: &str, value: &str) -> (usize, Ended) {
     panic!("the disk never fills");
 }
 
-/// Asserts that these keys and no further one are there.
+/// Asserts that the store has the first `count` keys, and not the one after them.
 fn has_exactly(home: &Path, store: &str, count: usize, value: &str) {
     for index in 0..=count {
         let got = ok(home, &["query", store, "get", &format!("key-{index:04}")]);
@@ -126,11 +127,11 @@ fn a_daemon_whose_disk_is_full_goes_on_when_there_is_space_again() {
     let (count, failed) = put_until_full(&home, "notes", &value);
     failed_for_space(&failed, &[4]);
     assert!(count > 0, "{failed:?}");
-    // A store that wrote nothing meanwhile fails as well when it is asked to.
+    // A store that wrote nothing meanwhile fails as well when it has to write.
     disk.fill(0);
     let ended = finish(command(&home).args(["call", "clicks", "add", "1"]));
     failed_for_space(&ended, &[4]);
-    // It is opened anew for those who only ask, still without space.
+    // The store is opened anew, and answers queries while there is still no space.
     until_ok(&home, &["query", "clicks", "value"]);
     assert_eq!(ok(&home, &["query", "clicks", "value"]), "1\n");
     disk.empty();
@@ -139,13 +140,14 @@ fn a_daemon_whose_disk_is_full_goes_on_when_there_is_space_again() {
     until_ok(&home, &["call", "notes", "put", "space", "again"]);
     has_exactly(&home, "notes", count, &value);
     ok(&home, &["call", "notes", "put", "after", "all"]);
-    // The machine loses what was in memory alone.
+    // Dropping the daemon kills it, and what was only in memory is lost.
     drop(daemon);
     has_exactly(&home, "notes", count, &value);
     assert_eq!(ok(&home, &["query", "clicks", "value"]), "2\n");
 }
 
-/// Makes stores on a disk that is fuller and fuller. Each is there, or it failed and nothing is there of it.
+/// Makes a store for each amount of free space. Either the store is there, or the command failed and left nothing
+/// of it.
 fn stores_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
     let mut made = Vec::new();
     for left in LEFT {
@@ -200,7 +202,8 @@ fn a_daemon_with_a_full_disk_makes_a_store_whole_or_not_at_all() {
     stores_are_whole_or_absent(&home, &disk, &[4]);
 }
 
-/// Installs a plugin on a disk that is fuller and fuller. It is there, or it failed and nothing is there of it.
+/// Installs a plugin with more and more free space, until it succeeds. Each command that fails must leave nothing
+/// of it.
 fn plugins_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
     let bank = built("bank");
     let bank = bank.to_str().expect("UTF-8");
@@ -217,7 +220,6 @@ fn plugins_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
                 installed += 1;
                 ok(home, &["store", "create", "money", "--plugin", "bank"]);
                 ok(home, &["call", "money", "open", "ann"]);
-                // The next try starts anew, on a home of which this is left.
                 break;
             }
             _ => failed_for_space(&ended, codes),

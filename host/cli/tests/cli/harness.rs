@@ -1,4 +1,4 @@
-//! A home of its own for each test, the binary run on it, and a daemon that ends with the test.
+//! What the tests share: a home for each of them, commands that run on it, and a daemon that ends with the test.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,17 +26,17 @@ impl Home {
         self.directory.path()
     }
 
-    /// The binary with this home, and nothing of the tester's own environment.
+    /// A command on this home, without the tester's own settings in the environment.
     pub(crate) fn command(&self) -> Command {
         command(self.path())
     }
 
-    /// Runs the binary to its end.
+    /// Runs a command to its end.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Ended {
         finish(self.command().args(words))
     }
 
-    /// Runs a command that must do what it was asked; returns what it printed.
+    /// Runs a command that must succeed, with nothing on standard error. Returns what it printed.
     pub(crate) fn ok(&self, words: &[&str]) -> String {
         let ended = self.run(words);
         assert_eq!(ended.code, 0, "lattice {words:?}: {ended:?}");
@@ -44,7 +44,7 @@ impl Home {
         ended.stdout
     }
 
-    /// The same with `--json`; returns the one document.
+    /// Runs a command with `--json`, which must succeed. Returns the document that it printed.
     pub(crate) fn json(&self, words: &[&str]) -> Value {
         let words: Vec<&str> = std::iter::once("--json")
             .chain(words.iter().copied())
@@ -53,7 +53,7 @@ impl Home {
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
     }
 
-    /// Runs a command that must fail in this way: with one line that has each of these in it.
+    /// Runs a command that must fail as [`Ended::failed`] asserts, with nothing on standard output.
     pub(crate) fn fails(&self, words: &[&str], code: i32, says: &[&str]) {
         let ended = self.run(words);
         ended.failed(code, says);
@@ -98,14 +98,14 @@ pub(crate) fn start_daemon(home: &Path) -> Daemon {
     }
 }
 
-/// The program under test: the one that is shipped, where `cargo xtask test` says so. The one that cargo builds for
-/// these tests has the features that other crates' tests ask of what they share.
+/// The program under test: the one that is shipped, if `cargo xtask test` names it. The one that cargo builds for
+/// these tests also has features that the tests of other crates ask of shared dependencies.
 pub(crate) fn program() -> PathBuf {
     let shipped = std::env::var_os("LATTICE_TEST_PROGRAM");
     shipped.map_or_else(|| env!("CARGO_BIN_EXE_lattice").into(), PathBuf::from)
 }
 
-/// The binary on a home.
+/// A command on a home, without the tester's own settings in the environment.
 pub(crate) fn command(home: &Path) -> Command {
     let mut command = Command::new(program());
     command
@@ -127,7 +127,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Asserts that it failed in this way: with one line that has each of these in it, and what to do.
+    /// Asserts that the command failed with this exit code, and with one line that has all of `says` and a remedy.
     pub(crate) fn failed(&self, code: i32, says: &[&str]) {
         assert_eq!(self.code, code, "{self:?}");
         let lines: Vec<&str> = self.stderr.lines().collect();
@@ -135,7 +135,7 @@ impl Ended {
             panic!("not one line: {self:?}");
         };
         assert!(line.starts_with("error: "), "{self:?}");
-        // What is wrong stands before it, what to do about it after it.
+        // What is wrong stands before the semicolon, what to do about it after.
         assert!(line.contains("; "), "nothing to do about it: {self:?}");
         for said in says {
             assert!(line.contains(said), "{said:?} is missing: {self:?}");
@@ -153,7 +153,7 @@ pub(crate) fn finish(command: &mut Command) -> Ended {
     }
 }
 
-/// Runs a command that reads this.
+/// Runs a command to its end, with this on its standard input.
 pub(crate) fn finish_with_input(command: &mut Command, input: &[u8]) -> Ended {
     let mut child = command
         .stdin(Stdio::piped())
@@ -172,7 +172,7 @@ pub(crate) fn finish_with_input(command: &mut Command, input: &[u8]) -> Ended {
     }
 }
 
-/// A daemon; dropping it kills it.
+/// A daemon, which is killed when it is dropped.
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) ready: Value,
@@ -180,7 +180,8 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Sends a signal and returns the exit code, and how long the end took. It must not end with a complaint.
+    /// Sends a signal, and returns the exit code and how long the end took. Asserts that the network endpoint was
+    /// closed before it was dropped.
     pub(crate) fn end(mut self, signal: &str) -> (i32, Duration) {
         let asked = Instant::now();
         send(signal, &self.child);
@@ -211,7 +212,7 @@ impl Daemon {
         std::fs::write(file, "5").expect("the child is ours");
     }
 
-    /// The nice values of its threads of that name.
+    /// The nice values of its threads that have this name.
     pub(crate) fn threads(&self, name: &str) -> Vec<i64> {
         let tasks = format!("/proc/{}/task", self.child.id());
         let tasks = std::fs::read_dir(tasks).expect("it runs");
@@ -221,7 +222,7 @@ impl Daemon {
             std::fs::read_to_string(stat).ok()
         });
         let of_that_name = stats.filter_map(|stat| {
-            // Its number, its name in parentheses, and seventeen more before its nice value.
+            // The thread's number, its name in parentheses, and sixteen more fields before its nice value.
             let (before, after) = stat.rsplit_once(')')?;
             let is_it = before.ends_with(&format!("({name}"));
             let nice = after.split_whitespace().nth(16)?;
@@ -247,7 +248,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Sends a signal to a child, by the tool that every system has.
+/// Sends a signal to a child, with a program that every system has.
 pub(crate) fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill")
         .args(["-s", signal, &child.id().to_string()])
@@ -256,14 +257,14 @@ pub(crate) fn send(signal: &str, child: &Child) {
     assert!(sent.success());
 }
 
-/// Reads a line of a running child.
+/// Reads a line that a running child prints.
 pub(crate) fn read_line(from: &mut impl BufRead) -> String {
     let mut line = String::new();
     from.read_line(&mut line).expect("a line");
     line
 }
 
-/// Reads what is left.
+/// Reads all that is left.
 pub(crate) fn read_rest(mut from: impl Read) -> String {
     let mut rest = String::new();
     from.read_to_string(&mut rest).expect("UTF-8");
@@ -285,7 +286,7 @@ pub(crate) fn built(name: &str) -> PathBuf {
     path
 }
 
-/// The text of a component that no compiler would make.
+/// The file with the text of a component that no compiler would make.
 pub(crate) fn raw(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/guests/raw/{name}.wat"))
 }

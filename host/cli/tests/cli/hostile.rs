@@ -1,4 +1,4 @@
-//! Hostile guests through two real daemons: each abuse ends alike on both nodes and costs its caller alone.
+//! Hostile guests on two real daemons: each abuse ends alike on both nodes, and harms only its caller.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -11,29 +11,29 @@ use serde_json::Value;
 use crate::harness::{Daemon, Ended, Home, assembled, built};
 
 const MIB: u64 = 1024 * 1024;
-/// What the guests' stores give an instance: the default of a genesis.
+/// How much memory an instance may have in the guests' stores, in bytes: the default of a genesis.
 const MEMORY_MAX: u64 = 64 * MIB;
-/// What a daemon may take on top of a guest's memory while the guest rages.
+/// How many more bytes a daemon may take during an abuse: the guest's memory, and 64 MiB of its own.
 const PEAK_ABOVE: u64 = MEMORY_MAX + 64 * MIB;
-/// How soon memory has to be back.
+/// How soon memory has to be given back after the abuses.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
-/// What may stay in the allocator and in caches.
+/// How many bytes may stay in the allocator and in caches.
 const KEPT_MAX: u64 = 2 * MIB;
-/// What stays of the stack of a thread on which a guest went as deep as it may.
+/// How many bytes may stay of the stack of a thread on which a guest recursed as deep as it may.
 const STACK_KEPT_MAX: u64 = 5 * MIB / 2;
-/// Rounds of all abuses: what each left behind would add up.
+/// How many rounds of all abuses are run at least, so that memory that they leave behind adds up.
 const ROUNDS: u32 = 3;
-/// How long who calls an honest store rests after a call.
+/// The pause after each call of an honest store.
 const HONEST_REST: Duration = Duration::from_millis(100);
-/// Calls that an honest store has to answer on each node while guests rage on the same node.
+/// Calls that an honest store has to answer on each node during the abuses.
 const HONEST_CALLS: u64 = 25;
-/// Far more than a call takes on a loaded machine, far less than waiting for a guest that never ends.
+/// How long an honest call may take: far more than on a loaded machine, far less than a guest that never ends.
 const HONEST_CALL_MAX: Duration = Duration::from_secs(10);
 
-/// What is run: `call` or `query`, the store, the function with its arguments; then how it ends.
+/// An abuse: `call` or `query`; the store, the function and its arguments; the exit code; a part of the error.
 type Abuse = (&'static str, &'static [&'static str], i32, &'static str);
 
-/// Everything that a guest can do and that a caller gets an answer for.
+/// All abuses of a guest after which the caller gets an answer.
 const ABUSES: [Abuse; 20] = [
     ("call", &["hostile", "spin"], 1, "(fuel)"),
     ("call", &["hostile", "memory-bomb"], 1, "(guest)"),
@@ -79,7 +79,7 @@ fn shared(a: &Home, b: &Home, name: &str, component: &Path) {
     b.ok(&["store", "join", token.trim(), "--yes"]);
 }
 
-/// What both nodes must agree on.
+/// The number of entries and the roots of a store, on which both nodes must agree.
 fn roots(home: &Home, store: &str) -> [Value; 3] {
     let status = home.json(&["store", "status", store]);
     ["entry_count", "state_root", "outcome_root"].map(|name| status[name].clone())
@@ -98,14 +98,14 @@ fn until_equal(a: &Home, b: &Home, store: &str) -> [Value; 3] {
     }
 }
 
-/// The same command on both nodes: the same end, word for word.
+/// Runs the same command on both nodes. Asserts that both end alike, word for word.
 fn same_end(homes: [&Home; 2], words: &[&str]) -> Ended {
     let [one, other] = homes.map(|home| home.run(words));
     assert_eq!(one, other, "lattice {words:?}");
     one
 }
 
-/// An honest store's calls, one after the other, until it is over.
+/// Calls of an honest store, one after the other, until `over` is set.
 struct Honest<'a> {
     home: &'a Home,
     count: AtomicU64,
@@ -120,13 +120,13 @@ impl Honest<'_> {
             let took = began.elapsed();
             assert!(took < HONEST_CALL_MAX, "an honest call took {took:?}");
             self.count.fetch_add(1, Ordering::Relaxed);
-            // What honest calls leave in caches, some kilobytes each, is not what the abuses leave.
+            // Each honest call leaves some kilobytes in caches, which must not hide what the abuses leave.
             std::thread::sleep(HONEST_REST);
         }
     }
 }
 
-/// Ends what waits for it also when the test fails.
+/// Sets the flag when it is dropped, so that the honest calls end also when the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -135,14 +135,14 @@ impl Drop for Over<'_> {
     }
 }
 
-/// How much more than before the abuses may stay: guests went deep on the writer's thread, and on those that
-/// serve queries, one for each processor.
+/// How many more bytes than before the abuses may stay. Guests recursed on the writer's thread, and on the threads
+/// that serve queries, one for each processor.
 fn kept_max() -> u64 {
     let processors = std::thread::available_parallelism().map_or(1, |number| number.get() as u64);
     KEPT_MAX + (1 + processors) * STACK_KEPT_MAX
 }
 
-/// Waits until no daemon holds more than this, in bytes.
+/// Waits until each daemon holds at most as many bytes as `most` says.
 fn until_back(daemons: [&Daemon; 2], most: [u64; 2]) {
     let deadline = Instant::now() + BACK_WITHIN;
     loop {
@@ -211,7 +211,7 @@ fn each_abuse_ends_alike_on_both_nodes_while_other_stores_serve() {
         }
     });
 
-    // Nothing of it was logged, and what misbehaved goes on.
+    // No abuse was logged, and the hostile stores go on.
     let after = stores.map(|store| until_equal(&a, &b, store));
     assert_eq!(before, after);
     for (home, store) in homes.into_iter().zip(&honest) {
@@ -276,7 +276,7 @@ fn components_that_cannot_serve_are_refused_alike_on_both_nodes() {
     }
     until_back(daemons, resident.map(|bytes| bytes + KEPT_MAX));
     assert_eq!(plugins, listed(), "something was installed");
-    // What was cut off above is taken whole.
+    // The component that was refused truncated is installed whole.
     same_end(homes, &["plugin", "install", utf8(&built("hostile"))]);
     for daemon in [first, second] {
         assert_eq!(daemon.end("TERM").0, 0, "it ran all the time");
@@ -303,7 +303,7 @@ fn a_logged_abuse_has_the_same_outcome_on_both_nodes() {
     }
     until_equal(&a, &b, "hostile");
     assert_eq!(second.end("TERM").0, 0);
-    // While the second is away the first sets the trap; the second, not knowing it, walks into it.
+    // The first node arms the ambush while the second is away. The second does not know that, and calls it.
     a.ok(&["call", "hostile", "put", "armed", "yes"]);
     for (abuse, _) in AMBUSHES {
         b.ok(&["call", "hostile", "ambush", "armed", abuse]);
@@ -341,7 +341,7 @@ fn a_logged_abuse_has_the_same_outcome_on_both_nodes() {
     expected.reverse();
     assert_eq!(ambushes(&a), expected);
     assert_eq!(ambushes(&b), expected);
-    // Who was told otherwise hears of it, and nobody else does.
+    // Only the node that told its callers another outcome raises notices.
     let told = |home: &Home| {
         let notices = home.json(&["notices"]);
         notices["notices"].as_array().map(Vec::len)
@@ -376,7 +376,7 @@ fn queries_that_nobody_waits_for_are_bounded_and_give_way() {
         let queries = daemon.threads("query");
         most = most.max(queries.len());
         nice = nice.max(queries.into_iter().max());
-        // Some leave, and what they asked for runs on.
+        // Some clients leave, and their queries run on.
         if let Some(mut asking) = asking.pop() {
             asking.kill().expect("ours");
             asking.wait().expect("it ends");
@@ -385,7 +385,7 @@ fn queries_that_nobody_waits_for_are_bounded_and_give_way() {
     for mut asking in asking {
         asking.wait().expect("it ends");
     }
-    // One that has just ended may still be seen beside the next.
+    // A query that has just ended may still be seen beside the next one.
     assert!((1..=2 * QUERIES_LONG_MAX).contains(&most), "{most} at once");
     assert_eq!(nice, Some(10), "they give way");
     home.ok(&["call", "honest", "add", "1"]);

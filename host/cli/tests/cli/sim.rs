@@ -1,4 +1,4 @@
-//! `lattice sim`, which starts the simulator: what it passes on, and what it says where there is none.
+//! `lattice sim`, which starts the simulator: what it passes on, and what it says if there is no simulator.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,14 +14,14 @@ fn alone() -> TempDir {
     directory
 }
 
-/// Copies a program. In a process of its own, as are all files here that are run: one that this process had open for
-/// writing could be inherited by another test's child, and such a file cannot be run.
+/// Copies a program, in a process of its own. A file that this process has open for writing could be inherited by
+/// another test's child, and a file that is open for writing cannot be run.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg(from).arg(to).status();
     assert!(copied.expect("cp starts").success());
 }
 
-/// A program that shows its arguments and ends with this status.
+/// Makes a `lattice-sim` in this directory, which prints its arguments and ends with this status.
 fn stand_in(directory: &Path, status: u8) {
     const SCRIPT: &str =
         r#"printf '#!/bin/sh\nprintf "<%%s>" "$@"\nexit %s\n' "$1" >"$2" && chmod +x "$2""#;
@@ -31,7 +31,7 @@ fn stand_in(directory: &Path, status: u8) {
     assert!(made.expect("sh starts").success());
 }
 
-/// The `lattice` of that directory, with nothing on PATH but this.
+/// The `lattice` of this directory, with nothing on PATH but `on_path`.
 fn lattice(directory: &Path, on_path: &Path) -> Command {
     let mut command = Command::new(directory.join("lattice"));
     command.env("PATH", on_path);
@@ -75,7 +75,7 @@ fn without_a_simulator_it_says_what_to_do_and_that_helps() {
             "`cargo build --package lattice-sim`",
         ],
     );
-    // That command has put it beside the program under test.
+    // The command that the error names has put the simulator beside the `lattice` that cargo built.
     let built = PathBuf::from(env!("CARGO_BIN_EXE_lattice")).with_file_name("lattice-sim");
     assert!(
         built.is_file(),

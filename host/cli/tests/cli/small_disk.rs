@@ -1,11 +1,11 @@
-//! A file system that fills up, for one home: in memory, in a mount namespace that ends with the test.
+//! A small file system for one home, which tests fill: in memory, in a mount namespace that ends with the test.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// What keeps the file system, and shows it below its own root directory.
+/// A small file system. The process `keeper` holds its mount namespace; /proc shows the root of that process.
 pub(crate) struct SmallDisk {
     keeper: Child,
     at: PathBuf,
@@ -13,14 +13,14 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// One of this size, as in `12m`; none where neither root nor a user namespace may mount.
+    /// Mounts a file system of this size, as in `12m`. `None` if neither root nor a user namespace may mount.
     pub(crate) fn mount(size: &str) -> Option<SmallDisk> {
         Self::by(&["--mount"], size)
             .or_else(|| Self::by(&["--user", "--map-root-user", "--mount"], size))
     }
 
     fn by(way: &[&str], size: &str) -> Option<SmallDisk> {
-        /// It lasts until nobody holds the other end of its input.
+        /// Mounts the file system and holds it until its standard input is closed.
         const SCRIPT: &str = r#"mount -t tmpfs -o "$1" lattice-test "$2" && echo mounted && cat"#;
         let below = tempfile::tempdir().expect("a directory");
         let mut keeper = Command::new("unshare")
@@ -46,12 +46,12 @@ impl SmallDisk {
         (said == "mounted\n" && fs::read_dir(&disk.at).is_ok()).then_some(disk)
     }
 
-    /// Where the home goes.
+    /// The directory of the home.
     pub(crate) fn home(&self) -> PathBuf {
         self.at.join("home")
     }
 
-    /// Takes all space but so many bytes.
+    /// Fills the file system but for `but_bytes` bytes.
     pub(crate) fn fill(&self, but_bytes: u64) {
         let mut filler = File::create(self.filler()).expect("a file");
         let page = [0; 4096];
@@ -67,7 +67,7 @@ impl SmallDisk {
             .expect("shorter");
     }
 
-    /// Gives all that space back.
+    /// Frees all space that [`SmallDisk::fill`] took.
     pub(crate) fn empty(&self) {
         fs::remove_file(self.filler()).expect("it was filled");
     }
