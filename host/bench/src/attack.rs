@@ -1,7 +1,7 @@
 //! Calls of one client on a quiet store, while another store of the same daemon runs hostile guests.
 //!
 //! Undisturbed turns and turns under each attack alternate, so that whatever else the machine does slows
-//! both down alike. What is compared is the slowest of a hundred calls, not the usual one.
+//! both down alike. The figure compares 99th percentiles, not medians.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::node::{Node, Resident};
 use crate::settings::Settings;
 
 const QUIET: &str = "quiet";
-/// The store that is attacked with, and the component that it runs.
+/// The store of the hostile guests, and the name of its component.
 const HOSTILE: &str = "hostile";
 /// How long a turn takes. Several runs of the longest abuse fit into it.
 const TURN: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ const LEAD: Duration = Duration::from_millis(50);
 /// Calls before anything is measured: they load code and fill caches.
 const WARM_UP: u64 = 200;
 
-/// The attacks. A store runs one command at a time; its queries run beside each other.
+/// The attacks. A store runs one command at a time, and several queries at the same time.
 const ATTACKS: [Abuse; 6] = [
     Abuse {
         name: "a guest loops",
@@ -217,7 +217,7 @@ impl Attack {
         Ok(attack)
     }
 
-    /// Waits until what was asked for has ended. Returns how many abuses there were, and how many were faults.
+    /// Waits until the last abuses have ended. Returns how many there were, and how many were faults of the node.
     async fn end(self) -> Result<(u64, u64)> {
         self.over.store(true, Ordering::Relaxed);
         for done in self.tasks.join_all().await {

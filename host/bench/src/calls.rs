@@ -1,4 +1,4 @@
-//! Calls and queries through one daemon: one client, 64 clients, and the machine's limits between them.
+//! Calls and queries through one daemon: of one client, of 64 clients, and the raw limits in between.
 //!
 //! The configurations take turns of a fraction of a second, so that whatever else the machine does slows
 //! them all down alike.
@@ -18,7 +18,7 @@ use crate::settings::Settings;
 
 /// Clients of the loaded configurations, each with one outstanding call and a connection of its own.
 const CLIENTS: usize = 64;
-/// How long a configuration has its turn.
+/// How long a turn of a configuration takes.
 const TURN: Duration = Duration::from_millis(200);
 /// Calls before anything is measured: they load code and fill caches.
 const WARM_UP: u64 = 200;
@@ -37,10 +37,10 @@ struct Run {
 #[derive(Default)]
 struct Load {
     durations: Durations,
-    /// Operations done. One duration may stand for several.
+    /// Operations done. One duration may cover several of them.
     count: u64,
     active: Duration,
-    /// Processor time of the daemon.
+    /// Processor time that the daemon used.
     cpu: Duration,
 }
 
@@ -67,7 +67,7 @@ impl Load {
     }
 }
 
-/// Which request is repeated.
+/// The request that a turn repeats.
 #[derive(Clone, Copy)]
 enum Request {
     Ping,
@@ -146,7 +146,7 @@ async fn one(settings: &Settings) -> Result<Run> {
     let directory = settings.directory()?;
     let mut raw = RawFile::create(&directory.path().join("raw.redb"))?;
     let mut raw_many = RawFile::create(&directory.path().join("many.redb"))?;
-    // A store each, so that what 64 clients write does not slow the one down.
+    // Each has a store of its own, so that what 64 clients write does not slow the single one down.
     let mut one = Clients::new("one", vec![client]).await?;
     let mut connections = Vec::with_capacity(CLIENTS);
     for _ in 0..CLIENTS {
@@ -176,7 +176,7 @@ struct Clients {
 }
 
 impl Clients {
-    /// Makes the store, and warms it up.
+    /// Makes the store, and makes the calls of the warm-up.
     async fn new(store: &'static str, mut clients: Vec<Client>) -> Result<Clients> {
         let first = &mut clients[0];
         first.create(store, "kv").await?;
@@ -191,8 +191,9 @@ impl Clients {
         })
     }
 
-    /// Repeats the least that durable calls of these clients need, for one turn: an empty call of each at once,
-    /// and then a commit that their rows share. Like a call, it lets the disk rest meanwhile.
+    /// Measures the raw limit for one turn. It repeats the least that durable calls of these clients need: an empty
+    /// call of each at once, and then a commit that their rows share. The disk rests during the empty calls, as it
+    /// does during calls.
     async fn floor(&mut self, node: &Node, raw: &mut RawFile, load: &mut Load) -> Result<()> {
         let before = node.cpu_time()?;
         let started = Instant::now();
@@ -266,7 +267,7 @@ async fn repeat(
                     .await?
             }
             Request::Get => {
-                // Keys that were warmed up are there; which one is next does not matter.
+                // Any key of the warm-up will do, because all of them are there.
                 let i = 1 + durations.len() as u64 % WARM_UP;
                 ensure!(client.has(store, i).await?, "the key number {i} is gone");
             }

@@ -1,4 +1,4 @@
-//! A client of a daemon, as any program would be one: gRPC over the Unix socket.
+//! A client of a daemon, like any other program: gRPC over the Unix socket.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub(crate) struct Abuse {
     pub(crate) clients: usize,
 }
 
-/// When a join reached its phases, from its beginning.
+/// When a join reached its phases, counted from its start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Joined {
     /// Phases in order, with the time at which the daemon first reported each.
@@ -58,7 +58,7 @@ impl Client {
         })
     }
 
-    /// One empty unary call.
+    /// Makes an empty unary call.
     ///
     /// # Errors
     /// When the daemon does not answer.
@@ -67,7 +67,7 @@ impl Client {
         Ok(())
     }
 
-    /// Puts the key and value number `i` into a kv store. Durable when this returns.
+    /// Puts the key and value number `i` into a kv store. The call is durable when this returns.
     ///
     /// # Errors
     /// When the call fails or has another outcome than `ok`.
@@ -122,11 +122,11 @@ impl Client {
         Ok(watch)
     }
 
-    /// Lets a store do something that does not end well, as a command or a query. Returns whether the guest
-    /// trapped; otherwise this node ran out of something, and said so.
+    /// Runs an abuse in a store, as a command or a query. Returns whether the guest trapped; otherwise the node
+    /// lacked a resource, and answered with an error.
     ///
     /// # Errors
-    /// When the daemon does not answer, or it ended well.
+    /// When the daemon does not answer, or the abuse has another outcome than a trap.
     pub(crate) async fn abuse(&mut self, store: &str, abuse: &Abuse) -> Result<bool> {
         let arguments = abuse.arguments.iter().map(|a| text((*a).to_owned()));
         let call = function(abuse.function, arguments.collect());
@@ -180,7 +180,7 @@ impl Client {
     /// Creates a store.
     ///
     /// # Errors
-    /// When it is not made.
+    /// When the daemon refuses to.
     pub(crate) async fn create(&mut self, name: &str, plugin: &str) -> Result<()> {
         let request = api::CreateStoreRequest {
             name: name.to_owned(),
@@ -194,7 +194,7 @@ impl Client {
     /// How many entries the log of a store has.
     ///
     /// # Errors
-    /// When the daemon does not tell.
+    /// When the daemon does not answer, or does not know the store.
     pub(crate) async fn entry_count(&mut self, store: &str) -> Result<u64> {
         let request = api::StoreStatusRequest {
             store: store.to_owned(),
@@ -209,7 +209,7 @@ impl Client {
     /// Makes a token with which one node can join as a writer.
     ///
     /// # Errors
-    /// When it is not made.
+    /// When the daemon refuses to.
     pub(crate) async fn invite(&mut self, store: &str) -> Result<String> {
         let request = api::InviteRequest {
             store: store.to_owned(),
@@ -218,7 +218,7 @@ impl Client {
         Ok(self.stores.invite(request).await?.into_inner().token)
     }
 
-    /// Joins by a token, agreeing to whatever it leads to, and returns when the store is ready.
+    /// Joins a store by a token, agreeing to any components that it has. Returns when the store is ready.
     ///
     /// # Errors
     /// When the join fails.
@@ -272,7 +272,7 @@ impl Watch {
 }
 
 fn is_value(response: &api::QueryResponse, i: u64) -> Result<bool> {
-    /// CBOR of none.
+    /// The value `none` in CBOR.
     const NULL: &[u8] = &[0xf6];
     let outcome = response
         .outcome

@@ -1,4 +1,4 @@
-//! What calls and queries cost behind rows that were deleted: a queue that a million items have gone through.
+//! The cost of calls and queries where rows were deleted: a queue that a million items have gone through.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,16 +14,16 @@ use crate::workload::{VALUE_BYTES, value};
 
 /// Items that go through the queue.
 const ITEMS: u64 = 1_000_000;
-/// Pops at either end that are measured.
+/// How many pops are measured at the beginning, and as many at the end.
 const MEASURED: u64 = 1_000;
-/// Queries of either kind that are measured.
+/// How many queries are measured before the first item, and as many after the last.
 const QUERIES: u64 = 1_000;
-/// Calls of one commit.
+/// How many calls share a commit.
 const GROUP: u64 = 64;
-/// What deleted rows may add.
+/// How many times the time without deleted rows a call or query may take.
 const RATIO_MAX: f64 = 1.3;
 
-/// Measures a queue of a million items once, whatever the number of runs: every pop is a measurement.
+/// Measures a queue of a million items once, whatever the number of runs, because every pop is a measurement.
 ///
 /// # Errors
 /// When the store or a component fails.
@@ -82,7 +82,7 @@ pub(crate) fn measure(settings: &Settings) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Pops, each timed without its part of a commit.
+/// Makes `count` pops, and times each without its share of a commit.
 fn pops(writer: &mut Writer<'_>, count: u64) -> Result<Durations> {
     let mut durations = Durations::default();
     for popped in 1..=count {
@@ -99,7 +99,7 @@ fn pops(writer: &mut Writer<'_>, count: u64) -> Result<Durations> {
 fn scans(writer: &Writer<'_>) -> Result<Durations> {
     let mut durations = Durations::default();
     let query = || -> Result<Duration> { writer.query("items", &[Value::U32(10)]) };
-    // First of all, as loading code is not what is measured.
+    // The first query loads code, which is not to be measured.
     query()?;
     for _ in 0..QUERIES {
         durations.push(query()?);

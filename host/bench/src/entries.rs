@@ -1,11 +1,11 @@
-//! Signed headers as a store's log holds them, made without one.
+//! Signed headers like those in the log of a store, made without a store.
 
 use lattice_format::{
     Body, BodyRef, ChainId, DeviceKey, Header, IntentionId, Lane, Seq, SignedHeader, StoreId, Time,
     VerifiedHeader,
 };
 
-/// The key that signs them.
+/// The key that signs the headers.
 pub(crate) fn key() -> ed25519_dalek::SigningKey {
     ed25519_dalek::SigningKey::from_bytes(&[7; 32])
 }

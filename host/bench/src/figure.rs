@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What the numbers of a figure count.
+/// The unit of a figure's numbers: seconds, bytes, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     Time,
@@ -22,7 +22,7 @@ impl Unit {
         }
     }
 
-    /// A number of this unit, for people.
+    /// A number of this unit as text.
     pub(crate) fn show(self, number: f64) -> String {
         match self {
             Unit::Bytes => format!("{:.1} MB", number / f64::from(1 << 20)),
@@ -39,7 +39,8 @@ impl Unit {
 pub(crate) enum Target {
     /// At most so many times the raw limit.
     RatioAtMost(f64),
-    /// At most so many times what it is undisturbed, which it may well be below.
+    /// At most so many times the raw limit, which is the same work without a disturbance. A figure may well be
+    /// below it.
     SlowdownAtMost(f64),
     AtMost(f64),
     AtLeast(f64),
@@ -83,14 +84,14 @@ impl Figure {
         median(self.runs.iter().map(|run| run.raw))
     }
 
-    /// Ours by the raw limit: the median of the runs' own ratios, so that what slows a whole run down
-    /// does not count.
+    /// The value of this system divided by the raw limit: the median of the runs' own ratios, so that what slows a
+    /// whole run down does not count.
     pub(crate) fn ratio(&self) -> f64 {
         median(self.runs.iter().map(|run| run.ours / run.raw))
     }
 
-    /// Whether the target is met; `None` without one, and where the machine was too busy to tell: nothing
-    /// takes less than a part of it.
+    /// Whether the target is met. `None` without a target, and if the machine was too busy to tell: a figure cannot
+    /// be below a raw limit that is a part of the same work.
     pub(crate) fn is_met(&self) -> Option<bool> {
         match self.target {
             Target::RatioAtMost(_) if self.ratio() < 1.0 => None,
@@ -101,7 +102,7 @@ impl Figure {
         }
     }
 
-    /// The target, for people.
+    /// The target as text.
     pub(crate) fn target_text(&self) -> String {
         match self.target {
             Target::RatioAtMost(max) | Target::SlowdownAtMost(max) => format!("ratio <= {max}"),
@@ -136,7 +137,7 @@ impl Figure {
     }
 }
 
-/// The middle of some numbers, of an even count the mean of the middle two.
+/// The median of some numbers: of an even count, the mean of the middle two.
 ///
 /// # Panics
 /// When there are none.
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_slow_run_does_not_decide() {
-        // The second run was slow in both, the third by chance in ours alone.
+        // The second run was slow as a whole, the third by chance in this system's value alone.
         let runs = [(2.0, 1.0), (20.0, 10.0), (9.0, 1.0)];
         let figure = figure(Target::RatioAtMost(2.0), &runs);
         assert_eq!(figure.ratio(), 2.0);

@@ -1,4 +1,4 @@
-//! The kernel with real components, without daemon and socket: what of a figure is its part.
+//! The kernel with real components, without daemon and socket: the kernel's part of other figures.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::raw::RawFile;
 use crate::settings::Settings;
 use crate::workload::{VALUE_BYTES, key, value};
 
-/// How long calls and raw commits have their turns.
+/// How long a turn of calls or of raw commits takes.
 const TURN: Duration = Duration::from_millis(100);
-/// Calls of one group.
+/// How many calls share a commit, and how many such commits are measured.
 const GROUP: u64 = 64;
 /// Entries of one batch that is received.
 const BATCH: usize = 1000;
@@ -109,7 +109,7 @@ fn one(settings: &Settings, engine: &Arc<Wasm>, kv: &Schema, system: ComponentId
     let mut raw = RawFile::create(&directory.path().join("raw.redb"))?;
     let mut writer = Writer::create(&directory.path().join("a"), engine, kv, system)?;
     let (mut calls, mut commits) = (Durations::default(), Durations::default());
-    // First of all, as loading code is not what is measured.
+    // The first call loads code, which is not to be measured.
     writer.put()?;
     while writer.next < settings.entries {
         let until = Instant::now() + TURN;
@@ -214,7 +214,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// A put of a fresh key into a kv store.
+    /// Puts a fresh key into a kv store.
     pub(crate) fn put(&mut self) -> Result<()> {
         self.next += 1;
         let values = [
@@ -270,13 +270,13 @@ impl<'a> Writer<'a> {
 
     pub(crate) fn commit(&mut self) -> Result<()> {
         self.store.commit(now_ms()?)?;
-        // Whoever watches takes them; otherwise they pile up.
+        // Changes pile up until they are taken, and here no watch takes them.
         self.store.take_changes();
         Ok(())
     }
 }
 
-/// Lets another node take over a log. Returns how long receiving took, and running.
+/// Lets another node receive a log and run its entries. Returns how long each of the two took.
 fn replicate(
     directory: &Path,
     engine: &Arc<Wasm>,
@@ -322,7 +322,7 @@ fn replicate(
     Ok((receiving, settling))
 }
 
-/// Verifies and stores the same bytes, and nothing else.
+/// The raw limit: verifies and stores the same bytes, and does nothing else. Returns how long that took.
 fn stored(raw: &mut RawFile, entries: &[Stored]) -> Result<Duration> {
     let mut took = Duration::ZERO;
     for batch in entries.chunks(BATCH) {

@@ -1,4 +1,4 @@
-//! Joining a store of many intentions: from the token to the last key readable.
+//! Joining a store of many intentions: the time from the token until the last key can be read.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub(crate) async fn measure(settings: &Settings) -> Result<Vec<Figure>> {
         settings.say(&format!("join, run {number} of {}", settings.runs));
         let mut b = Node::new(settings)?;
         let mut far = b.start().await?;
-        // Compilation apart: another store brings the same components.
+        // Compilation is not measured: the node compiles the same components before, for another store.
         far.create("warm", "kv").await?;
         far.put("warm", 1).await?;
         let token = near.invite(STORE).await?;
@@ -73,7 +73,7 @@ pub(crate) async fn measure(settings: &Settings) -> Result<Vec<Figure>> {
     }])
 }
 
-/// Verifies and stores entries, and nothing else.
+/// The raw limit: verifies and stores entries, and does nothing else. Returns how long that took.
 fn received(raw: &mut RawFile, signed: &[lattice_format::SignedHeader]) -> Result<Duration> {
     let mut took = Duration::ZERO;
     for (batch, seed) in signed.chunks(BATCH).zip(1_u8..) {

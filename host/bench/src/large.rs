@@ -1,4 +1,4 @@
-//! Opening a large store whose daemon was killed: what of it the log takes, what the state, and the whole.
+//! Opening a large store whose daemon was killed: the time of its log, the time of its state, and the whole.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::raw::{self, End};
 use crate::settings::Settings;
 use crate::store::{STORE, filled};
 
-/// Calls right before a daemon is killed: what the state has not on disk yet, or part of it.
+/// Calls right before a daemon is killed, so that the state on disk lacks at least some of them.
 const TAIL: u64 = 500;
 
 /// Measures a store of `--entries` intentions after SIGKILL.
@@ -34,7 +34,7 @@ pub(crate) async fn measure(settings: &Settings) -> Result<Vec<Figure>> {
         let file = directory.path().join("raw.redb");
         raw::fill(&file, settings.entries, TAIL, End::Killed)?;
         let mut node = original.copy(settings)?;
-        // Once before: a copy is not on the disk yet, and is noticed as one.
+        // One start is not measured: a fresh copy is not on the disk yet, and a daemon notices that it is a copy.
         drop(node.start().await?);
         node.stop()?;
         let mut client = node.start().await?;

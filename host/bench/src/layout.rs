@@ -1,8 +1,8 @@
 //! Bytes on disk of a store of single-call entries, by kind of row.
 //!
-//! Not a figure with a target beside a raw limit, but a table: what the rows of each redb table hold, what the
-//! table takes in pages, and what the files take, by the blocks that are written and by their length (redb
-//! doubles a file as it grows, and never writes most of what it has not used).
+//! This is no figure with a target, but a table: the bytes of the rows of each redb table, the bytes of its pages,
+//! and the bytes of the files, by written blocks and by length. These two differ because redb doubles a file as it
+//! grows, and does not write most of what it has not used.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -66,12 +66,13 @@ pub(crate) fn print(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// What one table takes.
+/// The size of one redb table.
 struct Table {
     name: String,
     rows: u64,
     /// Bytes of keys and values.
     stored: u64,
+    /// Bytes of pages.
     pages: u64,
 }
 

@@ -1,7 +1,7 @@
 //! `lattice-bench`: measures a node beside the raw limits of its machine.
 //!
-//! Each figure is taken several times, and each time what the machine itself can do is measured beside it,
-//! in turns: on a machine that does other things as well, only the two together mean something.
+//! Each figure is measured several times, in turns with its raw limit: what the machine itself can do. On a
+//! machine that does other things as well, only the two together mean something.
 //! `cargo xtask bench` builds what this needs and runs it.
 
 mod attack;
@@ -109,7 +109,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether all targets are met.
+/// Measures and prints. Returns whether all targets are met.
 fn run(cli: &Cli) -> Result<bool> {
     ensure!(
         cli.lattice.is_file(),
@@ -117,7 +117,7 @@ fn run(cli: &Cli) -> Result<bool> {
         cli.lattice.display()
     );
     let settings = Settings {
-        // The daemon runs elsewhere.
+        // The absolute path is valid in any working directory.
         lattice: cli.lattice.canonicalize()?,
         plugins: cli.plugins.clone(),
         place: cli.dir.clone(),
@@ -136,7 +136,7 @@ fn run(cli: &Cli) -> Result<bool> {
         layout::print(&settings)?;
         return Ok(true);
     }
-    // One thread: what a client costs is then the same for one and for many.
+    // One thread, so that a client costs the same whether there is one or there are many.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -187,9 +187,9 @@ async fn measure(cli: &Cli, settings: &Settings) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Whether files there never reach a disk.
+/// Whether files in this directory are kept in memory, and never reach a disk.
 fn is_in_memory(place: &Path) -> Result<bool> {
-    /// Of tmpfs, in `statfs(2)`.
+    /// The type of tmpfs in `statfs(2)`.
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     let found = rustix::fs::statfs(place).with_context(|| format!("{}", place.display()))?;
     Ok(found.f_type as i64 == TMPFS_MAGIC)

@@ -11,7 +11,7 @@ use crate::settings::Settings;
 
 const STORES: usize = 10;
 const CALLS: u64 = 100;
-/// How long the daemon rests before it is looked at: longer than caches and timers after a call.
+/// How long the daemon rests before it is measured: longer than caches and timers last after a call.
 const REST: Duration = Duration::from_secs(5);
 
 /// Measures memory: after the stores were written, and after a start that opened them all.

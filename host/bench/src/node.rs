@@ -1,4 +1,4 @@
-//! One daemon under measurement: a home of its own, a process that never outlives this one.
+//! One daemon that is measured: it has a home of its own, and ends when the measurement does.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_micros(500);
 pub(crate) struct Node {
     program: PathBuf,
     daemon: Option<Child>,
-    // After the daemon: a home is removed when nobody writes to it any more.
+    // A home is dropped after its daemon, so that nobody writes to it when it is removed.
     directory: TempDir,
 }
 
@@ -31,7 +31,7 @@ impl Node {
     /// A node with an empty home and no daemon.
     ///
     /// # Errors
-    /// When there is no place for the home.
+    /// When the directory of the home cannot be made.
     pub(crate) fn new(settings: &Settings) -> Result<Node> {
         Ok(Node {
             program: settings.lattice.clone(),
@@ -95,7 +95,7 @@ impl Node {
         let socket = self.home().join(lattice_daemon::SOCKET_NAME);
         let deadline = Instant::now() + START_TIME_MAX;
         loop {
-            // A look at the file costs less than a connection that fails.
+            // Looking for the file costs less than a connection that fails.
             if socket.exists()
                 && let Ok(mut client) = Client::connect(&socket).await
                 && client.ping().await.is_ok()
@@ -129,7 +129,7 @@ impl Node {
     /// Another connection to the running daemon.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When nobody listens on the socket.
     pub(crate) async fn connect(&self) -> Result<Client> {
         Client::connect(&self.home().join(lattice_daemon::SOCKET_NAME)).await
     }
@@ -137,7 +137,7 @@ impl Node {
     /// Asks the daemon to end, and waits for it.
     ///
     /// # Errors
-    /// When it does not run, or does not end in order.
+    /// When it does not run, does not end in time, or ends with a failure.
     pub(crate) fn stop(&mut self) -> Result<()> {
         let mut daemon = self.daemon.take().context("no daemon runs")?;
         kill_process(Pid::from_child(&daemon), Signal::TERM)?;
@@ -160,7 +160,7 @@ impl Node {
         }
     }
 
-    /// Kills the daemon with SIGKILL, wherever it stands.
+    /// Kills the daemon with SIGKILL, whatever it is doing.
     ///
     /// # Errors
     /// When it does not run.
@@ -197,11 +197,11 @@ impl Node {
     /// # Errors
     /// When it does not run, or the system does not tell.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
-        /// The unit of these fields, in ticks a second; the same for every program on Linux.
+        /// The fields count ticks. Their number a second is the same for every program on Linux.
         const TICKS_PER_SECOND: f64 = 100.0;
         let pid = self.daemon.as_ref().context("no daemon runs")?.id();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name of the program comes second, in parentheses, and may have spaces.
+        // The second field is the name of the program, in parentheses, and may have spaces.
         let (_, rest) = stat.rsplit_once(')').context("/proc/PID/stat")?;
         let ticks = rest.split_whitespace().skip(11).take(2);
         let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<_, _>>()?;
@@ -221,14 +221,14 @@ impl Node {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resident {
     pub(crate) all: u64,
-    /// Memory of the process alone, without the pages of its program file.
+    /// Memory without the pages of files, such as the program.
     pub(crate) anonymous: u64,
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            // Failing means that it has ended by itself.
+            // The call fails when the daemon has ended by itself.
             let _ = daemon.kill();
             let _ = daemon.wait();
         }

@@ -1,4 +1,4 @@
-//! The machine's own limits: what a figure is held against, measured in the same run and place.
+//! Raw limits: what the machine itself can do, measured in the same run and place as the figure.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
@@ -16,14 +16,14 @@ const ROWS: TableDefinition<u64, &[u8]> = TableDefinition::new("rows");
 /// Rows of one commit when a raw file is filled.
 const FILL_ROWS: u64 = 1000;
 
-/// A redb file that does nothing but take rows durably.
+/// A redb file to which rows are added durably, and nothing else is done.
 pub(crate) struct RawFile {
     database: Database,
     next: u64,
 }
 
 impl RawFile {
-    /// An empty file.
+    /// Makes a file with one row.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -35,7 +35,7 @@ impl RawFile {
         Ok(file)
     }
 
-    /// One durable commit of `rows` fresh rows. Returns how long it took.
+    /// Makes one durable commit of `rows` fresh rows with scattered keys. Returns how long it took.
     ///
     /// # Errors
     /// When the disk fails.
@@ -56,7 +56,7 @@ impl RawFile {
         Ok(started.elapsed())
     }
 
-    /// One durable commit of these rows, in their order.
+    /// Makes one durable commit of these rows, with ascending keys. Returns how long it took.
     ///
     /// # Errors
     /// When the disk fails.
@@ -95,14 +95,14 @@ impl Echo {
             .spawn(move || {
                 let mut buffer = [0; 1500];
                 while let Ok((len, from)) = far.recv_from(&mut buffer) {
-                    // A datagram that is lost shows at the other end.
+                    // The other end notices when a datagram is lost.
                     let _ = far.send_to(&buffer[..len], from);
                 }
             })?;
         Ok(Echo { near })
     }
 
-    /// One round trip of a datagram as large as a small entry.
+    /// Sends a datagram as large as a small entry and waits for its echo. Returns how long that took.
     ///
     /// # Errors
     /// When it is lost.
@@ -117,7 +117,7 @@ impl Echo {
 
 /// The first argument of a child that fills a file.
 const FILL: &str = "raw-fill";
-/// The first argument of a child that opens one.
+/// The first argument of a child that opens a file.
 const OPEN: &str = "raw-open";
 
 /// Fills a redb file in a child process: `rows` rows, then `tail` durable commits of one row. Then the
@@ -190,7 +190,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Failing means that it has ended by itself.
+        // The call fails when the process has ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -224,7 +224,7 @@ fn fill_here(path: &Path, rows: &str, tail: &str) -> Result<()> {
         file.commit(1)?;
     }
     say("filled")?;
-    // Until the parent closes it, or kills this process.
+    // Waits until the parent closes standard input, or kills this process.
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::figure::{Figure, Target};
 
-/// The table for people, with remarks below it.
+/// The figures as a table, with remarks below it.
 pub(crate) fn table(figures: &[Figure]) -> String {
     let mut table = Table::new();
     table
@@ -46,7 +46,7 @@ fn verdict(figure: &Figure) -> &'static str {
     }
 }
 
-/// The document for programs.
+/// The figures as one JSON document.
 pub(crate) fn document(figures: &[Figure]) -> Value {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     json!({

@@ -1,4 +1,4 @@
-//! Opening a home: from the spawn of the daemon to its first answered query.
+//! Opening a home: the time from the spawn of the daemon to its first answered query.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ pub(crate) async fn measure(settings: &Settings) -> Result<Vec<Figure>> {
         raw::fill(&closed, settings.entries, 0, End::Clean)?;
         raw::fill(&open, settings.entries, TAIL, End::Killed)?;
         let mut node = original.copy(settings)?;
-        // Once before: a copy is not on the disk yet, and is noticed as one.
+        // One start is not measured: a fresh copy is not on the disk yet, and a daemon notices that it is a copy.
         drop(node.start().await?);
         node.stop()?;
         clean.push(Sample {

@@ -1,4 +1,4 @@
-//! What a measurement is told: programs, places, how long and how often.
+//! The settings of a measurement: programs, directories, durations and counts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) place: Option<PathBuf>,
     /// How often each figure is measured.
     pub(crate) runs: usize,
-    /// How long each configuration of a run is loaded.
+    /// How long each configuration of a run is loaded, all turns together.
     pub(crate) load: Duration,
     /// Entries of the stores that are joined and opened.
     pub(crate) entries: u64,
@@ -29,7 +29,7 @@ impl Settings {
     /// When it cannot be made.
     pub(crate) fn directory(&self) -> Result<TempDir> {
         let mut builder = tempfile::Builder::new();
-        // Short: the path of a socket has 107 bytes at most.
+        // The prefix is short, because the path of a socket has 107 bytes at most.
         builder.prefix("lb-");
         match &self.place {
             None => builder.tempdir(),

@@ -1,4 +1,4 @@
-//! Verification of signatures beside what ed25519-dalek does in the same loop.
+//! Verification of signatures, beside that of ed25519-dalek in the same loop.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -13,12 +13,12 @@ use crate::settings::Settings;
 
 /// Signatures of one batch.
 const BATCH: usize = 256;
-/// Batches of one run, and as many single signatures times eight.
+/// Batches of one run.
 const BATCHES: usize = 40;
-/// Single signatures between two batches.
+/// Single signatures that are verified after each batch.
 const SINGLES: usize = 8;
 
-/// Measures verification. Ours includes decoding the header, its canonical form and its hash.
+/// Measures verification. That of this system includes decoding the header, its canonical form and its hash.
 ///
 /// # Errors
 /// When a signature does not hold.
@@ -59,7 +59,7 @@ pub(crate) fn measure(settings: &Settings) -> Result<Vec<Figure>> {
                 black_box(verify(entry)?);
                 ours_single.push(started.elapsed());
                 let started = Instant::now();
-                // As we do it: the key comes as bytes with each entry.
+                // Decoding the key is measured too, because it comes as bytes with each entry.
                 VerifyingKey::from_bytes(black_box(author.as_bytes()))?
                     .verify(&ids[i], &signatures[i])?;
                 theirs_single.push(started.elapsed());

@@ -8,7 +8,8 @@ use crate::settings::Settings;
 
 pub(crate) const STORE: &str = "many";
 
-/// Makes a node with such a store, one call after the other, so that none share an intention. Its daemon runs.
+/// Makes a node with a store of `settings.entries` puts, and leaves its daemon running. The calls are made one after
+/// the other, so that no two share an intention.
 ///
 /// # Errors
 /// When the daemon or a call fails.

@@ -1,4 +1,4 @@
-//! From a call on one node to the event of a watch on another.
+//! The time from a call on one node to the event of a watch on another.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::node::Node;
 use crate::raw::{Echo, RawFile};
 use crate::settings::Settings;
 
-/// Puts of one run.
+/// How many puts are measured in one run.
 const PUTS: u64 = 100;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a put may take until the watch shows it.
@@ -79,7 +79,7 @@ async fn one(settings: &Settings) -> Result<Run> {
     let echo = Echo::start()?;
     let mut run = Run::default();
     let mut next = tokio::time::Instant::now() + PAUSE;
-    // The first is not counted: it loads code on B.
+    // The first put is not measured, because it loads code on B.
     for i in 0..=PUTS {
         let mut watch = far.watch_absent(STORE, i + 1).await?;
         sleep_until(next).await;
@@ -105,7 +105,7 @@ async fn one(settings: &Settings) -> Result<Run> {
         }
         run.seen.push(seen.1);
         run.returned.push(put.1);
-        // After the same rest: a processor that has slept is slow for both.
+        // The raw limit also follows a rest, because a processor that has slept is slow at first.
         sleep_until(next - PAUSE / 2).await;
         let started = Instant::now();
         near.ping().await?;
