@@ -1,4 +1,4 @@
-//! The rule that every bound of the host has a test at it, with the list of those that have none yet.
+//! The rule that every bound of the host has a test at the bound, with the list of those that have none yet.
 //!
 //! A test of the same crate must name the bound, so that the test still stands at the bound when its value
 //! changes. Whether the test is good is for people to judge. The list only shrinks: a new bound comes with its
@@ -16,7 +16,7 @@ const UNTESTED: &[(&str, &[&str])] = &[(
     &["RECORDS_CACHE_BYTES"],
 )];
 
-/// A bound: its name, and the line where it stands.
+/// A bound: its name, and the line of its declaration.
 struct Bound<'a> {
     name: &'a str,
     line: usize,
@@ -73,17 +73,18 @@ fn check_against(
     }
 }
 
-/// The directory of the crate of the host that a file is in.
+/// The directory of the crate that a file is in, if the bounds of that crate protect a host.
 fn crate_of(path: &str) -> Option<&str> {
     let name = path.strip_prefix("host/")?.split('/').next()?;
-    // Bounds of the simulator bound no host.
+    // The bounds of the simulator protect no host.
     if name == "sim" {
         return None;
     }
     path.get(..="host".len() + name.len())
 }
 
-/// The public constants of a file, durations left out: a peer cannot make this host hold more by taking longer.
+/// The public constants of a file. Durations are left out, because a peer cannot make this host hold more by taking
+/// longer.
 fn bounds<'a>(file: &'a Examined<'_>) -> Vec<Bound<'a>> {
     let tokens = &file.source.tokens;
     let declared = tokens.windows(4).filter_map(|tokens| {

@@ -46,24 +46,24 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("xtask", &[]),
 ];
 
-/// What any crate of the host may import for its tests, besides its arrows.
+/// The crate that any crate of the host may import for its tests, besides its arrows.
 const FOR_TESTS: &str = "host/testing";
 
 /// The feature that builds the kernel with faults. A program must not have it.
 const MUTANTS: &str = "mutants";
 
-/// Heavy dependencies and the crates that exist to keep them in. A name also stands for the family `name-*`.
+/// Heavy dependencies, and the crates that alone may import them. A name also stands for the family `name-*`.
 const OWNERS: [(&str, &[&str]); 8] = [
     ("wasmtime", &["host/runtime"]),
     ("iroh", &["host/net"]),
     ("iroh-gossip", &["host/net", "host/sim"]),
-    // The figures are compared with a commit of redb alone.
+    // The bench compares figures with commits of redb alone.
     (
         "redb",
         &["host/kernel", "host/testing", "host/daemon", "host/bench"],
     ),
     ("bao-tree", &["host/kernel"]),
-    // The command line and the figures are its clients.
+    // The command line and the bench are clients of the daemon.
     ("tonic", &["host/daemon", "host/cli", "host/bench"]),
     // A program chooses the allocator, also for its libraries.
     ("tikv-jemallocator", &["host/cli", "host/sim"]),
@@ -73,7 +73,8 @@ const OWNERS: [(&str, &[&str]); 8] = [
 /// Crates without I/O, threads, clock and randomness.
 const PURE: [&str; 2] = ["host/format", "host/kernel"];
 
-/// Dependencies that pure crates must not import. A name also stands for the family `name-*`, except for `rand-core`'s traits.
+/// Dependencies that pure crates must not import. A name also stands for the family `name-*`, except for `rand-core`,
+/// which has only traits.
 const IMPURE: [&str; 14] = [
     "async-std",
     "chrono",
@@ -91,7 +92,8 @@ const IMPURE: [&str; 14] = [
     "wasmtime",
 ];
 
-/// Dependencies that must be there once: two versions would not understand each other's types, or double the build.
+/// Dependencies of which only one version may be there: the types of two versions would not fit each other, or
+/// both would take long to build.
 const SINGLE: [&str; 8] = [
     "wasmtime",
     "iroh",
@@ -103,7 +105,7 @@ const SINGLE: [&str; 8] = [
     "blake3",
 ];
 
-/// Which dependencies table of a manifest an import stands in.
+/// The table of a manifest that an import stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `[dependencies]`.
@@ -242,7 +244,7 @@ pub(super) fn check(workspace: &Workspace, tree: &Tree, violations: &mut Vec<Vio
     }
 }
 
-/// Finds manifests that no rule reads, as the workspace leaves them out. Templates are for other workspaces.
+/// Finds manifests that no rule reads, because the workspace leaves them out. Templates are for other workspaces.
 fn strays(workspace: &Workspace, tree: &Tree, violations: &mut Vec<Violation>) {
     for path in &tree.paths {
         let Some(directory) = path.strip_suffix("/Cargo.toml") else {
@@ -264,9 +266,9 @@ fn strays(workspace: &Workspace, tree: &Tree, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Finds rows of the table of owners for what nobody imports.
+/// Finds owners that do not import what they own.
 fn idle_owners(workspace: &Workspace, table: &[(&str, &[&str])], violations: &mut Vec<Violation>) {
-    // In a part of the workspace an owner may be missing.
+    // In a part of the workspace, as tests make it, an owner may be missing.
     if workspace.members.len() < ARROWS.len() {
         return;
     }
@@ -372,11 +374,11 @@ impl Found<'_> {
             let families = OWNERS
                 .iter()
                 .filter(|(family, _)| is_of(family, &dependency.name));
-            // The longest name that fits is the most exact: iroh-gossip before iroh.
+            // The longest family that fits is the most exact: iroh-gossip before iroh.
             let Some((_, owners)) = families.max_by_key(|(family, _)| family.len()) else {
                 continue;
             };
-            // tonic's code generator runs at build time, in the owner alone.
+            // Build dependencies count as well: only an owner may run tonic's code generator.
             if !owners.contains(&member.directory.as_str()) {
                 let message = format!(
                     "imports {}, which belongs to {}",

@@ -78,7 +78,7 @@ fn check_imports(examined: &[Examined<'_>], violations: &mut Vec<Violation>) {
     }
 }
 
-/// The place of a folder in the order, from the top.
+/// The index of a folder's layer, counted from the top.
 fn layer(name: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&name))
 }

@@ -1,7 +1,8 @@
 //! The page of invariants: each sentence of ARCHITECTURE.md with the tests that hold it.
 //!
-//! A test names its invariants in its doc comment: `Holds: invariant 5.` or `Holds: invariants 5, 6.` The page is written from
-//! the tree by `cargo xtask invariants`; tidy fails when it differs, and when an invariant has no test.
+//! A test names its invariants in its doc comment: `Holds: invariant 5.` or `Holds: invariants 5, 6.`
+//! `cargo xtask invariants` writes the page from the tree. Tidy fails when the page differs, and when an invariant has
+//! no test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,12 +17,12 @@ use super::tree::Tree;
 
 const STATED: &str = "ARCHITECTURE.md";
 
-/// The heading that they stand under.
+/// The heading of the section that states the invariants.
 const HEADING: &str = "## Invariants";
 
 pub(super) const PAGE: &str = "docs/invariants.md";
 
-/// How the line of a doc comment begins that names invariants.
+/// The beginning of the line of a doc comment that names invariants.
 const TAG: &str = "Holds: ";
 
 /// A sentence that always holds.
@@ -236,7 +237,7 @@ fn is_path(token: &Token) -> bool {
     token.text == "::" || token.text.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
-/// A paragraph of the root's page as it stands in a page of docs/: links to files go up first.
+/// A paragraph of the root's page, for a page of docs/: links to files begin with `../`.
 fn relinked(paragraph: &str) -> String {
     paragraph
         .replace("](", "](../")

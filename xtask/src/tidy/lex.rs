@@ -1,6 +1,6 @@
-//! Rust source, told apart into code, comments and string literals, and into production and test lines.
+//! Rust source, split into code, comments and string literals, and into production and test lines.
 //!
-//! The compiler's own lexer finds the tokens. No rule needs a syntax tree: items are told apart by their brackets.
+//! The compiler's own lexer finds the tokens. No rule needs a syntax tree, because brackets show where items end.
 
 use ra_ap_rustc_lexer::{FrontmatterAllowed, LiteralKind, TokenKind, tokenize};
 
@@ -22,7 +22,7 @@ pub(super) struct Piece {
 pub(super) struct Source {
     pub(super) tokens: Vec<Token>,
     pub(super) strings: Vec<Piece>,
-    /// A piece for each line of a comment.
+    /// The comments, a piece for each of their lines.
     pub(super) comments: Vec<Piece>,
     pub(super) line_count: usize,
     /// The names of the modules that are declared for tests alone and lie in files of their own.
@@ -160,7 +160,7 @@ impl Source {
     }
 }
 
-/// The source under way: how far it has been read, and what was found so far.
+/// A source that is being read: how far it has been read, and what was found so far.
 struct Reader {
     line: usize,
     source: Source,
@@ -168,7 +168,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Takes in the next token, whose text is `text`.
+    /// Adds the next token, whose text is `text`.
     fn take(&mut self, kind: TokenKind, text: &str) {
         let is_second_colon = kind == TokenKind::Colon && self.is_after_colon;
         self.is_after_colon = kind == TokenKind::Colon && !is_second_colon;

@@ -28,7 +28,7 @@ pub use tree::{File, Tree};
 pub struct Violation {
     /// The file, relative to the workspace's root.
     pub path: String,
-    /// The line, from 1; 0 when it is the file as a whole.
+    /// The line, from 1; 0 for the file as a whole.
     pub line: usize,
     /// The rule's name.
     pub rule: &'static str,

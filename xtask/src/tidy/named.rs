@@ -9,7 +9,7 @@ use super::tree::Tree;
 /// Pages that name tests, in backquotes.
 const PAGES: [&str; 3] = ["ARCHITECTURE.md", "docs/lessons.md", "docs/protocol.md"];
 
-/// A name with as many words is that of a test; what is named otherwise in these pages is shorter.
+/// A name of at least so many words is that of a test. All other names in these pages are shorter.
 const WORDS_MIN: usize = 4;
 
 pub(super) fn check(tree: &Tree, examined: &[Examined<'_>], violations: &mut Vec<Violation>) {

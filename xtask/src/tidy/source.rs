@@ -1,10 +1,10 @@
-//! Rules for Rust source: purity of the kernel, silence of libraries, size, unsafe code, unfinished work.
+//! Rules for Rust source: purity of the kernel, silence of libraries, size of files, unsafe code, unfinished work.
 
 use super::Violation;
 use super::lex::Source;
 use super::tree::{File, Tree};
 
-/// The most lines a file may have, those for tests apart. Beyond it a second noun is hiding in the file.
+/// The most lines that a file may have, without those for tests. A longer file usually holds a second concept.
 const PRODUCTION_LINES_MAX: usize = 600;
 
 /// The crates below the composition root: they neither talk to the user nor look at the environment.
@@ -17,8 +17,8 @@ const SILENT: [&str; 6] = [
     "host/testing/",
 ];
 
-/// The one file of those that may write to standard error: it holds the `main` of a child process, whose parent
-/// reads it.
+/// The files of those crates that may write to standard error: the `main` of a child process, whose parent reads it,
+/// and the program that runs it alone.
 const CHILD_MAIN: [&str; 2] = [
     "host/runtime/src/code.rs",
     "host/runtime/src/bin/lattice-compile.rs",
@@ -27,7 +27,7 @@ const CHILD_MAIN: [&str; 2] = [
 /// The crates that are values and functions alone: time, randomness and effects belong to the shell around them.
 const PURE: [&str; 2] = ["host/format/", "host/kernel/"];
 
-/// What a pure crate must not say, as tokens, and what to do instead.
+/// Tokens that the source of a pure crate must not have, with what they do and what to do instead.
 const IMPURE: [(&[&str], &str); 15] = [
     (
         &["SystemTime"],
@@ -67,8 +67,8 @@ const IMPURE: [(&[&str], &str); 15] = [
     (&["wasmtime"], "runs Wasm: that is host/runtime's"),
 ];
 
-/// Plugins whose names are words of the host's own, so that only their package ids give them away: the kernel
-/// keeps a log, a hybrid time has a counter, and `fs` is a module of the standard library.
+/// Plugins whose names the host uses as words of its own, so that only their package ids are searched for: the
+/// kernel keeps a log, a hybrid time has a counter, and `fs` is a module of the standard library.
 const HOST_WORDS: [&str; 3] = ["log", "counter", "fs"];
 
 /// The one file of the host that may hold unsafe code: it hands compiled code, which it wrote and hashed itself,
@@ -78,7 +78,7 @@ const UNSAFE_PLACE: &str = "host/runtime/src/trusted.rs";
 /// How many lines above unsafe code its `SAFETY:` comment may start.
 const SAFETY_DISTANCE_MAX: usize = 6;
 
-/// A file of Rust source, taken apart.
+/// A file of Rust source with its tokens.
 pub(super) struct Examined<'a> {
     pub(super) file: &'a File,
     pub(super) source: Source,
@@ -86,7 +86,7 @@ pub(super) struct Examined<'a> {
     pub(super) is_test: bool,
 }
 
-/// Takes every Rust file of the tree apart.
+/// Reads the tokens of every Rust file of the tree.
 pub(super) fn examine(tree: &Tree) -> Vec<Examined<'_>> {
     let sources: Vec<(&File, Source)> = tree
         .files
@@ -152,7 +152,7 @@ fn in_any(path: &str, directories: &[&str]) -> bool {
         .any(|directory| path.starts_with(directory))
 }
 
-/// The plugins of the tree, governance apart: the host asks it by a fixed interface.
+/// The plugins of the tree without governance, which the host asks by a fixed interface.
 fn plugin_names(tree: &Tree) -> Vec<String> {
     let manifest = |path: &String| {
         Some(
@@ -287,7 +287,7 @@ impl Found<'_> {
     }
 
     fn talk(&mut self) {
-        // A build script talks to cargo, on standard output, and has its words from the environment.
+        // A build script talks to cargo on standard output, and reads its arguments from the environment.
         if self.path.ends_with("/build.rs") && !self.path.contains("/src/") {
             return;
         }
@@ -397,7 +397,7 @@ fn has_part(identifier: &str, name: &str) -> bool {
                 .extend(c.to_lowercase());
         }
     }
-    // An acronym falls apart into letters, so an identifier in capitals is compared as a whole too.
+    // An acronym is split into letters, so the parts of an identifier in capitals are compared as a whole too.
     parts.iter().any(|part| part == name)
         || identifier
             .to_lowercase()

@@ -50,7 +50,7 @@ fn lines(file: &File) -> impl Iterator<Item = (usize, &str)> {
         .map(|(index, line)| (index + 1, line))
 }
 
-/// Finds absolute paths into a home directory: they work on one machine, and tell whose it is.
+/// Finds absolute paths into a home directory, which work on one machine alone, and tell whose it is.
 fn home_paths(file: &File, violations: &mut Vec<Violation>) {
     // In two parts, so that this file passes its own rule.
     let roots = [
@@ -89,7 +89,7 @@ fn registries(file: &File, violations: &mut Vec<Violation>) {
             let [start, end] = CARGO_REGISTRY;
             !(source.starts_with(start) && source.ends_with(end))
         }),
-        // npm leaves addresses out when it is told to.
+        // npm can be told to leave addresses out.
         "package-lock.json" => line.contains("\"resolved\": \"http"),
         "config.toml" | ".npmrc" | "pip.conf" | "requirements.txt" | "pyproject.toml" => {
             REGISTRY_SETTINGS
@@ -157,7 +157,7 @@ fn links(file: &File, tree: &Tree, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Returns the path that `target` means in the file at `from`, or none when it leaves the tree.
+/// Returns the path that `target` means in the file at `from`, or `None` if it leads out of the tree.
 fn resolve(from: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = match target.strip_prefix('/') {
         Some(_) => Vec::new(),

@@ -26,7 +26,7 @@ impl File {
 /// The text files of the tree, by path.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
-    /// Sorted by path.
+    /// The text files, sorted by path.
     pub files: Vec<File>,
     /// The paths of all files, also of those that are not text, sorted.
     pub paths: Vec<String>,
