@@ -20,12 +20,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
             cargo.args(["build", "--release", "--package", package]);
             cargo
         };
-        // By itself, as it is shipped: with the bench beside it, it would have the features that the bench asks for.
+        // Built by itself, as it is shipped. Built together with the bench, it would have the bench's features.
         shell::run(&mut release("lattice"))?;
         shell::run(release("lattice-bench").args(["--features", "dalek-batch"]))
     })?;
     let programs = shell::target_dir().join("release");
-    // `shell::step` would print its closing line below the table.
+    // This is no `shell::step`, which would print its closing line below the table.
     eprintln!("==> bench");
     let status = Command::new(programs.join("lattice-bench"))
         .arg("--lattice")

@@ -49,7 +49,7 @@ pub fn ship() -> Result<()> {
     ship::build()
 }
 
-/// Builds the whole workspace with its tests, and the program as it is shipped. Both share what they depend on.
+/// Builds the whole workspace with its tests, and the program as it is shipped. Both builds share dependencies.
 fn build() -> Result<()> {
     plugins()?;
     ship::build()?;
@@ -75,7 +75,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
     shell::run(cargo.args(["test", "--workspace"]).args(arguments))
 }
 
-/// Tells the tests of the command line which program they are about.
+/// The variable that tells the tests of the command line which program they test.
 const TEST_PROGRAM: &str = "LATTICE_TEST_PROGRAM";
 
 /// Seeds of the model programs that CI runs in the simulator. With [`COMPONENT_SEEDS`] they take some minutes on two

@@ -1,4 +1,4 @@
-//! cargo-deny: licences, sources and bans of what the workspace depends on, and known faults where their list can be had.
+//! cargo-deny: licences, sources and bans of dependencies, and their known faults if the list can be fetched.
 
 use std::process::{Command, Stdio};
 
@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::shell;
 
-/// The version that checks. Another one may judge otherwise.
+/// The version of cargo-deny. Another version may judge otherwise.
 const VERSION: &str = "0.20.2";
 
-/// How it is built here: it runs for seconds, so that optimizing it for minutes is lost.
+/// How cargo-deny is built: with little optimization, which would take minutes, because it runs for seconds.
 const PROFILE: [(&str, &str); 4] = [
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
     ("CARGO_PROFILE_RELEASE_LTO", "off"),
@@ -17,7 +17,7 @@ const PROFILE: [(&str, &str); 4] = [
     ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
 ];
 
-/// Installs cargo-deny where it is missing, among cargo's own programs, so that it is built once a machine.
+/// Installs cargo-deny if it is missing, among cargo's own programs, so that each machine builds it only once.
 ///
 /// # Errors
 ///
@@ -31,7 +31,7 @@ pub fn install() -> Result<()> {
         return Ok(());
     }
     let mut cargo = shell::cargo();
-    // In no directory of the workspace, whose flags are not meant for it.
+    // Built outside of the workspace, whose flags are not meant for it.
     cargo.current_dir(std::env::temp_dir()).envs(PROFILE);
     cargo.env_remove("CARGO_TARGET_DIR");
     cargo.args(["install", "cargo-deny", "--quiet", "--locked"]);
@@ -39,7 +39,7 @@ pub fn install() -> Result<()> {
         .context("cargo-deny cannot be installed")
 }
 
-/// Checks what deny.toml says.
+/// Checks the dependencies by the rules of deny.toml.
 ///
 /// # Errors
 ///

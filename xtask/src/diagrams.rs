@@ -10,11 +10,11 @@ use anyhow::{Context, Result};
 
 use crate::{setup, shell};
 
-/// The end of the name of a picture's source.
+/// The suffix of a file that a picture is drawn from.
 pub(crate) const SOURCE: &str = ".dot";
 
-/// Colours for light and dark surroundings. The ground is the picture's own, so that a page whose theme differs
-/// from the system's still shows dark on light or light on dark.
+/// Colours for light and dark pages. A picture has its own background, so that it can be read on a page whose theme
+/// differs from the system's.
 const STYLE: &str = "
   .graph > polygon { fill: #ffffff; stroke: none; }
   text { fill: #1f2328; }
@@ -46,7 +46,7 @@ const STYLE: &str = "
 ///
 /// # Errors
 ///
-/// When a text cannot be drawn, or a file not be read or written.
+/// When a text cannot be drawn, or a file cannot be read or written.
 pub fn draw(root: &Path) -> Result<()> {
     let docs = root.join("docs");
     for entry in std::fs::read_dir(&docs).context("cannot list docs/")? {
@@ -73,7 +73,7 @@ pub fn draw(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a picture was drawn from this text, in the style of today.
+/// Whether a picture was drawn from this text, in the current style.
 pub(crate) fn is_drawn_from(svg: &str, text: &str) -> bool {
     svg.contains(&digest(text))
 }

@@ -1,8 +1,8 @@
 //! Fuzzing with libFuzzer, on the stable compiler. The workspace's own crates are compiled with counters of
 //! coverage, their dependencies without.
 //!
-//! Cargo can call a wrapper around the compiler for the workspace's crates alone. This program is that wrapper as
-//! well, and adds the flags.
+//! Cargo can call a wrapper of the compiler for the workspace's crates alone. This program is also that wrapper,
+//! which adds the flags.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 
-/// This program's file; the link works also after cargo has replaced the file.
+/// A link to the file of this program, which works also after cargo has replaced the file.
 const OWN_EXE: &str = "/proc/self/exe";
 
 /// The variable that tells this program to act as the compiler's wrapper.
@@ -30,7 +30,7 @@ const COVERAGE: [&str; 5] = [
 
 /// How long all targets together are fuzzed unless the command says otherwise, in seconds.
 const SECONDS: u64 = 60;
-/// The end of a corpus's file name.
+/// The suffix of a corpus file.
 const CORPUS_SUFFIX: &str = ".hex";
 const INPUTS_MAX: usize = 100;
 /// The largest input that is tried, in bytes.
@@ -46,7 +46,8 @@ Runs the corpus of each target and then searches on, N seconds for all of them t
 fails is left in target/fuzz/TARGET. With --minimize what was found goes into the corpus, without what adds nothing.
 ";
 
-/// Compiles as the wrapper of the compiler, if this process is that.
+/// Runs the compiler in place of this process, if this process is its wrapper. Returns `None` if it is not, and an
+/// error if the compiler does not start.
 pub fn wrapped() -> Option<std::io::Error> {
     std::env::var_os(WRAPPED)?;
     let mut arguments = std::env::args_os().skip(1);
@@ -67,7 +68,7 @@ pub fn wrapped() -> Option<std::io::Error> {
 /// Builds the fuzzer and runs it.
 ///
 /// # Errors
-/// When it does not build, or an input fails.
+/// When the fuzzer does not build, or an input fails.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut seconds = SECONDS;
     let mut minimize = false;
@@ -110,7 +111,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The targets: each has a corpus of its name.
+/// The names of the targets. Each has a corpus file of its name.
 fn targets(corpus: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(corpus).context("the corpus")? {

@@ -1,15 +1,15 @@
-//! The oldest compiler that builds the workspace: `rust-version` in Cargo.toml, and whether it is true.
+//! The check of `rust-version` in Cargo.toml, which is the oldest compiler that builds the workspace.
 //!
-//! It is, when it is no lower than what any dependency asks for, and the workspace builds with it. CI builds with
-//! it where its toolchain is that version; a newer one is held back by clippy's `incompatible_msrv`, which knows
-//! since when each item of the standard library is there.
+//! The version is right if no dependency needs a newer compiler, and the workspace builds with it. CI builds with
+//! it if that is the version of its toolchain. With a newer toolchain, only clippy's `incompatible_msrv` checks that
+//! the items of the standard library that are used are not newer than `rust-version`.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::shell;
 
-/// A version of the compiler, its patch level apart: that changes nothing in what builds.
+/// A version of the compiler without its patch level, which does not change what builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Version {
     major: u32,
@@ -32,7 +32,7 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// Checks what Cargo.toml says of the compiler.
+/// Checks `rust-version` in Cargo.toml.
 ///
 /// # Errors
 ///
@@ -51,7 +51,7 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Says in one line what holds.
+/// Checks the version. Returns a line that says what was checked.
 fn judge(metadata: &Value, toolchain: Version) -> Result<String> {
     let packages = metadata["packages"]
         .as_array()

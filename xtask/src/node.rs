@@ -1,4 +1,4 @@
-//! One node of the demo: a home of its own, a daemon that may run on it, and the command line to talk to it.
+//! One node of the demo: a home of its own, a daemon that may run on it, and the command line that talks to it.
 //!
 //! All commands go through the `lattice` binary, as those of a user do.
 
@@ -56,7 +56,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// When there is no place for its home, or no program.
+    /// When its home cannot be made, or the program is missing.
     pub fn new(name: &'static str, program: &Path) -> Result<Node> {
         ensure!(
             program.is_file(),
@@ -79,7 +79,7 @@ impl Node {
         })
     }
 
-    /// What the demo calls it.
+    /// Its name in the demo.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -126,7 +126,7 @@ impl Node {
         })
     }
 
-    /// Kills the daemon with SIGKILL, wherever it stands.
+    /// Kills the daemon with SIGKILL, whatever it is doing.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl Node {
         Ok(started.elapsed())
     }
 
-    /// Runs `lattice` on this node's home and returns its status and output. With a daemon it talks to it, without
-    /// one it opens the home itself.
+    /// Runs `lattice` on this node's home and returns its status and output. If the daemon runs, `lattice` talks to
+    /// it, and otherwise it opens the home itself.
     ///
     /// # Errors
     ///
@@ -243,14 +243,14 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// As [`Node::text`], and when it printed something else.
+    /// As [`Node::text`], and when it printed something other than JSON.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.text(&[&["--json"], arguments].concat())?;
         serde_json::from_str(&text)
             .with_context(|| format!("`lattice --json {}` printed {text}", arguments.join(" ")))
     }
 
-    /// Returns a way to call `lattice` on this node beside its other uses.
+    /// Returns a way to call `lattice` on this node while the node itself is in use.
     pub fn caller(&self) -> Caller {
         self.caller.clone()
     }

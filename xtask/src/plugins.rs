@@ -1,4 +1,4 @@
-//! Builds the plugins of the tree: each a crate, compiled to a core module and turned into a component.
+//! Builds the plugins of the tree: each is a crate, compiled to a core module and turned into a component.
 //!
 //! One `cargo build` compiles all of them. The components lie in `target/plugins/<name>.wasm`, bundled ones and those
 //! for tests side by side. A build is reproducible: the same sources and compiler give the same bytes, wherever the
@@ -20,11 +20,11 @@ use crate::shell;
 
 const PROFILE: &str = "plugin";
 
-/// Where crates lie that become components: those bundled into the binary, and those for tests.
+/// The directories of crates that become components: those bundled into the binary, and those for tests.
 const BUNDLED_DIR: &str = "plugins";
 const GUESTS_DIR: &str = "tests/guests";
 
-/// Where the contract lies, which every plugin's package refers to.
+/// The directory of the contract, to which every plugin's WIT package refers.
 const CONTRACT_DIR: &str = "wit";
 
 /// The custom section that holds a component's WIT package: the binary of a component has types, but no doc
@@ -71,7 +71,7 @@ impl fmt::Display for BuiltComponent {
 }
 
 /// Compiles the plugins of the tree at `root`, and writes their components to `target/plugins`. Files that
-/// would not change are left alone, so that nothing is built again on their account.
+/// would not change are not written, so that nothing is built again because of them.
 ///
 /// # Errors
 ///
@@ -80,8 +80,8 @@ impl fmt::Display for BuiltComponent {
 pub fn build(root: &Path, which: Which) -> Result<Vec<BuiltComponent>> {
     let bundled = sources(&root.join(BUNDLED_DIR))?;
     let guests = sources(&root.join(GUESTS_DIR))?;
-    // Always all at once: which packages are built together decides the features of what they share, and
-    // so the bytes of each.
+    // All are built at once, whatever is wanted. The features of shared dependencies, and so the bytes of each
+    // component, depend on which packages are built together.
     let all: Vec<Source> = bundled.iter().chain(&guests).cloned().collect();
     compile(root, &all, &Compiler::find()?)?;
     let modules = shell::target_dir().join(PLUGIN_TARGET).join(PROFILE);
@@ -159,7 +159,7 @@ fn compile(root: &Path, sources: &[Source], compiler: &Compiler) -> Result<()> {
     shell::run(&mut command).context("the plugins do not compile")
 }
 
-/// Flags for the plugins alone; those of the environment would change their hashes.
+/// The flags of the compiler for plugins. They replace those of the environment, which would change the hashes.
 fn flags(root: &Path, compiler: &Compiler) -> Result<String> {
     let mut flags = compiler.flags();
     flags.push(format!("-Clink-arg=--initial-heap={INITIAL_HEAP_BYTES}"));
@@ -197,7 +197,7 @@ fn finish(
         .with_context(|| format!("the component of {}", source.package))?;
     let path = components.join(format!("{}.wasm", source.name));
     if std::fs::read(&path).ok().as_deref() != Some(&component[..]) {
-        // The file is written aside and renamed, so that a concurrent reader gets all of the old one.
+        // The file is written under another name and renamed, so that a concurrent reader gets all of the old one.
         let aside = path.with_extension("wasm.new");
         std::fs::write(&aside, &component)
             .and_then(|()| std::fs::rename(&aside, &path))
@@ -226,7 +226,7 @@ fn encode(core: &[u8], wit: &[u8]) -> Result<Vec<u8>> {
 fn wit_package(root: &Path, source: &Source) -> Result<Vec<u8>> {
     let contract = root.join(CONTRACT_DIR);
     let own = source.dir.join("wit");
-    // A plugin without a package of its own implements the contract's fixed interfaces of its name.
+    // A plugin without a WIT package of its own implements the contract's interfaces of its name.
     let package = if own.is_dir() {
         own
     } else {

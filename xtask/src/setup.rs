@@ -44,7 +44,7 @@ const TOOLS: [Tool; 4] = [
     },
 ];
 
-/// Draws the pictures of docs/. Only `cargo xtask diagrams` needs it.
+/// The program that draws the pictures of docs/. Only `cargo xtask diagrams` needs it.
 const GRAPHVIZ: Tool = Tool {
     program: "dot",
     package: "graphviz",
@@ -114,7 +114,7 @@ fn install(missing: &[&Tool]) -> Result<()> {
 ///
 /// # Errors
 ///
-/// When it is missing and rustup is too, or cannot add it.
+/// When it is missing, and rustup is missing too or cannot add it.
 pub fn target(target: &str) -> Result<()> {
     if has_target(target)? {
         return Ok(());
@@ -132,7 +132,8 @@ pub fn target(target: &str) -> Result<()> {
     .with_context(|| format!("cannot add the target {target}; try: rustup target add {target}"))
 }
 
-/// Asks the compiler and not rustup, because a distribution's own compiler comes without rustup.
+/// Whether the compiler has the standard library of `target`. The compiler is asked, and not rustup, because a
+/// distribution's own compiler comes without rustup.
 fn has_target(target: &str) -> Result<bool> {
     let libdir = shell::read(Command::new("rustc").current_dir(shell::root()).args([
         "--print",

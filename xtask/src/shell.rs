@@ -29,9 +29,9 @@ pub fn bin_dir() -> PathBuf {
 
 /// Returns a `cargo` command in the workspace's root, as if it were typed in a shell.
 ///
-/// `cargo run` adds variables about this crate to our environment. Build scripts that watch such a variable
-/// (ring's does) would run again, and half of the workspace with them, at each change between
-/// `cargo test` and `cargo xtask test`; so they are taken away.
+/// `cargo run` adds variables about this crate to the environment. They are removed, because a build script that
+/// watches such a variable (ring's does) would run again at each change between `cargo test` and
+/// `cargo xtask test`, and half of the workspace would be built again.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).stdin(Stdio::null());
@@ -71,11 +71,11 @@ pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(value)
 }
 
-/// Runs a command with our own output streams.
+/// Runs a command with the output streams of this process.
 ///
 /// # Errors
 ///
-/// When it cannot be started, or ends with another status than 0; the message has the command's line.
+/// When it cannot be started, or ends with another status than 0; the message has the command line.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()

@@ -1,8 +1,8 @@
-//! The `lattice` that is shipped: built by itself, so that nothing in it was asked for by another crate's tests.
+//! The `lattice` that is shipped: built by itself, so that it has nothing that only the tests of other crates need.
 //!
-//! Cargo gives a dependency that several crates share all the features that any of them asks for. A `lattice` of the
-//! whole workspace with its tests therefore holds the kernel's mutants, which those ask for. The one that is built
-//! here does not; the tour, the demo and the tests of the command line run this one.
+//! Cargo gives a dependency that several crates share all the features that any of them asks for. A `lattice` that is
+//! built with the whole workspace and its tests therefore has the kernel's mutants, which the tests ask for. The one
+//! that is built here has not. The tour, the demo and the tests of the command line run this one.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use crate::shell;
 
-/// What only test support says: text of it that every program holds which was built with it.
+/// Kinds of test support, each with a text that every program contains which was built with it.
 const MARKS: [(&str, &str); 2] = [
     ("the model engine", "model:governance/commands"),
     ("the kernel's mutants", "lattice_kernel6mutant8SELECTED"),
 ];
 
-/// A program that holds all of that when it is built beside the tests, by which the marks are shown to be right.
+/// A program that contains all marks when it is built together with the tests. It shows that the marks are right.
 const CONTROL: &str = "lattice-sim";
 
 /// The directory that holds the shipped program alone.
@@ -31,9 +31,10 @@ pub fn program() -> PathBuf {
     directory().join("lattice")
 }
 
-/// Builds `lattice` by itself. Plugins must be there.
+/// Builds `lattice` by itself. The plugins must have been built.
 ///
-/// It is copied to a directory of its own: the next build of the workspace puts another program in its place.
+/// The program is copied to a directory of its own, because the next build of the workspace puts another program in
+/// its place.
 ///
 /// # Errors
 ///
@@ -43,7 +44,7 @@ pub fn build() -> Result<()> {
         shell::run(shell::cargo().args(["build", "--package", "lattice"]))?;
         let built = shell::bin_dir().join("lattice");
         std::fs::create_dir_all(directory()).context("the directory of the shipped program")?;
-        // Written aside and renamed: who runs the old one at this moment goes on.
+        // The copy is written under another name and renamed, so that a process that runs the old one goes on.
         let aside = directory().join("lattice.new");
         std::fs::copy(&built, &aside)
             .and_then(|_| std::fs::rename(&aside, program()))
@@ -51,13 +52,13 @@ pub fn build() -> Result<()> {
     })
 }
 
-/// Makes sure, after both builds, that the shipped program holds no test support, and that what it depends on was
+/// Makes sure, after both builds, that the shipped program has no test support, and that its dependencies were
 /// compiled once for both.
 ///
 /// # Errors
 ///
-/// When one of these does not hold, and when the program that must hold test support does not, as the search would
-/// then prove nothing.
+/// When one of these does not hold, and when the program that must have test support has none, because the search
+/// would then prove nothing.
 pub fn check() -> Result<()> {
     shell::step("shared dependencies", || {
         let shipped = dependencies(&["--package", "lattice"])?;
@@ -79,7 +80,7 @@ pub fn check() -> Result<()> {
     })
 }
 
-/// The files that a build compiles of packages from elsewhere. Their names tell features and compiler apart.
+/// The files that a build compiles of packages from a registry. Their names depend on features and compiler.
 fn dependencies(selection: &[&str]) -> Result<BTreeSet<String>> {
     let mut cargo = shell::cargo();
     cargo.args(["build", "--quiet", "--message-format", "json"]);

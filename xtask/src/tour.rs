@@ -1,7 +1,7 @@
 //! README's tour as a test: every command that it shows is run, and must print what it shows.
 //!
-//! The tour is the fenced blocks of README.md that are opened by three backticks and `console tour`. They share one shell in
-//! a new home directory, with the built `lattice` on the path, so variables last from one line to the next:
+//! The tour is the fenced blocks of README.md that are opened by three backticks and `console tour`. They share one
+//! shell in a new home directory, with the built `lattice` on the path, so variables last from one line to the next:
 //!
 //! ```text
 //! $ lattice daemon --bind 127.0.0.1:0 &     a command in the background: waited for until it prints the lines below
@@ -42,7 +42,7 @@ pub struct Step {
     pub line: usize,
     /// The command, without a closing `&`.
     pub command: String,
-    /// Whether it runs beside those that follow.
+    /// Whether it runs in the background while the next commands run.
     pub background: bool,
     /// The status that it must end with.
     pub exit: i32,
@@ -186,7 +186,7 @@ fn line_matches(pattern: &str, line: &str) -> bool {
 
 /// Runs the steps in one shell, in a new home directory, with `bin` first on the path.
 ///
-/// All that it started has ended, and the home is gone, when this returns.
+/// When this returns, all that the shell started has ended, and the home is removed.
 ///
 /// # Errors
 ///

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-/// Claims that the demo makes, counted by whether they held.
+/// The claims that the demo has made: how many held, and which did not.
 #[derive(Default)]
 pub(super) struct Claims {
     held: usize,

@@ -1,8 +1,8 @@
 //! The demo: two nodes that stay equal through late joining, separation and crashes, shown and checked.
 //!
 //! Node A installs a component that is not bundled and makes a store of it. Node B has never seen the component: it
-//! joins by token and receives the component by hash. B is killed while it writes, both write while apart, B comes back,
-//! and the demo compares histories, outcomes and roots. Then it writes real input on A and reads it on B: every
+//! joins by token and receives the component by hash. B is killed while it writes, both write while apart, B comes
+//! back, and the demo compares histories, outcomes and roots. Then it writes real input on A and reads it on B: every
 //! package of Cargo.lock, and the repository's commit log.
 
 mod claims;
@@ -201,7 +201,7 @@ fn write_until_killed(b: &mut Node) -> Result<u32> {
             );
             thread::sleep(Duration::from_millis(1));
         }
-        // The mark comes first, so that a failure by the kill is never taken for an earlier one. A call that starts in
+        // The flag is set first, so that a failure by the kill is never taken for an earlier one. A call that starts in
         // between finds no daemon, opens the home, and is acknowledged like any other.
         is_killed.store(true, Ordering::SeqCst);
         b.kill9()?;

@@ -8,16 +8,16 @@ const SHOWN: usize = 8;
 /// The widest line, in characters.
 const WIDTH_MAX: usize = 100;
 
-/// What the demo's lines start with below a heading.
+/// The indentation of the demo's lines below a heading.
 const INDENT: &str = "   ";
 
-/// What the columns are called.
+/// The names of the columns.
 const HEAD: [&str; 4] = ["TIME", "AUTHOR", "CALL", "OUTCOME"];
 
-/// The widest call that is shown whole.
+/// The longest call that is shown whole, in characters.
 const CALL_CHARS_MAX: usize = 30;
 
-/// A node as its entries name it, and as people do.
+/// A node: the key that its entries name, and its name in the demo.
 pub(super) struct Author {
     pub(super) key: String,
     pub(super) name: &'static str,
@@ -47,7 +47,7 @@ pub(super) fn end(history: &[Value], authors: &[Author], now_ms: u64) -> Vec<Str
     lines
 }
 
-/// Rows as lines: columns by width, two spaces between, the last one wrapped at words.
+/// Rows as lines: aligned columns with two spaces between them, of which the last is wrapped at words.
 fn laid_out(rows: &[[String; 4]]) -> Vec<String> {
     let width = |column: usize| {
         let widths = rows.iter().map(|row| row[column].chars().count());
@@ -70,7 +70,7 @@ fn laid_out(rows: &[[String; 4]]) -> Vec<String> {
     lines
 }
 
-/// Text in lines of at most so many characters, broken between words, and within one that is longer than a line.
+/// Text in lines of at most so many characters, broken between words, and within a word that is longer than a line.
 fn wrapped(text: &str, chars_max: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -133,7 +133,7 @@ fn outcome(transaction: &Value) -> String {
     }
 }
 
-/// A value without the signs of JSON: what is one of several cases as `case(…)`, a record as `name: value, …`.
+/// A value without the punctuation of JSON: a variant as `case(…)`, a record as `name: value, …`.
 fn words(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

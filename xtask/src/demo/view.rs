@@ -37,7 +37,7 @@ pub(super) fn status(node: &Node, store: &str) -> Result<Status> {
     })
 }
 
-/// Waits until both nodes have applied as much, with the same roots, and returns how long it took.
+/// Waits until both nodes have applied as many entries and have the same roots. Returns how long it took.
 pub(super) fn wait_equal(a: &Node, b: &Node, store: &str) -> Result<Duration> {
     let started = Instant::now();
     loop {
@@ -54,7 +54,8 @@ pub(super) fn wait_equal(a: &Node, b: &Node, store: &str) -> Result<Duration> {
     }
 }
 
-/// Returns the history of a store, oldest entry first, as both nodes should tell it: without the times at which this one received it.
+/// Returns the history of a store, oldest entry first, as both nodes should tell it: without the times at which this
+/// node received the entries.
 pub(super) fn history(node: &Node, store: &str) -> Result<Vec<Value>> {
     let mut history = node.json(&["store", "history", store, "--reverse", "--limit", "0"])?;
     let Value::Array(mut entries) = history["entries"].take() else {

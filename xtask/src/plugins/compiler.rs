@@ -1,8 +1,8 @@
 //! The compiler of plugins: the workspace's toolchain, or Debian's when the former lacks the target.
 //!
 //! A toolchain gets a target's standard library from rustup, which needs its download server. Where that server is out
-//! of reach, Debian mirrors often can be reached: its package `rustc-web` is a current compiler, `rust-web-src` the
-//! source of its standard library, which is then compiled along (`-Zbuild-std`).
+//! of reach, a Debian mirror often can be reached: the package `rustc-web` is a current compiler, and `rust-web-src`
+//! the source of its standard library, which is then compiled along (`-Zbuild-std`).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -76,7 +76,7 @@ impl Compiler {
             .env_remove("RUSTC_WORKSPACE_WRAPPER");
     }
 
-    /// Flags for the compiler, beside those that every build has.
+    /// Flags for this compiler, beside those that every build has.
     pub(super) fn flags(&self) -> Vec<String> {
         match self {
             Self::Own => Vec::new(),
@@ -113,7 +113,7 @@ fn install() -> Result<()> {
     .with_context(|| format!("cannot install Debian packages; try as root: {by_hand}"))
 }
 
-/// A linker for WebAssembly: the one of the workspace's toolchain, which every target brings along, or one on the path.
+/// A linker for WebAssembly: the one that every toolchain has for its host's target, or one on the path.
 fn linker() -> Result<PathBuf> {
     let sysroot = shell::read(
         Command::new("rustc")
