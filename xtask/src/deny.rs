@@ -9,7 +9,8 @@ use crate::shell;
 /// The version of cargo-deny. Another version may judge otherwise.
 const VERSION: &str = "0.20.2";
 
-/// How cargo-deny is built: with little optimization, which would take minutes, because it runs for seconds.
+/// How cargo-deny is built: with little optimization, because optimizing takes minutes and the program runs for
+/// seconds.
 const PROFILE: [(&str, &str); 4] = [
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
     ("CARGO_PROFILE_RELEASE_LTO", "off"),

@@ -168,7 +168,7 @@ pub(crate) fn parameters(
     Ok(read)
 }
 
-/// Reads the calls of one transaction from a file. The file has a call a line, written as on the command line
+/// Reads the calls of one transaction from a file. The file has one call a line, written as on the command line
 /// after STORE, with `#` before comments; or it is a JSON array of `{"function": NAME, "args": [...] or {...}}`.
 pub(crate) fn transaction(file: &OsStr, sources: &mut Sources) -> Result<Vec<api::FunctionCall>> {
     let shown = Path::new(file).display().to_string();

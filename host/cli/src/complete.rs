@@ -18,7 +18,7 @@ pub(crate) enum Wanted {
     Store,
     /// An installed component, or a file.
     Plugin,
-    /// A function of this store, which is as written on the line.
+    /// A function of this store. The store is named as on the line.
     Function(String),
     /// The name of a parameter, after `--`.
     Parameter {

@@ -1,8 +1,8 @@
 //! The page of invariants: each sentence of ARCHITECTURE.md with the tests that hold it.
 //!
 //! A test names its invariants in its doc comment: `Holds: invariant 5.` or `Holds: invariants 5, 6.`
-//! `cargo xtask invariants` writes the page from the tree. Tidy fails when the page differs, and when an invariant has
-//! no test.
+//! The page is written from the tree by `cargo xtask invariants`. Tidy fails when the page differs, and when an
+//! invariant has no test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -7,7 +7,7 @@ use crate::diagrams;
 /// How the name of the one registry that Cargo.lock may name begins and ends.
 const CARGO_REGISTRY: [&str; 2] = ["registry+https://", "/crates.io-index"];
 
-/// Settings that point a package manager at some other registry.
+/// Settings that point a package manager at another registry.
 const REGISTRY_SETTINGS: [&str; 6] = [
     "replace-with",
     "[source.",

@@ -147,7 +147,7 @@ fn a_daemon_whose_disk_is_full_goes_on_when_there_is_space_again() {
 }
 
 /// Makes a store for each amount of free space. Either the store is there, or the command failed and left nothing
-/// of it.
+/// behind.
 fn stores_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
     let mut made = Vec::new();
     for left in LEFT {
@@ -202,8 +202,8 @@ fn a_daemon_with_a_full_disk_makes_a_store_whole_or_not_at_all() {
     stores_are_whole_or_absent(&home, &disk, &[4]);
 }
 
-/// Installs a plugin with more and more free space, until it succeeds. Each command that fails must leave nothing
-/// of it.
+/// Installs a plugin with more and more free space, until it succeeds. A command that fails must leave nothing
+/// behind.
 fn plugins_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
     let bank = built("bank");
     let bank = bank.to_str().expect("UTF-8");
