@@ -1,18 +1,18 @@
-//! One guard around redb: what it returns, and what it panics about, becomes an error of a file.
+//! The guard around redb: errors and panics of redb become errors that name the file.
 //!
-//! redb asserts what it finds in a file, so some damage makes it panic. To a host with many stores that is an error
-//! of one disk, which must reach nothing but its store. Nothing half done is seen afterwards: redb's locks are poisoned
-//! then, and everything that follows is an error as well.
+//! redb asserts what it finds in a file, so some kinds of damage make it panic. In a host with many stores such damage
+//! must stop no store but its own. After a panic nobody sees work that is half done: the locks of redb are poisoned,
+//! so every later use of the file panics too, and the guard makes an error of that.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::storage::error::{StorageError, StoreFile};
 
-/// What goes wrong inside of the guard.
+/// Why guarded work failed.
 pub(crate) enum Failed {
-    /// redb refused; the guard knows in which file.
+    /// An error of redb, without its file. The guard adds the file.
     Redb(redb::Error),
-    /// An error that has its file already.
+    /// An error that names its file already.
     Storage(StorageError),
 }
 
@@ -41,10 +41,10 @@ from_redb!(
     redb::SetDurabilityError
 );
 
-/// What a panic of redb means.
+/// The description of damage that made redb panic.
 const CONTRADICTION: &str = "its pages contradict each other";
 
-/// Does something with a file.
+/// Runs `work` on `file`. An error without a file gets `file`, and a panic becomes damage of `file`.
 pub(crate) fn guard<T>(
     file: StoreFile,
     work: impl FnOnce() -> Result<T, Failed>,
@@ -57,7 +57,7 @@ pub(crate) fn guard<T>(
     }
 }
 
-/// Opens a file.
+/// Opens `file` under the guard.
 pub(crate) fn open<T>(
     file: StoreFile,
     open: impl FnOnce() -> Result<T, redb::DatabaseError>,
@@ -67,14 +67,14 @@ pub(crate) fn open<T>(
     Ok(Open { db: Some(db), file })
 }
 
-/// An open file. It closes without a panic, whatever redb finds in it then.
+/// An open file. Closing it never panics: damage that redb meets then is written to the log of the process.
 pub(crate) struct Open<T> {
     db: Option<T>,
     file: StoreFile,
 }
 
 impl<T> Open<T> {
-    /// Takes over what was opened elsewhere.
+    /// Takes over a database that was opened elsewhere.
     pub(crate) fn of(file: StoreFile, db: T) -> Self {
         Self { db: Some(db), file }
     }
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(panicked, StorageError::damaged(file, CONTRADICTION));
         let refused = guard::<()>(file, || Err(redb::StorageError::PreviousIo.into()));
         assert_eq!(refused.unwrap_err().file(), file);
-        // An error that has its file keeps it.
+        // An error that names its file passes the guard unchanged.
         let inner = StorageError::damaged(StoreFile::Log, "a hole");
         let passed = guard::<()>(file, || Err(inner.clone().into()));
         assert_eq!(passed.unwrap_err(), inner);

@@ -1,4 +1,4 @@
-//! Errors of a store's files: which file, which row, what happened, and what to do.
+//! Errors of a store's files: the file, the row, the cause and the remedy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::storage::log_files::{LOG_DIR, file_name};
 /// A file of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreFile {
-    /// What is derived from the log.
+    /// `state.redb`, which holds everything that is derived from the log.
     State,
     /// The directory of the log's segments.
     Log,
@@ -28,7 +28,7 @@ impl fmt::Display for StoreFile {
 }
 
 impl StoreFile {
-    /// What to do about damage to it.
+    /// What a person can do about damage to the file.
     fn remedy(self) -> &'static str {
         match self {
             Self::State => "remove it while no daemon runs, and it is made again from the log",
@@ -37,7 +37,8 @@ impl StoreFile {
     }
 }
 
-/// This node's disk failed, or what is on it is damaged. Never an outcome: it pauses the store.
+/// This node's disk failed, or a file on it is damaged. It is never the outcome of a call, because other nodes do not
+/// have it: it pauses the store.
 #[derive(Clone, Debug)]
 pub struct StorageError {
     file: StoreFile,
@@ -48,20 +49,20 @@ pub struct StorageError {
 /// What happened to a file.
 #[derive(Clone, Debug)]
 enum What {
-    /// redb or the file system refused to work on it.
+    /// redb or the file system failed at work on the file.
     Failed(Source),
-    /// The same, when it was opened.
+    /// redb or the file system failed to open the file.
     Unopened(Source),
-    /// It holds what nobody wrote.
+    /// The file holds bytes that no node wrote.
     Damaged(String),
-    /// It is sound, and cannot be used.
+    /// The file is sound, but cannot be used.
     Unusable(String),
 }
 
 type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 impl StorageError {
-    /// The disk refused to work on a file.
+    /// Work on a file failed with an error of redb or of the file system.
     pub(crate) fn failed(
         file: StoreFile,
         source: impl std::error::Error + Send + Sync + 'static,
@@ -69,7 +70,7 @@ impl StorageError {
         Self::of(file, What::Failed(Arc::new(source)))
     }
 
-    /// A file could not be opened, by whoever opens the files of a store.
+    /// A file could not be opened. Public for whoever opens the files of a store, such as a disk of tests.
     pub fn unopened(
         file: StoreFile,
         source: impl std::error::Error + Send + Sync + 'static,
@@ -77,13 +78,13 @@ impl StorageError {
         Self::of(file, What::Unopened(Arc::new(source)))
     }
 
-    /// A file holds what nobody wrote.
+    /// A file holds bytes that no node wrote.
     pub(crate) fn damaged(file: StoreFile, what: impl fmt::Display) -> Self {
         Self::of(file, What::Damaged(what.to_string()))
     }
 
-    /// A row of the derived state is not what was written there. `key` begins with the row's kind; where the rest is
-    /// not at hand, the kind alone says the table.
+    /// A row of the derived state is not what was written there. `key` begins with the row's kind. A caller that does
+    /// not have the whole key gives the kind alone, which names the table.
     pub(crate) fn row(key: &[u8]) -> Self {
         let (kind, rest) = key.split_first().expect("a key begins with its kind");
         let table = table_name(*kind).unwrap_or("no table");
@@ -97,7 +98,7 @@ impl StorageError {
         }
     }
 
-    /// A file cannot be used as it is.
+    /// A file cannot be used, although it is not damaged.
     pub(crate) fn unusable(file: StoreFile, why: impl fmt::Display) -> Self {
         Self::of(file, What::Unusable(why.to_string()))
     }
@@ -110,12 +111,12 @@ impl StorageError {
         }
     }
 
-    /// The file.
+    /// The file that failed.
     pub fn file(&self) -> StoreFile {
         self.file
     }
 
-    /// The row, where one is to blame: its table, and its key with escapes for what is no text.
+    /// The damaged row, if one is known: its table and its key, with escapes for bytes that are not printable ASCII.
     pub fn row_name(&self) -> Option<&str> {
         self.row.as_deref()
     }
@@ -150,7 +151,7 @@ impl std::error::Error for StorageError {
     }
 }
 
-/// Two errors are one when they say the same: sources cannot be compared.
+/// Errors are equal when their files and messages are, because sources cannot be compared.
 impl PartialEq for StorageError {
     fn eq(&self, other: &Self) -> bool {
         self.file == other.file && self.to_string() == other.to_string()

@@ -1,4 +1,4 @@
-//! The files of a store: the segments of its log, and the database of what is derived from it.
+//! The files of a store: the segments of its log, and the database of the derived state.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use crate::storage::db::guard;
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::log_files::{LOG_DIR, LogDirectory, LogFiles, segments_in};
 
-/// The log of stores of version 0.1.
+/// The file of the log in stores of version 0.1.
 const OLD_LOG: &str = "log.redb";
 
-/// Where the log and the derived state of a store are.
+/// The files that hold the log and the derived state of a store.
 #[derive(Debug)]
 pub struct Files {
     pub(crate) log: Box<dyn LogFiles>,
-    /// Bytes after which a segment of the log is full.
+    /// Bytes of rows after which a segment of the log is full.
     pub(crate) segment_bytes: u64,
     pub(crate) state: Database,
 }
@@ -25,12 +25,12 @@ pub struct Files {
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 impl Files {
-    /// The files of a store in its directory, made if they do not exist: the log with the first entry. A damaged
-    /// `state.redb` is removed and made anew, since it can be derived. The directory must keep its name while they
-    /// are open: the log makes new segments in it.
+    /// The files of the store in directory `dir`. Creates `state.redb` if it does not exist; the first entry creates
+    /// the log. A damaged `state.redb` is removed and created anew, since it can be derived. The directory must keep
+    /// its name while the files are open, because the log creates new segments in it.
     ///
     /// # Errors
-    /// When a file cannot be opened, or the store is one of version 0.1.
+    /// When `state.redb` cannot be opened, or the store is one of version 0.1.
     pub fn in_dir(dir: &Path) -> Result<Self, StorageError> {
         let old = dir.join(OLD_LOG);
         if old.exists() {
@@ -70,13 +70,13 @@ impl Files {
         Self::from_parts(Box::new(log), SEGMENT_BYTES, state)
     }
 
-    /// Whether that directory is one of a store, of whichever version.
+    /// Whether directory `dir` is one of a store, of any version.
     pub fn are_in(dir: &Path) -> bool {
         dir.join(LOG_DIR).exists() || dir.join(OLD_LOG).exists()
     }
 
-    /// The segments of the log of the store in that directory: the number of the first entry and the file,
-    /// ascending. Opens none.
+    /// The segments of the log of the store in directory `dir`: the number of the first entry and the file, ascending.
+    /// Opens none of them.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -84,7 +84,7 @@ impl Files {
         segments_in(&dir.join(LOG_DIR))
     }
 
-    /// A log whose segments are full after that many bytes, and a database over any redb backend.
+    /// A log whose segments are full after `segment_bytes` bytes of rows, and a database over any redb backend.
     pub fn from_parts(log: Box<dyn LogFiles>, segment_bytes: u64, state: Database) -> Self {
         Self {
             log,

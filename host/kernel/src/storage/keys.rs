@@ -1,10 +1,11 @@
-//! Kinds of rows: the first byte of a key, the table that it stands for, and what is in it.
+//! Kinds of rows: the first byte of a key, the table that it selects, and the layout of its keys and values.
 //!
-//! Integers are big-endian unless they are varints (LEB128). `local` is the number of an entry in this node's
-//! log, as a varint in values and without leading zeros at the end of a key. A *slot* is the first 28 bytes of a position: time (12) and half of the id.
-//! `esc(cell)` is a cell in an encoding that keeps the order when more follows ([`escaped`]).
+//! Integers are big-endian unless they are varints (LEB128). `local` is the number of an entry in this node's log: a
+//! varint in values; at the end of a key big-endian without leading zeros, unless a length stands behind it. A *slot*
+//! is the first 28 bytes of a position: time (12) and half of the id. `esc(cell)` is a cell in an encoding that keeps
+//! the order of cells when more bytes follow (`escape`). docs/protocol.md has the values in full.
 //!
-//! | kind | table | key | value |
+//! | kind | table | key | value, or the meaning of the row |
 //! |---|---|---|---|
 //! | `I` | `ids-2` | id\[..8\] local | |
 //! | `D` | `graph-1` | local (8) | what the graph knows of an entry |
@@ -25,16 +26,16 @@
 //! | `G` | `ranges-1` | length (2) prefix lane (1) slot number (4) | a range that a run examined |
 //! | `Y` | `sets-1` | set (4) | author, and what was read for its runs before they began |
 //! | `Z` | `set-digests-1` | digest (16) | set |
-//! | `J` | `set-cells-1` | 0 or 1, cell or prefix behind its length, set (4) | |
+//! | `J` | `set-cells-1` | 0 and cell, or 1 and prefix, behind its length, set (4) | |
 //! | `V` | `cut-off-1` | id (32) | |
 //! | `X` | `cuts-1` | author (32) | cuts of an author |
-//! | `M` | `marks-1` | name | how far everything has come |
+//! | `M` | `marks-1` | name | values of the whole store, such as how many entries the rows cover |
 
 /// The number of an entry in this node's log, from 0. The same entry has other numbers on other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalSeq(pub u64);
 
-/// Each kind with the name of its table.
+/// Each kind with the name of its table, ascending by kind.
 pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'A', "authors-1"),
     (b'B', "branches-1"),
@@ -61,7 +62,7 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'Z', "set-digests-1"),
 ];
 
-/// The name of the table of a kind.
+/// The name of the table of a kind; `None` when there is no such kind.
 pub(crate) fn table_name(kind: u8) -> Option<&'static str> {
     KINDS
         .binary_search_by_key(&kind, |(kind, _)| *kind)
@@ -69,8 +70,8 @@ pub(crate) fn table_name(kind: u8) -> Option<&'static str> {
         .map(|at| KINDS[at].1)
 }
 
-/// Appends `bytes` so that the order of what is encoded is that of the bytes, whatever follows: a zero becomes
-/// `00 ff`, and the end is `00 00`.
+/// Appends `bytes` in an encoding that sorts as the bytes do, whatever follows it: a zero byte becomes `00 ff`, and
+/// the end is `00 00`.
 pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     for byte in bytes {
         out.push(*byte);
@@ -81,7 +82,7 @@ pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, 0]);
 }
 
-/// Reads what [`escape`] wrote; also returns what follows.
+/// Reads bytes that [`escape`] wrote. Returns them and the rest.
 pub(crate) fn unescape(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -125,14 +126,13 @@ pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Appends a number, big-endian without leading zeros, to a key that ends with it. Such keys do not sort by the
-/// number.
+/// Appends a number, big-endian without leading zeros, at the end of a key. Such keys do not sort by the number.
 pub(crate) fn put_last_number(number: u64, key: &mut Vec<u8>) {
     let zeros = number.leading_zeros() as usize / 8;
     key.extend_from_slice(&number.to_be_bytes()[zeros..]);
 }
 
-/// Reads what [`put_last_number`] wrote behind the first `start` bytes of a key.
+/// Reads the number that [`put_last_number`] wrote behind the first `start` bytes of a key.
 pub(crate) fn last_number(key: &[u8], start: usize) -> Option<u64> {
     let bytes = key.get(start..)?;
     let mut number = [0; 8];
@@ -159,12 +159,13 @@ pub(crate) fn take_sized<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     take(bytes, len)
 }
 
-/// Signed numbers as varints: small ones of either sign are short.
+/// Maps a signed number to an unsigned one whose varint is short when the number is small, of either sign (the zigzag
+/// encoding of Protocol Buffers).
 pub(crate) fn zigzag(number: i64) -> u64 {
     ((number << 1) ^ (number >> 63)) as u64
 }
 
-/// What [`zigzag`] was made from.
+/// The inverse of [`zigzag`].
 pub(crate) fn unzigzag(number: u64) -> i64 {
     (number >> 1) as i64 ^ -((number & 1) as i64)
 }

@@ -1,7 +1,7 @@
-//! The files of a log's segments, in a directory: made, named, listed, opened and removed.
+//! The files of a log's segments, and the directory that holds them.
 //!
-//! A segment is made without a number and gets it when it is whole, by a rename. So a file with a number is never
-//! one that a crash cut off while it was made, and one that does not open is damaged.
+//! A segment is created without a number. When its first rows are durable, a rename gives it its number. So a crash
+//! never leaves an unfinished file with a number, and a numbered file that does not open is damaged.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -12,39 +12,40 @@ use redb::{Database, DatabaseError, ReadableDatabase};
 
 /// The directory of the segments, beside `state.redb`.
 pub(crate) const LOG_DIR: &str = "log";
-/// A segment that has no number yet.
+/// The name of a segment that has no number yet.
 const UNNAMED: &str = "new.redb";
 const SUFFIX: &str = ".redb";
 
 /// Memory that redb may use for pages of the segment that is written, in bytes.
 const WRITTEN_CACHE_BYTES: usize = 4 * 1024 * 1024;
-/// The same for one that is only read.
+/// Memory that redb may use for pages of a segment that is only read, in bytes.
 const READ_CACHE_BYTES: usize = 512 * 1024;
 
-/// A segment that nobody writes any more.
+/// An open segment that nobody writes any more.
 pub type ReadSegment = Box<dyn ReadableDatabase + Send + Sync>;
 
-/// What a log needs of the place where its segments lie. A segment's number is that of its first entry.
+/// The place of a log's segments: a directory, or what a test puts in its place. The number of a segment is that of
+/// its first entry.
 pub trait LogFiles: fmt::Debug + Send + Sync {
-    /// The numbers of the segments, ascending. Removes what an interrupted [`LogFiles::make`] left.
+    /// The numbers of the segments, ascending. Removes a segment without a number, which a crash left.
     ///
     /// # Errors
     /// When the disk fails.
     fn list(&self) -> io::Result<Vec<u64>>;
 
-    /// Makes an empty segment without a number, in place of one that got none.
+    /// Creates an empty segment without a number, in place of an earlier one that got no number.
     ///
     /// # Errors
     /// When the disk fails or is full.
     fn make(&self) -> Result<Database, DatabaseError>;
 
-    /// Gives the segment that was made last its number. Durable when this returns.
+    /// Gives the segment that was created last its number, `first`. Durable when this returns.
     ///
     /// # Errors
-    /// When the disk fails. Whether the segment has its number is then found by the next [`LogFiles::list`].
+    /// When the disk fails. The segment may have its number nevertheless; the next [`LogFiles::list`] tells.
     fn name(&self, first: u64) -> io::Result<()>;
 
-    /// Opens a segment to write it.
+    /// Opens a segment to write it, and repairs it if it was not closed.
     ///
     /// # Errors
     /// When the disk fails, or the file is damaged or in use.
@@ -53,10 +54,10 @@ pub trait LogFiles: fmt::Debug + Send + Sync {
     /// Opens a segment without writing anything.
     ///
     /// # Errors
-    /// [`DatabaseError::RepairAborted`] when it was not closed; whatever else as for [`LogFiles::open`].
+    /// [`DatabaseError::RepairAborted`] when the segment was not closed; otherwise those of [`LogFiles::open`].
     fn open_to_read(&self, first: u64) -> Result<ReadSegment, DatabaseError>;
 
-    /// The length of a segment's file.
+    /// The length of a segment's file, in bytes.
     ///
     /// # Errors
     /// When the disk fails.
@@ -69,14 +70,14 @@ pub trait LogFiles: fmt::Debug + Send + Sync {
     fn remove(&self, first: u64) -> io::Result<()>;
 }
 
-/// Segments as files of a directory.
+/// The segments of a log as files of a directory.
 #[derive(Debug)]
 pub(crate) struct LogDirectory {
     path: PathBuf,
 }
 
 impl LogDirectory {
-    /// The log of the store in that directory. Nothing is made yet.
+    /// The log of the store in directory `store`. Creates no file and no directory yet.
     pub(crate) fn of_store(store: &Path) -> Self {
         Self {
             path: store.join(LOG_DIR),
@@ -88,12 +89,12 @@ impl LogDirectory {
     }
 }
 
-/// How the file of a segment is called.
+/// The file name of the segment that begins with entry `first`.
 pub(crate) fn file_name(first: u64) -> String {
     format!("{first:016x}{SUFFIX}")
 }
 
-/// The segments in a directory with their paths, ascending; none when there is no directory.
+/// The segments in a directory with their paths, ascending; none when the directory does not exist.
 pub(crate) fn segments_in(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let rows = match fs::read_dir(directory) {
         Ok(rows) => rows,
@@ -106,7 +107,7 @@ pub(crate) fn segments_in(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let name = row.file_name();
         let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
         let first = number.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        // Only what this host would write itself: `+1.redb` is a number to the parser.
+        // Only names that this host writes count. The parser would also take `+1.redb` for a number.
         if let Some(first) = first
             && name.to_str() == Some(file_name(first).as_str())
         {
@@ -138,7 +139,7 @@ impl LogFiles for LogDirectory {
             Err(error) => return Err(error.into()),
         }
         let path = self.path.join(UNNAMED);
-        // A new file, not the old one cut to nothing: somebody may still have that open.
+        // The old file is removed and not truncated, because it may still be open.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}

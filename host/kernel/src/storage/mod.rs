@@ -1,4 +1,4 @@
-//! The redb files of a store: opening and guarding them, their rows, and what is noticed when one fails.
+//! The redb files of a store: how they are opened and guarded, their rows, and reports of failed reads.
 
 pub(crate) mod db;
 pub(crate) mod error;

@@ -1,12 +1,12 @@
-//! Rows: ordered maps of bytes, a redb table for each kind, with one memory overlay in front of them all.
+//! Rows: ordered maps of bytes, a redb table for each kind, with one overlay in memory in front of them all.
 //!
-//! Everything that can be derived from the log lives in these rows. The first byte of a key says its
-//! kind (see keys.rs), and with it the table; the table's own keys leave that byte out. Writes go to the
-//! overlay, which is a persistent tree: a reader clones it in constant time and keeps a consistent view
-//! while the writer goes on. From time to time the overlay is written to disk in one durable transaction,
-//! together with a mark of how far it has come, so the rows on disk are always those of one moment.
+//! These rows hold everything that is derived from the log. The first byte of a key is its kind (see keys.rs), which
+//! selects the table; keys in the table leave that byte out. Writes go to the overlay, which is a persistent tree: a
+//! reader clones it in constant time and keeps a consistent view while the writer goes on. From time to time one
+//! durable transaction writes the overlay to disk, together with the number of entries that the rows cover, so the
+//! rows on disk are always those of one moment.
 //!
-//! A table for each kind, because redb packs the leaves of a table whose keys ascend, and splits leaves
+//! Each kind has a table of its own, because redb packs the leaves of a table whose keys ascend, and splits leaves
 //! in halves wherever else a row is inserted.
 
 use std::ops::ControlFlow;
@@ -23,7 +23,7 @@ use crate::storage::keys;
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
-/// The table of a kind of rows.
+/// The definition of the table of a kind of rows.
 fn definition(kind: u8) -> Definition {
     let name = keys::table_name(kind)
         .unwrap_or_else(|| panic!("no kind of rows begins with {}", kind.escape_ascii()));
@@ -35,9 +35,9 @@ type Key = Arc<[u8]>;
 pub(crate) type Row = (Vec<u8>, Vec<u8>);
 type Value = Arc<[u8]>;
 
-/// What is on disk, at one moment.
+/// The rows on disk at one moment.
 struct Disk {
-    /// By kind; a kind without any row on disk has no table.
+    /// The tables by kind; `None` for a kind that has no table yet.
     tables: Box<[Option<Table>; 256]>,
     health: Arc<Health>,
 }
@@ -47,7 +47,7 @@ impl Disk {
         self.tables[usize::from(kind)].as_ref()
     }
 
-    /// Reads; the writer hears of it when that failed.
+    /// Reads under the guard. A failed read wakes the writer.
     fn read<T>(
         &self,
         read: impl FnOnce() -> Result<T, redb::StorageError>,
@@ -56,7 +56,7 @@ impl Disk {
     }
 }
 
-/// A consistent view of the map. Cheap to clone; stays as it is while the writer goes on.
+/// A consistent view of the rows. Cheap to clone; later writes do not change it.
 #[derive(Clone)]
 pub struct RowsView {
     disk: Option<Arc<Disk>>,
@@ -93,9 +93,9 @@ impl RowsView {
         Some((disk, disk.table(kind)?))
     }
 
-    /// Visits the rows of one kind from `start` (inclusive) to `end` (exclusive) in ascending order, or in
-    /// descending order with `reverse`, until `visit` breaks. `end` may be the next kind, which means all
-    /// of this one from `start` on.
+    /// Visits the rows of one kind from `start` (inclusive) to `end` (exclusive) in ascending order, or in descending
+    /// order with `reverse`, until `visit` breaks. `end` may be the next kind: then the scan goes from `start` to the
+    /// last row of its kind.
     ///
     /// # Errors
     /// When the disk fails.
@@ -127,7 +127,7 @@ impl RowsView {
                 Some((disk, range))
             }
         };
-        // The overlay's keys begin with their kind, the table's do not.
+        // Keys in the overlay begin with their kind. Keys in the table do not, so the kind is put in front of them.
         let mut whole = vec![kind];
         let mut step_memory = || {
             if reverse {
@@ -204,7 +204,7 @@ impl RowsView {
     }
 }
 
-/// The map with its only writer.
+/// The rows, for their only writer.
 pub struct Rows {
     db: Open<Database>,
     view: RowsView,
@@ -246,8 +246,9 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Removes all rows if any is in a form that is not used any more, and returns whether: the log is then folded
-    /// anew into today's. The rows of today's form would say how far a fold has come that wrote the others as well.
+    /// Removes all tables if one of them has no known name, because it is of an older format. Returns whether it did;
+    /// the log is then folded anew. The known tables go as well: they say how many entries are folded, and part of
+    /// that fold's results is in the tables of the older format.
     fn drop_older_form(&self) -> Result<bool, Failed> {
         let known = |name: &str| keys::KINDS.iter().any(|(_, known)| *known == name);
         let tables: Vec<_> = self.db.begin_read()?.list_tables()?.collect();
@@ -286,12 +287,12 @@ impl Rows {
         Ok(())
     }
 
-    /// A consistent view that later writes do not change.
+    /// A consistent view of the rows, which later writes do not change.
     pub fn view(&self) -> RowsView {
         self.view.clone()
     }
 
-    /// Puts back a view taken earlier: everything written since is undone.
+    /// Goes back to an earlier view. Everything that was written since is undone.
     ///
     /// The view must have been taken after the last [`Rows::flush`].
     pub fn restore(&mut self, view: RowsView) {
@@ -313,17 +314,20 @@ impl Rows {
         }
     }
 
-    /// Rows in memory that are not yet on disk.
+    /// The number of rows in the overlay: those written or removed since the last [`Rows::flush`].
     pub fn pending_rows(&self) -> usize {
         self.view.overlay.len()
     }
 
-    /// What is to happen when a read of any view fails.
+    /// Has `wake` called when a read of any view fails.
     pub(crate) fn on_failed_read(&self, wake: Wake) {
         self.health.set_wake(wake);
     }
 
-    /// Looks, if a read has failed, whether the database still takes transactions.
+    /// If a read has failed since the last examination, examines whether the database still takes transactions.
+    ///
+    /// # Errors
+    /// When it does not.
     pub(crate) fn examine(&self) -> Result<(), StorageError> {
         self.health.look(StoreFile::State, &self.db)
     }
@@ -347,7 +351,7 @@ impl Rows {
     /// Writes the overlay to disk in one transaction. Durable when this returns.
     ///
     /// # Errors
-    /// When the disk fails; the overlay stays as it is.
+    /// When the disk fails. The overlay then stays as it is.
     pub fn flush(&mut self) -> Result<(), StorageError> {
         if self.view.overlay.is_empty() {
             return Ok(());
@@ -405,7 +409,7 @@ mod tests {
         Rows::open(db).unwrap()
     }
 
-    /// Two kinds that follow each other.
+    /// Two kinds that are neighbours, so that the end of one is the beginning of the other.
     const KINDS: [u8; 2] = [b'L', b'M'];
 
     #[derive(Clone, Debug)]
