@@ -1,11 +1,11 @@
 //! The log: every witnessed intention in the order of its arrival, and what callers were told.
 //!
 //! The log is the truth; all else in a store can be made again from it. It is a sequence of *segments*, each a redb
-//! file that is named by the number of its first entry, of which only the last is written (see `segments.rs`). So a
-//! crash costs the repair of one file of a bounded size, and what is before some entry can be dropped by removing
-//! files: the log's *base* is the first entry that is kept. One durable transaction appends one batch. Keys ascend, so
-//! a batch touches the last page of a table and little more (an index by hash would cost eight times as much; it is
-//! derived, and lives in `state.redb`).
+//! file that is named by the number of its first entry. Only the last segment is written (see `segments.rs`). So a
+//! crash costs the repair of one file of a bounded size, and the entries before some number can be dropped by
+//! removing files: the log's *base* is the first entry that is kept. One durable transaction appends one batch. Keys
+//! ascend, so a batch touches the last page of a table and little more. An index by hash would cost eight times as
+//! much; it is derived, and is in `state.redb`.
 //!
 //! ```text
 //! entries-2   local (u64) → seal (8) flags (1: body present) signature (64)
@@ -19,21 +19,21 @@
 //! genesis-2   0           → the row of entry 0
 //! ```
 //!
-//! What belongs to an entry, its row with what was told, stands in the segment of the entry. What is written at some
-//! later time goes to the segment that is the last one then, in the same transaction as the batch:
+//! The row of an entry, with the outcomes that callers were told, is in the segment of the entry. Rows that are written
+//! later go to the segment that is the last one then, in the same transaction as the batch:
 //!
-//! - `notices-2` is bounded, so a new segment takes over all of them, and only those of the last segment count.
-//! - `noticed-2` is not bounded, and stays where it was written. Who looks for an outcome reads from the last segment
-//!   back to that of the entry; the first row that is found was written last. A segment without such rows, which is
-//!   almost every one, is remembered.
-//! - Of `witness-2` the last row is taken over.
+//! - `notices-2` is bounded, so a new segment takes over all of its rows, and only those of the last segment count.
+//! - `noticed-2` is not bounded, so its rows stay where they were written. A search for an outcome reads from the last
+//!   segment back to that of the entry; the first row that it finds is the newest. Almost every segment has no such
+//!   rows; memory lists the segments without them, so that they are not read again.
+//! - The last row of `witness-2` is taken over.
 //! - The genesis is taken over as `genesis-2`, except in the segment that begins with it. So opening a store reads the
-//!   last segment alone, and the first ones may be gone.
+//!   last segment alone, and the first segments may be gone.
 //!
-//! Assumptions about the disk: those of redb. A committed transaction survives. redb checks its
-//! pages only when it repairs a file, so every row begins with a seal: the first bytes of BLAKE3
-//! over its key and itself (of a body, over its hash). And redb asserts
-//! what it finds in a file, so whatever reads one is guarded: damage is an error that says where.
+//! Assumptions about the disk are those of redb: a committed transaction survives. redb checks its pages only when it
+//! repairs a file, so every row begins with a seal: the first 8 bytes of BLAKE3 over the key and the row, with the hash
+//! of a body in place of the body. redb also asserts what it finds in a file, so every access is guarded
+//! (storage/db.rs), and damage becomes an error that names the file.
 
 pub(crate) mod notice;
 mod row;
@@ -69,7 +69,7 @@ const NOTICED: Table<(u64, u32)> = Table::new("noticed-2");
 const WITNESS: Table<u64> = Table::new("witness-2");
 const GENESIS: Table<u64> = Table::new("genesis-2");
 
-/// The number of the genesis.
+/// The number of the genesis in every log.
 const FIRST: LocalSeq = LocalSeq(0);
 
 /// One entry as the log keeps it.
@@ -92,11 +92,11 @@ pub struct WitnessRecord {
     pub chain: [u8; 32],
     /// When it was signed, in milliseconds since the Unix epoch.
     pub wall_ms: u64,
-    /// This node's signature over `chain` and `wall_ms`.
+    /// This node's signature over the store's id, `chain` and `wall_ms`.
     pub signature: Signature,
 }
 
-/// Outcomes that notices told of, by entry and transaction.
+/// Digests of the outcomes that notices told, by entry and transaction.
 pub(crate) type Noticed = BTreeMap<(LocalSeq, u32), Digest>;
 
 /// One entry to append.
@@ -105,24 +105,25 @@ pub(crate) struct Append {
     pub(crate) header: VerifiedHeader,
     pub(crate) body: Option<VerifiedBody>,
     pub(crate) received_ms: u64,
-    /// What callers here were told, by transaction; empty for entries of others.
+    /// The outcomes that callers on this node were told, by transaction; empty for entries of others.
     pub(crate) told: Vec<Outcome>,
 }
 
-/// The log of one store. Cheap to clone; all clones read, one writes. None does when the store is gone.
+/// The log of one store. Cheap to clone. All clones read, and only the store's writer writes. After [`Closes`] has
+/// closed the files, every clone fails.
 #[derive(Clone)]
 pub(crate) struct Log {
     segments: Arc<Segments>,
     health: Arc<Health>,
-    /// Whose log it is, once it has been read.
+    /// The store whose log this is, once the genesis has been read.
     store: Arc<OnceLock<StoreId>>,
     recent: Arc<Mutex<Tail>>,
-    /// Segments without rows of outcomes that notices told of, and that are written no more.
+    /// Segments that are not written any more and have no rows of `noticed-2`, so that a search leaves them out.
     unnoticed: Arc<Mutex<BTreeSet<Segment>>>,
 }
 
-/// The log's files belong to its store: with the store they are closed, however many views are left, so that they
-/// can be opened anew.
+/// Closes the log's files when it is dropped, however many clones of the log are left. The store owns it, so that the
+/// files can be opened anew once the store is gone.
 pub(crate) struct Closes(pub(crate) Log);
 
 impl Drop for Closes {
@@ -138,7 +139,7 @@ impl std::fmt::Debug for Log {
 }
 
 impl Log {
-    /// Opens the log of a store; makes nothing. Reads no more than which segments there are, and the end of the last.
+    /// Opens the log of a store, and creates no file. Lists the segments and opens the last one; reads no entry.
     pub(crate) fn open(files: Box<dyn LogFiles>, segment_bytes: u64) -> Result<Self, StorageError> {
         Ok(Self {
             segments: Arc::new(Segments::open(files, segment_bytes)?),
@@ -149,19 +150,21 @@ impl Log {
         })
     }
 
-    /// What is to happen when somebody's read fails.
+    /// Has `wake` called when a read of any clone fails.
     pub(crate) fn on_failed_read(&self, wake: Wake) {
         self.health.set_wake(wake);
     }
 
-    /// Looks, if a read has failed, whether the segment that is written still takes transactions.
+    /// If a read has failed since the last examination, examines whether the last segment still takes transactions.
+    ///
+    /// # Errors
+    /// When it does not.
     pub(crate) fn examine(&self) -> Result<(), StorageError> {
         self.segments
             .last(|segment, db| Ok(self.health.look(segment.file(), db)?))?;
         Ok(())
     }
 
-    /// Reads a segment.
     fn read<T>(
         &self,
         segment: Segment,
@@ -170,7 +173,7 @@ impl Log {
         self.segments.read(segment, |db| read(&db.begin_read()?))
     }
 
-    /// Reads the last segment; `None` when there is none.
+    /// Reads the last segment; `None` when the log has no segment.
     fn read_last<T>(
         &self,
         read: impl FnOnce(Segment, &ReadTransaction) -> Result<T, Failed>,
@@ -179,7 +182,7 @@ impl Log {
         self.health.of(self.segments.last(read))
     }
 
-    /// Reads the row of an entry; `None` when it is not kept.
+    /// Reads the row of an entry; `None` when the entry is not kept.
     fn read_entry<T>(
         &self,
         local: LocalSeq,
@@ -198,14 +201,14 @@ impl Log {
         })
     }
 
-    /// The number of the next entry.
+    /// The number that the next entry gets.
     pub(crate) fn len(&self) -> Result<u64, StorageError> {
         let len = self.read_last(|segment, transaction| {
             let table = transaction.open_table(ENTRIES)?;
             let last = table.last()?.map(|(key, _)| key.value());
             let next = last.map_or(segment.0, |last| last + 1);
             let count = table.len()?;
-            // Nothing is taken out of the middle of a segment.
+            // Entries are never removed from a segment, so their numbers have no gap.
             if next.checked_sub(segment.0) != Some(count) {
                 let what = format_args!(
                     "it holds {count} entries from {} on, but the next would be number {next}",
@@ -218,7 +221,7 @@ impl Log {
         Ok(len.unwrap_or(0))
     }
 
-    /// The number of the first entry that is kept; that of the next one when there is none.
+    /// The number of the first entry that is kept; 0 when nothing was ever appended.
     pub(crate) fn base(&self) -> Result<u64, StorageError> {
         Ok(self.segments.first()?.map_or(0, |segment| segment.0))
     }
@@ -240,7 +243,7 @@ impl Log {
         Ok(found.flatten())
     }
 
-    /// Whose log it is; `None` when nothing was ever appended.
+    /// The store whose log this is; `None` when nothing was ever appended.
     fn store(&self) -> Result<Option<StoreId>, StorageError> {
         if self.store.get().is_none() {
             self.genesis()?;
@@ -248,7 +251,8 @@ impl Log {
         Ok(self.store.get().copied())
     }
 
-    /// Appends one batch, the first entry as number `first`. Durable when this returns.
+    /// Appends one batch, the first entry as number `first`, with its notices by number, the digests that they told,
+    /// and the witness record of the last entry. All of it is durable when this returns; after an error none is kept.
     pub(crate) fn append(
         &self,
         first: LocalSeq,
@@ -257,7 +261,7 @@ impl Log {
         noticed: &Noticed,
         witness: Option<&WitnessRecord>,
     ) -> Result<(), StorageError> {
-        // Never without an entry: its number is the segment's.
+        // A batch without entries begins no segment, because the number of a segment is that of its first entry.
         if !batch.is_empty() && self.segments.is_next_new(first.0)? {
             self.begin_segment(Segment(first.0))?;
         }
@@ -319,7 +323,7 @@ impl Log {
         Ok(())
     }
 
-    /// Begins a segment with what is taken over from the last one.
+    /// Begins a segment with the rows that it takes over from the last one.
     fn begin_segment(&self, segment: Segment) -> Result<(), StorageError> {
         let carried = self.read_last(Carried::read)?.unwrap_or_default();
         self.segments.begin(segment, |db| carried.write(db))
@@ -329,7 +333,7 @@ impl Log {
         self.recent.lock().expect("no panic while it is held")
     }
 
-    /// The entry at `local`; `None` when it is not kept.
+    /// The entry with number `local`; `None` when it is not kept.
     pub(crate) fn entry(&self, local: LocalSeq) -> Result<Option<Stored>, StorageError> {
         self.health.of((|| {
             let base = self.base()?;
@@ -344,7 +348,7 @@ impl Log {
         })())
     }
 
-    /// Up to `limit` entries from `from` on, ascending; those that are kept.
+    /// Up to `limit` entries from number `from` on, ascending. Entries that are not kept are left out.
     pub(crate) fn entries(
         &self,
         from: LocalSeq,
@@ -388,14 +392,14 @@ impl Log {
         })())
     }
 
-    /// What callers here were told of the entry at `local`; `None` for entries of others.
+    /// The outcomes that callers on this node were told of entry `local`; `None` for entries of others.
     pub(crate) fn told(&self, local: LocalSeq) -> Result<Option<Vec<Outcome>>, StorageError> {
         let told = self.read_entry(local, |row| row::told(local, row));
         Ok(self.health.of(told)?.flatten())
     }
 
-    /// The entries of which a notice has told something since the log had `since` entries, and perhaps some of which
-    /// one told before, in the order of the log.
+    /// The entries whose changed outcomes were told by notices since the log had `since` entries. May also hold entries
+    /// of earlier notices, because whole segments are read.
     pub(crate) fn noticed_entries(
         &self,
         since: LocalSeq,
@@ -412,7 +416,7 @@ impl Log {
         Ok(out)
     }
 
-    /// The outcome of a transaction that a notice last told of.
+    /// The digest of the outcome that the last notice about a transaction told; `None` when no notice told any.
     pub(crate) fn noticed(
         &self,
         local: LocalSeq,
@@ -450,7 +454,7 @@ impl Log {
         self.unnoticed.lock().expect("no panic while it is held")
     }
 
-    /// Unacknowledged notices by number.
+    /// The notices that are not acknowledged, ascending by number.
     pub(crate) fn notices(&self) -> Result<Vec<(u64, Notice)>, StorageError> {
         let notices = self.read_last(|segment, transaction| {
             let mut out = Vec::new();
@@ -469,7 +473,7 @@ impl Log {
         Ok(notices.unwrap_or_default())
     }
 
-    /// Removes notices. Durable when this returns. Tells how many there were.
+    /// Removes the notices with these numbers. Durable when this returns. Returns how many of them there were.
     pub(crate) fn acknowledge(&self, numbers: &[u64]) -> Result<usize, StorageError> {
         let count = self.segments.last(|_, db| {
             let write = db.begin_write()?;
@@ -486,7 +490,7 @@ impl Log {
         Ok(count.unwrap_or(0))
     }
 
-    /// The last signed link of the witness chain, with the entry that it covers.
+    /// The last signed link of the witness chain, and the last entry that it covers.
     pub(crate) fn last_witness(&self) -> Result<Option<(LocalSeq, WitnessRecord)>, StorageError> {
         let found = self.read_last(|segment, transaction| {
             let table = transaction.open_table(WITNESS)?;
@@ -508,12 +512,13 @@ fn begin_write(db: &Database) -> Result<WriteTransaction, Failed> {
         true => Durability::None,
         false => Durability::Immediate,
     })?;
-    // It would cost a second sync of every commit. Without it a crash costs a walk through one segment.
+    // Quick repair would cost each commit a second sync. Without it, opening the log after a crash walks through one
+    // segment.
     write.set_quick_repair(false);
     Ok(write)
 }
 
-/// The row of the genesis as a segment holds it.
+/// The row of the genesis in a segment, with its seal.
 fn genesis_row(segment: Segment, transaction: &ReadTransaction) -> Result<Option<Vec<u8>>, Failed> {
     let table = match segment.0 == FIRST.0 {
         true => transaction.open_table(ENTRIES)?,
@@ -522,7 +527,7 @@ fn genesis_row(segment: Segment, transaction: &ReadTransaction) -> Result<Option
     Ok(table.get(FIRST.0)?.map(|row| row.value().to_vec()))
 }
 
-/// What a new segment takes over from the one before it. Rows are copied with their seals.
+/// The rows that a new segment takes over from the one before it, with their seals.
 #[derive(Default)]
 struct Carried {
     genesis: Option<Vec<u8>>,
@@ -546,7 +551,8 @@ impl Carried {
         })
     }
 
-    /// Makes the tables of a new segment. Durable when this returns. Tells how many bytes it wrote.
+    /// Writes the rows into a new segment and creates its other tables. Durable when this returns. Returns how many
+    /// bytes of rows it wrote.
     fn write(&self, db: &Database) -> Result<u64, Failed> {
         let write = begin_write(db)?;
         write.open_table(ENTRIES)?;
@@ -582,7 +588,8 @@ pub(crate) fn lacks(local: LocalSeq) -> StorageError {
     StorageError::damaged(StoreFile::Log, format_args!("it lacks entry {}", local.0))
 }
 
-/// The next hash of the witness chain.
+/// The next hash of the witness chain: BLAKE3 in its key derivation mode over the hash before it, the entry's id and
+/// the time of its receipt.
 pub(crate) fn chain_hash(before: &[u8; 32], id: &IntentionId, received_ms: u64) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("lattice 2026-11 witness chain 1");
     hasher.update(before);

@@ -1,25 +1,25 @@
-//! What a person should know although nobody asked: durable until acknowledged.
+//! Notices: what a person should know without asking. They are durable until they are acknowledged.
 
 use lattice_format::{DeviceKey, IntentionId};
 
 use crate::limits::{NOTICES_BYTES_MAX, NOTICES_MAX};
 use crate::outcome::Outcome;
 
-/// The number of the counter of those that are not kept: it comes after all others.
+/// The number of the notice that counts those that are not kept. It sorts after all others.
 const MORE: u64 = u64::MAX;
 
-/// One thing to know.
+/// One thing that a person should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A caller here was told one outcome; an earlier entry that arrived later changed it.
+    /// A caller on this node was told an outcome that does not hold any more, because of an entry that arrived later.
     OutcomeChanged {
         /// The intention.
         entry: IntentionId,
-        /// The transaction's place in it.
+        /// The index of the transaction in the intention, from 0.
         transaction: u32,
-        /// What the caller was told.
+        /// The outcome that the caller was told.
         told: Outcome,
-        /// What holds now; `None` when the entry has become void.
+        /// The outcome that holds now; `None` when the entry has become void.
         now: Option<Outcome>,
     },
     /// A device signed two intentions for one place of its chain.
@@ -29,22 +29,22 @@ pub enum Notice {
         /// The second of the two to arrive here.
         entry: IntentionId,
     },
-    /// The author of an entry had other roots than this replica over the same entries.
+    /// The author of an entry claims other roots than this replica has for the same entries.
     Divergence {
         /// The author.
         author: DeviceKey,
-        /// The entry that says so.
+        /// The entry with the claim.
         entry: IntentionId,
     },
-    /// More were raised than are kept.
+    /// More notices were raised than are kept.
     More {
-        /// How many of them are not kept.
+        /// How many notices are not kept.
         count: u64,
     },
 }
 
 impl Notice {
-    /// The form in which the log keeps it.
+    /// The bytes that the log keeps.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
@@ -82,7 +82,7 @@ impl Notice {
         out
     }
 
-    /// Reads what [`Notice::encode`] wrote.
+    /// Reads what [`Notice::encode`] wrote; `None` when the bytes are no notice.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&kind, rest) = bytes.split_first()?;
         match kind {
@@ -119,8 +119,8 @@ impl Notice {
     }
 }
 
-/// How much the log keeps of notices. Whoever raises them without end, a device that forks its chain again
-/// and again, must not fill the disk: beyond the bounds only a counter rises.
+/// The number and the size of the notices that the log keeps. Beyond the bounds only a counter rises, because a device
+/// that forks its chain again and again must not fill the disk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
     next: u64,
@@ -130,7 +130,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Of what the log holds.
+    /// Counts the notices of the log.
     pub(crate) fn of(notices: &[(u64, Notice)]) -> Self {
         let mut kept = Self::default();
         for (number, notice) in notices {
@@ -148,7 +148,7 @@ impl Kept {
         self.bytes += bytes;
     }
 
-    /// Takes in what was raised. Returns the rows to write, by number.
+    /// Counts the notices that were raised. Returns the rows to write, by number.
     pub(crate) fn add(&mut self, raised: Vec<Notice>) -> Vec<(u64, Notice)> {
         let mut rows = Vec::new();
         let before = self.more;
@@ -167,7 +167,7 @@ impl Kept {
         rows
     }
 
-    /// What is left when the log holds no more than these.
+    /// Counts the notices that an acknowledgement left in the log.
     pub(crate) fn left(&self, notices: &[(u64, Notice)]) -> Self {
         let left = Self::of(notices);
         Self {
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(rows.len(), NOTICES_MAX);
         assert_eq!(rows[NOTICES_MAX - 1].0, NOTICES_MAX as u64 - 1);
         assert_eq!(kept.add(vec![fork(0)]), [(MORE, Notice::More { count: 1 })]);
-        // Read back, it counts on from there.
+        // The counter is read back and goes on from its value.
         let all: Vec<_> = rows
             .into_iter()
             .chain([(MORE, Notice::More { count: 1 })])
@@ -240,7 +240,7 @@ mod tests {
         let mut kept = Kept::of(&all);
         let more = kept.add(vec![fork(0), fork(1)]);
         assert_eq!(more, [(MORE, Notice::More { count: 3 })]);
-        // One that is acknowledged makes room, and numbers go on.
+        // An acknowledged notice makes room for another one, whose number is new.
         let mut kept = kept.left(&all[1..]);
         let rows = kept.add(vec![fork(0)]);
         assert_eq!(rows, [(NOTICES_MAX as u64, fork(0))]);
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn notices_are_kept_up_to_their_bytes_and_then_counted() {
-        // Heads in front of long byte strings have the same length.
+        // In CBOR the heads of all byte strings of these lengths have the same length.
         let head = changed(100_000).encode().len() - 100_000;
         let mut kept = Kept::default();
         let half = NOTICES_BYTES_MAX / 2;

@@ -1,8 +1,8 @@
 //! The rows of the log's tables: their bytes, and the seals in front of them.
 //!
-//! An entry's row leaves out what can be had elsewhere: the store of the header, which is the log's, and the hash of
-//! the body, which stands behind the header. The seal covers the body by that hash, so what is damaged is found
-//! although the header would agree with it.
+//! The row of an entry leaves out two fields of the header: the store, which is that of the log, and the hash of the
+//! body, which is computed from the body behind the header. The seal covers that hash. Without it a damaged body would
+//! not be found, because the header would get the hash of the damaged body.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use crate::storage::keys::{LocalSeq, put_varint, take, take_varint, unzigzag, zi
 
 const BODY_PRESENT: u8 = 1;
 
-/// What is wrong with a row. Which file it stands in is for its reader to say.
+/// What is wrong with a row. Whoever reads the row adds the file.
 pub(crate) type Damage = String;
 
 fn damage(local: LocalSeq, what: impl std::fmt::Display) -> Damage {
     format!("entry {} {what}", local.0)
 }
 
-/// Length of the seal in front of a row.
+/// The length of the seal in front of a row, in bytes.
 const SEAL: usize = 8;
 
 fn seal(key: &[u8], row: &[u8]) -> [u8; SEAL] {
@@ -42,13 +42,13 @@ pub(crate) fn sealed(key: &[u8], row: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The row behind its seal; `None` when they do not belong together.
+/// The row without its seal; `None` when the seal is not that of the key and the row.
 pub(crate) fn unsealed<'a>(key: &[u8], row: &'a [u8]) -> Option<&'a [u8]> {
     let (found, row) = row.split_first_chunk::<SEAL>()?;
     (seal(key, row) == *found).then_some(row)
 }
 
-/// The key of a row of outcomes that notices told of, as it is sealed.
+/// The key of a row of `noticed-2`, in the form that its seal covers.
 pub(crate) fn noticed_key(local: LocalSeq, transaction: u32) -> [u8; 12] {
     let mut key = [0; 12];
     key[..8].copy_from_slice(&local.0.to_be_bytes());
@@ -56,7 +56,7 @@ pub(crate) fn noticed_key(local: LocalSeq, transaction: u32) -> [u8; 12] {
     key
 }
 
-/// What an entry's row leaves out of its header. A genesis names no store, and is entry 0 of every log.
+/// The fields that an entry's row leaves out of its header. The genesis, entry 0 of every log, names no store.
 fn known(local: u64, store: Option<StoreId>, body_hash: Option<BodyHash>) -> Known {
     Known {
         store: store.filter(|_| local != 0),
@@ -64,13 +64,13 @@ fn known(local: u64, store: Option<StoreId>, body_hash: Option<BodyHash>) -> Kno
     }
 }
 
-/// The seal of an entry's row: over all of it, and over the hash of its body in place of the body.
+/// The seal of an entry's row, over everything before the body and the hash of the body.
 fn entry_seal(local: u64, head: &[u8], body_hash: Option<BodyHash>) -> [u8; SEAL] {
     let hash = body_hash.map_or(Vec::new(), |hash| hash.0.to_vec());
     seal(&local.to_be_bytes(), &[head, &hash].concat())
 }
 
-/// The row of an entry.
+/// Appends the row of an entry to `out`, which is empty.
 pub(crate) fn encode(local: u64, entry: &Append, out: &mut Vec<u8>) {
     let header = &entry.header;
     let body_hash = entry.body.as_ref().map(|_| header.body.hash);
@@ -109,14 +109,14 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 /// The parts of an entry's row.
 struct Parts<'a> {
     signature: [u8; 64],
-    /// When it was received, after the time that its header says; negative when before.
+    /// Milliseconds from the header's time to the receipt; negative when the entry was received before that time.
     after_ms: i64,
     header: &'a [u8],
     told: &'a [u8],
     body: Option<(&'a [u8], BodyHash)>,
 }
 
-/// Takes a row apart that is what was written.
+/// Takes a row apart, and checks its seal.
 fn split(local: LocalSeq, row: &[u8]) -> Result<Parts<'_>, Damage> {
     let (found, row) = row
         .split_first_chunk::<SEAL>()
@@ -128,7 +128,7 @@ fn split(local: LocalSeq, row: &[u8]) -> Result<Parts<'_>, Damage> {
     Ok(parts)
 }
 
-/// The parts of a row, and what of it stands before the body.
+/// The parts of a row without its seal, and the bytes before the body.
 fn parts(row: &[u8]) -> Option<(Parts<'_>, &[u8])> {
     let (&flags, rest) = row.split_first()?;
     let (signature, mut rest) = rest.split_first_chunk::<64>()?;
@@ -151,7 +151,7 @@ fn parts(row: &[u8]) -> Option<(Parts<'_>, &[u8])> {
     Some((parts, head))
 }
 
-/// The entry of a row, of the log of that store.
+/// Reads the row of an entry in the log of `store`.
 pub(crate) fn decode(
     local: LocalSeq,
     row: &[u8],
@@ -173,7 +173,7 @@ pub(crate) fn decode(
     })
 }
 
-/// What callers here were told of the entry of a row; `None` for entries of others.
+/// The outcomes that callers on this node were told, from an entry's row; `None` for entries of others.
 pub(crate) fn told(local: LocalSeq, row: &[u8]) -> Result<Option<Vec<Outcome>>, Damage> {
     let told = split(local, row)?.told;
     if told.is_empty() {
@@ -184,7 +184,7 @@ pub(crate) fn told(local: LocalSeq, row: &[u8]) -> Result<Option<Vec<Outcome>>, 
         .ok_or_else(|| damage(local, "has unreadable outcomes"))
 }
 
-/// The row of a link of the witness chain that covers the entries up to `last`.
+/// The row of the link of the witness chain that covers the entries up to `last`.
 pub(crate) fn encode_witness(last: u64, record: &WitnessRecord) -> Vec<u8> {
     let mut row = record.chain.to_vec();
     row.extend_from_slice(&record.wall_ms.to_be_bytes());
@@ -192,7 +192,7 @@ pub(crate) fn encode_witness(last: u64, record: &WitnessRecord) -> Vec<u8> {
     sealed(&last.to_be_bytes(), &row)
 }
 
-/// The link of the witness chain of a row.
+/// Reads the row of a link of the witness chain that covers the entries up to `last`.
 pub(crate) fn decode_witness(last: u64, row: &[u8]) -> Result<WitnessRecord, Damage> {
     let split = |row| {
         let (chain, rest) = <[u8]>::split_first_chunk::<32>(row)?;
@@ -352,7 +352,7 @@ mod tests {
             for len in 0..row.len() {
                 decode(LOCAL, &row[..len], Some(STORE)).unwrap_err();
             }
-            // Another entry's row in its place.
+            // The row of one entry under the number of another.
             decode(LocalSeq(301), &row, Some(STORE)).unwrap_err();
         }
     }

@@ -1,13 +1,13 @@
-//! The sequence of segments that a log is: which of them holds an entry, and what becomes of a full one.
+//! The segments of a log: which of them holds an entry, and how a new one follows a full one.
 //!
-//! Only the last segment is written. A segment that is full is followed by an empty one with the number of the next
-//! entry; what must be found without a search is carried over into it (see `mod.rs`). The new file is whole and
-//! durable, its name as well, before it is appended to, so whichever of the two a crash leaves as the last one holds
-//! all that was acknowledged. Then the old one is closed, and nobody writes it again.
+//! Only the last segment is written. After a full segment a new one begins, with the number of the next entry. It
+//! takes over the rows that must be found without a search (see `mod.rs`). Those rows and its name are durable before
+//! it is appended to, so whichever of the two segments is the last one after a crash, the log holds everything that
+//! was acknowledged. Then the old segment is closed, and nobody writes it again.
 //!
-//! redb lets a file grow by doubling. Closing it cuts off what is free at its end. Free pages before the end were never
-//! written and take no disk: a segment of 98,000 entries appended one by one is 114 MiB long and takes 65, before
-//! redb compacts it and after. So nothing is compacted.
+//! redb lets a file grow by doubling. Closing the file cuts off the free pages at its end. Free pages before the end
+//! were never written and take no disk: a segment of 98,000 entries appended one by one is 114 MiB long and takes
+//! 65 MiB of disk, before and after redb compacts it. So nothing is compacted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
@@ -19,7 +19,7 @@ use crate::storage::db::{self, Failed, Open, guard};
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::log_files::{LogFiles, ReadSegment};
 
-/// A segment by the number of its first entry, as errors name it.
+/// A segment, by the number of its first entry. Errors show it as the path of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Segment(pub(crate) u64);
 
@@ -34,38 +34,39 @@ impl Segment {
         StoreFile::Segment(self.0)
     }
 
-    /// The error for what a segment holds and nobody wrote.
+    /// The error for bytes of a segment that no node wrote.
     pub(crate) fn damaged(self, what: impl std::fmt::Display) -> StorageError {
         StorageError::damaged(self.file(), what)
     }
 }
 
-/// A segment that nobody writes any more, open.
+/// An open segment that nobody writes any more.
 type Reader = Arc<Open<ReadSegment>>;
 
-/// The segments of one log, some of them open.
+/// The segments of one log. Some of them are open.
 pub(crate) struct Segments {
     files: Box<dyn LogFiles>,
     full_bytes: u64,
     written: RwLock<Written>,
-    /// About how many bytes the last segment holds.
+    /// About how many bytes of rows the last segment holds.
     bytes: AtomicU64,
     reading: Mutex<Reading>,
 }
 
-/// What the writer changes. Whoever reads the last segment holds the lock, so that it is closed with nobody reading.
+/// The part that the writer changes. Readers of the last segment hold its lock, so the segment is closed only when
+/// nobody reads it.
 struct Written {
     /// The segments, ascending.
     all: Vec<Segment>,
-    /// The last of them.
+    /// The last of the segments.
     last: Option<Open<Database>>,
-    /// Why nothing is read and written any more.
+    /// Why the log takes no reads and writes any more.
     ended: Option<&'static str>,
 }
 
 #[derive(Default)]
 struct Reading {
-    /// The segments that are open besides the last one; who was read last is last.
+    /// The open segments besides the last one, in order of use: the one read most recently is at the end.
     open: Vec<(Segment, Reader)>,
     closed: bool,
 }
@@ -83,7 +84,7 @@ impl Segments {
         let (mut last, mut bytes) = (None, 0);
         if let Some(segment) = all.last() {
             last = Some(db::open(segment.file(), || files.open(segment.0))?);
-            // After a crash the file is up to twice as long as what it holds: such a segment ends the earlier.
+            // After a crash the file may be twice as long as its rows. The segment then counts as full earlier.
             bytes = files.bytes(segment.0).map_err(failed)?;
         }
         Ok(Self {
@@ -111,12 +112,12 @@ impl Segments {
         self.reading.lock().expect("no holder panics")
     }
 
-    /// The first segment: what is below its number is not kept.
+    /// The first segment. Entries below its number are not kept.
     pub(crate) fn first(&self) -> Result<Option<Segment>, StorageError> {
         Ok(self.written()?.all.first().copied())
     }
 
-    /// The segment that holds an entry, if any does, and the one after it.
+    /// The segment that an entry belongs to, if that is kept, and the segment after it.
     pub(crate) fn around(
         &self,
         local: u64,
@@ -127,7 +128,7 @@ impl Segments {
         Ok((before, written.all.get(after).copied()))
     }
 
-    /// The segments that hold entries from `local` on, or were written when that was the next one; the last first.
+    /// The segments from the one that was the last when the log had `local` entries, the newest first.
     pub(crate) fn back_to(&self, local: u64) -> Result<Vec<Segment>, StorageError> {
         let written = self.written()?;
         let first = written.all.partition_point(|segment| segment.0 < local);
@@ -135,7 +136,7 @@ impl Segments {
         Ok(kept.iter().rev().copied().collect())
     }
 
-    /// Does something with the last segment; `None` when there is none.
+    /// Runs `work` on the last segment; `None` when there is no segment.
     pub(crate) fn last<T>(
         &self,
         work: impl FnOnce(Segment, &Database) -> Result<T, Failed>,
@@ -147,7 +148,7 @@ impl Segments {
         guard(segment.file(), || work(*segment, db)).map(Some)
     }
 
-    /// Reads a segment.
+    /// Reads a segment, and opens it first if it is not open.
     pub(crate) fn read<T>(
         &self,
         segment: Segment,
@@ -164,13 +165,14 @@ impl Segments {
         let reader = self.reader(segment)?;
         let done = guard(segment.file(), || read(&***reader));
         if done.is_err() {
-            // redb refuses a file after one error of it: the next reader opens it anew.
+            // After one error redb refuses the file. The next reader opens it anew.
             self.reading().open.retain(|(open, _)| *open != segment);
         }
         done
     }
 
-    /// Opens a segment that nobody writes any more, or finds it open.
+    /// A segment that nobody writes any more, opened if it is not open. When too many are open, the one that was read
+    /// longest ago is closed.
     fn reader(&self, segment: Segment) -> Result<Reader, StorageError> {
         let mut reading = self.reading();
         if reading.closed {
@@ -185,7 +187,8 @@ impl Segments {
         }
         let reader = Arc::new(db::open(segment.file(), || {
             match self.files.open_to_read(segment.0) {
-                // The node ended between its successor's beginning and its own end: what repairs it closes it.
+                // The node ended after the next segment had begun and before this one was closed. Opening it for
+                // writing repairs it, and dropping it closes it.
                 Err(DatabaseError::RepairAborted) => {
                     drop(self.files.open(segment.0)?);
                     self.files.open_to_read(segment.0)
@@ -200,7 +203,7 @@ impl Segments {
         Ok(reader)
     }
 
-    /// Whether the next entry, number `next`, belongs into a new segment.
+    /// Whether the next entry, number `next`, begins a new segment.
     pub(crate) fn is_next_new(&self, next: u64) -> Result<bool, StorageError> {
         let full = self.bytes.load(Ordering::Relaxed) >= self.full_bytes;
         Ok(match self.written()?.all.last() {
@@ -209,12 +212,12 @@ impl Segments {
         })
     }
 
-    /// Counts what was appended to the last segment.
+    /// Counts bytes of rows that were appended to the last segment.
     pub(crate) fn grown(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Begins a segment. `fill` writes what it holds from the first, durably, and returns how many bytes that is.
+    /// Begins a segment. `fill` writes its first rows durably, and returns how many bytes they have.
     pub(crate) fn begin(
         &self,
         segment: Segment,
@@ -226,18 +229,19 @@ impl Segments {
         let named = self.files.name(segment.0);
         let mut written = self.written.write().expect("no holder panics");
         if let Err(error) = named {
-            // If the name lasts, nothing may be appended to the segment before it.
+            // The segment may have its name nevertheless. Then entries from its number on must not be appended to the
+            // segment before it, so the log ends here until it is opened anew.
             written.ended = Some(UNSURE);
             return Err(StorageError::failed(segment.file(), error));
         }
         written.all.push(segment);
-        // Closes the segment before it.
+        // This closes the segment before it.
         written.last = Some(made);
         self.bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Closes all files. Waits for whoever is reading the last one.
+    /// Closes all files. Waits for the readers of the last segment.
     pub(crate) fn close(&self) {
         let mut written = self.written.write().expect("no holder panics");
         written.ended = Some(CLOSED);
@@ -319,7 +323,7 @@ mod tests {
         assert_eq!(open(&segments), 0);
         assert!(row(&segments, 0).is_err());
         assert!(row(&segments, count - 1).is_err());
-        // All files are let go.
+        // All files are closed, so they can be opened again.
         let again = at(dir.path());
         assert_eq!(row(&again, count - 1).unwrap(), count - 1);
     }

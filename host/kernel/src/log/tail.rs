@@ -1,4 +1,5 @@
-//! The end of the log, decoded: what comes is run, and sent to each peer, as soon as it is there.
+//! The tail: the newest entries of the log, decoded. An entry is run and sent to each peer soon after it was appended,
+//! and is not read from disk for that.
 
 use std::collections::VecDeque;
 
@@ -6,7 +7,7 @@ use crate::limits::{RECENT_BYTES_MAX, RECENT_MAX};
 use crate::log::Stored;
 use crate::storage::keys::LocalSeq;
 
-/// The last entries, in the order of the log.
+/// The last entries in the order of the log, bounded by number and bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     entries: VecDeque<Stored>,
@@ -70,7 +71,7 @@ mod tests {
         assert_eq!(recent.entries.len(), RECENT_MAX);
         assert!(!has(&recent, 5) && has(&recent, 6));
         assert!(has(&recent, last) && !has(&recent, last + 1));
-        // The largest one stays alone, and the next takes its place.
+        // An entry larger than the bound stays, alone. The next entry takes its place.
         recent.push(entry(last + 1, RECENT_BYTES_MAX + 1));
         assert!(!has(&recent, last) && has(&recent, last + 1));
         recent.push(entry(last + 2, 1));
