@@ -1,8 +1,8 @@
-//! Local calls: they run before they are signed, and what they executed is exactly what is signed.
+//! Local calls: they run before they are signed, and an intention holds exactly the calls that ran in it.
 //!
-//! Waiting calls share an intention, its instance and its commit. A call that is refused, traps or
-//! is unauthorized goes back to its caller, never reaches the log, and ends the intention being
-//! filled: its instance has memory that replicas will not have.
+//! Waiting calls share an intention, its instance and its commit. A call that is refused, traps or is unauthorized
+//! goes back to its caller and never reaches the log. It also ends the open intention, because the instance may have
+//! memory that replicas will not have.
 
 use std::sync::Arc;
 
@@ -28,16 +28,16 @@ use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::store::Store;
 
-/// What a caller is told.
+/// What a caller is told about its transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// What became of the transaction. Only [`Outcome::Ok`] is in the log; all others left nothing.
+    /// The outcome of the transaction. Only a transaction that ended with [`Outcome::Ok`] is in the log.
     pub outcome: Outcome,
-    /// Identity of the transaction's first call.
+    /// The id of the transaction's first call.
     pub call: CallId,
 }
 
-/// Why a local call did not run to an outcome. Nothing was logged.
+/// Why a local call has no outcome. Nothing of it is in the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// This device is not admitted to the store.
@@ -46,8 +46,8 @@ pub enum CallError {
         /// This device.
         device: DeviceKey,
     },
-    /// Governance lets this device write, but a revocation that its admission did not know of makes void whatever it
-    /// signs.
+    /// Governance lets this device write, but everything that it signs is void, because of a revocation that its
+    /// admission did not know of.
     #[error(
         "this device ({device}) was also revoked by somebody whose revocation was not known where it was admitted again, so nobody counts what it signs; an admin can revoke it and admit it once more"
     )]
@@ -58,9 +58,9 @@ pub enum CallError {
     /// The transaction alone is larger than a body may be.
     #[error("a transaction of {len} bytes exceeds {max}, the most in this store")]
     TooLarge {
-        /// Its encoded length in bytes.
+        /// An upper bound of its encoded length, in bytes.
         len: usize,
-        /// The most allowed.
+        /// The most bytes that a transaction may have in this store.
         max: usize,
     },
     /// With this transaction the device would exceed its quota.
@@ -68,20 +68,20 @@ pub enum CallError {
         "this call makes an entry of {len} bytes, and with the {written} that this device has written it exceeds {quota}, the quota of one author in this store; an admin can raise it"
     )]
     OverQuota {
-        /// Length in bytes of the entry's body with this transaction in it.
+        /// The length of the entry's body with this transaction in it, in bytes.
         len: u64,
-        /// Bytes of bodies that this device has written, all its chains together.
+        /// The bytes of bodies that this device has written, in all of its chains together.
         written: u64,
         /// The quota in effect, in bytes.
         quota: u64,
     },
-    /// The transaction has no call, or too many, or a name is too long.
+    /// The transaction has no call or too many, or a name is empty or too long.
     #[error("{0}")]
     Malformed(String),
-    /// The clock stands at the end of time.
+    /// No time is left above the last one of the store.
     #[error("no time is left above {0:?}, the last one applied")]
     Time(Time),
-    /// This host could not run it.
+    /// This host could not run the call.
     #[error(transparent)]
     Host(#[from] HostFault),
 }
@@ -101,7 +101,7 @@ impl From<Stopped> for CallError {
     }
 }
 
-/// An intention that is being filled.
+/// An open intention: calls are added until it is closed and signed.
 pub(crate) struct Open {
     header: Arc<Header>,
     execution: Execution,
@@ -109,14 +109,14 @@ pub(crate) struct Open {
     outcomes: Vec<Outcome>,
     bytes: usize,
     members_before: Option<Vec<Member>>,
-    /// Whatever it holds is void by the cuts known now.
+    /// Whether the cuts known now make everything in it void.
     cut_off: bool,
 }
 
-/// Bytes that the claim of roots takes in a body, at most.
+/// The most bytes that the claim of roots takes in a body.
 const CLAIM_BYTES: usize = 256;
 
-/// Bytes that a transaction takes in a body, at most.
+/// The most bytes that a transaction takes in a body.
 fn transaction_bytes(calls: &[Call]) -> usize {
     calls
         .iter()
@@ -146,13 +146,13 @@ fn check(calls: &[Call]) -> Result<(), CallError> {
 }
 
 impl Store {
-    /// Runs calls of one lane as one transaction, at the end of the order. What it did is in the
-    /// log only after [`Store::commit`]; answer the caller then.
+    /// Runs calls of one lane as one transaction, at the end of the order. The transaction is in the log only after
+    /// [`Store::commit`]; answer the caller then.
     ///
-    /// `chain` is used when this device must start a chain: 64 fresh random bits.
+    /// `chain` is 64 fresh random bits. It is used when this device must start a chain.
     ///
     /// # Errors
-    /// When it could not run; an outcome other than `ok` is no error.
+    /// When the transaction has no outcome. An outcome other than `ok` is no error.
     pub fn call(
         &mut self,
         lane: Lane,
@@ -162,7 +162,7 @@ impl Store {
     ) -> Result<Told, CallError> {
         check(&calls)?;
         let bytes = transaction_bytes(&calls);
-        // Room for the claim of roots beside the transactions.
+        // The claim of roots needs room beside the transactions.
         let max = self.core.info.genesis.limits.body_bytes as usize - CLAIM_BYTES;
         if bytes > max {
             return Err(CallError::TooLarge { len: bytes, max });
@@ -205,7 +205,7 @@ impl Store {
                 open.outcomes.push(outcome.clone());
                 open.bytes += bytes;
                 self.open = Some(open);
-                // What is allowed may have changed for whatever follows.
+                // Governance has changed, so it may allow other calls from here on.
                 if lane == Lane::System && wrote {
                     self.close_before_commit(now_ms)?;
                 }
@@ -228,7 +228,7 @@ impl Store {
         }
     }
 
-    /// Refuses what this device's quota would make void, before anything runs.
+    /// Refuses a transaction whose entry would be void by this device's quota, before the transaction runs.
     fn check_quota(&self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
         let allowance = written::allowance(&self.core.rows, &self.author, Slot::MAX)?;
         let Some(quota) = allowance.quota else {
@@ -237,7 +237,7 @@ impl Store {
         if allowance.fits((open.bytes + bytes + CLAIM_BYTES) as u64) {
             return Ok(());
         }
-        // Near the bound the length is taken exactly; only its claim may still be shorter.
+        // The upper bound does not fit, so the length is computed. Only the claim may still be left out at signing.
         let mut transactions = open.transactions.clone();
         transactions.push(Transaction {
             calls: calls.to_vec(),
@@ -308,12 +308,12 @@ impl Store {
                 reason: "it answered another question".into(),
             })),
             Err(crate::run::engine::AskError::Host(fault)) => Err(CallError::Host(fault)),
-            // Governance that traps admits nobody.
+            // A governance component that traps has no members.
             Err(crate::run::engine::AskError::Trapped(_)) => Ok(Vec::new()),
         }
     }
 
-    /// Everything of the next header that is fixed before its calls run.
+    /// The next header, with every field that is fixed before its calls run.
     fn next_header(
         &self,
         lane: Lane,
@@ -334,7 +334,7 @@ impl Store {
         };
         let mut heads = self.live_heads()?;
         heads.retain(|(_, id)| *id != prev);
-        // Oldest first when there are more: what waited longest is named first.
+        // If there are more heads than a header may name, it names those that this node has had for longest.
         heads.sort_unstable();
         heads.truncate(DEPS_MAX);
         let mut deps: Vec<IntentionId> = heads.into_iter().map(|(_, id)| id).collect();
@@ -357,7 +357,7 @@ impl Store {
                 len: 0,
                 key: 0,
             },
-            // The bytes before this body; completed at signing.
+            // The bytes of the chain before this body. Signing adds those of the body.
             chain_bytes,
             parent_view: None,
             hints: Vec::new(),
@@ -365,8 +365,8 @@ impl Store {
         })
     }
 
-    /// The latest entry that admits this device, is not void, and knows of every revocation of the device; or only
-    /// not void, if there is none, and that it is so.
+    /// The latest entry that admits this device, is not cut off, and has all of `revocations` in its past; `false`
+    /// with it. If there is none, the latest one that is not cut off, and `true`: the cuts make void what names it.
     fn own_grant(&self, revocations: &[LocalSeq]) -> Result<(IntentionId, bool), CallError> {
         let mut void_by_cut = None;
         for local in dag::grants(&self.core.rows, &self.author)? {
@@ -388,7 +388,7 @@ impl Store {
         })
     }
 
-    /// The tip of the chain that this device goes on with.
+    /// The tip of the chain that this device continues; `None` when it must start one.
     fn own_tip(&self) -> Result<Option<(LocalSeq, dag::Meta)>, StorageError> {
         let Some(chain) = self
             .core
@@ -398,7 +398,7 @@ impl Store {
         else {
             return Ok(None);
         };
-        // A fork of the own chain is continued by nobody: a new chain starts.
+        // A forked chain is not continued, so a new chain starts.
         let branches = dag::branches_of(&self.core.rows, &self.author, Some(chain))?;
         let [branch] = branches[..] else {
             return Ok(None);
@@ -407,7 +407,7 @@ impl Store {
         Ok(Some((local, dag::meta(&self.core.rows, local)?)))
     }
 
-    /// Heads without void entries, in whose place stand the entries that those named.
+    /// The heads. In the place of an entry that is cut off stand the entries that it names.
     fn live_heads(&self) -> Result<Vec<(LocalSeq, IntentionId)>, StorageError> {
         let rows = &self.core.rows;
         let mut queue: Vec<LocalSeq> = self.core.cache.heads.values().copied().collect();
@@ -423,7 +423,7 @@ impl Store {
             }
         }
         if expanded {
-            // What a void entry named may be in the past of another head.
+            // An entry that was named by one that is cut off may be in the past of another head.
             let all = live.clone();
             let mut kept = Vec::with_capacity(all.len());
             for (local, id) in live {
@@ -440,16 +440,16 @@ impl Store {
         Ok(live)
     }
 
-    /// As [`Store::close_intention`], where callers have been told something already: when it
-    /// fails, the next commit says so to all of them.
+    /// Closes the intention as [`Store::close_intention`] does, before the commit that its callers wait for. An error
+    /// is kept for that commit, which returns it to all of them.
     fn close_before_commit(&mut self, now_ms: u64) -> Result<(), CallError> {
         self.close_intention(now_ms).inspect_err(|error| {
             self.unsigned = Some(error.clone());
         })
     }
 
-    /// Signs the intention being filled, if it holds anything; inserts it into the graph, and installs what it
-    /// did. Durable only with the next commit.
+    /// Closes the open intention. If it holds any transaction, signs it, inserts it into the graph and installs its
+    /// effects. It is durable only after the next commit.
     pub(crate) fn close_intention(&mut self, now_ms: u64) -> Result<(), CallError> {
         let Some(open) = self.open.take() else {
             return Ok(());
@@ -465,7 +465,8 @@ impl Store {
         Ok(())
     }
 
-    /// Signs an intention: completes its header by its body, and its effects by what the host keeps of it.
+    /// Signs an intention. Completes the fields of its header that depend on the body, and its effects by the rows that
+    /// the host keeps of it.
     fn sign(
         &mut self,
         mut open: Open,
@@ -480,7 +481,7 @@ impl Store {
         let body = Body {
             transactions: open.transactions,
             genesis: None,
-            // What governance cuts off by what was just called is not void yet.
+            // While cuts are due, entries that these calls cut off are not void yet, so no roots are claimed.
             claim: (self.core.progress.settled && !self.core.are_cuts_due()?)
                 .then(|| self.core.claim()),
         };
@@ -518,7 +519,7 @@ impl Store {
     }
 }
 
-/// Devices that are active members after and were not before, at most as many as a header admits.
+/// The devices that are active members in `after` and were not in `before`, at most as many as a header may admit.
 fn gained(before: &[Member], after: &[Member]) -> Vec<DeviceKey> {
     let active = |members: &[Member], device: &DeviceKey| {
         members

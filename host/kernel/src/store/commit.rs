@@ -1,5 +1,5 @@
-//! Making things durable: one commit a batch, undone as a whole when the disk fails; derived state
-//! behind it, never ahead.
+//! Commits: a batch is durable in the log as a whole, or undone as a whole. The derived state on disk is never ahead
+//! of the log.
 
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ use crate::store::author::CallError;
 use crate::store::receive::Received;
 use crate::store::snapshot::{Snapshot, Summary};
 
-/// What a failed commit goes back to.
+/// The values before the batch, which a failed commit goes back to.
 pub(crate) struct Undo {
     rows: RowsView,
     heads: Heads,
     progress: Progress,
 }
 
-/// Why a commit failed. Everything since the last one is undone.
+/// Why a commit failed. Everything since the last commit is undone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// An intention could not be signed. The store goes on.
@@ -51,13 +51,13 @@ impl From<CallError> for CommitError {
 }
 
 impl Store {
-    /// Makes everything since the last commit durable: signs the intention being filled and inserts it, appends
-    /// the batch to the log, publishes what readers see. Only then may callers be answered. Returns the new
+    /// Makes everything since the last commit durable: signs the open intention and inserts it, appends the batch to
+    /// the log, and publishes the snapshot that readers get. Only then may callers be answered. Returns the new
     /// intentions.
     ///
     /// # Errors
-    /// When an intention could not be signed, or the disk fails: everything since the last commit is undone, and the
-    /// callers get the error.
+    /// When an intention could not be signed, or the disk fails. Everything since the last commit is undone; give the
+    /// error to the callers.
     pub fn commit(&mut self, now_ms: u64) -> Result<Vec<VerifiedHeader>, CommitError> {
         let signed = match self.unsigned.take() {
             Some(error) => Err(error),
@@ -67,7 +67,8 @@ impl Store {
         Ok(self.commit_batch(now_ms)?)
     }
 
-    /// Commits calls that nobody has committed yet. That they could not be signed is told by their callers' commit.
+    /// Commits the calls that have run since the last commit. If they could not be signed, the error is kept for
+    /// [`Store::commit`], which their callers wait for.
     pub(crate) fn commit_calls(&mut self, now_ms: u64) -> Result<(), StorageError> {
         match self.commit(now_ms) {
             Ok(_) => Ok(()),
@@ -79,7 +80,7 @@ impl Store {
         }
     }
 
-    /// Appends the batch to the log and lets the derived state follow. Returns the new intentions.
+    /// Appends the batch to the log, and then updates the derived state. Returns the new intentions.
     pub(crate) fn commit_batch(
         &mut self,
         now_ms: u64,
@@ -88,14 +89,14 @@ impl Store {
         let Some(headers) = appended.inspect_err(|_| self.roll_back())? else {
             return Ok(Vec::new());
         };
-        // The batch is in the log: what fails from here on is not the failure of its callers.
+        // The batch is durable in the log, so an error from here on is none of its callers'.
         if let Err(error) = self.follow_log(now_ms) {
             self.broken = Some(error);
         }
         Ok(headers)
     }
 
-    /// Appends the batch to the log, durably, with its notices; `None` if there is nothing to append.
+    /// Appends the batch with its notices durably to the log; `None` if there is nothing to append.
     fn append(&mut self, now_ms: u64) -> Result<Option<Vec<VerifiedHeader>>, StorageError> {
         if self.pending.is_empty() && self.core.notices.is_empty() {
             self.undo = None;
@@ -149,7 +150,7 @@ impl Store {
         Ok(local)
     }
 
-    /// Inserts into the graph what the log holds, or will hold with the next commit.
+    /// Inserts an entry into the graph that the log holds, or will hold after the next commit.
     pub(crate) fn insert_logged(
         &mut self,
         header: &VerifiedHeader,
@@ -170,7 +171,7 @@ impl Store {
         }
         let progress = &mut core.progress;
         if header.author == self.author {
-            // After a restart from an older state the log knows best which chain is ours.
+            // The newest own entry says which chain this device continues. A replay finds it after a restart too.
             progress.chain = Some(header.chain);
         }
         progress.next = LocalSeq(local.0 + 1);
@@ -186,7 +187,7 @@ impl Store {
         Ok(local)
     }
 
-    /// Puts everything back to the last commit.
+    /// Undoes everything since the last commit.
     pub(crate) fn roll_back(&mut self) {
         self.open = None;
         self.pending.clear();
@@ -199,13 +200,13 @@ impl Store {
         }
     }
 
-    /// Lets the derived state follow the log, and publishes what readers see.
+    /// Updates the derived state after a batch was appended, and publishes the snapshot that readers get.
     fn follow_log(&mut self, now_ms: u64) -> Result<(), StorageError> {
-        // What was just received is written once, after it has run.
+        // Received entries are flushed after they have run, so that their rows are written once.
         if self.core.progress.settled {
             self.flush_if_due(now_ms)?;
         }
-        // A local change of governance may cut entries off; whoever reads next must see that.
+        // A local change of governance may cut entries off, and the next reader must see that.
         if self.core.are_cuts_due()? {
             let settled = self.core.settle(CUT_RUNS)?;
             self.core.progress.settled = settled.pending == 0;
@@ -219,8 +220,8 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the derived state follows the log. When its disk failed after a batch was durable,
-    /// nothing more works until the store is opened again, which derives the rest from the log.
+    /// Fails when the derived state could not be updated after a batch was durable. The store then takes nothing more
+    /// until it is opened again, which derives the rest from the log.
     fn sound(&self) -> Result<(), StorageError> {
         match &self.broken {
             None => Ok(()),
@@ -231,11 +232,13 @@ impl Store {
         }
     }
 
-    /// Runs what is due, at most `max_runs` of it. Call it again while anything is pending; fresh
-    /// calls may go in between.
+    /// Does at most `max_runs` runs that are due. Call it again while any is pending; fresh calls may go in between.
     ///
     /// # Errors
-    /// When the disk fails: the store must be opened again.
+    /// When the disk fails. The store must then be opened again.
+    ///
+    /// # Panics
+    /// When calls have run since the last commit.
     pub fn settle(&mut self, max_runs: u64) -> Result<Settled, StorageError> {
         assert!(
             self.open.is_none() && self.pending.is_empty(),
@@ -245,7 +248,7 @@ impl Store {
         let settled = self.core.settle(max_runs)?;
         self.core.progress.settled = settled.pending == 0;
         if !self.core.notices.is_empty() {
-            // A changed outcome is told durably.
+            // A notice of a changed outcome must be durable.
             let now_ms = self.flushed_at_ms;
             self.commit_batch(now_ms)?;
         }
@@ -264,8 +267,8 @@ impl Store {
         Ok(settled)
     }
 
-    /// Looks at the time: what was parked and is due now is admitted, and old derived state is
-    /// written. About once a second.
+    /// Does what the time asks for: admits parked entries whose time has come, and flushes derived state that is old
+    /// enough. To be called about once a second.
     ///
     /// # Errors
     /// When the disk fails.
@@ -282,13 +285,13 @@ impl Store {
             self.commit_batch(now_ms)?;
         }
         if self.flush_if_due(now_ms)? {
-            // Readers need not keep in memory what is on disk now.
+            // The snapshot before would keep rows in memory that are on disk now.
             self.publish()?;
         }
         Ok(received)
     }
 
-    /// Makes everything durable, derived state included.
+    /// Makes everything durable, with the derived state, and closes the files.
     ///
     /// # Errors
     /// When the disk fails.
@@ -303,7 +306,8 @@ impl Store {
         self.flush(now_ms)
     }
 
-    /// Throws the derived state away and makes it again from the log.
+    /// Removes the derived state and inserts every entry of the log anew. Their runs are due afterwards: call
+    /// [`Store::settle`].
     ///
     /// # Errors
     /// When the disk fails.
@@ -339,7 +343,7 @@ impl Store {
         }
     }
 
-    /// Tells whether it was.
+    /// Flushes the derived state if that is due. Returns whether it did.
     fn flush_if_due(&mut self, now_ms: u64) -> Result<bool, StorageError> {
         let old = now_ms.saturating_sub(self.flushed_at_ms) >= FLUSH_MS;
         if self.core.progress.unflushed >= FLUSH_ENTRIES

@@ -1,4 +1,4 @@
-//! One store with its single writer: the one path that local, gossiped and synced intentions take.
+//! One store and its single writer: the one path that local, gossiped and synced intentions take.
 
 pub(crate) mod author;
 pub(crate) mod commit;
@@ -26,13 +26,13 @@ use crate::store::snapshot::Snapshot;
 
 pub use open::{CreateError, NewStore, OpenError};
 
-/// The single writer of one store.
+/// One store, as its single writer has it.
 pub struct Store {
     pub(crate) core: Core,
     pub(crate) key: SigningKey,
     pub(crate) author: DeviceKey,
     pub(crate) open: Option<Open>,
-    /// A chain that this device does not go on with.
+    /// A chain that this device does not continue, see [`Store::leave_chain`].
     pub(crate) left_chain: Option<ChainId>,
     /// The number of entries that the log holds durably.
     pub(crate) durable: LocalSeq,
@@ -42,11 +42,11 @@ pub struct Store {
     pub(crate) kept_notices: Kept,
     pub(crate) published: Snapshot,
     pub(crate) undo: Option<Undo>,
-    /// Why an intention could not be signed: everybody who waits for the next commit is told.
+    /// Why an intention could not be signed. The next commit returns it, so all callers that wait for it are told.
     pub(crate) unsigned: Option<CallError>,
-    /// What failed after a batch was durable.
+    /// The error of the derived state after a batch was durable. From then on the store must be opened again.
     pub(crate) broken: Option<StorageError>,
-    /// The state's file is closed with its only writer; this is for the log's.
+    /// Closes the log's files with the store. The state's file needs no such field, because `core` alone owns it.
     _closes: Closes,
 }
 
@@ -66,57 +66,58 @@ impl Store {
         self.core.info.id
     }
 
-    /// Has `wake` called when a read of this store's files fails, whoever reads: a view that is out, or the store
-    /// itself. It must not block, and its answer is [`Store::examine`] by whoever owns the store.
+    /// Has `wake` called when a read of this store's files fails, by a snapshot or by the store itself. `wake` must not
+    /// block. The owner of the store should then call [`Store::examine`].
     pub fn on_failed_read(&self, wake: impl Fn() + Send + Sync + 'static) {
         let wake: Wake = Arc::new(wake);
         self.core.log.on_failed_read(wake.clone());
         self.core.rows.on_failed_read(wake);
     }
 
-    /// Looks, if a read has failed since the last time, whether the databases go on: redb takes nothing any more
-    /// after an error of its file. Costs nothing as long as none has failed.
+    /// If a read has failed since the last call, examines whether the databases still take transactions: after an error
+    /// of its file redb takes none. Costs nothing as long as no read has failed.
     ///
     /// # Errors
-    /// When they do not: the store must be opened again.
+    /// When a database takes no transactions. The store must then be opened again.
     pub fn examine(&self) -> Result<(), StorageError> {
         self.core.log.examine()?;
         self.core.rows.examine()
     }
 
-    /// What the log holds durably.
+    /// The published snapshot: a view of everything that the log holds durably.
     pub fn snapshot(&self) -> Snapshot {
         self.published.clone()
     }
 
-    /// The same, for whoever needs it no longer than the store stays as it is.
+    /// The snapshot of [`Store::snapshot`], without the clone.
     pub fn published(&self) -> &Snapshot {
         &self.published
     }
 
     // --- for status and people -------------------------------------------------------------------
 
-    /// What changed since the last call of this function.
+    /// Returns what changed since the last call of this function.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.core.changes)
     }
 
-    /// Entries that wait for something else.
+    /// The floating entries, which wait for something that they name or for their body.
     pub fn floating(&self) -> Vec<FloatingRow> {
         self.waiting.floating()
     }
 
-    /// Entries that wait for their time.
+    /// The parked entries, which wait for their time.
     pub fn parked(&self) -> Vec<ParkedRow> {
         self.waiting.parked()
     }
 
-    /// How many entries float, and how many are parked.
+    /// The number of floating entries, and of parked ones.
     pub fn waiting_counts(&self) -> (usize, usize) {
         self.waiting.counts()
     }
 
-    /// Unacknowledged notices by number, oldest first, and last how many more were raised than are kept.
+    /// The notices that are not acknowledged, with their numbers, the oldest first. If more were raised than are kept,
+    /// the last one is [`Notice::More`].
     ///
     /// # Errors
     /// When the disk fails.
@@ -124,7 +125,7 @@ impl Store {
         self.core.log.notices()
     }
 
-    /// Removes notices; tells how many there were.
+    /// Removes the notices with these numbers. Returns how many of them there were.
     ///
     /// # Errors
     /// When the disk fails.
@@ -134,19 +135,18 @@ impl Store {
         Ok(count)
     }
 
-    /// The chain that this device writes; `None` until it has started one here.
+    /// The chain that this device writes; `None` until it has started one in this store.
     pub fn own_chain(&self) -> Option<ChainId> {
         self.core.progress.chain
     }
 
-    /// Does not go on with that chain: if it is the one that this device writes, its next intention starts
-    /// another. For a store that was put back to an earlier day, and may lack the end of its own chain.
-    /// Lasts as long as this value.
+    /// Makes this device not continue `chain`: if it writes that chain, its next intention starts another. For a store
+    /// that was restored from a backup and may lack the end of its own chain. The effect ends when the store is closed.
     pub fn leave_chain(&mut self, chain: ChainId) {
         self.left_chain = Some(chain);
     }
 
-    /// The last signed link of the witness chain.
+    /// The last signed link of the witness chain, and the last entry that it covers.
     ///
     /// # Errors
     /// When the disk fails.

@@ -1,4 +1,4 @@
-//! How a store begins: founded, adopted from a received genesis, or opened from its files.
+//! The three ways to a store: it is founded, adopted from a received genesis, or opened from its files.
 
 use std::sync::Arc;
 
@@ -27,21 +27,21 @@ use crate::storage::rows::Rows;
 use crate::store::Store;
 use crate::store::snapshot::{Snapshot, Summary};
 
-/// Runs that opening a store does at once; a longer replay is left to [`Store::settle`].
+/// The most runs that opening a store does itself. The rest of a longer replay is left to [`Store::settle`].
 const OPEN_RUNS_MAX: u64 = 5_000;
 
-/// What a new store is to be.
+/// The contents of a new store's first entry.
 #[derive(Clone, Debug)]
 pub struct NewStore {
-    /// What its genesis fixes.
+    /// The genesis of the store.
     pub genesis: Genesis,
-    /// Members of a parent, admitted besides the founder.
+    /// Devices that are admitted besides the founder: the members of the parent store.
     pub admits: Vec<DeviceKey>,
     /// The founder's chain: 64 fresh random bits, which also make the store's id unique.
     pub chain: ChainId,
 }
 
-/// Why a store was not made. Nothing of it is left in the log.
+/// Why a store was not founded or adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// The files already hold a store.
@@ -50,15 +50,15 @@ pub enum CreateError {
     /// The genesis breaks a rule of the format.
     #[error("the genesis: {0}")]
     Genesis(String),
-    /// The `init` of a component did not succeed: without it there is no store.
+    /// The `init` of a component did not succeed, so the store is not founded.
     #[error("init of the {lane} component ended with {outcome:?}")]
     Init {
         /// "governance" or "app".
         lane: &'static str,
-        /// How it ended.
+        /// The outcome of `init`.
         outcome: Outcome,
     },
-    /// This host could not run it.
+    /// This host could not run an `init`.
     #[error(transparent)]
     Host(#[from] HostFault),
     /// The disk failed.
@@ -81,7 +81,8 @@ impl Store {
     /// Founds a store: signs its genesis, runs both `init`s, and makes it durable.
     ///
     /// # Errors
-    /// When the files are not empty, a rule is broken, or an `init` does not succeed.
+    /// When the files are not empty, the genesis breaks a rule, an `init` does not run or does not succeed, or the disk
+    /// fails. Unless the disk failed, nothing is in the log then.
     pub fn create(
         files: Files,
         engine: Arc<dyn Engine>,
@@ -135,11 +136,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Starts a replica from a received genesis. The caller has compared its id with what it asked
-    /// for. The app half may stay due until the component arrives.
+    /// Starts a replica from a received genesis. The caller has compared its id with the one that it asked for. The
+    /// `init` of a component that is not on this node stays due.
     ///
     /// # Errors
-    /// When the bytes are no genesis, or governance refuses it.
+    /// When the bytes are no genesis, the files are not empty, or the disk fails.
     pub fn adopt(
         files: Files,
         engine: Arc<dyn Engine>,
@@ -249,10 +250,10 @@ impl Store {
         Ok(())
     }
 
-    /// Opens a store: reads how far the derived state has come and replays the difference.
+    /// Opens a store, and replays the entries of the log that the derived state does not cover.
     ///
     /// # Errors
-    /// When the log is empty or damaged.
+    /// When the log has no genesis, the disk fails, a file is damaged, or the derived state does not fit the log.
     pub fn open(
         files: Files,
         engine: Arc<dyn Engine>,
@@ -279,7 +280,7 @@ impl Store {
         let rows = Rows::open(files.state)?;
         let mut store = Self::assemble(log, rows, engine, key, info, now_ms)?;
         if store.core.progress.next.0 > count {
-            // The log was put back to an earlier day; whatever was derived beyond it is void.
+            // The log was restored from a backup, so the state was derived from entries that the log lacks.
             let why = format_args!(
                 "it knows {} entries, and the log only {count}: if the log was restored from a backup, remove state.redb",
                 store.core.progress.next.0
@@ -306,7 +307,8 @@ impl Store {
         Ok(store)
     }
 
-    /// Indexes what the derived state does not know yet.
+    /// Inserts the entries of the log that the derived state does not cover, up to number `count`, and marks their runs
+    /// as due.
     pub(crate) fn replay(&mut self, count: u64) -> Result<(), StorageError> {
         while self.core.progress.next.0 < count {
             let entries = self.core.log.entries(self.core.progress.next, 256)?;
@@ -329,7 +331,7 @@ impl Store {
                 }
             }
         }
-        // A notice is raised when something changes, not when it is derived again.
+        // These notices were raised when the entries arrived. Deriving the entries again raises no new ones.
         self.core.notices.clear();
         Ok(())
     }

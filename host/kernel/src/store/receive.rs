@@ -11,45 +11,45 @@ use crate::storage::error::StorageError;
 use crate::store::Store;
 use crate::store::verification::VerifyBatch;
 
-/// Something for which a sender answers.
+/// A fault of the peer that sent a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blame {
-    /// The intention, where its bytes say which.
+    /// The intention; `None` when its header does not verify.
     pub id: Option<IntentionId>,
-    /// What is wrong with it.
+    /// What is wrong with the intention.
     pub reason: String,
 }
 
-/// What became of a received batch.
+/// The result of receiving a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Received {
-    /// New in the log.
+    /// Entries that are new in the log.
     pub witnessed: Vec<IntentionId>,
-    /// In the log or waiting already.
+    /// The number of entries that were in the log, waiting or dropped before.
     pub known: usize,
-    /// Waiting for something else.
+    /// The number of entries that float now.
     pub floating: usize,
-    /// Waiting for their time.
+    /// The number of entries that are parked now.
     pub parked: usize,
-    /// Dropped because too much waits; ask again later.
+    /// The number of entries that were dropped because too many wait. Ask for them again later.
     pub no_room: usize,
-    /// Named and unknown: to be asked for.
+    /// Ids that floating entries name and this store does not have. They are to be asked for.
     pub missing: Vec<IntentionId>,
-    /// Known by header alone: their bodies are to be asked for.
+    /// Entries of which only the header is here. Their bodies are to be asked for.
     pub bodies_missing: Vec<IntentionId>,
-    /// What the sender answers for.
+    /// The faults of the sender.
     pub blame: Vec<Blame>,
 }
 
 impl Store {
-    /// Verifies, admits and witnesses what a peer sent, and marks it for execution: call
-    /// [`Store::settle`] afterwards. Everything witnessed is durable when this returns.
+    /// Verifies, admits and witnesses the entries that a peer sent, and marks their runs as due: call [`Store::settle`]
+    /// afterwards. Everything witnessed is durable when this returns.
     ///
     /// # Errors
-    /// When the disk fails; nothing of the batch is kept then.
+    /// When the disk fails. Nothing of the batch is kept then.
     ///
     /// # Panics
-    /// When `verifier` gives another number of results than it got headers.
+    /// When `verifier` does not return one result for each header.
     pub fn receive(
         &mut self,
         from: DeviceKey,
@@ -131,7 +131,7 @@ impl Store {
                 None => None,
                 Some(Ok(body)) => Some(body),
                 Some(Err(error)) => {
-                    // The header may be sound; its body can come from somebody else.
+                    // The header may be sound and is kept. The body can come from another peer.
                     received.blame.push(Blame {
                         id: Some(header.id()),
                         reason: error.to_string(),
@@ -144,7 +144,7 @@ impl Store {
         Ok(arrivals)
     }
 
-    /// Admits what can be admitted, and whatever that wakes.
+    /// Admits the entries of `queue`, and floating entries that waited for one of them.
     pub(crate) fn admit_all(
         &mut self,
         mut queue: VecDeque<Arrival>,

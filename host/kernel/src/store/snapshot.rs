@@ -1,4 +1,4 @@
-//! What readers see: a consistent view of what the log holds durably.
+//! The snapshot that readers get: a consistent view of what the log holds durably.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -32,24 +32,24 @@ use crate::storage::rows::RowsView;
 /// A store in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// Intentions witnessed.
+    /// The number of witnessed intentions.
     pub count: u64,
-    /// Intentions applied; equal to `count` when nothing is pending.
+    /// The number of applied intentions, which is `count` when nothing is pending.
     pub applied: u64,
-    /// Digest of the set of applied intentions.
+    /// The digest of the set of applied intentions.
     pub set: Digest,
-    /// Digest of the state root.
+    /// The digest of the state root.
     pub state_root: Digest,
-    /// Digest of the outcome root.
+    /// The digest of the outcome root.
     pub outcome_root: Digest,
-    /// Runs that are due.
+    /// The number of runs that are due.
     pub pending: u64,
     /// The largest time of a witnessed intention.
     pub last_time: Time,
-    /// Runs that were repeated since the store was opened, by the author whose late entry, or whose being
-    /// cut off, made them stale.
+    /// How many runs were repeated since the store was opened, by the author that made them stale with a late entry or
+    /// by being cut off.
     pub replays: Arc<BTreeMap<DeviceKey, u64>>,
-    /// Intentions that no other names.
+    /// The intentions that no other intention names.
     pub heads: Vec<IntentionId>,
     /// Why the system lane waits, if it does.
     pub system_paused: Option<HostFault>,
@@ -57,40 +57,40 @@ pub struct Summary {
     pub app_paused: Option<HostFault>,
 }
 
-/// The last intention of a chain; a fork gives a chain several.
+/// The last intention of a chain. A forked chain has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tip {
-    /// The device.
+    /// The device that writes the chain.
     pub author: DeviceKey,
-    /// Its chain.
+    /// The chain.
     pub chain: ChainId,
-    /// Place of the intention in the chain.
+    /// The intention's place in the chain, from 0.
     pub seq: Seq,
     /// The intention.
     pub id: IntentionId,
-    /// Its place in this node's log.
+    /// The intention's number in this node's log.
     pub local: LocalSeq,
 }
 
 /// One row of a store's history.
 #[derive(Clone, Debug)]
 pub struct HistoryRow {
-    /// Where it stands in the order.
+    /// The entry's position in the order.
     pub position: Position,
     /// The entry.
     pub stored: Stored,
-    /// It has no effect: governance has cut it off, or it exceeds its author's quota.
+    /// Whether the entry has no effect, because governance has cut it off or it exceeds its author's quota.
     pub void: bool,
-    /// It is void because governance has cut it off.
+    /// Whether governance has cut the entry off.
     pub cut_off: bool,
-    /// What became of its transactions; empty while it is pending or void. A genesis has one
-    /// for each lane.
+    /// The outcomes of its last run, by transaction; empty if there was no run yet or the last one was void. A genesis
+    /// has one for each lane.
     pub outcomes: Vec<Outcome>,
-    /// It has not run yet, or must run again.
+    /// Whether the entry has not run yet, or must run again.
     pub pending: bool,
 }
 
-/// Where an entry stands in the fold.
+/// What the fold knows of an entry.
 struct Standing {
     outcomes: Vec<Outcome>,
     void: bool,
@@ -101,30 +101,31 @@ struct Standing {
 /// The result of a query.
 #[derive(Clone, Debug)]
 pub struct Queried {
-    /// How it ended.
+    /// How the query ended.
     pub end: CallEnd,
-    /// What it read: it must be asked again when one of these changes.
+    /// What the query read. When one of these reads changes, the result may be another.
     pub reads: Reads,
-    /// It asked for the time, which every entry changes.
+    /// Whether the query read the time, which every entry changes.
     pub clock: bool,
 }
 
 /// A key of the state with its value.
 pub type StateRow = (Vec<u8>, Arc<[u8]>);
 
-/// A consistent view of one store. Cheap to clone, and stays as it is.
+/// A consistent view of one store. Cheap to clone; later writes do not change it.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) info: Arc<Info>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) rows: RowsView,
     pub(crate) log: Log,
-    /// Entries that were added lately, later ones than these included.
+    /// A cache of entries that were added lately. The writer shares it, so it may hold entries that this view does not
+    /// have: readers check `local < count`.
     pub(crate) names: Names,
     /// Whether governance may have cut any entry off.
     pub(crate) any_cut: bool,
     pub(crate) summary: Arc<Summary>,
-    /// What readers derive of this view, once for all of them.
+    /// A value that readers derive from this view, computed once for all clones.
     pub(crate) derived: Arc<OnceLock<Box<dyn Any + Send + Sync>>>,
 }
 
@@ -135,7 +136,8 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// What `make` makes of this view. It is made once and remembered, for the one type that is asked for.
+    /// The value that `make` derives from this view, computed once for all clones. Only the value of one type is kept,
+    /// so all callers must ask for the same.
     pub(crate) fn derive<T: Clone + Send + Sync + 'static>(
         &self,
         make: impl FnOnce() -> Result<T, StorageError>,
@@ -144,22 +146,22 @@ impl Snapshot {
             return Ok(T::clone(known));
         }
         let made = make()?;
-        // Another reader may have been first.
+        // Another reader may have stored its value first, which is the same.
         let _ = self.derived.set(Box::new(made.clone()));
         Ok(made)
     }
 
-    /// The store.
+    /// The store's id.
     pub fn store_id(&self) -> StoreId {
         self.info.id
     }
 
-    /// What its genesis fixed.
+    /// The store's genesis.
     pub fn genesis(&self) -> &Genesis {
         &self.info.genesis
     }
 
-    /// When it was founded, by the founder's clock.
+    /// When the store was founded, by the founder's clock.
     pub fn genesis_time(&self) -> Time {
         self.info.position.time
     }
@@ -169,15 +171,15 @@ impl Snapshot {
         &self.summary
     }
 
-    /// Whether that intention is witnessed.
+    /// Whether the intention is witnessed.
     ///
     /// # Errors
-    /// As all of these: when the disk fails.
+    /// When the disk fails.
     pub fn contains(&self, id: &IntentionId) -> Result<bool, StorageError> {
         Ok(self.local_of(id)?.is_some())
     }
 
-    /// That intention, if it is witnessed.
+    /// The intention with that id, if it is witnessed.
     ///
     /// # Errors
     /// When the disk fails.
@@ -188,8 +190,8 @@ impl Snapshot {
         }
     }
 
-    /// The intention at that place of this node's log. Whatever an intention names has a smaller
-    /// place.
+    /// The intention with number `local` in this node's log; `None` when the view does not have it. Everything that an
+    /// intention names has a smaller number.
     ///
     /// # Errors
     /// When the disk fails.
@@ -200,7 +202,7 @@ impl Snapshot {
         self.log.entry(local)
     }
 
-    /// Up to `limit` intentions from that place of this node's log on.
+    /// Up to `limit` intentions from number `local` of this node's log on, ascending.
     ///
     /// # Errors
     /// When the disk fails.
@@ -213,7 +215,7 @@ impl Snapshot {
         self.log.entries(local, limit)
     }
 
-    /// The place of an intention in this node's log.
+    /// The number of an intention in this node's log; `None` when it is not witnessed.
     ///
     /// # Errors
     /// When the disk fails.
@@ -224,8 +226,7 @@ impl Snapshot {
         }
     }
 
-    /// The last intention of each chain, sorted; a fork gives a chain several. A branch that
-    /// another entry of its own chain continues has only the later tip.
+    /// The last intention of each branch, sorted. A chain without forks is one branch, and each fork adds one.
     ///
     /// # Errors
     /// When the disk fails.
@@ -244,7 +245,7 @@ impl Snapshot {
         Ok(tips)
     }
 
-    /// Digest of all tips: equal on two nodes if and only if they have witnessed the same entries.
+    /// The digest of all tips. It is equal on two nodes if and only if they have witnessed the same entries.
     ///
     /// # Errors
     /// When the disk fails.
@@ -259,8 +260,8 @@ impl Snapshot {
         Ok(Digest(*hasher.finalize().as_bytes()))
     }
 
-    /// Places of the `prev`-ancestors of `tip`, itself included, from `seq` on, ascending, at most
-    /// `limit`. Empty when `tip` is not witnessed.
+    /// The numbers in this node's log of `tip` and its `prev`-ancestors, from place `seq` of the chain on, ascending,
+    /// at most `limit`. Empty when `tip` is not witnessed.
     ///
     /// # Errors
     /// When the disk fails.
@@ -274,7 +275,7 @@ impl Snapshot {
             return Ok(Vec::new());
         };
         let meta = dag::meta(&self.rows, local)?;
-        // From the tip's branch up through the branches that it left.
+        // The tip's branch, then its ancestors among the branches, each with the last entry that belongs to the path.
         let mut parts = vec![(meta.branch, meta.seq)];
         loop {
             let (at, _) = parts[parts.len() - 1];
@@ -321,7 +322,7 @@ impl Snapshot {
         Ok(self.standing(local, meta.lane, &meta.position())?.void)
     }
 
-    /// Whether governance has cut the entry off: a node that sees it so neither offers nor counts it.
+    /// Whether governance has cut the entry off. A node neither offers such an entry to peers nor counts it.
     ///
     /// # Errors
     /// When the disk fails.
@@ -329,7 +330,7 @@ impl Snapshot {
         Ok(self.any_cut && cut_off::is_cut_off(&self.rows, id)?)
     }
 
-    /// Whether a quota has ever been in effect: without one, and without cuts, nothing is void.
+    /// Whether a quota has ever been in effect. Without quotas and cuts no entry is void.
     ///
     /// # Errors
     /// When the disk fails.
@@ -337,7 +338,7 @@ impl Snapshot {
         written::ever(&self.rows)
     }
 
-    /// What became of each transaction; `None` while the entry is unknown, pending or void.
+    /// The outcome of each transaction; `None` while the entry is unknown, pending or void.
     ///
     /// # Errors
     /// When the disk fails.
@@ -372,7 +373,7 @@ impl Snapshot {
                 outcomes.extend(record.outcomes);
             }
         }
-        // What a void record says of a run that is due may be over: only a cut says it at once.
+        // While a run is due, the record of the run before may not hold any more. Only a cut holds at once.
         void = if pending { cut_off } else { void };
         Ok(Standing {
             outcomes,
@@ -382,7 +383,7 @@ impl Snapshot {
         })
     }
 
-    /// Entries in canonical order, from `from` on (exclusive), at most `limit`.
+    /// At most `limit` entries in canonical order, after `from`; with `reverse` in descending order, before `from`.
     ///
     /// # Errors
     /// When the disk fails.
@@ -412,7 +413,7 @@ impl Snapshot {
         Ok(out)
     }
 
-    /// Where entries stand in canonical order, and their places in the log, likewise.
+    /// The positions and log numbers of the entries that [`Snapshot::history`] returns for the same arguments.
     pub(crate) fn places(
         &self,
         from: Option<Position>,
@@ -448,7 +449,7 @@ impl Snapshot {
     /// Asks governance at the end of the system lane.
     ///
     /// # Errors
-    /// When the governance component traps or cannot run here.
+    /// When the governance component traps, or cannot run on this node.
     pub fn ask(&self, question: &Question) -> Result<Answer, AskError> {
         governance::ask_view(
             &self.engine,
@@ -460,7 +461,7 @@ impl Snapshot {
         )
     }
 
-    /// The code in effect of the app lane; `None` in a pure root store, or until the genesis ran.
+    /// The code in effect of the app lane; `None` in a store without an app, or until the genesis has run.
     ///
     /// # Errors
     /// When the disk fails.
@@ -469,10 +470,10 @@ impl Snapshot {
         Ok(value.and_then(|v| ComponentId::from_slice(&v)))
     }
 
-    /// Runs a query on this view.
+    /// Runs a query on this view, with at most `fuel` units of fuel.
     ///
     /// # Errors
-    /// When this host cannot run it: [`HostFault::MissingCode`] on a headless node.
+    /// When this node cannot run it; [`HostFault::MissingCode`] when the node lacks the component.
     pub fn query(&self, call: &Call, lane: Lane, mut fuel: u64) -> Result<Queried, HostFault> {
         let component = match lane {
             Lane::System => Some(self.info.genesis.system.id),
@@ -480,7 +481,7 @@ impl Snapshot {
         };
         let Some(component) = component else {
             if let (Lane::App, Some(app)) = (lane, &self.info.genesis.app) {
-                // The genesis has not run here: its code is missing, or still compiled.
+                // The genesis has not run on this node: the code is missing, or is still being compiled.
                 return Err(HostFault::MissingCode(app.id));
             }
             return Ok(Queried {
@@ -513,7 +514,8 @@ impl Snapshot {
         Ok(Queried { end, reads, clock })
     }
 
-    /// What a range of state holds, for a checker or a person: visible cells in ascending order.
+    /// The visible cells of a space in a lane, ascending by key, with their values. A number's value is its big-endian
+    /// bytes.
     ///
     /// # Errors
     /// When the disk fails.

@@ -1,4 +1,4 @@
-//! How the headers of a received batch are verified: chosen by whoever gives the batch to a store.
+//! Verification of the headers of a received batch. Whoever gives the batch to a store chooses the verifier.
 
 use lattice_format::{SignedHeader, VerifiedHeader, VerifyError};
 
@@ -11,8 +11,8 @@ pub trait VerifyBatch {
 
 /// Verifies every header of a batch, all signatures in one computation.
 ///
-/// Holds 32 fresh random bytes. Whoever knows them in advance can make signatures that hold together although each of
-/// them is wrong, so they serve for one batch.
+/// The field is 32 fresh random bytes. They serve for one batch: an attacker who knows them in advance can make wrong
+/// signatures whose errors cancel out.
 #[derive(Debug)]
 pub struct BatchVerifier(pub [u8; 32]);
 

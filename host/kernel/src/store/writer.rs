@@ -1,12 +1,12 @@
 //! The writer of one store as a value: what it does next, and who is told what after which commit.
 //!
-//! A store has a single writer. The daemon drives it by a thread with a queue, the simulator by virtual time; what a
-//! writer decides is here once, and both run it. It starts no thread, waits for nothing and reads no clock: jobs,
-//! times and random numbers are arguments, and what the rest of the node is to do are effects.
+//! A store has a single writer. The daemon drives it by a thread with a queue, the simulator by virtual time; both run
+//! this value. It starts no thread, waits for nothing and reads no clock: jobs, times and random numbers are
+//! arguments, and what the rest of the node is to do is returned as effects.
 //!
-//! Calls that wait share one durable commit. Between two groups of them late entries are run again in slices, so that
-//! replaying a peer's past never holds up fresh calls for long. After an error of its disk the writer lets its store
-//! go, and asks with its next tick for it to be opened anew. A writer with nothing to do sleeps.
+//! Calls that wait share one durable commit. Between two groups of calls late entries run in slices, so that replaying
+//! a peer's past never holds up fresh calls for long. After an error of its disk the writer closes its store, and its
+//! next tick asks for the store to be opened anew. A writer with nothing to do sleeps.
 
 use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader, VerifiedHeader};
 
@@ -22,39 +22,40 @@ use crate::store::receive::Received;
 use crate::store::snapshot::Snapshot;
 use crate::store::verification::VerifyBatch;
 
-/// What a writer is asked for. `C` stands for who waits for a call, `R` for who waits for entries to be taken; both
-/// come back with the answer. `V` verifies what peers sent. A job that comes while the store is not open is dropped,
-/// and what it holds with it.
+/// A request to a writer. `C` is the token of a call's caller, `R` that of whoever handed over a peer's entries; the
+/// answer returns them. `V` verifies the headers that peers sent. A call, entries or a question that come while the
+/// store is closed are dropped with their tokens.
 pub enum Job<C, R, V> {
     /// Run calls as one transaction.
     Call {
-        /// The lane of all of them.
+        /// The lane of all calls.
         lane: Lane,
-        /// What is called.
+        /// The calls of the transaction.
         calls: Vec<Call>,
         /// 64 fresh random bits, for when this device must start a chain.
         chain: ChainId,
-        /// Who waits for the outcome.
+        /// The token of the caller.
         token: C,
     },
     /// Take entries of a peer.
     Receive {
         /// The peer.
         from: DeviceKey,
-        /// Headers, and bodies where they came.
+        /// The headers, with those bodies that came.
         entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
-        /// What verifies the signatures.
+        /// The verifier of the headers.
         verifier: V,
-        /// Who waits for what became of them.
+        /// The token of whoever waits for the result.
         token: R,
     },
-    /// Ask the store something that no snapshot knows, or acknowledge something.
+    /// Ask the store something that no snapshot has, or acknowledge notices.
     Ask(Box<dyn FnOnce(&mut Store) + Send>),
-    /// Something that stopped the store may have changed, such as code that arrived.
+    /// Try again what is paused: its cause may be gone, for example because code arrived.
     Wake,
-    /// Somebody's read of the store failed: see whether its disk did.
+    /// A read of the store's files failed. Examine whether the databases still take transactions.
     ReadFailed,
-    /// Drop the state and fold the log again. Until [`Rebuild::Done`] or [`Rebuild::Failed`] no other job is done.
+    /// Remove the derived state and fold the log again. No other job is done until [`Rebuild::Done`] or
+    /// [`Rebuild::Failed`].
     Rebuild,
     /// Make everything durable and end.
     Close,
@@ -74,129 +75,130 @@ impl<C, R, V> std::fmt::Debug for Job<C, R, V> {
     }
 }
 
-/// What a writer is given.
+/// The inputs of a writer.
 pub enum Input<C, R, V> {
-    /// Something to do.
+    /// A job.
     Job(Job<C, R, V>),
-    /// No job waits, or none is asked for.
+    /// No job waits, or the writer asked for none.
     Nothing,
     /// The store was opened, as [`Effect::Open`] asked.
     Opened(Box<Store>),
-    /// The node keeps the notices with these numbers now.
+    /// The node has stored the notices with these numbers, so the store may drop them.
     Kept(Vec<u64>),
 }
 
 /// The time, by both of the clocks that a writer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// The time by which entries are written, in milliseconds since the Unix epoch. It may jump.
+    /// The time that entries get, in milliseconds since the Unix epoch. It may jump.
     pub wall_ms: u64,
-    /// Milliseconds since some moment. It only rises.
+    /// Milliseconds since a fixed moment. It never falls.
     pub elapsed_ms: u64,
 }
 
-/// What a writer waits for.
+/// The input that a writer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing: give it [`Input::Nothing`], and no job.
+    /// The writer has work: give it [`Input::Nothing`], and no job.
     Continue,
-    /// Calls that wait now share the commit of those that have run: give it the next job, or [`Input::Nothing`] when
-    /// none waits.
+    /// Calls have run and are not committed; calls that wait now share their commit. Give it the next job, or
+    /// [`Input::Nothing`] when none waits.
     Gather,
-    /// Late entries are due: give it a job if one waits, else [`Input::Nothing`].
+    /// Runs are due: give it a job if one waits, else [`Input::Nothing`].
     Poll,
-    /// Give it a job, or [`Input::Nothing`] when so much has elapsed.
+    /// Give it a job, or [`Input::Nothing`] once [`Now::elapsed_ms`] has reached this.
     Until(u64),
-    /// Give it a job, whenever one comes.
+    /// The writer sleeps: give it a job when one comes.
     Job,
 }
 
-/// What a commit of calls comes to.
+/// The result of a commit of calls.
 #[derive(Debug)]
 pub struct Group<C> {
-    /// The new entries, as they are in the log; none when the commit failed.
+    /// The new entries in the order of the log; none when the commit failed.
     pub written: Vec<VerifiedHeader>,
-    /// Who waits, and for what each was told. Calls that are in the log stand in `written` in the same order.
+    /// The tokens of the callers, and the answer to each. Calls that are in the log are in `written` in the same order.
     pub answers: Vec<(C, Result<Told, CallError>)>,
 }
 
 /// How far a rebuild is.
 #[derive(Debug)]
 pub enum Rebuild {
-    /// So many entries wait to be run.
+    /// It goes on. The number of runs that are due.
     Pending(u64),
-    /// All were run; what the state is now.
+    /// It has ended. The snapshot has the new state.
     Done(Box<Snapshot>),
-    /// It failed.
+    /// It failed, for this reason.
     Failed(String),
 }
 
-/// What the rest of the node is to do, in this order.
+/// What the rest of the node is to do. Effects are carried out in the order in which they come.
 #[derive(Debug)]
 pub enum Effect<C, R> {
-    /// Readers see this from now on. It comes before every answer, so that who was answered finds what it wrote.
+    /// Give this snapshot to readers from now on. It comes before the answers of its commit, so that a caller who was
+    /// answered reads what it wrote.
     Show {
-        /// What the log holds durably.
+        /// The view of what the log holds durably.
         snapshot: Snapshot,
-        /// Why a lane stands still.
+        /// Why a lane is paused, if one is.
         paused: Option<HostFault>,
-        /// Whether anything differs from what was shown before.
+        /// Whether cells or entries changed since the last [`Effect::Show`].
         moved: bool,
     },
-    /// Callers are answered.
+    /// Answer the callers.
     Answer(Group<C>),
-    /// A peer's entries were taken; what was witnessed is durable.
+    /// A peer's entries were received. Those that were witnessed are durable.
     Received {
-        /// Who waits.
+        /// The token of whoever waits for the result.
         token: R,
-        /// What became of them.
+        /// The result.
         received: Result<Received, StorageError>,
     },
-    /// The rest of the world hears of this, after those who wait.
+    /// Tell watches and peers of these changes. It comes after the answers to those who wait.
     Tell {
-        /// Cells that changed, and entries that came.
+        /// The cells that changed, and the entries that were witnessed.
         changes: Changes,
-        /// Those that this node wrote itself.
+        /// The entries among them that this node wrote with its last commit.
         written: Vec<IntentionId>,
     },
-    /// Notices that the node should keep, with their numbers. Give [`Input::Kept`] once it does: until then they
-    /// are handed over again. Or why they cannot be read.
+    /// Store these notices in the node, and then give [`Input::Kept`] with their numbers; until then they are handed
+    /// over again. Or the error of reading or acknowledging notices.
     Notices(Result<Vec<(u64, Notice)>, StorageError>),
-    /// How far a rebuild is.
+    /// A rebuild has advanced or ended.
     Rebuild(Rebuild),
-    /// The disk failed, for this reason, and the store is closed.
+    /// The disk failed, for this reason, and the writer has closed the store.
     Stop(String),
-    /// Open the store, and give [`Input::Opened`] if that succeeds. Asked once a tick until it does.
+    /// Open the store, and give [`Input::Opened`] if that succeeds. The writer asks for it once a tick until it does.
     Open,
-    /// The writer has ended; it takes nothing more. Or what was not made durable.
+    /// The writer has ended and takes no more input. The error says why not everything was made durable.
     Closed(Result<(), StorageError>),
 }
 
-/// A store's writer. See [`Writer::next`] and [`Writer::handle`].
+/// A store's writer. The shell alternates between [`Writer::next`] and [`Writer::handle`].
 #[derive(Debug)]
 pub struct Writer<C, R, V> {
-    /// `None` after its disk failed, until it is opened again.
+    /// The store; `None` after its disk failed, until it is opened again.
     store: Option<Store>,
     /// Calls that have run and are not committed yet.
     group: Vec<(C, Result<Told, CallError>)>,
-    /// A job that ended the group before it, and is next.
+    /// A job that came after a group of calls. It is done next, once the group is committed.
     kept: Option<Job<C, R, V>>,
-    /// A job was done: a slice of late entries comes before the next one.
+    /// Whether a slice of late entries comes before the next job, because a job was done.
     slice_due: bool,
     rebuilding: bool,
-    /// Entries that wait to be run, as far as known; not 0 means that it is worth asking.
+    /// The runs that are due, as far as is known. Any other number than 0 means that settling may have work.
     pending: u64,
-    /// Nothing can be run until a tick or a job gives it another try.
+    /// Whether a lane is paused, so that nothing is run until a tick or [`Job::Wake`].
     stands: bool,
     paused: Option<HostFault>,
     tick_at_ms: u64,
-    /// Ticks in a row of an open store that found nothing to do and nothing that waits for time.
+    /// Ticks in a row of an open store that found no run due and no entry parked.
     quiet_ticks: u32,
     runs: u64,
 }
 
 impl<C, R, V: VerifyBatch> Writer<C, R, V> {
-    /// The writer of a store that is open. It ticks once so much has elapsed as `now` says and a tick.
+    /// The writer of an open store. Its first tick is [`TICK_MS`] after `now`.
     pub fn new(store: Store, now: Now) -> Self {
         let mut writer = Self::closed(now);
         writer.tick_at_ms = now.elapsed_ms + TICK_MS;
@@ -204,7 +206,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         writer
     }
 
-    /// The writer of a store that is not open yet: it asks for that at once.
+    /// The writer of a store that is not open yet. Its first step asks for the store to be opened.
     pub fn closed(now: Now) -> Self {
         Self {
             store: None,
@@ -226,12 +228,12 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         self.store.as_ref()
     }
 
-    /// Late entries that were run again so far.
+    /// The number of runs that this writer has settled so far.
     pub fn runs(&self) -> u64 {
         self.runs
     }
 
-    /// What it waits for. Ask after each [`Writer::handle`], once its effects are carried out.
+    /// The input that the writer waits for. Ask after each [`Writer::handle`], once the effects are carried out.
     pub fn next(&self) -> Next {
         if !self.group.is_empty() {
             Next::Gather
@@ -246,10 +248,10 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
     }
 
-    /// Takes one step, and adds what comes of it to `effects`, to be carried out before the next.
+    /// Takes one step, and adds its effects to `effects`. They must be carried out before the next step.
     ///
     /// # Panics
-    /// When it is given a job although it asked for none.
+    /// When it gets a job while [`Writer::next`] is [`Next::Continue`].
     pub fn handle(&mut self, input: Input<C, R, V>, now: Now, effects: &mut Vec<Effect<C, R>>) {
         match input {
             Input::Job(job) => {
@@ -283,7 +285,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
     }
 
-    /// Whether there are entries to run, and nothing is known to stand in their way.
+    /// Whether runs are due, and no lane is known to be paused.
     fn wants_to_settle(&self) -> bool {
         self.pending > 0 && !self.stands && self.store.is_some()
     }
@@ -301,7 +303,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 let Some(store) = &mut self.store else { return };
                 let told = store.call(lane, calls, now.wall_ms, chain);
                 self.group.push((token, told));
-                // What governance cuts off is void from the commit on, and the next call is to see that.
+                // The commit makes void what governance has cut off, and the next call must see that.
                 if self.group.len() >= GROUP_CALLS_MAX || lane == Lane::System {
                     self.commit(now, effects);
                 }
@@ -325,7 +327,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 self.stands = false;
                 self.pending = self.pending.max(1);
             }
-            // It looks after each job.
+            // The slice that follows each job examines the store.
             Job::ReadFailed => {}
             Job::Rebuild => self.rebuild(now, effects),
             Job::Close => {
@@ -335,7 +337,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
     }
 
-    /// Makes the calls that have run durable, and answers their callers.
+    /// Commits the calls that have run, and answers their callers.
     fn commit(&mut self, now: Now, effects: &mut Vec<Effect<C, R>>) {
         let mut answers = std::mem::take(&mut self.group);
         let Some(store) = &mut self.store else { return };
@@ -352,7 +354,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                     CommitError::Storage(error) => CallError::from(error.clone()),
                 };
                 for (_, told) in &mut answers {
-                    // What was never to enter the log is not lost.
+                    // Other outcomes stand, because they were never to enter the log.
                     if matches!(told, Ok(told) if told.outcome.is_ok()) {
                         *told = Err(why.clone());
                     }
@@ -364,14 +366,14 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                         let changes = self.show(effects);
                         tell(changes, Vec::new(), effects);
                     }
-                    // After a failed write the database takes no other: it is opened anew.
+                    // After a failed write the database takes no other write until it is opened anew.
                     CommitError::Storage(error) => self.stop(error.to_string(), effects),
                 }
             }
         }
     }
 
-    /// Runs what waits only for the fold, so that whoever watches sees it at once, and answers the peer's session.
+    /// Runs a slice of what was received, so that watches see it at once, and answers the peer's session.
     fn received(
         &mut self,
         token: R,
@@ -399,7 +401,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
     }
 
-    /// Does what is due between two jobs.
+    /// Does the work between two jobs: examines the store, settles at most `runs` runs, and ticks when it is time.
     fn go_on(&mut self, runs: u64, now: Now, effects: &mut Vec<Effect<C, R>>) {
         self.examine(effects);
         if self.wants_to_settle() {
@@ -411,8 +413,8 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
     }
 
-    /// If a read failed, here or anywhere: has the store opened anew if its disk is to blame. Else it goes on, since
-    /// it would be no better off.
+    /// If any read of the store has failed, closes the store when its databases take no more transactions, so that it
+    /// is opened anew. Otherwise only that read failed, and opening the store anew would not help.
     fn examine(&mut self, effects: &mut Vec<Effect<C, R>>) {
         if let Some(store) = &self.store
             && let Err(error) = store.examine()
@@ -421,7 +423,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
     }
 
-    /// Runs entries that are due, at most so many.
+    /// Does at most `runs` runs that are due.
     fn slice(&mut self, runs: u64) -> Result<(), StorageError> {
         let Some(store) = &mut self.store else {
             return Ok(());
@@ -444,7 +446,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
     }
 
-    /// Does what time asks of the store.
+    /// Does what the time asks for, or asks for the store to be opened.
     fn tick(&mut self, now: Now, effects: &mut Vec<Effect<C, R>>) {
         let Some(store) = &mut self.store else {
             return effects.push(Effect::Open);
@@ -456,7 +458,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
         let parked = store.waiting_counts().1 > 0;
         if std::mem::take(&mut self.stands) {
-            // Whatever stopped it may be over, and a question of governance that found no answer is no run.
+            // The cause of the pause may be gone. If governance could not answer, no run is due that would show it.
             self.pending = self.pending.max(1);
         }
         match parked || self.pending > 0 {
@@ -466,7 +468,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         self.publish(effects);
     }
 
-    /// The disk failed: nothing goes on before the store is opened again.
+    /// Closes the store after its disk failed.
     fn stop(&mut self, reason: String, effects: &mut Vec<Effect<C, R>>) {
         self.store = None;
         self.stands = false;
@@ -478,24 +480,24 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         self.store = Some(store);
         self.pending = 1;
         if let Some(mut changes) = self.show(effects) {
-            // Who watches may not have seen all that became durable before.
+            // Watches may not have been told of everything that became durable before the store was closed.
             changes.all = true;
             tell(Some(changes), Vec::new(), effects);
         }
     }
 
-    /// Shows what the log holds now, and tells what changed since the last time.
+    /// Shows the store's snapshot, and tells what changed since the last one.
     fn publish(&mut self, effects: &mut Vec<Effect<C, R>>) {
         let changes = self.show(effects);
         tell(changes, Vec::new(), effects);
     }
 
-    /// Shows what the log holds now. Returns what changed since the last time; `None` while the store is closed.
+    /// Shows the store's snapshot. Returns what changed since the last one; `None` while the store is closed.
     fn show(&mut self, effects: &mut Vec<Effect<C, R>>) -> Option<Changes> {
         let store = self.store.as_mut()?;
         let changes = store.take_changes();
         let snapshot = store.snapshot();
-        // A commit that changes governance runs only a part of what that makes due.
+        // A commit that changes governance does only a part of the runs that become due.
         self.pending = self.pending.max(snapshot.summary().pending);
         effects.push(Effect::Show {
             snapshot,
@@ -527,7 +529,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         }
     }
 
-    /// Runs a slice of a rebuild, or ends it.
+    /// Runs a slice of a rebuild, or ends the rebuild.
     fn rebuild_on(&mut self, effects: &mut Vec<Effect<C, R>>) {
         if self.wants_to_settle() {
             self.settle(SETTLE_RUNS_IDLE, effects);
