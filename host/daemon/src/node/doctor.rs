@@ -1,4 +1,4 @@
-//! Examining a node: the home, clock, disk, sockets and network, and what to do about what is wrong.
+//! The examination of a node, `lattice doctor`: checks of its parts, each with a hint about what to do.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -39,7 +39,7 @@ fn free_space(free: u64) -> Check {
     }
 }
 
-/// Examines everything. Blocks.
+/// Runs every check. Blocks.
 pub(crate) fn doctor(node: &Node) -> DoctorResponse {
     let checks = vec![
         check_home(node),
@@ -92,7 +92,7 @@ fn check_disk(node: &Node) -> Check {
 }
 
 fn check_clock(node: &Node) -> Check {
-    // The first release; a clock below it is surely wrong.
+    // The beginning of 2026, before the first release. A clock below it is surely wrong.
     const EARLIEST_MS: u64 = 1_767_225_600_000;
     if node.clock.now_ms() < EARLIEST_MS {
         return check(
@@ -120,7 +120,7 @@ fn check_clock(node: &Node) -> Check {
             format!("{text}: nothing is signed"),
             "set the clock",
         ),
-        // Only while they are here: see `NodeListener::now_ms`.
+        // The peers' clocks are used only while peers are connected, see `NodeListener::now_ms`.
         false if node.net().and_then(Net::live_clock_lead_ms).is_some() => check(
             "clock",
             CheckLevel::Warning,
@@ -190,7 +190,8 @@ fn check_network(node: &Node) -> Check {
     )
 }
 
-/// Compiles and loads what came with the handle, and runs the golden outcomes of the profile.
+/// Compiles and loads the bundled components, and compares the golden outcomes of the profile with those of this
+/// machine.
 fn check_runtime(node: &Node) -> Check {
     for bundled in BUNDLED {
         if let Err(fault) = node.components.make_ready(&bundled.id()) {

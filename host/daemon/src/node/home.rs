@@ -1,4 +1,4 @@
-//! The home of a node: one directory that one process has open at a time.
+//! The home of a node: a directory that one process at a time has open.
 //!
 //! ```text
 //! identity.key     the device's secret key, 32 bytes, 0600
@@ -23,45 +23,45 @@ use lattice_format::StoreId;
 use crate::limits::LOCK_POLL;
 use crate::node::clock;
 
-/// Name of the API's socket in a home.
+/// The name of the API's socket in a home.
 pub const SOCKET_NAME: &str = "lattice.sock";
 
 /// Why a home cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it open.
+    /// Another process has the home open.
     #[error("{home} is locked by {}", match pid { Some(pid) => format!("process {pid}"), None => "another process".into() }, home = home.display())]
     Locked {
         /// The home.
         home: PathBuf,
-        /// The process, as far as it said so.
+        /// The id of the process, if the lock file has it.
         pid: Option<u32>,
     },
-    /// A file or directory of it cannot be used.
+    /// A file or directory of the home cannot be used.
     #[error("{path}: {error}", path = path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
-    /// The secret key can be read by others.
+    /// Others can read the secret key.
     #[error("{path} has the mode {mode:04o}, and others may have read the key; make it 0600, or remove it to become a new device", path = path.display())]
     KeyMode {
         /// The key file.
         path: PathBuf,
-        /// Its permissions.
+        /// The permissions of the key file.
         mode: u32,
     },
-    /// The secret key is not one.
+    /// The key file does not hold a key.
     #[error("{path} has {len} bytes, and a key has 32; restore it from a backup, or remove it to become a new device", path = path.display())]
     KeyLength {
         /// The key file.
         path: PathBuf,
-        /// Its length in bytes.
+        /// The length of the key file, in bytes.
         len: usize,
     },
-    /// A file of it is damaged, or newer than this version.
+    /// A file of the home is damaged, or newer than this version.
     #[error("{path}: {reason}", path = path.display())]
     Unreadable {
         /// The file.
@@ -80,7 +80,7 @@ pub enum OpenError {
     Socket {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
 }
@@ -100,7 +100,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     }
 }
 
-/// Makes a directory, and those above it, for its owner alone.
+/// Creates a directory, and those above it, with access for the owner alone.
 fn make_private(path: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
@@ -110,8 +110,8 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
 }
 
 impl Home {
-    /// Opens a home, which is made if it does not exist. Waits as long as `patience` for a process
-    /// that has it open. Blocks.
+    /// Opens a home, which is created if it does not exist. Waits up to `patience` for another process that has it
+    /// open. Blocks.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -159,15 +159,15 @@ impl Home {
         })
     }
 
-    /// The directory.
+    /// The directory of the home.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The device's key, which is made at the first call.
+    /// The device's secret key, which is created if there is none.
     ///
     /// # Errors
-    /// When others could have read it, or it cannot be read or written.
+    /// When others can read the key file, it does not hold a key, or it cannot be read or written.
     pub(crate) fn identity(&self) -> Result<SigningKey, OpenError> {
         let path = self.path.join("identity.key");
         match File::open(&path) {
@@ -203,7 +203,7 @@ impl Home {
         }
     }
 
-    /// The file of what the node knows beside its stores.
+    /// The file of the node's records.
     pub(crate) fn records(&self) -> PathBuf {
         self.path.join("node.redb")
     }
@@ -228,7 +228,7 @@ impl Home {
         self.path.join("blobs")
     }
 
-    /// The directory for compiled code.
+    /// The directory for components and their compiled code.
     pub(crate) fn components(&self) -> PathBuf {
         self.path.join("components")
     }
@@ -238,20 +238,20 @@ impl Home {
         self.path.join(SOCKET_NAME)
     }
 
-    /// Permissions of the home directory.
+    /// The permissions of the home directory.
     ///
     /// # Errors
-    /// When the system refuses to tell.
+    /// When the system does not tell them.
     pub(crate) fn mode(&self) -> io::Result<u32> {
         Ok(fs::metadata(&self.path)?.permissions().mode() & 0o777)
     }
 }
 
 impl Home {
-    /// Lets the lock go before this is dropped.
+    /// Releases the lock before the home is dropped.
     pub(crate) fn release(&self) {
-        // Nobody should be told of a process that is gone. The file itself stays: to remove it would
-        // let two processes hold a lock on two files of this name.
+        // The process id is removed, because the process will be gone. The file stays: if it were removed, two
+        // processes could each lock a file of this name.
         if !self.released.swap(true, Ordering::Relaxed) {
             let _ = self.lock.set_len(0);
             let _ = self.lock.unlock();
@@ -265,10 +265,10 @@ impl Drop for Home {
     }
 }
 
-/// Writes a file so that after a crash it is there whole, or not at all.
+/// Writes a file atomically and durably: after a crash it is there as a whole, or is not there.
 ///
 /// # Errors
-/// When the system refuses; nothing is left behind then.
+/// When the system fails. Unless the sync of the directory failed, the file is not there then.
 pub(crate) fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let parent = path
         .parent()
@@ -282,7 +282,7 @@ pub(crate) fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Resul
             .create_new(true)
             .mode(mode)
             .open(&temporary)?;
-        // The umask may have taken bits away, never added some; the mode is what was asked for.
+        // The umask may have removed bits of the mode.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(content)?;
         file.sync_all()?;

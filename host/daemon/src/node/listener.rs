@@ -1,4 +1,4 @@
-//! What a node does with what the writers of its stores tell.
+//! The node's reactions to what the writers of its stores tell.
 
 use std::sync::Weak;
 
@@ -10,7 +10,7 @@ use crate::node::{Node, clock};
 use crate::store::notices;
 use crate::store::writer::Listener;
 
-/// The node as its stores' writers see it. They may outlive it.
+/// The node, for the writers of its stores. They may outlive the node.
 pub(super) struct NodeListener(pub(super) Weak<Node>);
 
 impl Listener for NodeListener {
@@ -30,7 +30,7 @@ impl Listener for NodeListener {
     fn now_ms(&self, drift_ms: u64, genesis_ms: u64) -> u64 {
         match self.0.upgrade() {
             Some(node) => {
-                // Who has left counts no more: the clock may have been set since, and would be put too far.
+                // Peers that have left do not count: this clock may have been set since, and would be corrected twice.
                 let peers_lead_ms = node.net().and_then(Net::live_clock_lead_ms);
                 clock::corrected(node.clock.now_ms(), peers_lead_ms, drift_ms, genesis_ms)
             }

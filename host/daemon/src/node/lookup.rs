@@ -1,4 +1,4 @@
-//! Finding what a person named: stores, functions, components, members.
+//! Lookups by the names that people write: stores, functions, components, members.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::limits::{NAME_CHARS_MAX, PATH_DEPTH_MAX};
 use crate::node::records::PluginRecord;
 use crate::node::{Node, Slot};
 
-/// Digits that a person must give of an id at least.
+/// The fewest hexadecimal digits by which a person can name an id.
 const DIGITS_MIN: usize = 8;
 
-/// Whether a text can be the beginning of an id.
+/// Whether a text can be a prefix of an id.
 fn is_prefix(text: &str) -> bool {
     (DIGITS_MIN..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -27,7 +27,7 @@ fn begins(id: &[u8; 32], prefix: &str) -> bool {
 /// Checks a new name of a store or component.
 ///
 /// # Errors
-/// When it is empty, too long, or has other characters than allowed.
+/// When the name is empty, too long, or has characters that are not allowed.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(allowed) {
@@ -41,14 +41,14 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What stores are found by.
+/// The id, name and path by which a store is found.
 pub(crate) struct StoreName {
     pub(crate) id: StoreId,
     pub(crate) name: String,
     pub(crate) path: String,
 }
 
-/// Finds a store among `all` by exact name, then path, then beginning of its id.
+/// Finds a store among `all` by its exact name, then by its path, then by a prefix of its id.
 fn find(all: &[StoreName], text: &str) -> Result<StoreId> {
     let by_name = || {
         all.iter()
@@ -95,7 +95,7 @@ fn find(all: &[StoreName], text: &str) -> Result<StoreId> {
         .candidates(known))
 }
 
-/// The name of a store below its parents' names.
+/// The path of a store: the names of its ancestors and its own, at most [`PATH_DEPTH_MAX`] of them, joined by `/`.
 pub(crate) fn path(node: &Node, slot: &Slot) -> String {
     let mut names = vec![slot.name()];
     let mut parent = slot.parent();
@@ -116,7 +116,7 @@ pub(crate) fn path(node: &Node, slot: &Slot) -> String {
 /// When there is none, or several.
 pub(crate) fn find_slot(node: &Node, text: &str) -> Result<Arc<Slot>> {
     let slots = node.slots();
-    // The common case needs no paths.
+    // A name that only one store has needs no paths.
     let mut exact = slots.iter().filter(|slot| slot.name() == text);
     if let (Some(one), None) = (exact.next(), exact.next()) {
         return Ok(one.clone());
@@ -134,10 +134,10 @@ pub(crate) fn find_slot(node: &Node, text: &str) -> Result<Arc<Slot>> {
         .ok_or_else(|| Failure::not_found(format!("there is no store {text:?} any more")))
 }
 
-/// Checks that no other store has this name below the same parent.
+/// Checks that no store below the same parent has this name.
 ///
 /// # Errors
-/// When one has.
+/// When one has it.
 pub(crate) fn check_free(node: &Node, name: &str, parent: Option<StoreId>) -> Result<()> {
     let taken = |slot: &Arc<Slot>| slot.parent() == parent && slot.name() == name;
     match node.slots().iter().find(|slot| taken(slot)) {
@@ -179,7 +179,7 @@ pub(crate) fn find_plugin(node: &Node, text: &str) -> Result<(String, PluginReco
     }
 }
 
-/// What a component is called here: an installed name, else what its genesis calls it.
+/// A name under which a component is installed; `None` when it has none.
 pub(crate) fn plugin_name(node: &Node, id: &ComponentId) -> Option<String> {
     let all = node.records.plugins().ok()?;
     all.into_iter()
@@ -187,20 +187,20 @@ pub(crate) fn plugin_name(node: &Node, id: &ComponentId) -> Option<String> {
         .map(|(name, _)| name)
 }
 
-/// A function that a call reaches.
+/// A function of a store's component.
 pub(crate) struct Found {
-    /// The lane whose component has it.
+    /// The lane of the component.
     pub(crate) lane: Lane,
-    /// That component.
+    /// The component.
     pub(crate) schema: Arc<Schema>,
-    /// The interface, without version.
+    /// The function's interface, without version.
     pub(crate) interface: String,
-    /// The function.
+    /// The function's name.
     pub(crate) name: String,
 }
 
 impl Found {
-    /// Its description.
+    /// The function's description.
     pub(crate) fn function(&self) -> &Function {
         self.schema
             .function(&self.interface, &self.name)
@@ -208,19 +208,19 @@ impl Found {
     }
 }
 
-/// The components of a store's two lanes, as the code in effect has them.
+/// The code in effect of a store: the components of its two lanes.
 pub(crate) struct Code {
-    /// The app lane; `None` for a pure root store.
+    /// The app's component; `None` in a store without an app.
     pub(crate) app: Option<Arc<Schema>>,
     /// The governance component.
     pub(crate) system: Arc<Schema>,
 }
 
 impl Code {
-    /// What is in effect.
+    /// The code in effect in a snapshot; before the genesis has run, the code that it names.
     ///
     /// # Errors
-    /// When a component is not here: the store is headless.
+    /// When this node lacks a component, so that the store is headless, or the disk fails.
     pub(crate) fn of(node: &Node, snapshot: &Snapshot) -> Result<Self> {
         let app = snapshot
             .code_in_effect()?
@@ -239,7 +239,7 @@ impl Code {
         }
     }
 
-    /// The function that a person named: the app's own first, then governance's.
+    /// The function that a person named: one of the app, else one of governance.
     ///
     /// # Errors
     /// When there is none, or several.
@@ -248,8 +248,8 @@ impl Code {
             let Some(schema) = self.lane(lane) else {
                 continue;
             };
-            // Governance has to be named, unless there is nothing else: `members` of an app must not
-            // turn into another question where the app lacks it.
+            // In a store with an app, functions of governance need their interface: where an app has no `members`,
+            // that name must not mean the one of governance.
             if lane == Lane::System && self.app.is_some() && !name.contains('.') {
                 continue;
             }
@@ -309,7 +309,7 @@ fn qualified(interface: &Interface, function: &Function) -> String {
     format!("{}.{}", interface.id, function.name)
 }
 
-/// The member that a person named: by its name, or the first digits of its key.
+/// The member that a person named, by the member's name or by a prefix of its key.
 ///
 /// # Errors
 /// When there is none, or several.
@@ -414,7 +414,7 @@ mod tests {
         }
         assert_eq!(find(&all, &whole).unwrap().0, id(2));
         assert_eq!(find_member(&members, &whole).unwrap().0, id(2));
-        // One digit less than has to be given is no prefix of anything.
+        // Fewer digits than the fewest allowed name nothing.
         let short = find(&all, &whole[..DIGITS_MIN - 1]).unwrap_err();
         assert!(short.to_string().contains("no store"), "{short}");
         let short = find_member(&members, &whole[..DIGITS_MIN - 1]).unwrap_err();

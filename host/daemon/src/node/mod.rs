@@ -1,4 +1,4 @@
-//! A node: an open home with everything that runs in it.
+//! A node: an open home and everything that runs in it.
 
 pub(crate) mod clock;
 pub(crate) mod doctor;
@@ -38,36 +38,32 @@ use crate::plugin::components::Components;
 use crate::store::OpenStore;
 use crate::store::writer::{Listener, Opener};
 
-/// How a node is opened.
+/// The options with which a node is opened.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeOptions {
-    /// Its home.
     pub(crate) home: PathBuf,
-    /// How long to wait for the lock.
+    /// How long to wait for the lock of the home.
     pub(crate) patience: Duration,
-    /// What it is opened for.
     pub(crate) embedding: Embedding,
-    /// Its clock.
     pub(crate) clock: Clock,
 }
 
 /// A store of this node, open or not.
 pub(crate) struct Slot {
-    /// The store.
     pub(crate) id: StoreId,
     record: Mutex<StoreRecord>,
     open: OnceLock<Arc<OpenStore>>,
     opening: Mutex<()>,
-    /// Why it does not open.
+    /// Why the store does not open.
     broken: Mutex<Option<String>>,
     governance: Mutex<CachedGovernance>,
-    /// What is being done about something that is missing; empty for nothing.
+    /// What the node does about a missing component; empty when none is missing.
     remedy: Mutex<String>,
-    /// The join that brings it here, if one does.
+    /// The join that brings the store to this node, if there is one.
     pub(crate) join: JoinState,
 }
 
-/// Members as of some moment; the same `Arc` as long as they are the same.
+/// The members when governance was last asked; the same `Arc` as long as they do not change.
 #[derive(Default)]
 struct CachedGovernance {
     known: Option<Arc<Governance>>,
@@ -88,17 +84,17 @@ impl Slot {
         })
     }
 
-    /// What the node records of it.
+    /// The record of the store in `node.redb`.
     pub(crate) fn record(&self) -> StoreRecord {
         self.record.lock().expect("no holder panics").clone()
     }
 
-    /// What it is called here.
+    /// The store's name on this node.
     pub(crate) fn name(&self) -> String {
         self.record.lock().expect("no holder panics").name.clone()
     }
 
-    /// Its parent, if it has one.
+    /// The store's parent, if it has one.
     pub(crate) fn parent(&self) -> Option<StoreId> {
         StoreId::from_slice(&self.record.lock().expect("no holder panics").parent)
     }
@@ -108,33 +104,33 @@ impl Slot {
         self.open.get().cloned()
     }
 
-    /// Why it does not open.
+    /// Why the store does not open; `None` when it did, or was not opened yet.
     pub(crate) fn broken(&self) -> Option<String> {
         self.broken.lock().expect("no holder panics").clone()
     }
 
-    /// What is being done about something that is missing.
+    /// What the node does about a missing component; empty when none is missing.
     pub(crate) fn remedy(&self) -> String {
         self.remedy.lock().expect("no holder panics").clone()
     }
 
-    /// Says what is being done about something that is missing.
+    /// Sets what [`Slot::remedy`] returns.
     pub(crate) fn set_remedy(&self, text: String) {
         *self.remedy.lock().expect("no holder panics") = text;
     }
 
-    /// Takes over a store that was just made.
+    /// Takes over an open store.
     pub(crate) fn set_open(&self, store: Arc<OpenStore>) {
-        // Two cannot be made: the lock files of the databases see to that.
+        // No second one can be open: redb locks the files of the first.
         let _ = self.open.set(store);
     }
 
-    /// Members as of now; `None` while they cannot be told.
+    /// The members as of now, or as of the last time that governance could be asked; `None` when it never could.
     pub(crate) fn governance(&self) -> Option<Arc<Governance>> {
         let store = self.opened()?;
         let mut cached = self.governance.lock().expect("no holder panics");
         if !cached.fresh {
-            // First: what changes while governance is asked makes it stale again.
+            // Set before governance is asked, so that a change meanwhile makes the answer stale again.
             cached.fresh = true;
             match Governance::read(&store.snapshot()) {
                 Ok(now) => {
@@ -158,33 +154,30 @@ impl Slot {
 
 /// A node.
 pub(crate) struct Node {
-    /// Its secret key.
+    /// The device's secret key.
     pub(crate) key: SigningKey,
-    /// What it knows beside its stores.
+    /// Everything that the node knows beside its stores.
     pub(crate) records: Records,
-    /// Its components.
     pub(crate) components: Components,
     /// Content by hash, in the scope of stores.
     pub(crate) blobs: Arc<BlobStore>,
-    /// What it was opened for.
     pub(crate) embedding: Embedding,
-    /// Its clock.
     pub(crate) clock: Clock,
-    /// When it was opened.
+    /// When the node was opened, in milliseconds since the Unix epoch.
     pub(crate) started_ms: u64,
-    /// Queries that run on threads of their own.
+    /// A permit for each query that may run on a thread of its own.
     pub(crate) long_queries: Arc<Semaphore>,
-    /// Watches.
+    /// A permit for each watch that may run.
     pub(crate) watches: Arc<Semaphore>,
-    /// Components that tokens led to.
+    /// Components that were fetched to show what a token leads to.
     pub(crate) looked: Looked,
     slots: RwLock<BTreeMap<StoreId, Arc<Slot>>>,
-    /// Held while a store is made or named, so that no two get one name.
+    /// Held while a store is created or named, so that two stores never get one name.
     pub(crate) naming: tokio::sync::Mutex<()>,
     net: OnceLock<Net>,
     closing: watch::Sender<bool>,
     own: Weak<Node>,
-    /// Its home. The last field, so that the lock is let go when every file is closed.
+    /// The home. It is the last field, so that its lock is released after every file is closed.
     pub(crate) home: Home,
 }
 
@@ -195,7 +188,7 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Opens a home. Blocks; needs a runtime around it. Stores are opened when they are used.
+    /// Opens a home. Stores are opened when they are used. Blocks. Must be called inside of a tokio runtime.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -232,7 +225,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Reads which stores there are, and clears away what a crash left.
+    /// Reads which stores there are, and removes those whose creation a crash interrupted.
     fn find_stores(&self) -> std::result::Result<(), OpenError> {
         let unreadable = |reason: String| OpenError::Unreadable {
             path: self.home.records(),
@@ -245,7 +238,7 @@ impl Node {
         let mut slots = self.slots.write().expect("no holder panics");
         for (id, record) in records {
             if record.joining.is_none() && !Files::are_in(&self.home.store(&id)) {
-                // A creation that a crash cut off: nobody was told that it exists.
+                // A crash interrupted the creation, so nobody was told that the store exists.
                 tracing::info!(store = %id, name = record.name, "removing a store that was never made");
                 self.records
                     .remove_store(&id)
@@ -279,7 +272,7 @@ impl Node {
             if slots.contains_key(&id) || !Files::are_in(&directory) {
                 continue;
             }
-            // node.redb was lost or restored from an older copy; the log is the truth.
+            // node.redb was lost or restored from an older copy. The log is the truth, so the store is kept.
             let record = StoreRecord {
                 name: format!("found-{}", &name[..8]),
                 since_ms: self.clock.now_ms(),
@@ -295,7 +288,7 @@ impl Node {
         Ok(())
     }
 
-    /// Lets the names of what came with the program point to it.
+    /// Makes the names of the bundled components stand for the components of this program.
     fn name_bundled(&self) -> std::result::Result<(), OpenError> {
         let known: BTreeMap<_, _> = self
             .records
@@ -325,22 +318,25 @@ impl Node {
             })
     }
 
-    /// Its key, which is its name.
+    /// The device's public key, which identifies the node.
     pub(crate) fn device(&self) -> DeviceKey {
         DeviceKey(self.key.verifying_key().to_bytes())
     }
 
-    /// Another handle to itself.
+    /// A weak reference to this node.
     pub(crate) fn handle(&self) -> Weak<Node> {
         self.own.clone()
     }
 
-    /// Its network, if it has one.
+    /// The network, if the node has one.
     pub(crate) fn net(&self) -> Option<&Net> {
         self.net.get()
     }
 
-    /// Its network, for what cannot do without.
+    /// The network, for `what`, which needs one.
+    ///
+    /// # Errors
+    /// When the node has no network.
     pub(crate) fn need_net(&self, what: &str) -> Result<&Net> {
         self.net().ok_or_else(|| {
             Failure::unreachable(format!("{what} needs peers, and no network runs here"))
@@ -352,19 +348,20 @@ impl Node {
         let _ = self.net.set(net);
     }
 
-    /// Where peers can dial it.
+    /// The addresses at which peers can dial the node; none without a network.
     pub(crate) fn addresses(&self) -> Vec<std::net::SocketAddr> {
         self.net()
             .map(|net| net.address().addresses)
             .unwrap_or_default()
     }
 
-    /// The relay that it is reached through.
+    /// The relay through which peers can reach the node, if there is one.
     pub(crate) fn relay(&self) -> Option<String> {
         self.net()?.address().relay
     }
 
-    /// How far its clock lies before the median of its peers' clocks, in milliseconds.
+    /// How far the node's clock is ahead of the median of its peers' clocks, in milliseconds; negative when it is
+    /// behind, `None` when no peer was met.
     pub(crate) fn clock_lead_ms(&self) -> Option<i64> {
         Some(-self.net()?.clock_lead_ms()?)
     }
@@ -379,7 +376,7 @@ impl Node {
             .collect()
     }
 
-    /// A store by its id.
+    /// The store with that id.
     pub(crate) fn slot(&self, id: &StoreId) -> Option<Arc<Slot>> {
         self.slots
             .read()
@@ -396,12 +393,15 @@ impl Node {
             .insert(slot.id, slot);
     }
 
-    /// Takes a store away, such as one whose join failed for good.
+    /// Removes a store, such as one whose join failed for good.
     pub(crate) fn remove_slot(&self, id: &StoreId) {
         self.slots.write().expect("no holder panics").remove(id);
     }
 
-    /// Changes what is recorded of a store. Durable when this returns.
+    /// Changes the record of a store. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the record cannot be written. Nothing has changed then.
     pub(crate) fn update_slot(
         &self,
         slot: &Slot,
@@ -418,7 +418,7 @@ impl Node {
     /// The open store of a slot. Opens it at the first use.
     ///
     /// # Errors
-    /// When it is still being joined, or does not open.
+    /// When the store is still being joined, does not open, or the node is ending.
     pub(crate) async fn store(&self, slot: &Arc<Slot>) -> Result<Arc<OpenStore>> {
         if let Some(store) = slot.opened() {
             return Ok(store);
@@ -433,7 +433,10 @@ impl Node {
             .map_err(|error| Failure::failed(format!("opening the store: {error}")))?
     }
 
-    /// The same, blocking.
+    /// The open store of a slot, as [`Node::store`] returns it. Blocks. Must be called inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of [`Node::store`].
     pub(crate) fn open_slot(&self, slot: &Arc<Slot>) -> Result<Arc<OpenStore>> {
         let _one = slot.opening.lock().expect("no holder panics");
         if let Some(store) = slot.opened() {
@@ -461,11 +464,12 @@ impl Node {
         }
     }
 
-    /// Opens every store that is here, several at once. Blocks. That one does not open is told by its state.
+    /// Opens every store that is not being joined, several at once. Blocks. The state of a store tells when it does not
+    /// open.
     pub(crate) fn open_all(&self) {
         let mut slots = self.slots();
         slots.retain(|slot| slot.opened().is_none() && slot.record().joining.is_none());
-        // An open store waits for its writer on the runtime, which other threads do not know by themselves.
+        // The writer of an open store needs the runtime, which the threads of `each` must enter for that.
         let runtime = tokio::runtime::Handle::current();
         parallel::each(slots, |slot| {
             let _inside = runtime.enter();
@@ -473,7 +477,7 @@ impl Node {
         });
     }
 
-    /// How a store is opened.
+    /// The function that opens a store, and opens it anew after its disk failed.
     pub(crate) fn opener(&self, id: StoreId) -> Opener {
         let directory = self.home.store(&id);
         let engine = self.components.engine();
@@ -493,12 +497,12 @@ impl Node {
         })
     }
 
-    /// What writers tell this node.
+    /// The listener through which the writers of stores tell this node what happens.
     pub(crate) fn listener(&self) -> Arc<dyn Listener> {
         Arc::new(NodeListener(self.own.clone()))
     }
 
-    /// Lets every store try again what stands still for want of code.
+    /// Makes every store try again what is paused for lack of code.
     pub(crate) fn code_arrived(&self) {
         for slot in self.slots() {
             if let Some(store) = slot.opened() {
@@ -507,21 +511,21 @@ impl Node {
         }
     }
 
-    /// Whether the node is ending; streams end with it.
+    /// Becomes `true` when the node begins to end. Streams and tasks must end then.
     pub(crate) fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
     }
 
-    /// Begins to end: streams and tasks see it.
+    /// Begins to end the node: [`Node::closing`] becomes `true`.
     pub(crate) fn begin_closing(&self) {
         self.closing.send_replace(true);
     }
 
-    /// Ends: says goodbye to peers, flushes the stores, lets the lock go.
+    /// Ends the node: says goodbye to peers, flushes the stores, and releases the lock.
     pub(crate) async fn close(self: Arc<Self>) {
         self.begin_closing();
         if let Some(net) = self.net() {
-            // Otherwise there is only a dial to wait for, which nobody answered.
+            // Without a connection the close waits only for dials that nobody answers, and no warning is due.
             let connected = net.is_connected();
             let goodbye = tokio::time::timeout(GOODBYE_WAIT, net.close()).await;
             if goodbye.is_err() && connected {
@@ -555,8 +559,8 @@ impl Node {
             }
         });
         let _ = joined.await;
-        // Requests that were cut off let go of the node a moment later; then its files are closed,
-        // and the lock is let go: not before, or who gets it finds the files still in use.
+        // Requests that were cut off drop their references to the node a moment later. The last reference closes
+        // the files and releases the lock; the lock is last, so that the next process finds the files closed.
         let deadline = Instant::now() + Duration::from_millis(200);
         while Arc::strong_count(&self) > 1 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! This node, to its network; and the network, to this node.
+//! The node's side of the network: how it is started, and what it asks of the node.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -27,13 +27,13 @@ use crate::node::{Node, Slot};
 use crate::plugin::blob;
 use crate::store::call;
 
-/// The interface of governance's queries.
+/// The interface of the queries of governance.
 const QUERIES: &str = "lattice:system/queries";
 
-/// How a node's network is started.
+/// The options of a node's network.
 #[derive(Clone, Debug)]
 pub(crate) struct NetOptions {
-    /// The socket; `None` for all interfaces.
+    /// The UDP socket to listen on; `None` for all interfaces.
     pub(crate) bind: Option<SocketAddr>,
     /// Whether relays may be used.
     pub(crate) relay: bool,
@@ -44,7 +44,7 @@ pub(crate) struct NetOptions {
 /// Starts the network of a node.
 ///
 /// # Errors
-/// When the socket cannot be had.
+/// When the records of peers cannot be read, or the network does not start.
 pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), OpenError> {
     let known = node
         .records
@@ -82,7 +82,7 @@ pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), 
     Ok(())
 }
 
-/// Writes down where peers were reached, apart from the network's own tasks.
+/// Records the addresses at which peers were reached, so that the network's own tasks do not wait for the disk.
 async fn keep_addresses(node: Weak<Node>, mut seen: Seen) {
     while let Some((peer, addresses)) = seen.recv().await {
         let Some(node) = node.upgrade() else { return };
@@ -101,7 +101,7 @@ async fn keep_addresses(node: Weak<Node>, mut seen: Seen) {
     }
 }
 
-/// Begins what goes on by itself while peers can be reached.
+/// Starts the tasks of a node with a network: joins go on, stores are opened for peers, missing components are fetched.
 pub(crate) fn start_tasks(node: &Arc<Node>) {
     join::resume_joins(node);
     let handle = node.clone();
@@ -126,7 +126,7 @@ pub(crate) fn start_tasks(node: &Arc<Node>) {
     tokio::spawn(fetch_missing(node.handle()));
 }
 
-/// Fetches components that stores stand still for.
+/// Fetches the components that paused stores lack, again and again until the node ends.
 async fn fetch_missing(node: Weak<Node>) {
     loop {
         tokio::time::sleep(FETCH_PAUSE).await;
@@ -150,10 +150,10 @@ async fn fetch_missing(node: Weak<Node>) {
     }
 }
 
-/// Fetches the bytes of a component in the scope of a store.
+/// Fetches the bytes of a component from the members of a store.
 ///
 /// # Errors
-/// One line.
+/// The reason, in one line.
 pub(crate) async fn fetch_bytes(
     node: &Node,
     slot: &Slot,
@@ -172,10 +172,10 @@ pub(crate) async fn fetch_bytes(
     bytes.ok_or_else(|| "it did not arrive".into())
 }
 
-/// Brings a component that a store stands still for: from here, or from its members.
+/// Makes a component that a paused store lacks ready: it is on this node already, or is fetched from the members.
 ///
 /// # Errors
-/// One line.
+/// The reason, in one line.
 async fn bring(node: &Arc<Node>, slot: &Arc<Slot>, component: ComponentId) -> Result<(), String> {
     let bytes = match node.components.contains(&component) {
         true => None,
@@ -195,7 +195,7 @@ async fn bring(node: &Arc<Node>, slot: &Arc<Slot>, component: ComponentId) -> Re
     brought.map_err(|failure| failure.to_string())
 }
 
-/// This node, as its network sees it.
+/// The node, for its network.
 struct Host {
     node: Weak<Node>,
     clock: Clock,
@@ -203,7 +203,7 @@ struct Host {
     seen: mpsc::Sender<(DeviceKey, Vec<SocketAddr>)>,
 }
 
-/// Addresses of peers that wait to be written down.
+/// Addresses of peers that wait to be recorded.
 type Seen = mpsc::Receiver<(DeviceKey, Vec<SocketAddr>)>;
 
 impl Host {
@@ -301,7 +301,7 @@ impl NetHost for Host {
     fn event(&self, event: NetEvent) {
         match event {
             NetEvent::Addresses { peer, addresses } => {
-                // With a full queue the next meeting tells them again.
+                // If the queue is full, the addresses come again with the next connection.
                 let _ = self.seen.try_send((peer, addresses));
             }
             NetEvent::PeerUp { peer } => tracing::debug!(%peer, "connected"),
@@ -324,7 +324,7 @@ async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), C
         .iter()
         .find(|member| member.device == claim.device)
     {
-        // Its first try was cut off after the admission.
+        // An earlier claim of this device was interrupted after its admission.
         Some(member) if member.status == MemberStatus::Active => return Ok(()),
         Some(_) => return Err(ClaimRefusal::AdmittedBefore),
         None => {}
@@ -348,7 +348,7 @@ async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), C
     }
 }
 
-/// One row of `invites`, by the names of its fields, so that their order may change.
+/// A field of a row of `invites`, found by its name, so that the order of the fields may change.
 fn field<'a>(ty: &Type, row: &'a Value, name: &str) -> Option<&'a Value> {
     let (Type::Record(record), Value::Record(values)) = (ty, row) else {
         return None;
@@ -444,7 +444,7 @@ mod tests {
         for n in 0..PEER_EVENTS_QUEUE {
             host.event(met(n, 1));
         }
-        // Told again at the next meeting.
+        // The queue is full, so this event is dropped.
         host.event(met(7, 9));
         for n in 0..PEER_EVENTS_QUEUE {
             assert_eq!(seen.recv().await.unwrap().0, DeviceKey([n as u8; 32]));

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-/// Does something with each of these, several at once. Blocks until all are done; which comes first is left open.
+/// Runs `work` on each of `things`, several at once and in no particular order. Blocks until all are done.
 pub(crate) fn each<T: Send>(things: Vec<T>, work: impl Fn(T) + Sync) {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = processors.min(things.len());
@@ -14,7 +14,7 @@ pub(crate) fn each<T: Send>(things: Vec<T>, work: impl Fn(T) + Sync) {
         }
     };
     std::thread::scope(|scope| {
-        // This thread is one of them.
+        // The calling thread is one of the threads.
         for _ in 1..threads {
             scope.spawn(run);
         }
@@ -37,7 +37,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(20);
         each((0..processors * 3).collect(), |number| {
             begun.fetch_add(1, Ordering::SeqCst);
-            // The first of each thread waits for those of the others.
+            // The first work of each thread waits until all threads have begun.
             while begun.load(Ordering::SeqCst) < processors {
                 assert!(Instant::now() < deadline, "they come one after the other");
                 std::thread::yield_now();

@@ -1,13 +1,13 @@
-//! What a node knows beside its stores: `node.redb`.
+//! The records of a node, `node.redb`: everything that it knows beside its stores.
 //!
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta-1` | `format` | 1 |
-//! | | `notices-more` | how many notices were raised and not kept; absent for none |
+//! | | `notices-more` | the number of notices that were raised and not kept; absent for 0 |
 //! | `stores-1` | store id | [`StoreRecord`] |
 //! | `plugins-1` | name | [`PluginRecord`] |
 //! | `peers-1` | device key | [`PeerRecord`] |
-//! | `notices-1` | number, rising | [`NoticeRecord`] |
+//! | `notices-1` | number, ascending | [`NoticeRecord`] |
 //!
 //! Values are protobuf messages. Every change is one durable transaction.
 
@@ -31,7 +31,7 @@ const PLUGINS: TableDefinition<'static, &'static str, &'static [u8]> =
 const PEERS: TableDefinition<'static, [u8; 32], &'static [u8]> = TableDefinition::new("peers-1");
 const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices-1");
 
-/// Where `meta-1` counts the notices that were not kept.
+/// The key in `meta-1` for the number of notices that were not kept.
 const MORE: &str = "notices-more";
 /// The format of the tables above.
 const FORMAT: u64 = 1;
@@ -39,33 +39,33 @@ const FORMAT: u64 = 1;
 /// A store of this node.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct StoreRecord {
-    /// What it is called here.
+    /// The store's name on this node.
     #[prost(string, tag = "1")]
     pub(crate) name: String,
-    /// Its parent; empty for a root store.
+    /// The id of the store's parent; empty for a root store.
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) parent: Vec<u8>,
-    /// Set while it is being joined.
+    /// The join, while the store is being joined.
     #[prost(message, optional, tag = "3")]
     pub(crate) joining: Option<JoinRecord>,
-    /// When it came here, in milliseconds.
+    /// When the store was created or joined on this node, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "4")]
     pub(crate) since_ms: u64,
-    /// What its component is called in its genesis; empty for a pure root store.
+    /// The name of the app's component in the genesis; empty for a store without an app.
     #[prost(string, tag = "5")]
     pub(crate) plugin: String,
-    /// What its log is known by as a file; see `restored`.
+    /// The mark by which the store's log is recognised; see `restored`.
     #[prost(bytes = "vec", tag = "6")]
     pub(crate) log_mark: Vec<u8>,
-    /// The chain that this device does not go on with.
+    /// A chain that this device does not continue, because the store was copied or restored.
     #[prost(uint64, optional, tag = "7")]
     pub(crate) left_chain: Option<u64>,
 }
 
-/// A join that is not done.
+/// A join that has not ended.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct JoinRecord {
-    /// The task, as the network persists it: token, names, the code that was agreed to.
+    /// The task in the network's encoding: the token, the names, and the code that was agreed to.
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) task: Vec<u8>,
 }
@@ -73,69 +73,69 @@ pub(crate) struct JoinRecord {
 /// A name for a component.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct PluginRecord {
-    /// The component.
+    /// The component's id.
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) component: Vec<u8>,
-    /// When it was installed, in milliseconds; 0 for what came with the node.
+    /// When the name was installed, in milliseconds since the Unix epoch; 0 for a bundled component.
     #[prost(uint64, tag = "2")]
     pub(crate) installed_ms: u64,
-    /// Whether it came with the node.
+    /// Whether the component is bundled with the program.
     #[prost(bool, tag = "3")]
     pub(crate) bundled: bool,
 }
 
 impl PluginRecord {
-    /// The component.
+    /// The component's id; zeros if the record has none.
     pub(crate) fn id(&self) -> ComponentId {
         ComponentId::from_slice(&self.component).unwrap_or(ComponentId([0; 32]))
     }
 }
 
-/// Where a peer was reached.
+/// The addresses at which a peer was reached.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct PeerRecord {
-    /// Socket addresses, latest first.
+    /// Socket addresses, the latest first.
     #[prost(string, repeated, tag = "1")]
     pub(crate) addresses: Vec<String>,
-    /// When it was last heard of, in milliseconds.
+    /// When the addresses were recorded, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "2")]
     pub(crate) last_seen_ms: u64,
 }
 
-/// Something that a person should know.
+/// A notice: something that a person should know.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct NoticeRecord {
     /// A number of `api::NoticeKind`.
     #[prost(int32, tag = "1")]
     pub(crate) kind: i32,
-    /// When it was raised, in milliseconds.
+    /// When the notice was raised, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "2")]
     pub(crate) raised_ms: u64,
-    /// The store; empty when it is about the node.
+    /// The id of the store; empty for a notice about the node.
     #[prost(bytes = "vec", tag = "3")]
     pub(crate) store: Vec<u8>,
-    /// The entry; empty when there is none.
+    /// The id of the entry; empty when there is none.
     #[prost(bytes = "vec", tag = "4")]
     pub(crate) entry: Vec<u8>,
-    /// The author; empty when there is none.
+    /// The key of the author; empty when there is none.
     #[prost(bytes = "vec", tag = "5")]
     pub(crate) author: Vec<u8>,
-    /// One line.
+    /// The notice as one line of text.
     #[prost(string, tag = "6")]
     pub(crate) text: String,
-    /// What was told, canonical CBOR of an outcome; empty when that is not the matter.
+    /// The outcome that was told, as canonical CBOR; empty in notices about something else.
     #[prost(bytes = "vec", tag = "7")]
     pub(crate) told: Vec<u8>,
-    /// What holds now, likewise; empty when the entry is void.
+    /// The outcome that holds now, as canonical CBOR; empty when the entry is void.
     #[prost(bytes = "vec", tag = "8")]
     pub(crate) now: Vec<u8>,
-    /// When it was acknowledged, in milliseconds; 0 for not yet.
+    /// When the notice was acknowledged, in milliseconds since the Unix epoch; 0 when it was not.
     #[prost(uint64, tag = "9")]
     pub(crate) acknowledged_ms: u64,
-    /// The transaction's place in the entry.
+    /// The index of the transaction in the entry, from 0.
     #[prost(uint32, tag = "11")]
     pub(crate) transaction: u32,
-    /// What makes it the same notice when its store raises it again, after a crash.
+    /// A digest by which a notice is recognised that its store raises again after a crash.
     #[prost(bytes = "vec", tag = "10")]
     pub(crate) origin: Vec<u8>,
 }
@@ -172,14 +172,17 @@ impl From<RecordsError> for crate::api::failure::Failure {
 
 type Result<T> = std::result::Result<T, RecordsError>;
 
-/// The open file.
+/// The open `node.redb`.
+///
+/// # Errors
+/// Every method but [`Records::open`] fails when the file cannot be read or written.
 #[derive(Debug)]
 pub(crate) struct Records {
     db: Database,
 }
 
 impl Records {
-    /// Opens the file, or makes it.
+    /// Opens the file, or creates it.
     ///
     /// # Errors
     /// When it is damaged, newer than this version, or the disk fails.
@@ -188,7 +191,7 @@ impl Records {
             path: PathBuf::from(path),
             reason,
         };
-        // It holds the secrets of tokens that are being joined with: for its owner alone.
+        // The file holds the secrets of tokens of joins, so only its owner may read it.
         let made = OpenOptions::new()
             .write(true)
             .create(true)
@@ -219,7 +222,7 @@ impl Records {
         Ok(records)
     }
 
-    /// Makes the tables of a new file; tells the format of any.
+    /// Creates the tables of a new file. Returns the format of the file, new or old.
     fn prepare(&self) -> Result<u64> {
         if let Ok(table) = self.db.begin_read()?.open_table(META)
             && let Some(format) = table.get("format")?
@@ -238,10 +241,7 @@ impl Records {
         Ok(FORMAT)
     }
 
-    /// All stores.
-    ///
-    /// # Errors
-    /// When the file cannot be read; so for every method here.
+    /// The records of all stores.
     pub(crate) fn stores(&self) -> Result<Vec<(StoreId, StoreRecord)>> {
         let table = self.db.begin_read()?.open_table(STORES)?;
         table
@@ -253,7 +253,7 @@ impl Records {
             .collect()
     }
 
-    /// Writes a store.
+    /// Writes the record of a store.
     pub(crate) fn put_store(&self, id: &StoreId, record: &StoreRecord) -> Result<()> {
         let write = self.db.begin_write()?;
         write
@@ -262,14 +262,14 @@ impl Records {
         Ok(write.commit()?)
     }
 
-    /// Forgets a store.
+    /// Removes the record of a store.
     pub(crate) fn remove_store(&self, id: &StoreId) -> Result<()> {
         let write = self.db.begin_write()?;
         write.open_table(STORES)?.remove(id.0)?;
         Ok(write.commit()?)
     }
 
-    /// All installed components by name.
+    /// All names of installed components, sorted.
     pub(crate) fn plugins(&self) -> Result<Vec<(String, PluginRecord)>> {
         let table = self.db.begin_read()?.open_table(PLUGINS)?;
         table
@@ -308,14 +308,14 @@ impl Records {
         Ok(write.commit()?)
     }
 
-    /// Removes a name.
+    /// Removes a name of a component.
     pub(crate) fn remove_plugin(&self, name: &str) -> Result<()> {
         let write = self.db.begin_write()?;
         write.open_table(PLUGINS)?.remove(name)?;
         Ok(write.commit()?)
     }
 
-    /// All peers that were ever reached.
+    /// The records of all peers that were ever reached.
     pub(crate) fn peers(&self) -> Result<Vec<(DeviceKey, PeerRecord)>> {
         let table = self.db.begin_read()?.open_table(PEERS)?;
         table
@@ -327,7 +327,7 @@ impl Records {
             .collect()
     }
 
-    /// Writes where a peer was reached. Beyond the bound of peers, new ones are not kept.
+    /// Writes the record of a peer. A new peer beyond [`PEERS_MAX`] is not kept.
     pub(crate) fn put_peer(&self, key: &DeviceKey, record: &PeerRecord) -> Result<()> {
         let write = self.db.begin_write()?;
         {
@@ -339,7 +339,7 @@ impl Records {
         Ok(write.commit()?)
     }
 
-    /// All notices, oldest first.
+    /// All notices with their numbers, the oldest first.
     pub(crate) fn notices(&self) -> Result<Vec<(u64, NoticeRecord)>> {
         let table = self.db.begin_read()?.open_table(NOTICES)?;
         table
@@ -351,15 +351,15 @@ impl Records {
             .collect()
     }
 
-    /// How many notices were raised and not kept since all were acknowledged. One that its store raises
-    /// again after a crash may count twice.
+    /// How many notices were raised and not kept since all were acknowledged. A notice that its store raises again
+    /// after a crash may count twice.
     pub(crate) fn more_notices(&self) -> Result<u64> {
         let table = self.db.begin_read()?.open_table(META)?;
         Ok(table.get(MORE)?.map_or(0, |count| count.value()))
     }
 
-    /// Adds notices, except those whose origin is known already, and counts those for which there is no room,
-    /// with `more` that their store did not keep.
+    /// Adds notices, except those whose origin is known already. Counts those for which there is no room, and `more`,
+    /// the number of those that their store did not keep.
     pub(crate) fn add_notices(&self, notices: Vec<NoticeRecord>, mut more: u64) -> Result<()> {
         let mut known = std::collections::HashSet::new();
         let (mut count, mut bytes) = (0, 0);
@@ -395,8 +395,8 @@ impl Records {
         Ok(write.commit()?)
     }
 
-    /// Marks notices as read; `None` when one of them does not exist, and then none is marked.
-    /// Returns how many were not marked before.
+    /// Marks notices as acknowledged at `now_ms`. Returns how many were not acknowledged before. When one of them does
+    /// not exist, marks none and returns `None`.
     pub(crate) fn acknowledge(&self, numbers: &[u64], now_ms: u64) -> Result<Option<u32>> {
         let write = self.db.begin_write()?;
         let mut marked = 0;
@@ -427,7 +427,7 @@ impl Records {
                     bytes += len;
                 }
             }
-            // The oldest of what was read makes room.
+            // The oldest acknowledged notices are removed.
             let mut left = read.len();
             for (number, len) in read {
                 if left > NOTICES_ACKNOWLEDGED_MAX || bytes > NOTICES_BYTES_MAX {
@@ -538,7 +538,7 @@ mod tests {
         let all = (0..NOTICES_MAX).map(|n| notice(n, 0)).collect();
         records.add_notices(all, 0).unwrap();
         assert_eq!(records.more_notices().unwrap(), 0);
-        // What is known already is neither kept again nor counted.
+        // A notice that is known already is neither kept again nor counted.
         let beyond = vec![notice(0, 0), notice(NOTICES_MAX, 0)];
         records.add_notices(beyond, 5).unwrap();
         let kept = records.notices().unwrap();
@@ -546,7 +546,7 @@ mod tests {
             (kept.len(), records.more_notices().unwrap()),
             (NOTICES_MAX, 6)
         );
-        // One that is acknowledged makes room; the counter stands until all are.
+        // An acknowledged notice makes room. The counter stays until all notices are acknowledged.
         records.acknowledge(&[kept[0].0], 5).unwrap();
         records
             .add_notices(vec![notice(NOTICES_MAX, 0)], 0)
@@ -573,7 +573,7 @@ mod tests {
         records.add_notices(vec![notice(1, fits)], 0).unwrap();
         records.add_notices(vec![notice(2, 0)], 0).unwrap();
         assert_eq!(records.more_notices().unwrap(), 2);
-        // Of those that were read as many bytes stay, and the oldest go.
+        // Acknowledged notices are kept up to the same number of bytes, and the oldest are removed.
         let ids: Vec<u64> = records.notices().unwrap().iter().map(|n| n.0).collect();
         assert_eq!(ids.len(), 2);
         records.acknowledge(&ids, 5).unwrap();

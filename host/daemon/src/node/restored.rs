@@ -1,12 +1,12 @@
-//! Notices that a home was copied, or put back to an earlier day.
+//! Detection of a home that was copied, or restored from a backup.
 //!
-//! Such a home may lack what this device signed later. To go on with its chain would sign two different
-//! entries for one place: a fork. So the chain is left where it is, and the next entry starts a new one;
-//! what was signed before comes back from the peers that have it.
+//! Such a home may lack entries that this device has signed. If it continued its chain, it would sign two different
+//! entries for one place: a fork. So the chain is left, and the next entry starts a new one. The entries that the home
+//! lacks come back from the peers that have them.
 //!
-//! A file that was written anew is another one, by number or time of birth. One that was overwritten in
-//! its place by a tool that restores times was changed after it was written. What puts back a whole disk
-//! leaves no trace: that a fork came of it is seen when peers are met, and the fork is continued by nobody.
+//! A copied file has another inode number or time of birth. A file that a tool overwrote in place, and whose times it
+//! restored, was changed well after its last writing. Restoring a whole disk leaves no trace; a fork that follows is
+//! noticed when peers are met, and nobody continues the forked chain.
 
 use std::fs::Metadata;
 use std::io::{Error, ErrorKind};
@@ -20,20 +20,20 @@ use lattice_kernel::{Files, Store};
 use crate::limits::TIMES_APART;
 use crate::node::Node;
 
-/// The mark of a log that the node knows nothing about: no file has it.
+/// The mark of a log that the node knows nothing about. No log has this mark.
 pub(crate) const UNKNOWN: &[u8] = b"unknown";
 
-/// What a store's log is known by: its last segment, and that as a file.
+/// The mark by which a store's log is recognised: the number of its last segment, and the identity of that file.
 ///
 /// # Errors
-/// When it is not there.
+/// When the log has no segment, or the system fails.
 pub(crate) fn mark(directory: &Path) -> std::io::Result<Vec<u8>> {
     Ok(look(directory)?.mark())
 }
 
-/// What a file is known by.
+/// The identity of a file: its inode number and its time of birth.
 fn identity(file: &Metadata) -> [u8; 16] {
-    // Not every file system knows when a file was made; the number is then all there is.
+    // Some file systems do not record the birth of files. Then the inode number alone identifies the file.
     let born = file
         .created()
         .ok()
@@ -45,17 +45,17 @@ fn identity(file: &Metadata) -> [u8; 16] {
     identity
 }
 
-/// Whether a file's times were set by hand: it was changed well after it was last written.
+/// Whether a tool has set the times of a file: then its last change (ctime) is well after its last writing (mtime).
 fn is_set_back(file: &Metadata) -> bool {
     let written = i128::from(file.mtime()) * 1_000_000_000 + i128::from(file.mtime_nsec());
     let changed = i128::from(file.ctime()) * 1_000_000_000 + i128::from(file.ctime_nsec());
     changed - written > TIMES_APART.as_nanos() as i128
 }
 
-/// How a log is found before it is opened, which may write it.
+/// A log as it was found before it was opened. Opening it may write it.
 pub(crate) struct Found {
     segments: Vec<(u64, PathBuf)>,
-    /// The last segment.
+    /// The number of the last segment, and the identity of its file.
     last: (u64, [u8; 16]),
     set_back: bool,
 }
@@ -65,8 +65,8 @@ impl Found {
         [&self.last.0.to_be_bytes()[..], &self.last.1].concat()
     }
 
-    /// Whether this is another log than that of the mark: the segment that was the last one then is another file,
-    /// or none, although nothing that old is missing.
+    /// Whether this is another log than that of the mark: the segment that was the last one then is another file, or is
+    /// missing although an earlier one is there.
     fn has_left(&self, mark: &[u8]) -> bool {
         if mark.is_empty() {
             return false;
@@ -79,17 +79,18 @@ impl Found {
         match self.segments.get(at) {
             Some((found, path)) if *found == first => std::fs::metadata(path)
                 .map_or(true, |file| identity(&file).as_slice() != identity_then),
-            // The first ones may be dropped.
+            // The segment of the mark is missing. That is allowed only if all before it are missing too, because the
+            // first segments may be dropped.
             Some(_) => at > 0,
             None => true,
         }
     }
 }
 
-/// Looks at the log of a store that is about to be opened.
+/// Examines the log of a store that is about to be opened.
 ///
 /// # Errors
-/// When it is not there.
+/// When the log has no segment, or the system fails.
 pub(crate) fn look(directory: &Path) -> std::io::Result<Found> {
     let segments = Files::segments(directory)?;
     let absent = || Error::new(ErrorKind::NotFound, "the log has no segment");
@@ -102,17 +103,17 @@ pub(crate) fn look(directory: &Path) -> std::io::Result<Found> {
     })
 }
 
-/// Leaves the chain of a store whose log is not the file that it was, and remembers that.
+/// Leaves the chain of a store whose log was copied or restored, and records that.
 ///
 /// # Errors
-/// When that cannot be written down.
+/// When it cannot be recorded.
 pub(crate) fn leave_restored_chain(
     node: &Node,
     id: &StoreId,
     found: &Found,
     store: &mut Store,
 ) -> Result<(), String> {
-    // A store that is only being made is not known yet.
+    // A store that is being created has no slot yet.
     let Some(slot) = node.slot(id) else {
         return Ok(());
     };

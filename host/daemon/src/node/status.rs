@@ -1,4 +1,4 @@
-//! How the node, its stores and its peers are.
+//! The status of the node, its stores and its peers.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::node::{Node, Slot};
 use crate::store::call;
 use crate::store::create::NO_PLUGIN;
 
-/// How many entries the peer lacked, when that is known.
+/// How many entries of a store the peer lacked at the last comparison; `None` when that is not known.
 pub(crate) fn peer_lacks(shared: &PeerStoreStatus) -> Option<u64> {
     lacks(shared, shared.peer_lacks.as_ref())
 }
@@ -35,7 +35,7 @@ fn lacks(shared: &PeerStoreStatus, lack: Option<&lattice_kernel::sync::Lack>) ->
     }
 }
 
-/// What the handle is.
+/// The status of the node.
 pub(crate) fn status(node: &Node) -> Result<api::NodeStatus> {
     let slots = node.slots();
     let not_ready = slots
@@ -68,12 +68,12 @@ pub(crate) fn status(node: &Node) -> Result<api::NodeStatus> {
     })
 }
 
-/// What the network knows of peers.
+/// What the network knows of the peers; nothing without a network.
 pub(crate) fn peers(node: &Node) -> Vec<PeerStatus> {
     node.net().map(lattice_net::Net::peers).unwrap_or_default()
 }
 
-/// The nodes that share a store with this one.
+/// A page of the nodes that share a store with this one.
 pub(crate) fn list_peers(
     node: &Node,
     request: api::ListPeersRequest,
@@ -89,7 +89,7 @@ pub(crate) fn list_peers(
     )?;
     let me = node.device();
     let mut rows: BTreeMap<DeviceKey, api::Peer> = BTreeMap::new();
-    // Members that were never met are peers too: what they lack is everything since.
+    // Members that were never met are listed as well, because they lack entries too.
     for slot in node.slots() {
         let Some(governance) = slot.governance() else {
             continue;
@@ -155,7 +155,7 @@ pub(crate) fn list_peers(
     })
 }
 
-/// What a store can do, and why not more.
+/// The state of a store, and the reason if it is not ready.
 pub(crate) fn state(slot: &Slot) -> (api::StoreState, String) {
     use api::StoreState;
     if slot.record().joining.is_some() {
@@ -199,9 +199,9 @@ pub(crate) fn state(slot: &Slot) -> (api::StoreState, String) {
     }
 }
 
-/// What every list shows of a store.
+/// A store as every list shows it. Opens the store.
 pub(crate) async fn store_summary(node: &Node, slot: &Arc<Slot>) -> api::Store {
-    // Opening it tells more; that it does not open is told by its state.
+    // An open store shows more. If the store does not open, its state says why.
     let store = node.store(slot).await.ok();
     let (state, reason) = state(slot);
     let record = slot.record();
@@ -235,7 +235,7 @@ pub(crate) async fn store_summary(node: &Node, slot: &Arc<Slot>) -> api::Store {
     }
 }
 
-/// Stores by path.
+/// A page of the stores, sorted by path.
 pub(crate) async fn list_stores(
     node: &Node,
     request: api::ListStoresRequest,
@@ -262,7 +262,7 @@ pub(crate) async fn list_stores(
     })
 }
 
-/// How a store is, in full.
+/// The full status of a store.
 pub(crate) async fn store_status(
     node: &Node,
     request: api::StoreStatusRequest,
@@ -344,7 +344,7 @@ pub(crate) async fn store_status(
     })
 }
 
-/// What floats.
+/// A page of the floating entries of a store.
 pub(crate) async fn list_floating(
     node: &Node,
     request: api::ListFloatingRequest,
@@ -382,7 +382,7 @@ pub(crate) async fn list_floating(
     })
 }
 
-/// What is parked.
+/// A page of the parked entries of a store.
 pub(crate) async fn list_parked(
     node: &Node,
     request: api::ListParkedRequest,
@@ -416,7 +416,7 @@ pub(crate) async fn list_parked(
     })
 }
 
-/// What takes a look at the log to know.
+/// The parts of a store's status that are read from its log.
 struct Counted {
     created_ms: u64,
     heads: Vec<api::Head>,
@@ -424,7 +424,7 @@ struct Counted {
     forks: u64,
 }
 
-/// The newest heads, as many as are shown.
+/// The newest heads, at most [`HEADS_SHOWN`].
 fn newest(mut heads: Vec<api::Head>) -> Vec<api::Head> {
     heads.sort_by_key(|head| std::cmp::Reverse(head.time.map(|time| (time.wall_ms, time.counter))));
     heads.truncate(HEADS_SHOWN);
@@ -450,7 +450,8 @@ fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Coun
         .filter(|pair| (pair[0].author, pair[0].chain) == (pair[1].author, pair[1].chain))
         .count() as u64;
     let mut void = 0;
-    // Most stores cut nobody off and bound nobody, and then nothing is void.
+    // Without revoked members and quotas no entry is void, as in most stores. Otherwise the first
+    // `HISTORY_ROWS_MAX` entries are counted.
     let bounded = snapshot.ever_had_quota()?;
     if bounded || !cut_off.is_empty() {
         const BATCH: usize = 256;
@@ -479,7 +480,7 @@ fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Coun
     })
 }
 
-/// Whose late entries cost most.
+/// The authors whose late entries made most runs repeat, at most [`REPLAYS_SHOWN`].
 fn replays(by_author: &BTreeMap<DeviceKey, u64>) -> Vec<api::Replays> {
     let mut out: Vec<_> = by_author.iter().collect();
     out.sort_unstable_by_key(|(author, runs)| (Reverse(**runs), **author));
