@@ -1,15 +1,15 @@
-//! Generates the gRPC code from `proto/lattice.proto`, and puts the bundled components where
-//! `include_bytes!` finds them.
+//! Generates the gRPC code from `proto/lattice.proto`, and copies the bundled components to where `include_bytes!`
+//! finds them.
 //!
-//! protox compiles the description in this process, so that no protoc has to be installed. The
-//! descriptor set serves reflection.
+//! protox compiles the description in this process, so that no protoc has to be installed. The descriptor set is
+//! for gRPC reflection.
 
 use std::path::{Path, PathBuf};
 use std::{env, error::Error, fs};
 
 use prost::Message;
 
-/// The components that travel inside the binary. `cargo xtask plugins` builds them.
+/// The components that are part of the binary. `cargo xtask plugins` builds them.
 const BUNDLED: [&str; 4] = ["system", "counter", "kv", "log"];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -35,7 +35,7 @@ fn copy_components(out: &Path) -> Result<(), Box<dyn Error>> {
         let from = built.join(format!("{name}.wasm"));
         println!("cargo::rerun-if-changed={}", from.display());
         if let Err(error) = fs::copy(&from, out.join(format!("{name}.wasm"))) {
-            // One line, and nothing after it: this is the first thing that a newcomer meets.
+            // The first missing component ends the loop: one error is enough for a newcomer, who meets it first.
             println!(
                 "cargo::error=the bundled component {} is missing ({error}): run `cargo xtask plugins` first",
                 from.display()
@@ -46,8 +46,8 @@ fn copy_components(out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The workspace's target directory. Cargo does not tell it to build scripts, so it is read off
-/// OUT_DIR, which lies below it: `<target>[/<triple>]/<profile>/build/<package>/out`.
+/// The workspace's target directory. Cargo does not tell it to build scripts, so it is derived from OUT_DIR, which is
+/// below it: `<target>[/<triple>]/<profile>/build/<package>/out`.
 fn target_directory(out: &Path) -> Result<PathBuf, Box<dyn Error>> {
     out.ancestors()
         .find(|directory| directory.join("CACHEDIR.TAG").is_file())

@@ -1,8 +1,8 @@
 //! A Lattice node: composition root and gRPC server.
 //!
-//! This is where the parts meet: the kernel's stores, each with its writer; the runtime for
-//! components; the network; the home directory; and the API on a socket. [`run`] is the daemon,
-//! [`embedded`] the same node and API inside of a command.
+//! This crate puts the parts together: the kernel's stores, each with its writer; the runtime for components; the
+//! network; the home directory; and the API on a socket. [`run`] is the daemon, [`embedded`] the same node and API
+//! inside of a command.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ mod node;
 mod plugin;
 mod store;
 
-/// The stack, in bytes, that each thread of the runtime of a node must have: guests run on it.
+/// The stack, in bytes, that each thread of a node's async runtime must have, because guests run on it.
 pub use lattice_runtime::profile::THREAD_STACK_BYTES;
 pub use node::clock::ClockOptions;
 pub use node::home::{OpenError, SOCKET_NAME};
@@ -34,10 +34,10 @@ use node::clock::Clock;
 use node::network::{self, NetOptions};
 use node::{Node, NodeOptions};
 
-/// How a daemon is run.
+/// The options of a daemon.
 #[derive(Clone, Debug)]
 pub struct DaemonOptions {
-    /// The node's home; made if it does not exist.
+    /// The node's home, which is created if it does not exist.
     pub home: PathBuf,
     /// The UDP socket for peers; port 0 takes a free one. `None` listens on all interfaces.
     pub bind: Option<SocketAddr>,
@@ -45,41 +45,42 @@ pub struct DaemonOptions {
     pub relay: bool,
     /// Whether addresses are published to, and looked up in, the public discovery service.
     pub discovery: bool,
-    /// What is known of its clock.
+    /// What the node is told about its clock.
     pub clock: ClockOptions,
-    /// What the threads that run it do when they have nothing else to do.
+    /// The work for threads that have nothing else to do.
     pub idle: Idle,
 }
 
-/// What a daemon says when it serves.
+/// What a daemon tells its caller once it serves.
 #[derive(Clone, Debug)]
 pub struct Ready {
-    /// The node's key, which is its name on the network.
+    /// The node's public key, which identifies it on the network.
     pub node_id: [u8; 32],
-    /// Where peers can dial it.
+    /// The addresses at which peers can dial the node.
     pub addresses: Vec<SocketAddr>,
-    /// The socket of its API.
+    /// The socket of the API.
     pub socket: PathBuf,
 }
 
-/// Why a daemon ended early.
+/// Why a daemon did not run.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The home, the runtime, the socket or the network does not start.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The part that starts it failed.
+    /// The caller's part of the start failed, such as making an async runtime.
     #[error("the node does not start: {0}")]
     Start(String),
 }
 
-/// Runs a node until `shutdown` resolves, then ends it cleanly: no more requests are taken, peers are
-/// told, stores are flushed, socket and lock are let go. That takes less than two seconds.
+/// Runs a node until `shutdown` resolves, then ends it cleanly: no more requests are taken, peers are told, stores are
+/// flushed, socket and lock are released. That takes less than two seconds.
 ///
-/// `ready` is called once, when the API and the network serve.
+/// `ready` is called once, when the API and the network serve. The start waits up to five seconds for the lock of the
+/// home.
 ///
 /// # Errors
-/// When the node does not start. Waits up to five seconds for the lock of the home.
+/// When the node does not start.
 pub async fn run(
     options: DaemonOptions,
     ready: impl FnOnce(Ready),
@@ -93,11 +94,11 @@ pub async fn run(
     let clock = Clock(options.clock);
     let node = open(&options.home, limits::LOCK_WAIT, Embedding::Daemon, clock).await?;
     options.idle.serve(node.components.wasm());
-    // Meanwhile: the first that is asked for is a store, and neither needs the other to begin.
+    // Stores open while the network starts: neither needs the other, and the first request needs a store.
     let stores = node.clone();
     let stores = tokio::task::spawn_blocking(move || stores.open_all());
     let served = async {
-        // The socket first: a port that is taken must not leave a network without a node.
+        // The network's socket comes first. If its port is taken, the API was never served.
         network::start(&node, &network).await?;
         Running::on_socket(&node)
     };
@@ -105,7 +106,7 @@ pub async fn run(
         Ok(server) => server,
         Err(error) => {
             node.begin_closing();
-            // One that opens behind the close would not be flushed.
+            // A store that opened after the close would not be flushed.
             let _ = stores.await;
             node.close().await;
             return Err(error.into());
@@ -118,14 +119,14 @@ pub async fn run(
         socket: node.home.socket(),
     });
     shutdown.await;
-    // Streams end by themselves when they see this; then the server has little to wait for.
+    // Streams end when they see this, so the server has little to wait for.
     node.begin_closing();
     server.stop().await;
     node.close().await;
     Ok(())
 }
 
-/// A node inside of this process, with the API that a daemon has.
+/// A node inside of this process, with the API of a daemon.
 #[derive(Debug)]
 pub struct Embedded {
     node: Arc<Node>,
@@ -139,7 +140,7 @@ impl Embedded {
         self.channel.clone()
     }
 
-    /// Ends the node: everything is flushed, and the lock is let go.
+    /// Ends the node: everything is flushed, and the lock is released.
     pub async fn close(self) {
         let Self {
             node,
@@ -156,7 +157,7 @@ impl Embedded {
 /// Opens the node of a home in this process, without network.
 ///
 /// # Errors
-/// [`OpenError::Locked`] at once when another process has it open; else what is wrong with it.
+/// [`OpenError::Locked`] at once when another process has the home open; otherwise what is wrong with the home.
 pub async fn embedded(home: &Path) -> Result<Embedded, OpenError> {
     let node = open(home, Duration::ZERO, Embedding::Command, Clock::default()).await?;
     let (server, channel) = Running::in_memory(&node);
@@ -167,10 +168,11 @@ pub async fn embedded(home: &Path) -> Result<Embedded, OpenError> {
     })
 }
 
-/// The same with network, on all interfaces, with relays and discovery.
+/// Opens the node of a home in this process as [`embedded`] does, with network: on all interfaces, with relays and
+/// discovery.
 ///
 /// # Errors
-/// As [`embedded`]; and [`OpenError::Network`].
+/// Those of [`embedded`], and [`OpenError::Network`].
 pub async fn embedded_with_network(home: &Path) -> Result<Embedded, OpenError> {
     let node = open(home, Duration::ZERO, Embedding::Command, Clock::default()).await?;
     let options = NetOptions {
@@ -194,7 +196,7 @@ pub async fn embedded_with_network(home: &Path) -> Result<Embedded, OpenError> {
 /// Whether a node serves a socket or one command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Embedding {
-    /// A daemon.
+    /// A daemon, which serves a socket.
     Daemon,
     /// A command that opened the home itself.
     Command,
@@ -218,10 +220,10 @@ async fn open(
     }
 }
 
-/// The arguments of a child process that compiles a component, if this process is one.
+/// Compiles a component if this process is a child that was started for that. Returns the exit code then.
 ///
-/// A program that runs nodes must call this first thing in `main`, and return the code if there is
-/// one: components are compiled in a child process, which is this program again.
+/// A program that runs nodes must call this first in `main`, and return the code if there is one: components are
+/// compiled in a child process, which is this program again.
 pub fn compile_child() -> Option<ExitCode> {
     plugin::components::children_compile();
     let mut arguments = std::env::args_os().skip(1);

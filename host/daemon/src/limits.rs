@@ -2,33 +2,33 @@
 
 use std::time::Duration;
 
-/// Calls that wait for the writer of one store. Further callers wait for room in the queue.
+/// Jobs that wait for the writer of one store. Further callers wait for room in the queue.
 pub const WRITER_QUEUE: usize = 1024;
-/// How far apart the times of a file's last writing and last change lie when something set them.
+/// The change of a file comes more than so long after its last writing when a tool has set the time of the writing.
 pub const TIMES_APART: Duration = Duration::from_secs(2);
-/// Sets of changes that a watch may lag behind before it runs its query for that alone.
+/// Sets of changes that a watch may lag behind. A watch that lags further runs its query again in any case.
 pub const CHANGES_QUEUE: usize = 256;
-/// Cells of one set of changes that watches compare one by one; more count as a change of all.
+/// Cells of one set of changes that watches compare one by one. More count as a change of everything.
 pub const CHANGED_CELLS_MAX: usize = 4096;
 
-/// The most transactions' calls in one request.
+/// The most calls of one request, which are one transaction.
 pub const CALLS_MAX: usize = 256;
 /// The largest request on the socket, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Requests that one connection may have in progress.
 pub const REQUESTS_PER_CONNECTION: usize = 256;
-/// How long a query of a store may take on a thread of its own, so that the next ones run on the
+/// The longest time of a first query, on a thread of its own, after which the next queries of its store begin on the
 /// thread that serves them.
 pub const QUERY_INLINE_MAX: Duration = Duration::from_millis(5);
-/// Queries that run on threads of their own at the same time, at most; further ones wait.
+/// The most queries that run at the same time on threads of their own. Further ones wait.
 pub const QUERIES_LONG_MAX: usize = 4;
-/// How many of them run at once here: one processor less than there are, so that what else the node does
-/// has one to itself.
+/// The most long queries that run at the same time on this machine: at most [`QUERIES_LONG_MAX`], and one less than
+/// there are processors, so that the rest of the node has one for itself.
 pub fn queries_long() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors - 1).clamp(1, QUERIES_LONG_MAX)
 }
-/// Watches of all clients together.
+/// The most watches of all clients together.
 pub const WATCHES_MAX: usize = 1024;
 /// The shortest time between two runs of one watch.
 pub const WATCH_REST: Duration = Duration::from_millis(1);
@@ -37,12 +37,11 @@ pub const WATCH_REST: Duration = Duration::from_millis(1);
 pub const PAGE_DEFAULT: u32 = 100;
 /// The most items of a page.
 pub const PAGE_MAX: u32 = 1000;
-/// The most encoded bytes of the items of a page, so that with what is around them it stays below
-/// [`MESSAGE_BYTES_MAX`].
+/// The most encoded bytes of the items of a page. The message with the page then stays below [`MESSAGE_BYTES_MAX`].
 pub const PAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
-/// What clients of gRPC take as one message unless they are told otherwise, in bytes.
+/// The largest message that clients of gRPC take by default, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Rows of history that one request looks at before it ends its page, matching or not.
+/// Rows of history that one request looks at before it ends its page, whether they match or not.
 pub const HISTORY_ROWS_MAX: usize = 20_000;
 /// Authors whose late entries a status shows.
 pub const REPLAYS_SHOWN: usize = 16;
@@ -69,10 +68,10 @@ pub const PARAMETER_BYTES_MAX: usize = 256 * 1024;
 pub const PEER_ADDRESSES_MAX: usize = 32;
 /// Peers of which addresses are kept.
 pub const PEERS_MAX: usize = 10_000;
-/// Notices of all stores that are kept until acknowledged; further ones only raise a counter.
+/// Notices of all stores that are kept until they are acknowledged. Further notices only raise a counter.
 pub const NOTICES_MAX: usize = 10_000;
-/// The most bytes of notices that are kept until acknowledged, and as many of those that were; further ones
-/// only raise the counter.
+/// The most bytes of notices that wait to be acknowledged, and as many of acknowledged ones. Further notices only
+/// raise a counter, and the oldest acknowledged ones are removed.
 pub const NOTICES_BYTES_MAX: usize = 2 * lattice_kernel::limits::NOTICES_BYTES_MAX;
 /// Acknowledged notices that are kept for showing.
 pub const NOTICES_ACKNOWLEDGED_MAX: usize = 1000;
@@ -80,25 +79,25 @@ pub const NOTICES_ACKNOWLEDGED_MAX: usize = 1000;
 pub const ACKNOWLEDGE_MAX: usize = 1000;
 /// The longest life of an invite, in milliseconds: 366 days.
 pub const INVITE_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
-/// The life of an invite unless told otherwise, in milliseconds: a day.
+/// The life of an invite unless the request says otherwise, in milliseconds: a day.
 pub const INVITE_MS_DEFAULT: u64 = 24 * 3600 * 1000;
 /// The most uses of an invite.
 pub const INVITE_USES_MAX: u32 = 10_000;
 
-/// Addresses of peers that wait to be written down.
+/// Addresses of peers that wait to be recorded.
 pub const PEER_EVENTS_QUEUE: usize = 256;
-/// The pause between two looks at stores that stand still for want of a component.
+/// The pause between two searches for components that paused stores lack.
 pub const FETCH_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long a daemon waits for the lock of its home.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How often it looks meanwhile.
+/// The pause between two tries for the lock.
 pub const LOCK_POLL: Duration = Duration::from_millis(50);
 /// How long requests in progress may take at shutdown before they are cut off.
 pub const DRAIN_WAIT: Duration = Duration::from_millis(500);
-/// How long peers are said goodbye to at shutdown.
+/// How long the goodbyes to peers may take at shutdown.
 pub const GOODBYE_WAIT: Duration = Duration::from_millis(700);
-/// How long the stores may take to flush at shutdown before the rest is left to the next start.
+/// How long the stores may take to flush at shutdown. The next start replays what was not flushed.
 pub const FLUSH_WAIT: Duration = Duration::from_millis(1500);
 /// Free space below which the disk is reported, in bytes.
 pub const DISK_LOW_BYTES: u64 = 512 * 1024 * 1024;
@@ -109,7 +108,7 @@ pub const RECORDS_CACHE_BYTES: usize = 256 * 1024;
 
 const _: () = assert!(lattice_kernel::limits::GROUP_CALLS_MAX <= WRITER_QUEUE);
 const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX);
-// What one store keeps, the node can take over.
+// The node can take over all the notices that one store keeps.
 const _: () = assert!(lattice_kernel::limits::NOTICES_MAX <= NOTICES_MAX);
 const _: () = assert!(NOTICES_ACKNOWLEDGED_MAX <= NOTICES_MAX);
 const _: () = assert!(CALLS_MAX <= lattice_format::limits::CALLS_MAX);
