@@ -1,7 +1,7 @@
-//! Why a request failed: how a command that got it ends, and the one line that a person reads.
+//! Failures of requests: the exit class of the command that made the request, and the line that a person reads.
 //!
-//! Every error of the API is made here, so that each has its exit class, says what and which value,
-//! and what to do about it.
+//! Every error of the API is made here, so that each has an exit class, the value that is wrong, and a hint about what
+//! to do.
 
 use prost::Message as _;
 use tonic::{Code, Status};
@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use crate::api::{ErrorDetail, ExitClass};
 use crate::limits::CANDIDATES_MAX;
 
-/// The result of a request.
+/// The result of a request of the API.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 /// Why a request failed.
@@ -48,7 +48,7 @@ impl Failure {
         Self::new(ExitClass::Unreachable, Code::Unavailable, text)
     }
 
-    /// I/O, limits, bad files, bad tokens.
+    /// The request failed for another reason: I/O, limits, bad files, bad tokens.
     pub(crate) fn failed(text: impl Into<String>) -> Self {
         Self::new(ExitClass::Failed, Code::Internal, text)
     }
@@ -58,31 +58,31 @@ impl Failure {
         Self::new(ExitClass::NotReady, Code::FailedPrecondition, text)
     }
 
-    /// This node may not do this.
+    /// Governance does not allow this node to do it.
     pub(crate) fn unauthorized(text: impl Into<String>) -> Self {
         Self::new(ExitClass::Unauthorized, Code::PermissionDenied, text)
     }
 
-    /// The program refused or trapped, where no outcome can say so.
+    /// A component refused or trapped, in a request whose answer has no outcome.
     pub(crate) fn refused(text: impl Into<String>) -> Self {
         Self::new(ExitClass::Refused, Code::Aborted, text)
     }
 
-    /// Adds what to do about it.
+    /// Adds what a person can do about the failure.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
 
-    /// Adds what an ambiguous name could have meant, or what exists.
+    /// Adds names that an ambiguous name could have meant, or that exist; at most [`CANDIDATES_MAX`].
     #[must_use]
     pub(crate) fn candidates(mut self, candidates: impl IntoIterator<Item = String>) -> Self {
         self.candidates = candidates.into_iter().take(CANDIDATES_MAX).collect();
         self
     }
 
-    /// What went wrong.
+    /// The line that says what went wrong, without the hint.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
@@ -110,7 +110,7 @@ impl From<Failure> for Status {
     }
 }
 
-/// This node's disk failed, or what is on it is damaged.
+/// This node's disk failed, or a file on it is damaged.
 impl From<lattice_kernel::StorageError> for Failure {
     fn from(error: lattice_kernel::StorageError) -> Self {
         Failure::failed(format!("the disk: {error}"))
@@ -118,7 +118,7 @@ impl From<lattice_kernel::StorageError> for Failure {
     }
 }
 
-/// Something is wrong with this machine.
+/// This node cannot run a component, or its disk failed.
 impl From<lattice_kernel::run::engine::HostFault> for Failure {
     fn from(fault: lattice_kernel::run::engine::HostFault) -> Self {
         use lattice_kernel::run::engine::HostFault;

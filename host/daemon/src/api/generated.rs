@@ -1,8 +1,8 @@
 //! The gRPC API, as generated from `proto/lattice.proto`.
 //!
-//! The documentation of every message stands in that file and is carried over.
+//! That file has the documentation of every message, from where it is copied into this code.
 
-// Generated code is not ours to polish.
+// Generated code does not follow the rules of the workspace.
 #![allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
 
 tonic::include_proto!("lattice.v1");

@@ -1,4 +1,4 @@
-//! The gRPC API: its messages, and what serves them.
+//! The gRPC API: its messages, its services, and its server.
 
 pub(crate) mod failure;
 mod generated;

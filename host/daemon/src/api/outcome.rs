@@ -1,4 +1,4 @@
-//! Outcomes and values, as the API shows them.
+//! Outcomes and values as messages of the API.
 
 use lattice_kernel::{HostRefusal, Outcome, TrapKind};
 use lattice_runtime::Function;
@@ -6,7 +6,7 @@ use lattice_runtime::values::{Type, Value, cbor, json, text};
 
 use crate::api;
 
-/// In which forms values are sent.
+/// The forms in which values are sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forms {
     text: bool,
@@ -15,7 +15,7 @@ pub(crate) struct Forms {
 }
 
 impl Forms {
-    /// What a request names; all of them when it names none.
+    /// The forms that a request names; all forms when it names none.
     pub(crate) fn from_request(forms: &[i32]) -> Self {
         let has = |form: api::ValueForm| forms.is_empty() || forms.contains(&form.into());
         Self {
@@ -32,11 +32,11 @@ impl Forms {
         cbor: false,
     };
 
-    /// A value whose canonical CBOR is `bytes`.
+    /// The message for a value whose canonical CBOR is `bytes`. `ty` is its type, if the code in effect has one.
     pub(crate) fn show(self, ty: Option<&Type>, bytes: &[u8]) -> api::Value {
         match ty.and_then(|ty| Some((ty, cbor::decode(ty, bytes).ok()?))) {
             Some((ty, value)) => self.render(ty, &value, bytes),
-            // The code in effect does not know it; what there is is shown.
+            // The code in effect has no type for these bytes, so the bytes themselves are shown.
             None => api::Value {
                 text: if self.text {
                     format!("cbor:{}", hex::encode(bytes))
@@ -78,13 +78,13 @@ impl Forms {
     }
 }
 
-/// Leaves out what a program said, where it is too much for a message.
+/// Removes the values of an outcome that is too large for a message.
 pub(crate) fn leave_out_values(outcome: &mut api::Outcome) {
     outcome.results.clear();
     outcome.error = None;
 }
 
-/// Why the host itself refused, if `error` says that it did.
+/// The reason of a refusal by the host; `None` when `error` is one of the component.
 fn host_refusal(error: &[u8]) -> Option<api::HostRefusal> {
     [
         (
@@ -98,7 +98,7 @@ fn host_refusal(error: &[u8]) -> Option<api::HostRefusal> {
     .find_map(|(refusal, shown)| (refusal.to_cbor() == error).then_some(shown))
 }
 
-/// The number of a kind of trap in the API.
+/// A kind of trap as a message.
 fn trap(kind: TrapKind) -> api::TrapKind {
     match kind {
         TrapKind::Fuel => api::TrapKind::Fuel,
@@ -109,8 +109,8 @@ fn trap(kind: TrapKind) -> api::TrapKind {
     }
 }
 
-/// What became of a transaction whose calls were of `functions`; a function is `None` where the code
-/// in effect does not know it.
+/// The message for the outcome of a transaction that calls `functions`. A function is `None` when the code in effect
+/// does not have it.
 pub(crate) fn show(
     outcome: &Outcome,
     functions: &[Option<&Function>],
@@ -166,7 +166,7 @@ pub(crate) fn show(
     }
 }
 
-/// An entry without an outcome: cut off, or not run yet.
+/// The message for a transaction without an outcome, because its entry is void or has not run yet.
 pub(crate) fn without(kind: api::OutcomeKind) -> api::Outcome {
     api::Outcome {
         kind: kind.into(),
@@ -174,7 +174,7 @@ pub(crate) fn without(kind: api::OutcomeKind) -> api::Outcome {
     }
 }
 
-/// A time.
+/// A time as a message.
 pub(crate) fn time(time: lattice_format::Time) -> api::Timestamp {
     api::Timestamp {
         wall_ms: time.wall_ms,

@@ -1,14 +1,14 @@
 //! Pages of lists.
 //!
-//! A token is the sort key of the last item sent, in hexadecimal, with a digest of the request's
-//! filters before it, so that a token of another request is refused instead of giving nonsense.
+//! A page token is a digest of the request's filters and the sort key of the last item that was sent, in hexadecimal.
+//! With the digest the token of another request is refused; without it the wrong items would be sent.
 
 use prost::Message;
 
 use crate::api::failure::{Failure, Result};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX};
 
-/// One page that is being made.
+/// The page that a request asks for.
 pub(crate) struct Page {
     size: usize,
     filters: String,
@@ -16,10 +16,11 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Reads what a request asks for. `filters` is everything else of the request.
+    /// Reads the page of a request. `size` is the number of items, 0 for [`PAGE_DEFAULT`]. `filters` are the fields
+    /// that must be the same in the requests for all pages of a list.
     ///
     /// # Errors
-    /// When the token is not one of this request.
+    /// When the token belongs to a request with other filters.
     pub(crate) fn new(size: u32, token: &str, filters: &[&[u8]]) -> Result<Self> {
         let mut hasher = blake3::Hasher::new();
         for filter in filters {
@@ -50,27 +51,28 @@ impl Page {
         })
     }
 
-    /// How many items it holds.
+    /// The most items of the page.
     pub(crate) fn size(&self) -> usize {
         self.size
     }
 
-    /// The sort key of the last item of the page before.
+    /// The sort key of the last item of the page before; `None` on the first page.
     pub(crate) fn after(&self) -> Option<&[u8]> {
         self.after.as_deref()
     }
 
-    /// The token for the page after an item with this sort key.
+    /// The token of the page that begins after the item with this sort key.
     pub(crate) fn token(&self, key: &[u8]) -> String {
         format!("{}{}", self.filters, hex::encode(key))
     }
 
-    /// Cuts the page out of all items; they need no order.
+    /// Cuts the page out of all items of the list, which need no order. Returns it with the token of the next page,
+    /// which is empty on the last page.
     pub(crate) fn cut<T: Message>(&self, items: Vec<(Vec<u8>, T)>) -> (Vec<T>, String) {
         self.cut_by(items, item_bytes)
     }
 
-    /// Likewise out of items of which so many, [`PAGE_MAX`], never fill a message.
+    /// Cuts the page as [`Page::cut`] does, without a bound on bytes: for items of which [`PAGE_MAX`] fit a message.
     pub(crate) fn cut_small<T>(&self, items: Vec<(Vec<u8>, T)>) -> (Vec<T>, String) {
         self.cut_by(items, |_| 0)
     }
@@ -93,7 +95,7 @@ impl Page {
                 bytes += bytes_of(item);
                 bytes <= PAGE_BYTES_MAX
             });
-        // One item is given however large it is: who makes such items shortens them.
+        // A page has at least one item, however large it is. Whoever makes large items must shorten them.
         let count = fit.count().max(1).min(items.len() - from);
         let token = match items.len() > from + count {
             true => self.token(&items[from + count - 1].0),
@@ -104,9 +106,9 @@ impl Page {
     }
 }
 
-/// What an item adds to the message of its page.
+/// The most bytes that an item adds to the message of its page.
 pub(crate) fn item_bytes(item: &impl Message) -> usize {
-    // Its tag and its length come before it.
+    // The item's tag and length come before it.
     item.encoded_len() + 6
 }
 

@@ -23,7 +23,7 @@ use crate::limits::{DRAIN_WAIT, DUPLEX_BYTES, REQUEST_BYTES_MAX, REQUESTS_PER_CO
 use crate::node::Node;
 use crate::node::home::OpenError;
 
-/// Every service of the API, with reflection.
+/// All services of the API, with gRPC reflection.
 fn router(node: &Arc<Node>) -> Router {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(crate::api::FILE_DESCRIPTOR_SET)
@@ -48,7 +48,7 @@ fn pipe() -> (DuplexStream, DuplexStream) {
     tokio::io::duplex(DUPLEX_BYTES)
 }
 
-/// A server that runs.
+/// A running server.
 #[derive(Debug)]
 pub(crate) struct Running {
     stop: watch::Sender<bool>,
@@ -57,7 +57,7 @@ pub(crate) struct Running {
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
-    // A sender that is gone is as good as the word.
+    // A dropped sender also means: stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -65,7 +65,7 @@ impl Running {
     /// Serves the node on the socket of its home.
     ///
     /// # Errors
-    /// When the socket cannot be had.
+    /// When the socket cannot be created.
     pub(crate) fn on_socket(node: &Arc<Node>) -> Result<Self, OpenError> {
         let path = node.home.socket();
         let listener = listen(&path).map_err(|error| OpenError::Socket {
@@ -98,7 +98,7 @@ impl Running {
                 Ok::<_, io::Error>(TokioIo::new(near))
             }
         });
-        // The name is never looked up; HTTP wants one.
+        // HTTP needs a name for the server. It is never looked up.
         let channel =
             Endpoint::from_static("http://lattice.memory").connect_with_connector_lazy(connector);
         let running = Self {
@@ -109,10 +109,10 @@ impl Running {
         (running, channel)
     }
 
-    /// Takes no more requests, and lets those in progress end, for a moment.
+    /// Takes no more requests, waits up to [`DRAIN_WAIT`] for those in progress, and aborts the rest.
     pub(crate) async fn stop(mut self) {
         if let Some(socket) = &self.socket {
-            // First, so that a command that comes now waits for the lock instead of an answer.
+            // The socket is removed first, so that a command that starts now waits for the lock and not for an answer.
             let _ = std::fs::remove_file(socket);
         }
         let _ = self.stop.send(true);
@@ -126,8 +126,8 @@ impl Running {
     }
 }
 
-/// Listens at `path`, for this user alone. A socket that a dead daemon left behind is removed: the
-/// caller holds the lock of the home, so no other can be alive.
+/// Listens at `path`, for this user alone. Removes a socket that a dead daemon left: the caller holds the lock of the
+/// home, so no other daemon serves it.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
@@ -140,7 +140,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    // The mode is set before anybody can connect: a socket is made with what the mask leaves.
+    // A socket is created with the mode that the umask leaves. With this umask nobody else can connect before the
+    // mode is set.
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let bound = UnixListener::bind(path);
     rustix::process::umask(mask);

@@ -1,4 +1,4 @@
-//! The services of the API: what a request means is said elsewhere; this only hands it on.
+//! The services of the API. Each request is passed on to the function of another module that does it.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// The services of this node.
+    /// The services of `node`.
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Self { node }
     }
@@ -49,7 +49,7 @@ fn answer<T>(result: Result<T, Failure>) -> Answer<T> {
     }
 }
 
-/// Runs what blocks where blocking is allowed.
+/// Runs blocking work on a thread where it may block.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Answer<T> {
@@ -75,7 +75,7 @@ impl node_server::Node for Service {
     ) -> Answer<api::ListPeersResponse> {
         let node = self.node.clone();
         blocking(move || {
-            // Members are known of stores that are open.
+            // Members are known only of open stores.
             node.open_all();
             status::list_peers(&node, request.into_inner())
         })
@@ -144,7 +144,7 @@ impl plugins_server::Plugins for Service {
         let node = self.node.clone();
         tokio::spawn(async move {
             let last = plugin::fetch_plugin(&node, id, request.name, &out).await;
-            // A client that left has its component nevertheless.
+            // The component is installed even if the client has left.
             let _ = out.send(last.map_err(Status::from)).await;
         });
         Ok(Response::new(ReceiverStream::new(messages)))
@@ -273,7 +273,7 @@ impl stores_server::Stores for Service {
                         Err(Failure::failed(format!("the rebuild stopped: {reason}")).into())
                     }
                 };
-                // Without a client the writer goes on by itself.
+                // The client has left. The rebuild goes on without it.
                 if out.send(message).await.is_err() {
                     return;
                 }
