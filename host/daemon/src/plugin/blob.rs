@@ -1,4 +1,4 @@
-//! Which components a store has: they are blobs in its scope, so that its members get them by hash.
+//! The components of a store as blobs in its scope, so that its members can fetch them by hash.
 
 use lattice_format::{BlobId, ComponentId, StoreId};
 use lattice_kernel::blob::BlobError;
@@ -6,7 +6,7 @@ use lattice_kernel::blob::BlobError;
 use crate::api::failure::{Failure, Result};
 use crate::node::Node;
 
-/// A component, as a blob.
+/// The id of a component's bytes as a blob.
 pub(crate) fn of(component: &ComponentId) -> BlobId {
     BlobId(component.0)
 }
@@ -17,11 +17,10 @@ impl From<BlobError> for Failure {
     }
 }
 
-/// Records that a store has components, which are here: its members may get them from now on.
-/// Blocks.
+/// Puts components of this node into the scope of a store, so that the store's members may fetch them. Blocks.
 ///
 /// # Errors
-/// When one is not here, or the disk fails.
+/// When this node lacks one of them, or the disk fails.
 pub(crate) fn own_components(node: &Node, store: &StoreId, ids: &[ComponentId]) -> Result<()> {
     for id in ids {
         if !node.blobs.has(*store, of(id))? {
@@ -31,7 +30,7 @@ pub(crate) fn own_components(node: &Node, store: &StoreId, ids: &[ComponentId]) 
     Ok(())
 }
 
-/// Names of the stores here that have the component.
+/// The names of the stores of this node that have the component.
 ///
 /// # Errors
 /// When the disk fails.
@@ -45,7 +44,7 @@ pub(crate) fn stores_using(node: &Node, id: &ComponentId) -> Result<Vec<String>>
     Ok(names)
 }
 
-/// Forgets the components of a store that came to nothing. Blocks.
+/// Removes components from the scope of a store that was not created or joined after all. Blocks.
 pub(crate) fn disown_components(node: &Node, store: &StoreId, ids: &[ComponentId]) {
     for id in ids {
         if let Err(error) = node.blobs.forget(*store, of(id)) {

@@ -1,19 +1,18 @@
-//! The components that travel inside the program. The host treats them as any others: they are only
-//! here already.
+//! The bundled components, which are part of the program. The host treats them like any other component; they need
+//! not be installed.
 
 use lattice_format::ComponentId;
 
-/// One of them.
+/// A bundled component.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bundled {
-    /// The name it is installed under.
+    /// The name under which it is installed.
     pub(crate) name: &'static str,
-    /// Its bytes.
     pub(crate) bytes: &'static [u8],
 }
 
 impl Bundled {
-    /// Its id.
+    /// The component's id, the hash of its bytes.
     pub(crate) fn id(&self) -> ComponentId {
         ComponentId(*blake3::hash(self.bytes).as_bytes())
     }
@@ -28,5 +27,5 @@ macro_rules! bundled {
     };
 }
 
-/// All of them; the first governs stores unless told otherwise.
+/// All bundled components. The first one governs the stores that this node creates.
 pub(crate) const BUNDLED: [Bundled; 4] = bundled!["system", "counter", "kv", "log"];

@@ -1,4 +1,4 @@
-//! The components of this node: what came with it, what was installed, what stores brought along.
+//! The components of this node: bundled ones, installed ones, and those of joined stores.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::node::home::OpenError;
 use crate::plugin::bundled::{BUNDLED, Bundled};
 use crate::plugin::pace;
 
-/// Whether this program hands its compiling children over, see `compile_child`.
+/// Whether a child process of this program can compile components, see [`crate::compile_child`].
 static CHILDREN_COMPILE: AtomicBool = AtomicBool::new(false);
 
-/// Says that a child of this program compiles components when told to.
+/// Declares that a child process of this program can compile components.
 pub(crate) fn children_compile() {
     CHILDREN_COMPILE.store(true, Ordering::Relaxed);
 }
@@ -26,22 +26,22 @@ pub(crate) fn children_compile() {
 pub(crate) struct Components {
     wasm: Arc<Wasm>,
     bundled: HashMap<ComponentId, Bundled>,
-    /// Descriptions of bundled ones that no store has needed yet, and which are not compiled.
+    /// The descriptions of bundled components, which need no compilation.
     descriptions: Mutex<HashMap<ComponentId, Arc<Schema>>>,
 }
 
 impl Components {
-    /// Starts the engine on a directory.
+    /// Starts the engine, which keeps components and their compiled code in a directory.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When the engine does not start.
     pub(crate) fn open(directory: &Path) -> std::result::Result<Self, OpenError> {
         let compiler = if CHILDREN_COMPILE.load(Ordering::Relaxed) {
             let program =
                 std::env::current_exe().map_err(|error| OpenError::Runtime(error.to_string()))?;
             Compiler::Child(program)
         } else {
-            // A program that only tests: its children would be tests too.
+            // The program is a test, whose child processes would be tests as well.
             Compiler::InProcess
         };
         let wasm = Wasm::open(directory, compiler)
@@ -59,17 +59,17 @@ impl Components {
         })
     }
 
-    /// What runs them, as itself.
+    /// The engine that runs the components, by its own type.
     pub(crate) fn wasm(&self) -> &Arc<Wasm> {
         &self.wasm
     }
 
-    /// What runs them.
+    /// The engine that runs the components, as the kernel takes it.
     pub(crate) fn engine(&self) -> Arc<dyn Engine> {
         self.wasm.clone()
     }
 
-    /// Whether the bytes of a component are here.
+    /// Whether this node has the bytes of a component.
     pub(crate) fn contains(&self, id: &ComponentId) -> bool {
         self.bundled.contains_key(id) || self.wasm.catalogue().contains(id)
     }
@@ -82,7 +82,7 @@ impl Components {
         }
     }
 
-    /// What a component is.
+    /// The description of a component.
     pub(crate) fn schema(&self, id: &ComponentId) -> std::result::Result<Arc<Schema>, HostFault> {
         let Some(bundled) = self.bundled.get(id) else {
             return self.wasm.schema(id);
@@ -101,10 +101,10 @@ impl Components {
         Ok(schema)
     }
 
-    /// Makes a component that is here ready to run. Takes as long as compiling it.
+    /// Makes a component of this node ready to run. Blocks for as long as compiling it takes.
     ///
     /// # Errors
-    /// [`HostFault::MissingCode`] when it is not here; why it cannot be used else.
+    /// [`HostFault::MissingCode`] when this node lacks the component; otherwise why it cannot be used.
     pub(crate) fn make_ready(&self, id: &ComponentId) -> std::result::Result<(), HostFault> {
         if let Some(bundled) = self.bundled.get(id)
             && !self.wasm.catalogue().contains(id)
@@ -121,10 +121,10 @@ impl Components {
         self.wasm.ready(id)
     }
 
-    /// Checks, keeps and compiles a component. Takes as long as compiling it.
+    /// Checks, keeps and compiles a component. Blocks for as long as compiling it takes.
     ///
     /// # Errors
-    /// What is wrong with it; nothing is kept then.
+    /// When the component cannot be used, or the disk fails. Nothing is kept then.
     pub(crate) fn install(&self, bytes: &[u8]) -> Result<Arc<Schema>> {
         self.wasm.install(bytes).map_err(|error| match error {
             InstallError::Inspect(error) => inspect_failure(&error),
@@ -139,15 +139,15 @@ impl Components {
         })
     }
 
-    /// Removes the bytes and code of a component that nothing uses.
+    /// Removes the bytes and the compiled code of a component that nothing uses.
     pub(crate) fn remove(&self, id: &ComponentId) -> Result<()> {
         Ok(self.wasm.remove(id)?)
     }
 }
 
-/// Why bytes are no component that can be installed.
+/// The failure for bytes that are not a component that can be installed.
 pub(crate) fn inspect_failure(error: &InspectError) -> Failure {
-    // The list of imports comes in lines; an error is one.
+    // The error lists imports in several lines, and a failure has one line.
     let text = error.to_string().replace("\n  ", " ").replace('\n', "; ");
     Failure::failed(text).hint("nothing was installed")
 }

@@ -1,4 +1,4 @@
-//! The components that stores can be made from: installing, listing, looking at and removing them.
+//! The installed components, which stores are made from: how they are installed, listed, described and removed.
 
 pub(crate) mod blob;
 pub(crate) mod bundled;
@@ -71,7 +71,7 @@ fn interface(interface: &Interface) -> api::Interface {
     }
 }
 
-/// The package that a component's own interfaces are of, with its version.
+/// The package of a component's own interfaces, with its version; empty if it has none.
 fn package(schema: &Schema) -> String {
     let own = schema
         .interfaces
@@ -88,7 +88,7 @@ fn package(schema: &Schema) -> String {
     }
 }
 
-/// A name for a component that was given none: that of its package, without what no name may have.
+/// The name of a component that is installed without one: the name of its package, without namespace and version.
 fn default_name(schema: &Schema) -> String {
     let package = package(schema);
     let name = package
@@ -115,10 +115,10 @@ fn describe(schema: &Schema, name: String) -> api::Plugin {
     }
 }
 
-/// Adds a piece of a component to those that came before.
+/// Appends a chunk of a component to those before.
 ///
 /// # Errors
-/// When it becomes larger than any component may be.
+/// When the component becomes larger than [`COMPONENT_BYTES_MAX`]. `bytes` stays as it is then.
 pub(crate) fn collect(bytes: &mut Vec<u8>, chunk: &[u8]) -> Result<()> {
     let total = bytes.len() + chunk.len();
     if total > COMPONENT_BYTES_MAX {
@@ -131,7 +131,7 @@ pub(crate) fn collect(bytes: &mut Vec<u8>, chunk: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A component that is here, with what this handle knows of it.
+/// The message for a component of this node, with its record and the stores that use it.
 fn show_plugin(
     node: &Node,
     name: String,
@@ -147,7 +147,7 @@ fn show_plugin(
     })
 }
 
-/// Installs a component. Compiles it before this returns.
+/// Installs a component under `name`, or under its default name if `name` is empty. It is compiled when this returns.
 pub(crate) async fn install(
     node: &Arc<Node>,
     name: String,
@@ -163,7 +163,7 @@ pub(crate) async fn install(
 }
 
 fn install_now(node: &Node, name: String, bytes: &[u8]) -> Result<api::InstallPluginResponse> {
-    // Looked at before it is compiled: most of what is wrong with a file shows here.
+    // Inspected before it is compiled, because inspecting is cheap and finds most faults of a file.
     let looked = lattice_runtime::inspect(bytes).map_err(|error| inspect_failure(&error))?;
     let name = match name.is_empty() {
         true => default_name(&looked),
@@ -202,7 +202,7 @@ fn install_now(node: &Node, name: String, bytes: &[u8]) -> Result<api::InstallPl
     if let Some(before) = before {
         drop_component(node, &before.id())?;
     }
-    // A store may have waited for it.
+    // A store may be paused for lack of this component.
     node.code_arrived();
     let plugin = show_plugin(node, name, &record, &schema)?;
     Ok(api::InstallPluginResponse {
@@ -211,7 +211,7 @@ fn install_now(node: &Node, name: String, bytes: &[u8]) -> Result<api::InstallPl
     })
 }
 
-/// Lets the bytes of a component go, if no name and no store needs them.
+/// Removes the bytes of a component if no name and no store needs them.
 fn drop_component(node: &Node, id: &ComponentId) -> Result<()> {
     let named = node
         .records
@@ -224,7 +224,8 @@ fn drop_component(node: &Node, id: &ComponentId) -> Result<()> {
     Ok(())
 }
 
-/// Installs a component that is fetched by its hash, from the members of any store here.
+/// Fetches a component by its hash from the members of any store of this node, and installs it. Sends progress to
+/// `out`, and returns the last message.
 pub(crate) async fn fetch_plugin(
     node: &Arc<Node>,
     id: ComponentId,
@@ -235,7 +236,7 @@ pub(crate) async fn fetch_plugin(
         check_name("plugin", &name)?;
     }
     let progress = |received_bytes, total_bytes| {
-        // A client that reads slowly misses some steps, and nothing else.
+        // A client that reads slowly misses some messages of progress, and holds nothing up.
         let _ = out.try_send(Ok(api::FetchPluginProgress {
             received_bytes,
             total_bytes,
@@ -267,7 +268,7 @@ pub(crate) async fn fetch_plugin(
     })
 }
 
-/// What a component is, from its bytes.
+/// Describes a component from its bytes, or names the problems that make it unusable.
 pub(crate) fn inspect_bytes(bytes: &[u8]) -> Result<api::Plugin> {
     match lattice_runtime::inspect(bytes) {
         Ok(schema) => {
@@ -287,14 +288,14 @@ pub(crate) fn inspect_bytes(bytes: &[u8]) -> Result<api::Plugin> {
     }
 }
 
-/// What an installed component is.
+/// Describes the installed component that a person named.
 pub(crate) fn inspect_plugin(node: &Node, text: &str) -> Result<api::Plugin> {
     let (name, record) = lookup::find_plugin(node, text)?;
     let schema = node.components.schema(&record.id())?;
     show_plugin(node, name, &record, &schema)
 }
 
-/// Installed components by name.
+/// A page of the installed components, sorted by name.
 pub(crate) fn list_plugins(
     node: &Node,
     request: &api::ListPluginsRequest,
@@ -315,7 +316,7 @@ pub(crate) fn list_plugins(
                 interfaces: Vec::new(),
                 ..show_plugin(node, name, &record, &schema)?
             },
-            // Damaged or deleted: the list says so, and everything else goes on.
+            // The component is damaged or deleted. Its row says so, and the list goes on.
             Err(fault) => api::Plugin {
                 name,
                 hash: record.component.clone(),
@@ -338,7 +339,10 @@ pub(crate) fn list_plugins(
     })
 }
 
-/// Removes a component's name, and its bytes with the last one.
+/// Removes a name of a component, and with the last name its bytes.
+///
+/// # Errors
+/// When the component is bundled, or it is the last name of one that a store uses.
 pub(crate) fn remove_plugin(node: &Node, text: &str) -> Result<api::RemovePluginResponse> {
     let (name, record) = lookup::find_plugin(node, text)?;
     if record.bundled {
@@ -368,7 +372,7 @@ pub(crate) fn remove_plugin(node: &Node, text: &str) -> Result<api::RemovePlugin
     })
 }
 
-/// What is known of a component by its hash, whatever it is called here.
+/// Describes a component by its id, under its installed name, or under `fallback` if it has none.
 pub(crate) fn describe_component(
     node: &Node,
     id: &ComponentId,
@@ -386,7 +390,7 @@ pub(crate) fn describe_component(
     }
 }
 
-/// What a store can do.
+/// Describes the components of a store: the interfaces that calls and queries can use.
 pub(crate) async fn describe_store(
     node: &Node,
     request: api::DescribeStoreRequest,
@@ -403,7 +407,7 @@ pub(crate) async fn describe_store(
                 app: Some(schema), ..
             }),
         ) => Some(describe_component(node, &schema.component, &app.name)?),
-        // Missing: the answer says what there is.
+        // The app's component is missing. The answer describes governance alone.
         _ => None,
     };
     Ok(api::DescribeStoreResponse {

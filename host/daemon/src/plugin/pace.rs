@@ -1,12 +1,11 @@
-//! The pace of guests that run for long: they pause so often, and so briefly, that others hardly wait for
-//! them.
+//! The pace of guests that run for long: they pause often and briefly, so that other threads hardly wait for them.
 //!
-//! A call of another store needs a processor several times, among them for threads of the kernel that
-//! write to its disk, and a system that lets a computing thread go on until its time is over makes each of
-//! them wait for milliseconds. A guest that pauses by itself gives way after a fraction of one. A thread
-//! ticks for them: seldom as long as no guest is known to run for long, often for a while after one was.
-//! While no guest runs it sleeps, and the first one that starts does not wake it but sets an alarm for the next
-//! tick: a short call is over by then, and what it needed a processor for did not wait.
+//! A call of another store needs a processor several times, among others for threads of the operating system that
+//! write to the disk. The system's scheduler lets a computing thread run until its time slice ends, so each of these
+//! threads would wait for milliseconds. A guest that pauses by itself gives way after a fraction of one. A thread
+//! ticks for the guests: seldom as long as no guest is known to run for long, and often for a while after one did.
+//! While no guest runs the thread sleeps. The first guest that starts does not wake it, but sets an alarm for the next
+//! tick: a short call ends before that, and does not share its processor with the thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,24 +14,24 @@ use std::time::{Duration, Instant};
 
 use lattice_runtime::{Pacer, Wasm};
 
-/// How often it is looked whether a guest runs for long, while guests run. One that runs for twice as long
-/// does.
+/// The time between two ticks while no guest is known to run for long. A guest that runs through two ticks runs for
+/// long.
 const WATCH_TICK: Duration = Duration::from_millis(5);
-/// How often a guest that runs for long pauses.
+/// The time between two ticks after a guest ran for long, and so between two of its pauses.
 const LONG_GUEST_TICK: Duration = Duration::from_micros(500);
-/// How long it pauses, at least: enough for whoever waits to get the processor.
+/// The shortest pause of a guest that runs for long. It is enough for a waiting thread to get the processor.
 const LONG_GUEST_PAUSE: Duration = Duration::from_micros(20);
-/// How long, after a guest ran for long, others pause as soon as they have run for two short ticks.
+/// How long the short ticks go on after a guest ran for long.
 const LONG_GUESTS_KEPT: Duration = Duration::from_secs(1);
-/// Stack of the thread that ticks, in bytes.
+/// The stack of the thread that ticks, in bytes.
 const PACE_STACK_BYTES: usize = 64 * 1024;
 
-/// Starts to tick for the guests of an engine, until it is dropped.
+/// Starts the thread that ticks for the guests of an engine, until the engine is dropped.
 ///
 /// # Errors
-/// When the system has no thread to give.
+/// When the system gives no thread or no timer.
 pub(crate) fn keep(wasm: &Arc<Wasm>) -> std::io::Result<()> {
-    // Whether a guest ran for long since the last tick.
+    // Whether a guest has paused since the last tick, because it runs for long.
     let long = Arc::new(AtomicBool::new(false));
     let (engine, seen) = (Arc::downgrade(wasm), Arc::clone(&long));
     let alarm = Arc::new(Alarm::new()?);
@@ -42,7 +41,7 @@ pub(crate) fn keep(wasm: &Arc<Wasm>) -> std::io::Result<()> {
         .stack_size(PACE_STACK_BYTES)
         .spawn(move || {
             let mut often_until = None;
-            // Whoever drops the engine sets the alarm as well.
+            // Dropping the engine sets the alarm, so the thread wakes and ends.
             while let Some(wasm) = engine.upgrade() {
                 if seen.swap(false, Ordering::Relaxed) {
                     often_until = Some(Instant::now() + LONG_GUESTS_KEPT);
@@ -68,7 +67,7 @@ pub(crate) fn keep(wasm: &Arc<Wasm>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What one thread sleeps on until some time after another has set it.
+/// An alarm: one thread waits until a given time after another thread has set it.
 #[cfg(target_os = "linux")]
 struct Alarm(std::os::fd::OwnedFd);
 
@@ -82,7 +81,7 @@ impl Alarm {
         )?))
     }
 
-    /// Lets it go off once, so long from this moment; more than 0.
+    /// Makes the alarm go off once, `after` from now, which is more than 0.
     fn set(&self, after: Duration) {
         use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
         let once = Itimerspec {
@@ -97,7 +96,7 @@ impl Alarm {
         }
     }
 
-    /// Returns when it has gone off.
+    /// Returns when the alarm has gone off.
     fn wait(&self) {
         let mut times = [0; 8];
         while let Err(error) = rustix::io::read(&self.0, &mut times) {
@@ -110,7 +109,7 @@ impl Alarm {
     }
 }
 
-/// What one thread sleeps on until some time after another has set it.
+/// An alarm: one thread waits until a given time after another thread has set it.
 #[cfg(not(target_os = "linux"))]
 #[derive(Default)]
 struct Alarm {
@@ -124,13 +123,13 @@ impl Alarm {
         Ok(Self::default())
     }
 
-    /// Lets it go off once, so long from this moment.
+    /// Makes the alarm go off once, `after` from now.
     fn set(&self, after: Duration) {
         *self.lock() = Some(after);
         self.news.notify_one();
     }
 
-    /// Returns when it has gone off.
+    /// Returns when the alarm has gone off.
     fn wait(&self) {
         let mut set = self.lock();
         loop {
