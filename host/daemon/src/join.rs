@@ -1,7 +1,7 @@
-//! Joining a store: a task of the node, which outlives the request that began it.
+//! Joins of stores: tasks of the node, which outlive the requests that began them.
 //!
-//! The network does the joining ([`lattice_net::JoinTask`]); what is here keeps it: recorded before
-//! it begins, begun again at the next start, forgotten when it is done or can never be.
+//! The network runs a join ([`lattice_net::JoinTask`]). This file keeps it: the join is recorded before it begins, goes
+//! on after a restart of the node, and its record is removed when it has succeeded or failed for good.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
@@ -31,7 +31,7 @@ use crate::plugin::blob;
 use crate::store::OpenStore;
 use crate::store::create::NewDirectory;
 
-/// Where a join is, for those who watch it.
+/// The phase of a join, for those who watch it; `None` before it has begun in this process.
 pub(crate) struct JoinState(watch::Sender<Option<JoinPhase>>);
 
 impl Default for JoinState {
@@ -41,7 +41,7 @@ impl Default for JoinState {
 }
 
 impl JoinState {
-    /// One line: what it does, or waits for.
+    /// What the join does or waits for, in one line.
     pub(crate) fn text(&self) -> String {
         match &*self.0.borrow() {
             None => "the join goes on while a daemon runs".into(),
@@ -49,19 +49,19 @@ impl JoinState {
         }
     }
 
-    /// Why a store that is being joined cannot be used yet.
+    /// The failure of a request to a store that is being joined.
     pub(crate) fn failure(&self, name: &str) -> Failure {
         Failure::not_ready(format!("the store {name} is being joined")).hint(self.text())
     }
 }
 
-/// Components that tokens led to. They lie among the blobs for the join that follows; without one
-/// they go when the node ends.
+/// Components that were fetched to show what a token leads to. They are kept as blobs for the join that may follow, and
+/// removed when the node ends without that join.
 #[derive(Default)]
 pub(crate) struct Looked(Mutex<HashSet<(StoreId, ComponentId)>>);
 
 impl Looked {
-    /// All of them.
+    /// All of these components, with the stores of the tokens.
     pub(crate) fn all(&self) -> Vec<(StoreId, ComponentId)> {
         self.0
             .lock()
@@ -79,7 +79,7 @@ impl Looked {
     }
 }
 
-/// A phase, as the API shows it.
+/// A phase of a join as a message of the API.
 fn shown(phase: &JoinPhase) -> api::JoinProgress {
     let progress = |phase: api::JoinPhase, done, total, text: String| api::JoinProgress {
         phase: phase.into(),
@@ -136,7 +136,7 @@ fn shown(phase: &JoinPhase) -> api::JoinProgress {
     }
 }
 
-/// What a join's error means to whoever asked for it.
+/// The failure of a request for a join that ended with this error.
 pub(crate) fn failure(error: &JoinError) -> Failure {
     let text = error.to_string();
     match error {
@@ -167,10 +167,10 @@ fn hash(field: &str, bytes: &[u8]) -> Result<Option<ComponentId>> {
     }
 }
 
-/// A stream of a join's progress.
+/// The stream of a join's progress.
 pub(crate) type Progress = ReceiverStream<std::result::Result<api::JoinProgress, Status>>;
 
-/// Shows what a token leads to, without joining.
+/// Shows the store that a token leads to, and its components, without joining.
 pub(crate) async fn inspect_token(node: &Node, text: &str) -> Result<api::InspectTokenResponse> {
     let token = parse(text)?;
     let net = node.need_net("a token")?;
@@ -230,7 +230,8 @@ pub(crate) async fn inspect_token(node: &Node, text: &str) -> Result<api::Inspec
     })
 }
 
-/// A name for a store to join that nobody gave one.
+/// The name of a store that is joined without one: the name in the token, or one made of the store's id if that is not
+/// allowed. A number is appended if the name is taken.
 fn joined_name(node: &Node, token: &Token) -> String {
     let wished = match check_name("store", &token.store_name) {
         Ok(()) => token.store_name.clone(),
@@ -250,7 +251,7 @@ fn joined_name(node: &Node, token: &Token) -> String {
         .expect("there are more numbers than stores")
 }
 
-/// Joins, or watches the join that was begun with the same token.
+/// Begins to join a store, or watches the join of that store that was begun before.
 pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<Progress> {
     let token = parse(&request.token)?;
     node.need_net("joining")?;
@@ -331,7 +332,7 @@ fn watch_join(node: &Arc<Node>, slot: Arc<Slot>) -> Progress {
             if let Some(message) = message
                 && out.send(Ok(message)).await.is_err()
             {
-                // The client left; the join goes on.
+                // The client has left. The join goes on without it.
                 return;
             }
             if done {
@@ -351,7 +352,7 @@ fn watch_join(node: &Arc<Node>, slot: Arc<Slot>) -> Progress {
     ReceiverStream::new(progress)
 }
 
-/// Goes on with joins that an earlier run of the handle began.
+/// Goes on with the joins that an earlier run of the node began.
 pub(crate) fn resume_joins(node: &Arc<Node>) {
     for slot in node.slots() {
         let Some(record) = slot.record().joining else {
@@ -398,12 +399,12 @@ fn begin_join(node: &Arc<Node>, slot: &Arc<Slot>, task: JoinTask) {
         if let Err(failure) = recorded {
             tracing::error!(store = %slot.id, "{failure}");
         }
-        // Told only now, so that whoever hears of it finds it done.
+        // Watchers are told last, so that they find the end recorded.
         slot.join.0.send_replace(Some(end));
     });
 }
 
-/// Makes a store out of a genesis that was received. Blocks.
+/// Creates the replica of a store from a genesis that was received, and opens it. Blocks.
 fn adopt_now(
     node: &Node,
     slot: &Arc<Slot>,
@@ -439,7 +440,7 @@ fn adopt_now(
         node.clock.now_ms(),
     )
     .map_err(|error| error.to_string())?;
-    // Its log makes new segments where it was opened.
+    // The store is closed before its directory is renamed, because its log creates segments under the old name.
     drop(store);
     let log_mark = restored::mark(directory.path()).map_err(|error| error.to_string())?;
     node.update_slot(slot, |record| {
@@ -458,7 +459,7 @@ fn adopt_now(
     Ok(())
 }
 
-/// Lets a component that a store brought along be found by name, if the name is free.
+/// Installs a component of a joined store under its name, if the name is free and the component has none.
 fn name_component(node: &Node, id: &ComponentId, name: &str) -> Result<()> {
     let known = node.records.plugins()?;
     let named = known
@@ -475,7 +476,7 @@ fn name_component(node: &Node, id: &ComponentId, name: &str) -> Result<()> {
     Ok(node.records.put_plugins(&[(name.to_owned(), record)])?)
 }
 
-/// What members may call this device: the machine's name.
+/// The name of this device that members see: the machine's host name.
 fn device_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim()
@@ -485,7 +486,7 @@ fn device_name() -> String {
         .collect()
 }
 
-/// This node, to one of its joins.
+/// The node, for one of its joins.
 struct Joiner {
     node: Weak<Node>,
     slot: Arc<Slot>,
@@ -513,7 +514,7 @@ impl JoinHost for Joiner {
             return false;
         };
         if !node.components.contains(component) {
-            // It may have been fetched to be shown to a person.
+            // The bytes may have been fetched when the token was inspected.
             let bytes = node.blobs.read(*store, blob::of(component)).ok().flatten();
             if bytes.is_none_or(|bytes| node.components.install(&bytes).is_err()) {
                 return false;
@@ -572,7 +573,7 @@ impl JoinHost for Joiner {
     }
 
     fn progress(&self, phase: JoinPhase) {
-        // The end is told when it is recorded.
+        // The end of a join is told by `begin_join`, once it is recorded.
         if !matches!(phase, JoinPhase::Done | JoinPhase::Failed { .. }) {
             self.slot.join.0.send_replace(Some(phase));
         }

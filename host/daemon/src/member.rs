@@ -1,8 +1,8 @@
-//! Members: what a person does about them, as calls of the store's governance component.
+//! Members: invites, roles and revocations, as calls of the store's governance component.
 //!
-//! Nothing here writes by another way than `lattice call` does. Arguments are encoded by hand, by
-//! the signatures that `wit/system` fixes, and then checked against what the component exports, so
-//! that another governance component with these functions works alike.
+//! Every write goes the way of `lattice call`. The code below encodes arguments for the signatures that `wit/system`
+//! fixes, and checks them against the functions that the component exports. So any governance component with these
+//! functions can be used.
 
 use std::sync::Arc;
 
@@ -25,15 +25,15 @@ use crate::store::OpenStore;
 use crate::store::call;
 use crate::store::writer::Done;
 
-/// The interface of governance's commands.
+/// The interface of the commands of governance.
 pub(crate) const COMMANDS: &str = "lattice:system/commands";
 /// The most ids that a revocation keeps.
 const KEPT_MAX: usize = 4096;
 
-/// Members as of now.
+/// The members of a store as of now.
 ///
 /// # Errors
-/// When governance cannot be asked.
+/// When governance could not be asked yet.
 pub(crate) fn governance(slot: &Slot) -> Result<Arc<Governance>> {
     slot.governance().ok_or_else(|| {
         Failure::not_ready("the store's governance cannot be asked yet")
@@ -45,14 +45,14 @@ fn key(key: &DeviceKey) -> Value {
     Value::Bytes(key.0.to_vec())
 }
 
-/// A call of a governance command that was made.
+/// A call of a command of governance, after it ran.
 struct Governed {
     done: Done,
     found: Found,
 }
 
 impl Governed {
-    /// An outcome other than success as an error, for requests whose answer is something else.
+    /// Returns an outcome other than success as an error, for requests whose answer has no outcome.
     fn succeeded(self, node: &Node, slot: &Slot) -> Result<Done> {
         let function = self.found.function();
         let detail = call::call_response(node, slot, &self.done, &[Some(function)], Forms::TEXT);
@@ -116,7 +116,7 @@ async fn govern(
     Ok(Governed { done, found })
 }
 
-/// Lists a store as a child of another.
+/// Records a store in its parent as a child.
 ///
 /// # Errors
 /// When the parent's governance does not allow it.
@@ -135,10 +135,10 @@ pub(crate) async fn add_child(
     Ok(())
 }
 
-/// Admits a device by an invite: what a claim that arrived asks for.
+/// Calls governance's `claim`, which admits a device by an invite. Returns the outcome, and the text of a refusal.
 ///
 /// # Errors
-/// When it could not be called; the outcome says whether it was admitted.
+/// When the call could not run. Whether the device was admitted is told by the outcome.
 pub(crate) async fn claim(
     node: &Node,
     slot: &Arc<Slot>,
@@ -176,7 +176,7 @@ fn checked_role(slot: &Slot, node: &Node, store: &OpenStore, role: &str) -> Resu
     }
 }
 
-/// This handle's role in a store; `None` when it is no member.
+/// The role of this node in a store; `None` when it is no active member.
 pub(crate) fn own_role(node: &Node, slot: &Slot) -> Option<&'static str> {
     let governance = slot.governance()?;
     let own = governance
@@ -186,7 +186,7 @@ pub(crate) fn own_role(node: &Node, slot: &Slot) -> Option<&'static str> {
     (own.status == MemberStatus::Active).then(|| own.role.name())
 }
 
-/// Makes an invite, and the token for it.
+/// Creates an invite, and the token for it.
 pub(crate) async fn invite(
     node: &Node,
     request: api::InviteRequest,
@@ -250,12 +250,12 @@ pub(crate) async fn invite(
     })
 }
 
-/// Ends a member's rights. What this handle has of the member's entries is kept.
+/// Revokes a member. The member's entries that this node has are kept.
 pub(crate) async fn revoke(node: &Node, request: api::RevokeRequest) -> Result<api::CallResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
     let store = call::running(node, &slot).await?;
     let member = find_member(&governance(&slot)?.members, &request.member)?;
-    // What is seen here is kept: its latest entries, and with them all before them.
+    // The revocation keeps the member's tips that this node has, and with them all entries before them.
     let tips = store.snapshot().tips()?;
     let kept: Vec<Value> = tips
         .iter()
@@ -307,8 +307,8 @@ pub(crate) async fn set_role(
     ))
 }
 
-/// Gives a store another name: here, and, by an admin, in the store itself, from where those who
-/// join later take it.
+/// Gives a store another name on this node. If this node is an admin, also in the store itself, whose name later
+/// joiners take.
 pub(crate) async fn rename(node: &Node, request: api::RenameStoreRequest) -> Result<Arc<Slot>> {
     let slot = lookup::find_slot(node, &request.store)?;
     check_name("store", &request.name)?;
@@ -328,7 +328,7 @@ pub(crate) async fn rename(node: &Node, request: api::RenameStoreRequest) -> Res
     Ok(slot)
 }
 
-/// Members by rank, revoked ones last.
+/// A page of the members by rank, revoked ones last.
 pub(crate) async fn list_members(
     node: &Node,
     request: api::ListMembersRequest,
@@ -382,8 +382,8 @@ pub(crate) async fn list_members(
     })
 }
 
-/// When each of these devices was first admitted, by the claimed time; 0 when that is not among the
-/// entries looked at.
+/// When each of these devices was first admitted, in milliseconds since the Unix epoch by the time of the entry; 0 when
+/// the admission is not among the first [`HISTORY_ROWS_MAX`] entries of the log.
 pub(crate) fn admissions(
     snapshot: &lattice_kernel::Snapshot,
     keys: &[DeviceKey],
