@@ -1,7 +1,7 @@
-//! Arguments as a client sends them, into the canonical CBOR that the log holds.
+//! Arguments: from the forms that clients send to the canonical CBOR that the log holds.
 //!
-//! Everything is decided by the types of the code in effect, before anything runs: what does not fit
-//! is a usage error that names the parameter.
+//! The types of the code in effect decide, before anything runs. An argument that does not fit its type is a usage
+//! error that names the parameter.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use lattice_runtime::{Function, Param};
 use crate::api;
 use crate::api::failure::{Failure, Result};
 
-/// The arguments of a call of `function`.
+/// Encodes the arguments of a call of `function`.
 ///
 /// # Errors
-/// When they do not fit its parameters.
+/// When the arguments do not fit the parameters of the function.
 pub(crate) fn encode(function: &Function, arguments: Option<api::Arguments>) -> Result<Vec<u8>> {
     use api::arguments::Form;
     let values = match arguments.and_then(|arguments| arguments.form) {
@@ -110,8 +110,8 @@ fn from_literal(ty: &Type, text: String) -> std::result::Result<Value, String> {
     match ty {
         Type::String => Ok(Value::String(text)),
         Type::Bytes => Ok(Value::Bytes(text.into_bytes())),
-        // `none` and `some(…)` are WAVE; anything else is the text itself, so that an optional text
-        // is written like any other.
+        // `none` and `some(…)` are WAVE, WebAssembly's textual value encoding. Anything else is the text itself, so
+        // that an optional text is written like any other text.
         Type::Option(inner) if matches!(**inner, Type::String | Type::Bytes) => {
             match wave::parse(ty, &text) {
                 Ok(value) => Ok(value),

@@ -1,4 +1,4 @@
-//! Calls and queries.
+//! Calls and queries of a store, from request to answer.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,14 +21,14 @@ use crate::store::OpenStore;
 use crate::store::arguments;
 use crate::store::writer::Done;
 
-/// Fuel that a query may use on the thread that serves it. One that needs more starts anew on a thread of
-/// its own, with all of its fuel, so that nothing but speed depends on it.
+/// Fuel that a query may use on the thread that serves the request. A query that needs more starts anew on a thread of
+/// its own with all of its fuel, so the bound changes only the speed.
 const QUERY_FUEL_INLINE: u64 = 5_000_000;
-/// How much a long query gives way, as `nice` counts: a tenth of what others get where the processor is short.
+/// The nice value of a thread with a long query. It gets a tenth of the time of other threads on a busy processor.
 #[cfg(target_os = "linux")]
 const LONG_QUERY_NICE: i32 = 10;
 
-/// A query that was understood: what to run, and how to show what comes out.
+/// A query with its function found and its arguments encoded, and the forms in which its result is shown.
 pub(crate) struct Asked {
     found: Found,
     call: Call,
@@ -36,17 +36,17 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// The call.
+    /// The call to run.
     pub(crate) fn call(&self) -> &Call {
         &self.call
     }
 
-    /// Its lane.
+    /// The lane in which the call runs.
     pub(crate) fn lane(&self) -> Lane {
         self.found.lane
     }
 
-    /// What came out, as the API shows it.
+    /// The message for the result of the query.
     pub(crate) fn show(&self, queried: &Queried, applied_count: u64) -> api::QueryResponse {
         let outcome = match &queried.end {
             CallEnd::Ok(value) => Outcome::Ok(vec![value.clone()]),
@@ -71,8 +71,8 @@ impl Asked {
     }
 }
 
-/// Runs what may take long on a thread of its own, which gives way to all others: queries that loop must not
-/// keep another store's writer from the processor.
+/// Runs a long query on a thread of its own, which gives way to all other threads: a query that loops must not keep
+/// another store's writer from the processor.
 ///
 /// # Errors
 /// When the system has no thread to give, or the work panicked.
@@ -82,12 +82,12 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
         .name("query".into())
         .stack_size(THREAD_STACK_BYTES)
         .spawn(move || {
-            // Elsewhere a priority is that of the whole process.
+            // On other systems the priority is that of the whole process.
             #[cfg(target_os = "linux")]
             if let Err(error) = rustix::process::setpriority_process(None, LONG_QUERY_NICE) {
                 tracing::debug!("a query keeps its priority: {error}");
             }
-            // Whoever asked may have left.
+            // The client may have left.
             let _ = reply.send(work());
         })
         .map_err(|error| Failure::failed(format!("no thread for the query: {error}")))?;
@@ -96,10 +96,10 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
         .map_err(|_| Failure::failed("the query ended early"))
 }
 
-/// An open store that can run things.
+/// The open store of a slot, which can run calls and queries.
 ///
 /// # Errors
-/// When it is joining, stopped, or being folded again.
+/// When the store is being joined, is stopped, or is being folded again.
 pub(crate) async fn running(node: &Node, slot: &Arc<Slot>) -> Result<Arc<OpenStore>> {
     let store = node.store(slot).await?;
     let published = store.published();
@@ -116,10 +116,10 @@ pub(crate) async fn running(node: &Node, slot: &Arc<Slot>) -> Result<Arc<OpenSto
     Ok(store)
 }
 
-/// The components of a store.
+/// The code in effect of a store.
 ///
 /// # Errors
-/// When one is missing, with what is being done about it.
+/// When a component is missing. The failure says what the node does about it.
 pub(crate) fn code(node: &Node, slot: &Slot, snapshot: &Snapshot) -> Result<Code> {
     Code::of(node, snapshot).map_err(|failure| match slot.remedy().as_str() {
         "" => failure,
@@ -164,10 +164,10 @@ pub(crate) async fn call(node: &Node, request: api::CallRequest) -> Result<api::
     Ok(call_response(node, &slot, &done, &functions, forms))
 }
 
-/// Lets the writer of a store run calls.
+/// Runs calls as one transaction through the writer of a store. Durable when this returns.
 ///
 /// # Errors
-/// Also when this handle's clock is not to be trusted.
+/// When the calls have no outcome, or this node's clock is too far ahead to sign.
 pub(crate) async fn commit(
     node: &Node,
     slot: &Slot,
@@ -185,10 +185,10 @@ pub(crate) async fn commit(
         })
 }
 
-/// Whether the clock lets this handle sign in a store with that drift.
+/// Checks that this node's clock lets it sign in a store that allows `drift_ms` of drift.
 ///
 /// # Errors
-/// When it leads those of the peers by too much, and nobody said that it is to be trusted.
+/// When the clock is more than half of the drift ahead of those of its peers, and is not declared as trusted.
 pub(crate) fn check_lead(node: &Node, drift_ms: u64) -> Result<()> {
     match clock_leads_by(node, drift_ms) {
         None => Ok(()),
@@ -201,7 +201,8 @@ pub(crate) fn check_lead(node: &Node, drift_ms: u64) -> Result<()> {
     }
 }
 
-/// How far the clock leads that of the peers, if that is more than half of a store's drift.
+/// How far the clock is ahead of those of the peers, in milliseconds, if that is more than half of `drift_ms` and the
+/// clock is not declared as trusted.
 pub(crate) fn clock_leads_by(node: &Node, drift_ms: u64) -> Option<i64> {
     if node.clock.0.trusted {
         return None;
@@ -210,7 +211,7 @@ pub(crate) fn clock_leads_by(node: &Node, drift_ms: u64) -> Option<i64> {
     (lead_ms > 0 && lead_ms.unsigned_abs() > drift_ms / 2).then_some(lead_ms)
 }
 
-/// What became of a call, as the API shows it.
+/// The message for a call that has run.
 pub(crate) fn call_response(
     node: &Node,
     slot: &Slot,
@@ -239,7 +240,7 @@ pub(crate) fn call_response(
     response
 }
 
-/// Understands a query.
+/// Finds the function of a query and encodes its arguments.
 ///
 /// # Errors
 /// When the store has no such query, or the arguments do not fit.
@@ -264,7 +265,7 @@ pub(crate) fn asked(
     })
 }
 
-/// Runs one query on what the log holds durably.
+/// Runs a query on what the log holds durably.
 pub(crate) async fn query(node: &Node, request: api::QueryRequest) -> Result<api::QueryResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
     let store = running(node, &slot).await?;
@@ -276,10 +277,10 @@ pub(crate) async fn query(node: &Node, request: api::QueryRequest) -> Result<api
 
 /// Runs a query on a view.
 ///
-/// A short one runs where it is asked: handing it to another thread would cost more than it
-/// does. It may use little fuel there; a longer one starts anew on a thread of its own, which
-/// changes nothing, since it depends on the view alone. So does the first one of a store, whose
-/// code may have to be loaded, or compiled.
+/// A short query runs on the thread that serves the request, because handing it to another thread would cost more than
+/// the query. It may use little fuel there. A longer query starts anew on a thread of its own, with the same result,
+/// since a query depends on the view alone. The first query of a store runs on a thread of its own as well, because
+/// its code may have to be loaded or compiled.
 pub(crate) async fn run_query(
     node: &Node,
     store: &OpenStore,
@@ -301,13 +302,14 @@ pub(crate) async fn run_query(
     let turn = (among_its.map_err(ends)?, among_all.map_err(ends)?);
     let (view, call) = (snapshot.clone(), call.clone());
     let run = move || {
-        // Until it ends, also when whoever asked has left: it is the thread that costs something.
+        // The permits are held until the query ends, even if the client has left, because they bound threads.
         let _turn = turn;
         let started = Instant::now();
         (view.query(&call, lane, fuel), started.elapsed())
     };
     let (queried, took) = aside(run).await?;
-    // Fuel does not bound what a component does at its start, which comes with each query.
+    // Only code whose start is short is run on the serving thread later: fuel does not bound the start of a
+    // component, which comes with each query.
     if took <= QUERY_INLINE_MAX {
         store.set_warm(lane);
     }

@@ -1,8 +1,8 @@
-//! Making a store.
+//! The creation of a store.
 //!
-//! A store's id is that of its genesis, which is known only when it has run. So it is made in a
-//! directory without a name; then the node records it, and last the directory gets its name. A
-//! crash in between leaves nothing that the next start would not clear away.
+//! A store's id is that of its genesis, which is known only once the genesis is signed and has run. So the store is
+//! created in a directory with a temporary name; then the node records it, and last the directory is renamed. What a
+//! crash in between leaves is removed at the next start.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
@@ -30,10 +30,10 @@ use crate::plugin::bundled::BUNDLED;
 use crate::store::OpenStore;
 use crate::store::call;
 
-/// What `--plugin` says for a store without an app component.
+/// The value of `--plugin` for a store without an app.
 pub(crate) const NO_PLUGIN: &str = "none";
 
-/// A directory that is removed unless it is kept.
+/// A directory with a temporary name. It is removed when this is dropped, unless it is kept.
 pub(crate) struct NewDirectory(Option<PathBuf>);
 
 impl NewDirectory {
@@ -50,7 +50,7 @@ impl NewDirectory {
         self.0.as_deref().expect("it is kept only at the very end")
     }
 
-    /// Gives it its name, durably.
+    /// Renames the directory to `name`, durably, and keeps it.
     pub(crate) fn keep(mut self, name: &Path) -> Result<()> {
         let from = self.path();
         let above = name.parent().unwrap_or(name);
@@ -88,7 +88,7 @@ fn parameters(given: HashMap<String, api::TextArgument>) -> Result<Vec<Param>> {
         };
         params.push(Param { name, value });
     }
-    // A map has no order, and the genesis needs one.
+    // The map has no order, and the parameters of a genesis have one.
     params.sort_by(|a, b| a.name.cmp(&b.name));
     let bytes: usize = params.iter().map(|p| p.name.len() + p.value.len()).sum();
     if bytes > PARAMETER_BYTES_MAX {
@@ -99,7 +99,7 @@ fn parameters(given: HashMap<String, api::TextArgument>) -> Result<Vec<Param>> {
     Ok(params)
 }
 
-/// What a parent gives to its child.
+/// The parent of a new store, with the active members that it gives to its child.
 struct Parent {
     slot: Arc<Slot>,
     store: Arc<OpenStore>,
@@ -142,7 +142,11 @@ fn create_failure(error: CreateError) -> Failure {
     }
 }
 
-/// Makes a store. Durable and ready when this returns; an error leaves nothing behind.
+/// Creates a store, which is durable and ready when this returns.
+///
+/// # Errors
+/// When the request does not fit, a component cannot be used, or the disk fails. The store is then removed, unless it
+/// is durable already and only opening it failed.
 pub(crate) async fn create(
     node: &Arc<Node>,
     request: api::CreateStoreRequest,
@@ -240,7 +244,7 @@ pub(crate) async fn create(
     Ok(slot)
 }
 
-/// The blocking part: compiles, runs the genesis, writes it down, and starts the writer.
+/// The blocking part of [`create`]: compiles the components, runs the genesis, records the store, starts its writer.
 fn make_store(
     node: &Node,
     genesis: Genesis,
@@ -283,7 +287,7 @@ fn make_store(
             .map_err(|error| Failure::failed(format!("the new log: {error}")))?,
         left_chain: None,
     };
-    // Its log makes new segments where it was opened.
+    // The store is closed before its directory is renamed, because its log creates segments under the old name.
     drop(store);
     let home = node.home.store(&id);
     let kept = blob::own_components(node, &id, &components)
@@ -305,7 +309,7 @@ fn make_store(
     Ok(slot)
 }
 
-/// Takes a store away that nobody was told of.
+/// Removes a store whose creation failed after it was recorded.
 async fn unmake(node: &Node, slot: &Arc<Slot>) {
     node.remove_slot(&slot.id);
     if let Err(error) = node.records.remove_store(&slot.id) {

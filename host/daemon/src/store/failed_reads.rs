@@ -1,5 +1,5 @@
-//! Reads that fail on the disk of a store: whoever reads, the writer opens the store anew, and no more often than
-//! after a commit that failed.
+//! Tests of reads that fail on the disk of a store: whoever reads, the writer opens the store anew, and no more often
+//! than after a commit that failed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,9 +16,9 @@ use crate::store::OpenStore;
 use crate::store::writer::{Listener, Opener};
 
 const NOW_MS: u64 = 1_800_000_000_000;
-/// How often a writer does what time asks of its store.
+/// The time between two ticks of a writer.
 const TICK: Duration = Duration::from_millis(lattice_kernel::limits::TICK_MS);
-/// How long something that must happen may take.
+/// How long an expected event may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 const STEADY: u64 = u64::MAX / 2;
 
@@ -39,11 +39,11 @@ fn add() -> Call {
     testing::program(&[testing::Step::Add { k: 1, by: 1 }])
 }
 
-/// The two disks of a store with some entries.
+/// The disks of the log and of the state of a store with some entries.
 fn grown() -> (LogDisk, Disk) {
     let power = Power::steady();
     let (mut log, state) = (LogDisk::new(&power), Disk::new(&power));
-    // Of one segment: what fails to be read in an earlier one harms only that reader.
+    // The log has one segment, because an error of an earlier segment fails only its reader.
     log.segment_bytes = u64::MAX;
     let spec = NewStore {
         genesis: testing::genesis(),
@@ -62,8 +62,8 @@ fn grown() -> (LogDisk, Disk) {
     (log, state)
 }
 
-/// An open store that keeps nothing of its disks in memory, and how often it was opened. The log fails the read
-/// after so many, from each opening on.
+/// An open store that keeps nothing of its disks in memory, and the number of times that it was opened. From each
+/// opening on, reads of the log fail after `reads` of them; none fails for `STEADY`.
 fn opened(log: &LogDisk, state: &Disk, reads: u64) -> (Arc<OpenStore>, Arc<AtomicUsize>) {
     let openings = Arc::new(AtomicUsize::new(0));
     let (log, state, count) = (log.clone(), state.clone(), openings.clone());
@@ -77,7 +77,7 @@ fn opened(log: &LogDisk, state: &Disk, reads: u64) -> (Arc<OpenStore>, Arc<Atomi
         if reads != STEADY {
             log.reads.fail_after(reads);
         }
-        // A try at a disk that does not read yet is none.
+        // An attempt that failed is not counted.
         count.fetch_add(1, Ordering::SeqCst);
         Ok(store)
     });
@@ -89,17 +89,17 @@ fn count(openings: &AtomicUsize) -> usize {
     openings.load(Ordering::SeqCst)
 }
 
-/// What a session, or a page of history, does.
+/// Reads the log, as a session or a page of history does.
 fn read_log(view: &Snapshot) -> Result<(), StorageError> {
     view.entries_from(LocalSeq(0), 3).map(|_| ())
 }
 
-/// What a query does.
+/// Reads the derived state, as a query does.
 fn read_state(view: &Snapshot) -> Result<(), StorageError> {
     view.tips().map(|_| ())
 }
 
-/// Waits until a fresh view reads well, without asking the writer for anything.
+/// Waits until reads of a fresh view succeed, without giving the writer a job.
 async fn reads_well(store: &OpenStore, read: fn(&Snapshot) -> Result<(), StorageError>) {
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = read(&store.snapshot()) {
@@ -119,7 +119,7 @@ async fn one_read_that_fails_opens_the_store_anew_although_nobody_writes() {
     let (log, state) = grown();
     let (store, openings) = opened(&log, &state, STEADY);
     let entries = store.snapshot().summary().count;
-    // Long enough that the writer sleeps, and looks at nothing by itself.
+    // After this time the writer sleeps, and examines nothing by itself.
     tokio::time::sleep(TICK * 5).await;
     type Read = fn(&Snapshot) -> Result<(), StorageError>;
     let ways = [
@@ -138,7 +138,7 @@ async fn one_read_that_fails_opens_the_store_anew_although_nobody_writes() {
         read(&view).unwrap_err();
         assert_eq!(store.snapshot().summary().count, entries);
     }
-    // What views of before still fail to read is not the store's any more.
+    // Reads of the old views go on failing, but the store that they belong to is closed, so nothing is opened anew.
     store.with(|_| ()).await.unwrap();
     assert_eq!(count(&openings), 3);
     let told = store.call(Lane::App, vec![add()]).await.unwrap();
@@ -150,7 +150,7 @@ async fn one_read_that_fails_opens_the_store_anew_although_nobody_writes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_goes_on_failing_reads_is_tried_once_a_tick() {
     let (log, state) = grown();
-    // It can be opened, and nothing can be read of its log.
+    // The store can be opened, but every later read of its log fails.
     let (store, openings) = opened(&log, &state, 0);
     let began = Instant::now();
     let mut failed = 0;
@@ -188,7 +188,7 @@ async fn a_damaged_row_opens_nothing_anew() {
     let (store, openings) = opened(&log, &state, STEADY);
     for _ in 0..20 {
         store.snapshot().entry_at(LocalSeq(5)).unwrap_err();
-        // Behind what was told of it.
+        // This job comes after the one that told the writer of the failed read.
         store.with(|_| ()).await.unwrap();
         assert_eq!(store.published().broken, None);
     }
@@ -242,7 +242,7 @@ async fn calls_that_wait_behind_a_failed_read_are_done_or_are_told_and_leave_not
     reads_well(&store, read_log).await;
     assert_eq!(count(&openings), 2);
     let now = store.snapshot().summary().count;
-    // Calls share an entry; one that was told of a fault has none.
+    // Calls may share an entry. A call that was told of a fault has no entry.
     assert!(now <= entries + well && (well == 0) == (now == entries));
     let value = store.snapshot();
     let added = value

@@ -1,4 +1,4 @@
-//! The history of a store as a graph: who had seen what.
+//! The history of a store as a graph: entries, and the entries that each of them names.
 
 use std::collections::HashSet;
 
@@ -17,12 +17,13 @@ use crate::store::history::{Names, Reader, lane, lane_filter};
 
 /// The most parents that a node of the graph shows.
 const PARENTS_MAX: usize = 18;
-/// Entries of the other lane that are passed through for one node.
+/// The most entries of the other lane that are passed through for one node of the graph.
 const STEPS_MAX: usize = 4096;
-/// Rows that are read at once.
+/// The number of rows that are read at once.
 const BATCH: usize = 128;
 
-/// What is reached from `ids` when entries of another lane than `only` are passed through.
+/// The entries among `ids`. In the place of an entry of another lane than `only` come the entries that it names, and so
+/// on.
 fn through(
     snapshot: &Snapshot,
     ids: impl IntoIterator<Item = IntentionId>,
@@ -44,7 +45,7 @@ fn through(
         let Some(entry) = snapshot.entry(&id)? else {
             continue;
         };
-        // The genesis is of both lanes.
+        // The genesis belongs to both lanes.
         if entry.header.lane == only || entry.header.is_genesis() {
             found.push(id);
             continue;
@@ -57,7 +58,7 @@ fn through(
     Ok(found)
 }
 
-/// Entries of the lane that no other of it names.
+/// The heads of a lane: its entries that are in the past of no other entry of the lane.
 fn heads(
     snapshot: &Snapshot,
     only: Option<Lane>,
@@ -126,7 +127,7 @@ pub(crate) fn page_of(
     }
 }
 
-/// Entries as nodes of a graph, newest first.
+/// A page of the entries of a store as nodes of a graph, the newest first.
 pub(crate) async fn graph(node: &Node, request: api::GraphRequest) -> Result<api::GraphResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
     let snapshot = node.store(&slot).await?.snapshot();

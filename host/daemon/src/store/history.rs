@@ -1,4 +1,4 @@
-//! The history of a store: entries in canonical order with their calls and outcomes.
+//! The history of a store: its entries in canonical order, with calls and outcomes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use crate::store::call;
 
 /// The interface of `init`.
 const LIFECYCLE: &str = "lattice:store/lifecycle";
-/// Rows that are read at once.
+/// The number of rows that are read at once.
 const BATCH: usize = 128;
 
-/// The lane that a request names; `None` for both.
+/// The lane that a request names; `None` for both lanes.
 pub(crate) fn lane_filter(number: i32) -> Option<Lane> {
     match api::Lane::try_from(number) {
         Ok(api::Lane::System) => Some(Lane::System),
@@ -37,7 +37,7 @@ pub(crate) fn lane_filter(number: i32) -> Option<Lane> {
     }
 }
 
-/// A lane, as the API names it.
+/// A lane as a message of the API.
 pub(crate) fn lane(lane: Lane) -> api::Lane {
     match lane {
         Lane::System => api::Lane::System,
@@ -45,7 +45,7 @@ pub(crate) fn lane(lane: Lane) -> api::Lane {
     }
 }
 
-/// Whether a person's `name` or `interface.name` means this function.
+/// Whether `filter` means the function of a call: it is `name`, or `interface.name` with the end of the interface.
 fn names_function(filter: &str, call: &Call) -> bool {
     match filter.rsplit_once('.') {
         None => filter == call.function,
@@ -59,11 +59,11 @@ fn names_function(filter: &str, call: &Call) -> bool {
     }
 }
 
-/// What members are called.
+/// The names of members by device.
 pub(crate) struct Names(HashMap<DeviceKey, String>);
 
 impl Names {
-    /// As governance knows them now.
+    /// The names that governance has now; none while governance cannot be asked.
     pub(crate) fn of(governance: Option<&Governance>) -> Self {
         let members = governance
             .map(|governance| governance.members.as_slice())
@@ -76,13 +76,13 @@ impl Names {
         )
     }
 
-    /// The name of a device's member; empty when it has none.
+    /// The name of the member with this device; empty when there is none.
     pub(crate) fn get(&self, device: &DeviceKey) -> String {
         self.0.get(device).cloned().unwrap_or_default()
     }
 }
 
-/// What entries are asked for; by default all.
+/// The entries and transactions that a request asks for; all of them by default.
 #[derive(Default)]
 pub(crate) struct Filter {
     authors: Option<DeviceKey>,
@@ -94,7 +94,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Calls of that function.
+    /// The filter for transactions with a call of that function.
     #[cfg(test)]
     pub(crate) fn of_function(name: &str) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Filter {
             && (self.outcome == api::OutcomeKind::Unspecified || outcome == i32::from(self.outcome))
     }
 
-    /// Whether no row after this one can be wanted.
+    /// Whether this row and all rows after it are outside of the time that is asked for.
     fn is_past(&self, row: &HistoryRow, oldest_first: bool) -> bool {
         let time_ms = row.position.time.wall_ms;
         match oldest_first {
@@ -134,7 +134,7 @@ impl Filter {
         }
     }
 
-    /// Where to begin: just before the first row that can be wanted.
+    /// The position after which the first wanted row can come; `None` for the beginning.
     fn start(&self, oldest_first: bool) -> Option<Position> {
         match oldest_first {
             true => self.since_ms.checked_sub(1).map(|wall_ms| Position {
@@ -155,7 +155,7 @@ impl Filter {
     }
 }
 
-/// Makes rows readable.
+/// Turns rows of the history into messages, with the types of the code in effect and the names of members.
 pub(crate) struct Reader {
     code: Option<Code>,
     names: Names,
@@ -163,7 +163,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Works without code too: then arguments and values are shown as they are.
+    /// A reader. Without `code` arguments are left out, and values are shown as CBOR.
     pub(crate) fn new(code: Option<Code>, names: Names, forms: Forms) -> Self {
         Self { code, names, forms }
     }
@@ -237,7 +237,7 @@ impl Reader {
         }
     }
 
-    /// The genesis, as the calls of `init` that it is.
+    /// The transactions of the genesis: a call of `init` for each lane.
     fn genesis(&self, row: &HistoryRow, genesis: &Genesis) -> Vec<api::HistoryTransaction> {
         let lanes = [
             Some(&genesis.system_params),
@@ -254,7 +254,7 @@ impl Reader {
                     arguments: params.iter().map(|param| self.parameter(param)).collect(),
                     arguments_cbor: Vec::new(),
                 }],
-                // `init` returns nothing that is kept.
+                // A successful `init` has no value to show.
                 outcome: Some(match row.outcomes.get(index) {
                     Some(Outcome::Ok(_)) if !row.pending => outcome::without(api::OutcomeKind::Ok),
                     _ => self.outcome(row, index, &[]),
@@ -272,7 +272,7 @@ impl Reader {
         }
     }
 
-    /// One row with all of its transactions, and the calls of each.
+    /// The message of a row with all of its transactions, and the calls of each transaction.
     fn entry(&self, row: &HistoryRow) -> (api::HistoryEntry, Vec<Vec<Call>>) {
         let header = &row.stored.header;
         let body = row
@@ -304,7 +304,7 @@ impl Reader {
                 }
                 shown
             }
-            // No body, or one that is none: what became of it is all there is to show.
+            // The body is missing or does not decode, so only the outcome can be shown.
             None => {
                 calls.push(Vec::new());
                 vec![api::HistoryTransaction {
@@ -331,7 +331,7 @@ impl Reader {
         (entry, calls)
     }
 
-    /// A line that says what an entry does.
+    /// The calls of an entry in one line of at most `chars_max` characters.
     pub(crate) fn summary(&self, row: &HistoryRow, chars_max: usize) -> String {
         let (entry, _) = self.entry(row);
         let mut out = String::new();
@@ -356,7 +356,8 @@ impl Reader {
     }
 }
 
-/// Leaves out of an entry what a message cannot hold, until it fits.
+/// Shortens an entry until it fits a page: first the readable arguments go, then the bytes of arguments and the values
+/// of outcomes, and last whole transactions.
 fn shorten(entry: &mut api::HistoryEntry) {
     type Step = fn(&mut api::HistoryTransaction);
     let steps: [Step; 2] = [
@@ -385,7 +386,7 @@ fn shorten(entry: &mut api::HistoryEntry) {
     while bytes > PAGE_BYTES_MAX
         && let Some(last) = entry.transactions.pop()
     {
-        // With its tag and the shortest of lengths: a little less than it took.
+        // Two bytes are the tag and the shortest length, so this is at most what the transaction took.
         bytes -= last.encoded_len() + 2;
     }
 }
@@ -435,7 +436,7 @@ pub(crate) fn page_of(
             at = Some(row.position);
             let full = response.entries.len() >= page.size() || seen >= HISTORY_ROWS_MAX;
             if full {
-                // The page may turn out to be the last; one that is empty says so then.
+                // Whether more rows follow is not known. If none does, the next page is empty.
                 response.next_page_token = page.token(&row.position.to_bytes());
                 return Ok(response);
             }
@@ -446,13 +447,13 @@ pub(crate) fn page_of(
     }
 }
 
-/// What makes rows of a store readable.
+/// The reader for the rows of a store, with the code in effect and the members of now.
 pub(crate) fn reader(node: &Node, slot: &Slot, snapshot: &Snapshot, forms: Forms) -> Reader {
     let names = Names::of(slot.governance().as_deref());
     Reader::new(call::code(node, slot, snapshot).ok(), names, forms)
 }
 
-/// Entries in canonical order with their calls and outcomes.
+/// A page of the entries of a store in canonical order, with calls and outcomes.
 pub(crate) async fn history(
     node: &Arc<Node>,
     request: api::HistoryRequest,
@@ -512,7 +513,8 @@ mod tests {
         }
     }
 
-    /// An entry of transactions whose one call has arguments, and its outcome a value, of so many bytes.
+    /// An entry with so many transactions. Each has one call, with `argument` bytes of text and `cbor` bytes of
+    /// arguments, and an outcome with a value of `value_len` bytes.
     fn entry(
         transactions: usize,
         argument: usize,
@@ -572,7 +574,7 @@ mod tests {
                 .as_ref()
                 .is_some_and(|o| o.results.is_empty())
         );
-        // What is left of very many transactions is still too much.
+        // Very many transactions are too large even without arguments and values, so some of them are left out.
         let mut many = entry(PAGE_BYTES_MAX / 8, 0, 0, 0);
         shorten(&mut many);
         assert!((1..PAGE_BYTES_MAX / 8).contains(&many.transactions.len()));

@@ -1,4 +1,4 @@
-//! One open store: the way to its writer, and what it shows.
+//! One open store: the queue of its writer, and the views that it publishes.
 
 pub(crate) mod arguments;
 pub(crate) mod call;
@@ -28,25 +28,25 @@ use crate::api::failure::{Failure, Result};
 use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE, queries_long};
 use crate::store::writer::{Done, Ends, Job, Listener, Opener, Published};
 
-/// One open store. Everything but writing goes past its writer, on snapshots.
+/// One open store. Writes go through its writer; everything else reads snapshots.
 pub(crate) struct OpenStore {
     id: StoreId,
     jobs: mpsc::Sender<Job>,
     published: tokio::sync::watch::Receiver<Published>,
     changes: broadcast::Sender<Arc<Changes>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Whether the code of a lane, by its number, has run here before.
+    /// Whether the code of a lane, by the lane's number, is known to be loaded.
     warm: [AtomicBool; 2],
-    /// Places for its long queries among those of the node: all others of it wait here, so that queries of
-    /// other stores stand in line behind few of them.
+    /// A permit for each long query of this store that may wait for one of the node's permits. Further ones wait
+    /// here, so that few queries of this store are ahead of those of other stores.
     pub(crate) long_queries: Arc<Semaphore>,
 }
 
 impl OpenStore {
-    /// Starts the writer of a store. Blocks while it is opened; needs a runtime around it.
+    /// Opens a store and starts its writer. Blocks. Must be called inside of a tokio runtime.
     ///
     /// # Errors
-    /// Why it cannot be opened, in one line.
+    /// Why the store cannot be opened, in one line.
     pub(crate) fn open(
         opener: Opener,
         listener: Arc<dyn Listener>,
@@ -86,44 +86,44 @@ impl OpenStore {
         })
     }
 
-    /// Whether the code of a lane has run here, so that running it again takes no loading.
+    /// Whether the code of a lane is loaded, so that a short query can run on the thread that serves the request.
     pub(crate) fn is_warm(&self, lane: Lane) -> bool {
         self.warm[usize::from(lane.number())].load(Ordering::Relaxed)
     }
 
-    /// Remembers that the code of a lane has run here.
+    /// Remembers that the code of a lane is loaded.
     pub(crate) fn set_warm(&self, lane: Lane) {
         self.warm[usize::from(lane.number())].store(true, Ordering::Relaxed);
     }
 
-    /// Tells whoever watches.
+    /// Tells watches of changes.
     #[cfg(test)]
     pub(crate) fn tell(&self, changes: Changes) {
         let _ = self.changes.send(Arc::new(changes));
     }
 
-    /// How many more jobs may wait for its writer.
+    /// The number of further jobs that may wait for the writer.
     #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
         self.jobs.capacity()
     }
 
-    /// Its id.
+    /// The store's id.
     pub(crate) fn id(&self) -> StoreId {
         self.id
     }
 
-    /// What its log holds durably.
+    /// A view of what the log holds durably.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.published.borrow().snapshot.clone()
     }
 
-    /// All that it shows.
+    /// Everything that the writer has published.
     pub(crate) fn published(&self) -> Published {
         self.published.borrow().clone()
     }
 
-    /// Changes from now on. Subscribe before taking a snapshot, and nothing is missed.
+    /// The changes from now on. Subscribe before taking a snapshot, so that no change is missed.
     pub(crate) fn changes(&self) -> broadcast::Receiver<Arc<Changes>> {
         self.changes.subscribe()
     }
@@ -138,7 +138,7 @@ impl OpenStore {
         }
     }
 
-    /// Takes entries of a peer. Durable when this returns.
+    /// Receives entries of a peer. Those that were witnessed are durable when this returns.
     pub(crate) async fn receive(
         &self,
         from: DeviceKey,
@@ -157,7 +157,7 @@ impl OpenStore {
         }
     }
 
-    /// Asks the store itself, on its writer's thread.
+    /// Runs `ask` on the store, on its writer's thread.
     pub(crate) async fn with<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&mut Store) -> T + Send + 'static,
@@ -170,9 +170,9 @@ impl OpenStore {
         answer.await.map_err(|_| self.gone())
     }
 
-    /// Lets the writer try again what a fault of this machine stopped. Does not block.
+    /// Makes the writer try again what is paused. Does not block.
     pub(crate) fn wake(&self) {
-        // A writer with a full queue is awake.
+        // If the queue is full, the writer is awake without this job.
         let _ = self.jobs.try_send(Job::Wake);
     }
 
@@ -194,12 +194,12 @@ impl OpenStore {
         }
     }
 
-    /// Asks the writer to flush and end.
+    /// Makes the writer flush and end.
     pub(crate) async fn close(&self) {
         let _ = self.jobs.send(Job::Close).await;
     }
 
-    /// Waits for the writer to end, at most so long. Blocks. Returns whether it has.
+    /// Waits up to `patience` for the writer to end. Blocks. Returns whether it has ended.
     pub(crate) fn join(&self, patience: Duration) -> bool {
         let Some(thread) = self.thread.lock().expect("no holder panics").take() else {
             return true;
@@ -215,7 +215,7 @@ impl OpenStore {
     }
 }
 
-/// What a call that has no outcome means to its caller.
+/// The failure of a request whose call has no outcome.
 fn call_failure(error: CallError) -> Failure {
     match error {
         CallError::Host(fault) => fault.into(),

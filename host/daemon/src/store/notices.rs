@@ -1,4 +1,4 @@
-//! Things to know that nobody asked about: kept until they are acknowledged.
+//! Notices: what a person should know without asking. They are kept until they are acknowledged.
 
 use lattice_format::{Body, DeviceKey, IntentionId, StoreId};
 use lattice_kernel::{Notice, Outcome};
@@ -14,7 +14,7 @@ use crate::node::lookup::Code;
 use crate::node::records::NoticeRecord;
 use crate::node::{Node, Slot};
 
-/// What the node keeps of something to know; nothing of what is only counted.
+/// The record of a notice; `None` for [`Notice::More`], which is only counted.
 fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> Option<NoticeRecord> {
     let mut record = NoticeRecord {
         raised_ms: now_ms,
@@ -83,7 +83,7 @@ fn word(outcome: Option<&Outcome>) -> &'static str {
     }
 }
 
-/// Keeps what a store raised, or counts it. Tells whether that is durable.
+/// Keeps the notices that a store raised, or counts those for which there is no room. Returns whether that is durable.
 pub(crate) fn keep_notices(node: &Node, store: &StoreId, notices: &[Notice]) -> bool {
     let now_ms = node.clock.now_ms();
     let records = notices
@@ -100,7 +100,7 @@ pub(crate) fn keep_notices(node: &Node, store: &StoreId, notices: &[Notice]) -> 
     kept.is_ok()
 }
 
-/// What a person should know.
+/// A page of the notices, the oldest first.
 pub(crate) fn list_notices(
     node: &Node,
     request: api::ListNoticesRequest,
@@ -171,8 +171,8 @@ fn show_notice(node: &Node, number: u64, notice: NoticeRecord) -> api::Notice {
     shown
 }
 
-/// The functions of the transaction that a notice is about, where the store is open: their types
-/// are what makes its outcomes readable.
+/// The functions of the transaction that a notice is about. Their types make its outcomes readable. `None` when the
+/// store is not open, or the entry or its code cannot be read.
 fn functions(node: &Node, slot: &Slot, notice: &NoticeRecord) -> Option<Vec<Option<Function>>> {
     let snapshot = slot.opened()?.snapshot();
     let entry = snapshot
@@ -190,7 +190,7 @@ fn functions(node: &Node, slot: &Slot, notice: &NoticeRecord) -> Option<Vec<Opti
     )
 }
 
-/// Marks notices as read.
+/// Marks notices as acknowledged: all, or those that the request names.
 pub(crate) fn acknowledge(
     node: &Node,
     request: api::AcknowledgeNoticesRequest,

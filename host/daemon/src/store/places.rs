@@ -1,21 +1,21 @@
-//! Where the transactions of a commit stand.
+//! The places of the transactions of a commit in the log.
 
 use lattice_format::{CallId, IntentionId, Time, VerifiedHeader};
 
-/// Where a transaction stands in the log.
+/// The place of a transaction in the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// The entry.
+    /// The entry that holds the transaction.
     pub(crate) entry: IntentionId,
-    /// The transaction's place in it.
+    /// The index of the transaction in the entry, from 0.
     pub(crate) transaction: u32,
     /// The entry's time.
     pub(crate) time: Time,
-    /// Identities of its calls.
+    /// The ids of the transaction's calls.
     pub(crate) calls: Vec<CallId>,
 }
 
-/// Finds where the transactions of one commit stand, in the order in which they ran.
+/// Finds the places of the transactions of one commit, in the order in which they ran.
 pub(crate) struct Places<'a> {
     entries: std::slice::Iter<'a, VerifiedHeader>,
     current: Option<&'a VerifiedHeader>,
@@ -34,7 +34,8 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// The place of the next transaction, whose first call is `first` and which has `count` calls.
+    /// The place of the next transaction, which has `count` calls, the first with id `first`; `None` when no entry of
+    /// the commit holds it.
     pub(crate) fn next(&mut self, first: CallId, count: u32) -> Option<Place> {
         loop {
             let header = self.current?;

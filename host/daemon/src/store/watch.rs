@@ -1,4 +1,4 @@
-//! Live queries: a query runs again when something that it read has changed.
+//! Watches: queries that run again when something that they read has changed.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::node::Node;
 use crate::node::lookup;
 use crate::store::call;
 
-/// Results of a watched query.
+/// The stream of results of a watched query.
 pub(crate) type Events = ReceiverStream<std::result::Result<api::WatchEvent, Status>>;
 
-/// Whether a query that ended so may end otherwise after these changes.
+/// Whether a query may have another result after these changes.
 pub(crate) fn concerns(changes: &Changes, queried: &Queried) -> bool {
     changes.all
         || (queried.clock && !changes.entries.is_empty())
@@ -27,7 +27,7 @@ pub(crate) fn concerns(changes: &Changes, queried: &Queried) -> bool {
         || changes.cells.iter().any(|cell| queried.reads.touches(cell))
 }
 
-/// Waits for changes that may concern the query. `false` when the store is gone.
+/// Waits for changes after which the query may have another result. Returns `false` when the store is closed.
 pub(crate) async fn changed(
     changes: &mut broadcast::Receiver<Arc<Changes>>,
     queried: &Queried,
@@ -36,7 +36,7 @@ pub(crate) async fn changed(
         match changes.recv().await {
             Ok(changes) if concerns(&changes, queried) => return true,
             Ok(_) => {}
-            // What was missed may have concerned it.
+            // The changes that were missed may concern the query.
             Err(broadcast::error::RecvError::Lagged(_)) => return true,
             Err(broadcast::error::RecvError::Closed) => return false,
         }
@@ -46,14 +46,14 @@ pub(crate) async fn changed(
 /// Runs a query now, and again when its result changes.
 ///
 /// # Errors
-/// As a query; and when too many watches run.
+/// Those of a query; also when too many watches run.
 pub(crate) async fn watch(node: &Arc<Node>, request: api::WatchRequest) -> Result<Events> {
     let slot = lookup::find_slot(node, &request.store)?;
     let store = call::running(node, &slot).await?;
     let permit = node.watches.clone().try_acquire_owned().map_err(|_| {
         Failure::failed("too many watches run on this handle").hint("end some of them")
     })?;
-    // Before the first view, so that nothing falls between the two.
+    // Subscribed before the snapshot is taken, so that no change between the two is missed.
     let mut changes = store.changes();
     let snapshot = store.snapshot();
     let asked = call::asked(node, &slot, &snapshot, request.call.clone(), &request.forms)?;
@@ -87,14 +87,14 @@ pub(crate) async fn watch(node: &Arc<Node>, request: api::WatchRequest) -> Resul
                 }
                 more = changed(&mut changes, &last.1) => if !more { return },
             }
-            // A burst of changes is answered once, and the first of it at once.
+            // The first change after a rest leads to a run at once. Those of a burst share one run after it.
             tokio::time::sleep_until(ran + WATCH_REST).await;
             ran = Instant::now();
             let Some(handle) = handle.upgrade() else {
                 return;
             };
             let snapshot = store.snapshot();
-            // The code in effect may be another by now.
+            // Other code may be in effect by now.
             let asked = match call::asked(
                 &handle,
                 &slot,

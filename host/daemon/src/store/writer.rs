@@ -1,8 +1,8 @@
 //! The thread that drives the writer of one store.
 //!
-//! What a writer does, and in which order, is the kernel's [`Writer`], a value. This file is what that value may
-//! not be: a thread with a queue, a clock and random numbers, the replies to those who wait, and the view that
-//! readers share.
+//! The kernel's [`writer::Writer`], a value, decides what is done and in which order. This file adds what the kernel
+//! must not have: a thread with a queue, a clock and random numbers, the replies to callers, and the view that readers
+//! share.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,16 +21,16 @@ use tokio::time::timeout_at;
 use crate::node::clock;
 use crate::store::places::{Place, Places};
 
-/// What became of a call, once it is durable.
+/// The result of a call, which is durable.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
-    /// What became of it.
+    /// The outcome of the transaction.
     pub(crate) outcome: Outcome,
-    /// Where it stands; `None` when it never entered the log.
+    /// The transaction's place in the log; `None` when it is not in the log.
     pub(crate) place: Option<Place>,
 }
 
-/// What a writer is asked for.
+/// A request to the writer of a store.
 pub(crate) enum Job {
     /// Run calls as one transaction.
     Call {
@@ -38,56 +38,56 @@ pub(crate) enum Job {
         calls: Vec<Call>,
         reply: oneshot::Sender<Result<Done, CallError>>,
     },
-    /// Take entries of a peer.
+    /// Receive entries of a peer.
     Receive {
         from: DeviceKey,
         entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
         reply: oneshot::Sender<Result<Received, StorageError>>,
     },
-    /// Ask the store something that no snapshot knows, or acknowledge something.
+    /// Ask the store something that no snapshot has.
     With(Box<dyn FnOnce(&mut Store) + Send>),
-    /// Something that stopped the store may have changed, such as code that arrived.
+    /// Try again what is paused: its cause may be gone, for example because code arrived.
     Wake,
-    /// Somebody's read of the store failed: see whether its disk did.
+    /// A read of the store's files failed. Examine whether the databases still take transactions.
     ReadFailed,
-    /// Drop the state and fold the log again.
+    /// Drop the state and fold the log again. The sender gets the progress.
     Rebuild(mpsc::Sender<Rebuild>),
     /// Flush and end.
     Close,
 }
 
-/// What a store shows to the rest of the node.
+/// The view of a store that its writer publishes to the rest of the node.
 #[derive(Clone)]
 pub(crate) struct Published {
-    /// What its log holds durably.
+    /// A view of what the log holds durably.
     pub(crate) snapshot: Snapshot,
-    /// Why a lane stands still.
+    /// Why a lane is paused, if one is.
     pub(crate) paused: Option<HostFault>,
-    /// Why nothing can be written any more.
+    /// Why the store is closed after an error of its disk; `None` while it is open.
     pub(crate) broken: Option<String>,
-    /// Whether its state is being folded again.
+    /// Whether the state is being folded again.
     pub(crate) rebuilding: bool,
 }
 
-/// What a writer tells the node about; called on the writer's thread.
+/// The node, as a writer sees it. Every function is called on the writer's thread.
 pub(crate) trait Listener: Send + Sync {
-    /// Cells changed or entries came; `written` are those that this node wrote itself.
+    /// Cells changed or entries were witnessed; `written` are the entries that this node wrote itself.
     fn changed(&self, store: &StoreId, changes: &Changes, written: &[IntentionId]);
-    /// Things to know were raised. They are acknowledged in the store when this returns `true`.
+    /// Notices were raised. Returns whether the node keeps them; if so, the store acknowledges them.
     fn noticed(&self, store: &StoreId, notices: &[Notice]) -> bool;
-    /// The time by which a store with this drift and genesis is written.
+    /// The time by which a store with this drift and genesis is written, in milliseconds since the Unix epoch.
     fn now_ms(&self, drift_ms: u64, genesis_ms: u64) -> u64;
-    /// Nothing waits.
+    /// No job waits, so the thread has time for other work of the node.
     fn resting(&self);
 }
 
-/// How a store is opened, and opened again after its disk failed.
+/// Opens a store, and opens it again after its disk failed. The error is one line.
 pub(crate) type Opener = Box<dyn Fn() -> Result<Store, String> + Send>;
 
-/// The near end of a writer.
+/// The writer's ends of its channels, and what it needs of the node.
 pub(crate) struct Ends {
     pub(crate) jobs: mpsc::Receiver<Job>,
-    /// The other end of `jobs`, for whoever reads the store and fails.
+    /// The other end of `jobs`, by which failed reads of the store are reported.
     pub(crate) own_jobs: mpsc::WeakSender<Job>,
     pub(crate) published: watch::Sender<Published>,
     pub(crate) changes: broadcast::Sender<Arc<Changes>>,
@@ -96,10 +96,10 @@ pub(crate) struct Ends {
     pub(crate) runtime: Handle,
 }
 
-/// Starts the thread of a store that is open.
+/// Starts the writer's thread of an open store.
 ///
 /// # Errors
-/// When the system has no thread to give.
+/// When the system gives no thread.
 pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>> {
     let snapshot = store.snapshot();
     let id = snapshot.store_id();
@@ -112,7 +112,7 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
         .name(format!("store {}", hex::encode(&id.as_bytes()[..4])))
         .stack_size(lattice_runtime::profile::THREAD_STACK_BYTES)
         .spawn(move || {
-            // What hears of changes, the network above all, starts tasks of its own.
+            // Listeners of changes, such as the network, start tasks, which need the runtime.
             let runtime = ends.runtime.clone();
             let _within = runtime.enter();
             let began = Instant::now();
@@ -131,7 +131,7 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
         })
 }
 
-/// Where a writer has the time from.
+/// The clock of a writer.
 struct Times {
     listener: Arc<dyn Listener>,
     drift_ms: u64,
@@ -147,18 +147,18 @@ impl Times {
     }
 }
 
-/// Who waits for a call.
+/// The caller that waits for a call.
 #[derive(Debug)]
 struct Caller {
     reply: oneshot::Sender<Result<Done, CallError>>,
-    /// How many calls the transaction has.
+    /// The number of calls of the transaction.
     calls: u32,
 }
 
-/// Who waits for entries to be taken.
+/// Whoever waits for entries to be received.
 type Deliverer = oneshot::Sender<Result<Received, StorageError>>;
 
-/// What the kernel's writer is given here.
+/// An input of the kernel's writer.
 type Given = Input<Caller, Deliverer, BatchVerifier>;
 
 struct Writer {
@@ -167,14 +167,14 @@ struct Writer {
     ends: Ends,
     times: Times,
     began: Instant,
-    /// Who is told how far a rebuild is.
+    /// The receiver of a rebuild's progress, while one goes on.
     rebuild: Option<mpsc::Sender<Rebuild>>,
     closed: bool,
 }
 
 impl Writer {
     fn run(mut self) {
-        // Kept, so that a step needs no memory of its own.
+        // One list for all steps, so that a step allocates nothing.
         let mut effects = Vec::new();
         while !self.closed {
             let input = match self.value.next() {
@@ -194,7 +194,7 @@ impl Writer {
 
     fn wait(&mut self, until: Option<Instant>) -> Given {
         if self.ends.jobs.is_empty() {
-            // Whoever was just answered may be waiting for this very processor.
+            // A caller that was just answered may wait for this processor.
             std::thread::yield_now();
             self.ends.listener.resting();
         }
@@ -212,7 +212,7 @@ impl Writer {
         }
     }
 
-    /// A job as the kernel's writer takes it, with the random numbers that it needs.
+    /// The input of the kernel's writer for a job, with the random numbers that the job needs.
     fn input(&mut self, job: Job) -> Given {
         Input::Job(match job {
             Job::Call { lane, calls, reply } => writer::Job::Call {
@@ -246,7 +246,7 @@ impl Writer {
         })
     }
 
-    /// Takes a step, and those that its effects lead to.
+    /// Takes a step, carries out its effects, and takes the steps that they lead to.
     fn step(&mut self, input: Given, effects: &mut Vec<Effect<Caller, Deliverer>>) {
         let mut input = Some(input);
         while let Some(next) = input.take() {
@@ -276,7 +276,7 @@ impl Writer {
             }
             Effect::Answer(group) => answer(group),
             Effect::Received { token, received } => {
-                // A session that has ended is no error.
+                // The session may have ended.
                 let _ = token.send(received);
             }
             Effect::Tell { changes, written } => self.tell(changes, &written),
@@ -311,15 +311,14 @@ impl Writer {
         None
     }
 
-    /// Tells the node and whoever watches what changed.
+    /// Tells the node and its watches what changed.
     fn tell(&self, changes: Changes, written: &[IntentionId]) {
         let changes = Arc::new(changes);
         let watchers = || {
-            // Nobody watching is no error.
+            // There may be no watch.
             let _ = self.ends.changes.send(Arc::clone(&changes));
         };
-        // What this node wrote is news to its peers above all, and what came from one of them is to those who
-        // watch here.
+        // Entries that this node wrote go to its peers first. Entries of peers go to the watches of this node first.
         if written.is_empty() {
             watchers();
         }
@@ -332,7 +331,7 @@ impl Writer {
     fn rebuilt(&mut self, step: Rebuild) {
         if let Rebuild::Pending(_) = step {
             if let Some(progress) = &self.rebuild {
-                // A client that reads slowly, or has left, holds nothing up.
+                // A client that reads slowly misses some messages of progress. It may also have left.
                 let _ = progress.try_send(step);
             }
             return;
@@ -340,7 +339,7 @@ impl Writer {
         let progress = self.rebuild.take();
         self.show_rebuilding();
         if let Some(progress) = progress {
-            // A client that has left is no error.
+            // The client may have left.
             let _ = progress.blocking_send(step);
         }
     }
@@ -359,18 +358,18 @@ impl Writer {
     }
 }
 
-/// Lets the writer hear of reads that fail, whoever reads.
+/// Has failed reads of a store reported to its writer, whoever reads.
 fn watch_reads(store: &Store, own_jobs: &mpsc::WeakSender<Job>) {
     let jobs = own_jobs.clone();
     store.on_failed_read(move || {
         if let Some(jobs) = jobs.upgrade() {
-            // A writer with a full queue is awake, and looks after each job.
+            // If the queue is full, the writer is awake, and examines the store after each job.
             let _ = jobs.try_send(Job::ReadFailed);
         }
     });
 }
 
-/// Answers those whose calls shared a commit.
+/// Answers the callers whose calls shared a commit.
 fn answer(group: Group<Caller>) {
     let mut places = Places::new(&group.written);
     for (caller, told) in group.answers {
@@ -382,7 +381,7 @@ fn answer(group: Group<Caller>) {
                 .flatten(),
             outcome: told.outcome,
         });
-        // A caller that has left is no error.
+        // The caller may have left.
         let _ = caller.reply.send(done);
     }
 }
