@@ -1,4 +1,4 @@
-//! Whole nodes, through the API that commands use: real components, real files, real sockets.
+//! Tests of whole nodes through the API that commands use, with real components, files and sockets.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bounds;
@@ -69,7 +69,7 @@ async fn bad_input_is_a_usage_error_and_leaves_nothing() {
         let status = client.try_create(name, plugin, &[]).await.unwrap_err();
         assert_eq!(exit_class(&status).0, api::ExitClass::Usage);
     }
-    // `counter` takes no parameters; whatever its answer, nothing may be left of the store.
+    // `counter` takes no parameters. Whatever its answer is, nothing may be left of the store.
     let refused = client
         .try_create("x", "counter", &[("colour", "red")])
         .await;
@@ -219,7 +219,7 @@ async fn a_second_node_gets_the_component_by_hash_and_both_converge() {
     b.call_ok("money", "deposit", &["ann", "7"]).await;
     a.until("money", "balance", &["ann"], "some(7)").await;
 
-    // The token was good for one device.
+    // The invite of the token had one use.
     let third_home = home();
     let third = Daemon::start(third_home.path()).await;
     let status = third.client().await.join(&token).await.unwrap_err();
@@ -232,7 +232,7 @@ async fn a_second_node_gets_the_component_by_hash_and_both_converge() {
     assert!(third.client().await.store_names().await.is_empty());
     third.stop().await;
 
-    // Both write while apart; the order decides, and it is the same on both.
+    // Both write while they are apart. The order decides which withdrawal succeeds, and it is the same on both.
     drop(b);
     second.stop().await;
     a.call_ok("money", "withdraw", &["ann", "5"]).await;
@@ -264,11 +264,11 @@ async fn a_second_node_gets_the_component_by_hash_and_both_converge() {
         a.status("money").await,
         b.status("money").await
     );
-    // One of the two withdrawals was refused by the order: whoever made it is told.
+    // The withdrawal that comes later in the order is refused, and a notice tells its node.
     let told = a.notices().await.len() + b.notices().await.len();
     assert_eq!(told, 1);
 
-    // A revoked member's calls have no effect on either.
+    // A revoked member is not allowed to call any more.
     let member = b.node_id().await;
     a.revoke("money", &member).await;
     for _ in 0..400 {
@@ -330,7 +330,7 @@ async fn a_daemon_ends_within_two_seconds_and_takes_its_socket_along() {
     );
     assert!(!home.path().join("lattice.sock").exists());
     drop((events, client));
-    // The next one does not wait for anything.
+    // The next daemon starts without a wait for the first.
     let daemon = Daemon::start(home.path()).await;
     assert_eq!(
         daemon.client().await.query("notes", "get", &["a"]).await,
@@ -349,7 +349,7 @@ async fn stores_of_a_home_open_side_by_side() {
         client.call_ok(name, "add", &["2"]).await;
     }
     client.close().await;
-    // Members of all stores are listed, so all are opened.
+    // The list has the members of all stores, so the request opens all stores.
     let mut client = Client::embedded(home.path()).await;
     let request = api::ListPeersRequest::default();
     client.node.list_peers(request).await.unwrap();
@@ -392,7 +392,7 @@ async fn a_slow_clock_is_corrected_by_the_peers_and_a_fast_one_signs_nothing() {
     on_a.call_ok("clicks", "add", &["1"]).await;
     let token = on_a.invite("clicks", 1, 0).await;
     on_b.join(&token).await.unwrap();
-    // What the others wrote is an hour ahead of this clock, and is taken all the same.
+    // Entries of the other node are an hour ahead of this clock, and are admitted nevertheless.
     on_b.until("clicks", "value", &[], "1").await;
     on_b.call_ok("clicks", "add", &["2"]).await;
     on_a.until("clicks", "value", &[], "3").await;
@@ -406,7 +406,7 @@ async fn a_slow_clock_is_corrected_by_the_peers_and_a_fast_one_signs_nothing() {
     drop(on_b);
     b.stop().await;
 
-    // The same node with a clock that leads reads on, and signs nothing until told to.
+    // With a clock that is ahead the same node goes on reading, and signs only if the clock is declared as trusted.
     for (clock, signs) in [
         (skewed(HOUR_MS), false),
         (
@@ -441,7 +441,7 @@ async fn a_slow_clock_is_corrected_by_the_peers_and_a_fast_one_signs_nothing() {
     a.stop().await;
 }
 
-/// Copies a directory, with the times of its files or without.
+/// Copies a directory; with `times` the copies get the modification times of the files.
 fn copy(from: &std::path::Path, to: &std::path::Path, times: bool) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -476,7 +476,7 @@ async fn a_restored_home_forks_no_chain() {
 
     let mut total = 1;
     for in_place in [false, true] {
-        // What the backup does not have, and a peer does.
+        // The node writes an entry that a peer gets, and that the backup does not have.
         let b = Daemon::start(home_b.path()).await;
         let mut on_b = b.client().await;
         on_b.call_ok("clicks", "add", &["10"]).await;
@@ -484,9 +484,9 @@ async fn a_restored_home_forks_no_chain() {
         on_a.until("clicks", "value", &[], &total.to_string()).await;
         drop(on_b);
         b.stop().await;
-        // Restored while nobody can be asked, and written to at once.
+        // The backup is restored, and a call is made while no peer can be asked.
         if in_place {
-            // Long enough for the times of a file to tell.
+            // The times of an overwritten file tell only after this long.
             tokio::time::sleep(Duration::from_millis(2_100)).await;
         } else {
             std::fs::remove_dir_all(home_b.path()).unwrap();
@@ -537,7 +537,7 @@ async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
     a.stop().await;
     drop(on_b);
     b.stop().await;
-    // The component is lost, and nobody is there who has it.
+    // The component is lost while no peer that has it runs.
     let component = hex::encode(&plugin.hash);
     let mut lost = 0;
     for entry in std::fs::read_dir(home_b.path().join("components")).unwrap() {
@@ -558,9 +558,9 @@ async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
     let status = on_b.try_call("money", "open", &["bob"]).await.unwrap_err();
     let (class, said) = exit_class(&status);
     assert_eq!(class, api::ExitClass::NotReady, "{said}");
-    // History needs no program.
+    // The history needs no component.
     assert!(!on_b.history("money").await.is_empty());
-    // One that has it comes back, and what it wrote alone arrives and runs.
+    // A peer that has the component comes back. The entry that it wrote alone arrives, and runs.
     let a = Daemon::start_at(home_a.path(), address).await;
     let mut on_a = a.client().await;
     on_a.call_ok("money", "deposit", &["ann", "7"]).await;

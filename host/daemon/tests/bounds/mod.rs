@@ -1,4 +1,4 @@
-//! The bounds of requests: served at the last allowed value, refused one beyond, and the node goes on.
+//! The bounds of requests: a request at the last allowed value is served, one beyond is refused, and the node goes on.
 
 use lattice_daemon::api;
 use lattice_daemon::limits::*;
@@ -47,7 +47,7 @@ async fn an_invite_ends_at_its_life_and_its_uses() {
     assert!(invite(INVITE_USES_MAX, INVITE_MS_MAX).await.is_ok());
     is_usage(invite(1, INVITE_MS_MAX + 1).await, "366 days");
     is_usage(invite(INVITE_USES_MAX + 1, 1_000).await, "uses");
-    // Saying nothing gives a day, which is allowed.
+    // A request without a life gets a day, which is allowed.
     const { assert!(INVITE_MS_DEFAULT <= INVITE_MS_MAX) };
     assert!(invite(0, 0).await.is_ok());
     drop(client);
@@ -61,7 +61,7 @@ async fn parameters_end_at_their_bytes() {
     let mut client = Client::embedded(home.path()).await;
     let value = "x".repeat(PARAMETER_BYTES_MAX);
     let name = "n";
-    // What fits is for the plugin to judge, which takes none.
+    // Parameters that fit go to the plugin, which takes none and may refuse them.
     let fits = [(name, &value[name.len()..])];
     if let Err(status) = client.try_create("clicks", "counter", &fits).await {
         let (_, text) = exit_class(&status);
@@ -83,7 +83,7 @@ async fn an_acknowledgement_ends_at_its_notices() {
         let request = api::AcknowledgeNoticesRequest { ids, all: false };
         client.node.acknowledge_notices(request).await
     };
-    // There is none of them, which is found only when there are not too many.
+    // None of these notices exists. That is told only when the request does not name too many.
     is_usage(acknowledge(ACKNOWLEDGE_MAX).await, "notice");
     is_usage(acknowledge(ACKNOWLEDGE_MAX + 1).await, "at once");
     client.close().await;
@@ -98,7 +98,7 @@ async fn a_request_ends_at_its_bytes() {
     let value = "x".repeat(REQUEST_BYTES_MAX);
     let status = client.try_call("notes", "put", &["a", &value]).await;
     assert_eq!(status.unwrap_err().code(), Code::OutOfRange);
-    // A little less is read, and is too much for an entry.
+    // A request that is a little smaller is read, but its value is too large for an entry.
     let value = &value[1024..];
     let status = client.try_call("notes", "put", &["a", value]).await;
     let (class, text) = exit_class(&status.unwrap_err());
@@ -121,7 +121,7 @@ async fn watches_end_at_their_number() {
     let (class, text) = exit_class(&status);
     assert_eq!(class, api::ExitClass::Failed, "{text}");
     assert!(text.contains("too many watches"), "{text}");
-    // What is not watched is served; and one that ends makes room.
+    // Queries without a watch are served. A watch that ends makes room for another.
     assert_eq!(client.query("clicks", "value", &[]).await, "0");
     watches.pop();
     for _ in 0..400 {
@@ -162,7 +162,7 @@ async fn a_path_ends_at_its_depth() {
     client.close().await;
 }
 
-/// What an item adds to the message of its page.
+/// The most bytes that an item adds to the message of its page.
 fn item_bytes(entry: &api::HistoryEntry) -> usize {
     entry.encoded_len() + 6
 }
@@ -193,7 +193,7 @@ async fn an_entry_too_large_for_a_message_is_shortened() {
     let home = home();
     let mut client = Client::embedded(home.path()).await;
     client.create("notes", "kv").await;
-    // A value is there as text, as JSON in base64, as CBOR, and in the arguments of the log.
+    // A value is sent four times: as text, as JSON in base64, as CBOR, and in the arguments as the log has them.
     let fits = "x".repeat(200_000);
     let large = "x".repeat(245_000);
     for value in [&fits, &large] {
@@ -229,7 +229,7 @@ async fn a_page_of_history_ends_at_its_bytes_and_a_summary_at_its_characters() {
         ENTRIES + 1
     );
     assert!(pages.len() > 1);
-    // What is on a page fits, in a message of gRPC as well; what comes next would not.
+    // The entries of a page fit its bounds and a message of gRPC. With the next entry they would not fit the page.
     for (page, next) in pages.iter().zip(pages.iter().skip(1)) {
         let bytes: usize = page.entries.iter().map(item_bytes).sum();
         let more = bytes + item_bytes(&next.entries[0]);

@@ -1,4 +1,4 @@
-//! Nodes and clients for tests.
+//! Nodes and clients for the tests of whole nodes.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub(crate) fn home() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// A component that no node has by itself. `cargo xtask plugins` builds it.
+/// A component that is not bundled with nodes. `cargo xtask plugins` builds it.
 pub(crate) fn bank() -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/plugins/bank.wasm");
     std::fs::read(&path).unwrap_or_else(|error| {
@@ -33,7 +33,7 @@ pub(crate) fn bank() -> Vec<u8> {
     })
 }
 
-/// How a command would exit, and what it would say.
+/// The exit class of a command that gets this status, and the line that it would print.
 pub(crate) fn exit_class(status: &Status) -> (api::ExitClass, String) {
     let detail = api::ErrorDetail::decode(status.details()).unwrap();
     let text = format!(
@@ -89,12 +89,12 @@ impl Daemon {
         Self::with_clock(home, ClockOptions::default()).await
     }
 
-    /// Where peers reach it.
+    /// The address at which peers reach the daemon.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Starts one where others remember it.
+    /// Starts a daemon at an address that peers know.
     pub(crate) async fn start_at(home: &Path, address: SocketAddr) -> Self {
         Self::start_with(home, address, ClockOptions::default()).await
     }
@@ -153,7 +153,7 @@ impl Daemon {
     }
 }
 
-/// Every service of one node.
+/// A client of all services of one node.
 pub(crate) struct Client {
     pub(crate) node: NodeClient<Channel>,
     pub(crate) plugins: PluginsClient<Channel>,
@@ -287,7 +287,7 @@ impl Client {
         Ok(text(response.outcome.unwrap()))
     }
 
-    /// Installs a component by its hash, from peers.
+    /// Installs a component that is fetched from peers by its hash.
     pub(crate) async fn fetch(&mut self, hash: &[u8]) -> api::Plugin {
         let request = api::FetchPluginRequest {
             hash: hash.to_vec(),
@@ -384,7 +384,7 @@ impl Client {
         notices.unwrap().into_inner().notices
     }
 
-    /// What `doctor` says about one thing.
+    /// The result of one check of `doctor`.
     pub(crate) async fn check(&mut self, name: &str) -> api::Check {
         let answer = self.node.doctor(api::DoctorRequest {}).await.unwrap();
         let mut checks = answer.into_inner().checks.into_iter();
@@ -438,7 +438,7 @@ impl Client {
             .token
     }
 
-    /// Looks at a token, agrees to what it shows, and joins.
+    /// Inspects a token, agrees to the components that it shows, and joins.
     pub(crate) async fn join(&mut self, token: &str) -> Result<api::Store, Status> {
         let request = api::InspectTokenRequest {
             token: token.into(),
