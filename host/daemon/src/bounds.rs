@@ -1,4 +1,4 @@
-//! The bounds of a node's own queues and lists, each at its last allowed value and one beyond.
+//! Tests of the bounds of a node's own queues and lists, each at its last allowed value and one beyond.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -32,9 +32,9 @@ use crate::store::notices;
 use crate::store::watch::{changed, concerns};
 use crate::{Embedded, embedded};
 
-/// How long nothing must happen to be taken for nothing that will.
+/// The time after which an event that has not happened is taken not to happen.
 const QUIET: Duration = Duration::from_millis(300);
-/// How long something that must happen may take.
+/// How long an expected event may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn node() -> (Embedded, tempfile::TempDir) {
@@ -101,7 +101,7 @@ async fn busy(store: &Arc<OpenStore>) -> mpsc::Sender<()> {
 async fn queued(store: &OpenStore, count: usize) {
     for _ in 0..1000 {
         if WRITER_QUEUE - store.room() == count {
-            // A place in the queue is taken a moment before it is filled.
+            // A sender takes its place in the queue a moment before the job is there.
             tokio::time::sleep(QUIET / 10).await;
             return;
         }
@@ -115,7 +115,7 @@ async fn so_many_calls_share_a_commit_and_so_many_wait() {
     let (embedded, _home) = node().await;
     let node = &embedded.node;
     let store = created(node, "clicks", "counter").await;
-    // What its making changed is told before this is.
+    // After this call has returned, the changes of the store's creation have been told.
     call::call(node, add_one()).await.unwrap();
     for count in [GROUP_CALLS_MAX, GROUP_CALLS_MAX + 1] {
         let hold = busy(&store).await;
@@ -131,7 +131,7 @@ async fn so_many_calls_share_a_commit_and_so_many_wait() {
         for call in calls {
             call.await.unwrap().unwrap();
         }
-        // A commit is told once, with the entries that it made, and after the callers.
+        // Each commit is told once, with its entries, after its callers were answered.
         let mut commits = async |patience| {
             let told = timeout(patience, changes.recv()).await.ok()?;
             Some(usize::from(!told.unwrap().entries.is_empty()))
@@ -144,7 +144,7 @@ async fn so_many_calls_share_a_commit_and_so_many_wait() {
             assert_eq!(more, 0, "one commit too many");
         }
     }
-    // With the queue full, further callers wait for room in it.
+    // While the queue is full, further callers wait for room in it.
     let hold = busy(&store).await;
     let asking = |_| {
         let store = store.clone();
@@ -212,7 +212,7 @@ async fn so_many_long_queries_run_and_others_wait_for_their_turn() {
             call: Some(call("value", &[])),
             ..Default::default()
         };
-        // The first one of a store, whose code may have to be loaded, counts as long.
+        // The first query of a store counts as a long one, because its code may have to be loaded.
         tokio::spawn(async move { call::query(&node, request).await })
     };
     let most = queries_long();
@@ -225,7 +225,7 @@ async fn so_many_long_queries_run_and_others_wait_for_their_turn() {
     drop(others.unwrap().split(1));
     waiting.await.unwrap().unwrap();
     assert_eq!(node.long_queries.available_permits(), most);
-    // Where the long queries of one store have used up its share, those of others go on.
+    // When the long queries of one store have used up its share, those of other stores go on.
     created(node, "other", "counter").await;
     let slot = lookup::find_slot(node, "other").unwrap();
     let other = call::running(node, &slot).await.unwrap();
@@ -253,7 +253,7 @@ async fn a_watch_compares_so_many_cells_and_lags_so_many_changes_behind() {
         let put = Call {
             interface: "lattice:kv/commands".into(),
             function: "put".into(),
-            // A text and bytes, each of one.
+            // The arguments: a text of one character, and one byte.
             args: vec![0x82, 0x61, key, 0x41, b'x'],
         };
         let done = store.call(Lane::App, vec![put]).await.unwrap();
@@ -280,7 +280,7 @@ async fn a_watch_compares_so_many_cells_and_lags_so_many_changes_behind() {
     assert!(concerns(&read, &queried));
     assert!(!concerns(&changes(CHANGED_CELLS_MAX, &other), &queried));
     assert!(concerns(&changes(CHANGED_CELLS_MAX + 1, &other), &queried));
-    // Changes that do not concern it are passed over, unless some of them were lost.
+    // Changes that do not concern the query run it only if some of them were lost.
     for (count, runs) in [(CHANGES_QUEUE, false), (CHANGES_QUEUE + 1, true)] {
         let mut told = store.changes();
         for _ in 0..count {
@@ -370,7 +370,7 @@ async fn a_node_has_so_many_plugins() {
     assert!(install("last").await.is_ok());
     let said = install("beyond").await.unwrap_err().to_string();
     assert!(said.contains(&format!("{PLUGINS_MAX} plugins")), "{said}");
-    // One that is there may be installed anew.
+    // A plugin that is installed may be installed again.
     assert!(install("last").await.unwrap().already_installed);
     assert_eq!(node.records.plugins().unwrap().len(), PLUGINS_MAX);
     embedded.close().await;
@@ -395,7 +395,7 @@ fn so_many_rows_are_looked_at_for_one_request() {
     assert_eq!(at.summary().count, HISTORY_ROWS_MAX as u64);
     let names = Names::of(None);
     let reader = || Reader::new(None, Names::of(None), Forms::TEXT);
-    // What is looked for is the genesis, the last of all that is looked at.
+    // The filter matches the genesis alone, which is the last row that is looked at.
     for (view, found) in [(&at, 1), (&beyond, 0)] {
         let first = || Page::new(0, "", &[]).unwrap();
         let init = Filter::of_function("init");
@@ -407,7 +407,7 @@ fn so_many_rows_are_looked_at_for_one_request() {
             (rest.entries.len(), rest.next_page_token.as_str()),
             (1 - found, "")
         );
-        // Of its lane there are the admissions as well.
+        // The lane of the genesis has the admissions as well.
         let admissions = if found == 1 { 1 } else { 2 };
         let lane = Some(Lane::System);
         let page = graph::page_of(view, &first(), lane, &reader(), &names).unwrap();
@@ -419,7 +419,7 @@ fn so_many_rows_are_looked_at_for_one_request() {
             (1 - found, "")
         );
     }
-    // Of admissions those are known that lie among so many first entries.
+    // An admission is known only if it is among the first `HISTORY_ROWS_MAX` entries.
     let keys = [testing::device(1), testing::device(2)];
     let [one, other] = admissions(&beyond, &keys).unwrap()[..] else {
         panic!("two were asked for");
