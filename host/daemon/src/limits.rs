@@ -15,7 +15,7 @@ pub const CHANGED_CELLS_MAX: usize = 4096;
 pub const CALLS_MAX: usize = 256;
 /// The largest request on the socket, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Requests that one connection may have in progress.
+/// The most requests that one connection may have in progress.
 pub const REQUESTS_PER_CONNECTION: usize = 256;
 /// The longest time of a first query, on a thread of its own, after which the next queries of its store begin on the
 /// thread that serves them.
@@ -43,39 +43,39 @@ pub const PAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Rows of history that one request looks at before it ends its page, whether they match or not.
 pub const HISTORY_ROWS_MAX: usize = 20_000;
-/// Authors whose late entries a status shows.
+/// The most authors of late entries that a status shows.
 pub const REPLAYS_SHOWN: usize = 16;
-/// Heads that a status shows.
+/// The most heads that a status shows.
 pub const HEADS_SHOWN: usize = 64;
-/// Characters of an entry's one-line summary.
+/// The most characters of an entry's one-line summary.
 pub const SUMMARY_CHARS: usize = 120;
-/// Candidates that an error lists.
+/// The most candidates that an error lists.
 pub const CANDIDATES_MAX: usize = 16;
-/// Imports, and ignored exports, that a description of a component lists.
+/// The most imports, and the most ignored exports, that a description of a component lists.
 pub const NAMES_SHOWN: usize = 256;
 
-/// Stores of one node.
+/// The most stores of one node.
 pub const STORES_MAX: usize = 1000;
-/// Installed components of one node.
+/// The most names of installed components of one node.
 pub const PLUGINS_MAX: usize = 1000;
 /// The longest name of a store or plugin, in characters, all of them ASCII.
 pub const NAME_CHARS_MAX: usize = 64;
-/// How deeply stores nest below each other in a path.
+/// The most names in the path of a store.
 pub const PATH_DEPTH_MAX: usize = 32;
-/// Parameters of a store to create, all together, in bytes.
+/// The most bytes of names and values of the parameters of a new store, all together.
 pub const PARAMETER_BYTES_MAX: usize = 256 * 1024;
-/// Addresses kept of one peer.
+/// The most addresses that are kept of one peer.
 pub const PEER_ADDRESSES_MAX: usize = 32;
-/// Peers of which addresses are kept.
+/// The most peers of which addresses are kept.
 pub const PEERS_MAX: usize = 10_000;
 /// Notices of all stores that are kept until they are acknowledged. Further notices only raise a counter.
 pub const NOTICES_MAX: usize = 10_000;
 /// The most bytes of notices that wait to be acknowledged, and as many of acknowledged ones. Further notices only
 /// raise a counter, and the oldest acknowledged ones are removed.
 pub const NOTICES_BYTES_MAX: usize = 2 * lattice_kernel::limits::NOTICES_BYTES_MAX;
-/// Acknowledged notices that are kept for showing.
+/// The most acknowledged notices that are kept, so that they can be shown.
 pub const NOTICES_ACKNOWLEDGED_MAX: usize = 1000;
-/// Notices that one acknowledgement names.
+/// The most notices that one acknowledgement names.
 pub const ACKNOWLEDGE_MAX: usize = 1000;
 /// The longest life of an invite, in milliseconds: 366 days.
 pub const INVITE_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
@@ -99,11 +99,11 @@ pub const DRAIN_WAIT: Duration = Duration::from_millis(500);
 pub const GOODBYE_WAIT: Duration = Duration::from_millis(700);
 /// How long the stores may take to flush at shutdown. The next start replays what was not flushed.
 pub const FLUSH_WAIT: Duration = Duration::from_millis(1500);
-/// Free space below which the disk is reported, in bytes.
+/// Free space of the disk below which `lattice doctor` warns, in bytes.
 pub const DISK_LOW_BYTES: u64 = 512 * 1024 * 1024;
-/// Buffer of each direction of an embedded connection, in bytes.
+/// The buffer of each direction of an embedded connection, in bytes.
 pub const DUPLEX_BYTES: usize = 256 * 1024;
-/// Cache of node.redb, in bytes.
+/// Memory that redb may use for pages of node.redb, in bytes.
 pub const RECORDS_CACHE_BYTES: usize = 256 * 1024;
 
 const _: () = assert!(lattice_kernel::limits::GROUP_CALLS_MAX <= WRITER_QUEUE);

@@ -113,7 +113,7 @@ pub(crate) fn path(node: &Node, slot: &Slot) -> String {
 /// The store that a person named.
 ///
 /// # Errors
-/// When there is none, or several.
+/// When no store has that name, or several have it.
 pub(crate) fn find_slot(node: &Node, text: &str) -> Result<Arc<Slot>> {
     let slots = node.slots();
     // A name that only one store has needs no paths.
@@ -166,7 +166,7 @@ pub(crate) fn find_plugin(node: &Node, text: &str) -> Result<(String, PluginReco
             .collect(),
         false => Vec::new(),
     };
-    // One component may have several names.
+    // A component with several names is found once.
     found.dedup_by_key(|(_, record)| record.id());
     match found.len() {
         1 => Ok(found.remove(0)),

@@ -152,7 +152,7 @@ impl Slot {
     }
 }
 
-/// A node.
+/// A node: its home, its records, its stores, and the components and the network that they share.
 pub(crate) struct Node {
     /// The device's secret key.
     pub(crate) key: SigningKey,

@@ -307,7 +307,7 @@ impl NetHost for Host {
             NetEvent::PeerUp { peer } => tracing::debug!(%peer, "connected"),
             NetEvent::PeerDown { peer, reason } => tracing::debug!(%peer, reason, "disconnected"),
             NetEvent::InSync { store, peer } => tracing::debug!(%store, %peer, "in sync"),
-            // The network has logged it.
+            // The network itself writes misbehaviour to the log of the process.
             NetEvent::Misbehaviour { .. } => {}
         }
     }

@@ -185,7 +185,7 @@ impl Records {
     /// Opens the file, or creates it.
     ///
     /// # Errors
-    /// When it is damaged, newer than this version, or the disk fails.
+    /// When the file is damaged or newer than this version, or the disk fails.
     pub(crate) fn open(path: &Path) -> std::result::Result<Self, OpenError> {
         let unreadable = |reason: String| OpenError::Unreadable {
             path: PathBuf::from(path),

@@ -75,13 +75,13 @@ const FIRST: LocalSeq = LocalSeq(0);
 /// One entry as the log keeps it.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// Its place in this node's log.
+    /// The entry's number in this node's log.
     pub local: LocalSeq,
-    /// Its header.
+    /// The entry's header.
     pub header: VerifiedHeader,
-    /// Its body; `None` where only the header was witnessed.
+    /// The entry's body; `None` when only the header was witnessed.
     pub body: Option<Arc<[u8]>>,
-    /// When it was received, in milliseconds since the Unix epoch by this node's clock.
+    /// When the entry was received, in milliseconds since the Unix epoch by this node's clock.
     pub received_ms: u64,
 }
 
@@ -90,7 +90,7 @@ pub struct Stored {
 pub struct WitnessRecord {
     /// Hash over all entries up to this one, in this node's order.
     pub chain: [u8; 32],
-    /// When it was signed, in milliseconds since the Unix epoch.
+    /// When the link was signed, in milliseconds since the Unix epoch.
     pub wall_ms: u64,
     /// This node's signature over the store's id, `chain` and `wall_ms`.
     pub signature: Signature,

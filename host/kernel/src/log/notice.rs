@@ -26,7 +26,7 @@ pub enum Notice {
     Fork {
         /// The device.
         author: DeviceKey,
-        /// The second of the two to arrive here.
+        /// The second of the two intentions to arrive on this node.
         entry: IntentionId,
     },
     /// The author of an entry claims other roots than this replica has for the same entries.
@@ -171,7 +171,7 @@ impl Kept {
     pub(crate) fn left(&self, notices: &[(u64, Notice)]) -> Self {
         let left = Self::of(notices);
         Self {
-            // A number is not given twice.
+            // No number is given twice, even after its notice was acknowledged.
             next: left.next.max(self.next),
             ..left
         }

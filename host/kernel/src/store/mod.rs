@@ -94,8 +94,6 @@ impl Store {
         &self.published
     }
 
-    // --- for status and people -------------------------------------------------------------------
-
     /// Returns what changed since the last call of this function.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.core.changes)

@@ -66,7 +66,7 @@ pub enum CreateError {
     Storage(#[from] StorageError),
 }
 
-/// Why a store was not opened.
+/// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The log holds no genesis.

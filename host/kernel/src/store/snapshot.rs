@@ -310,7 +310,7 @@ impl Snapshot {
         }
     }
 
-    /// Whether the entry has no effect: governance has cut it off, or it exceeds its author's quota.
+    /// Whether the entry has no effect, because governance has cut it off or it exceeds its author's quota.
     ///
     /// # Errors
     /// When the disk fails.
