@@ -401,7 +401,7 @@ impl Node {
     /// Changes the record of a store. Durable when this returns.
     ///
     /// # Errors
-    /// When the record cannot be written. Nothing has changed then.
+    /// When the record cannot be written. The record in memory stays as it is then.
     pub(crate) fn update_slot(
         &self,
         slot: &Slot,

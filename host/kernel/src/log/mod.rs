@@ -155,10 +155,7 @@ impl Log {
         self.health.set_wake(wake);
     }
 
-    /// If a read has failed since the last examination, examines whether the last segment still takes transactions.
-    ///
-    /// # Errors
-    /// When it does not.
+    /// If a read has failed since the last examination, fails when the last segment takes no transactions any more.
     pub(crate) fn examine(&self) -> Result<(), StorageError> {
         self.segments
             .last(|segment, db| Ok(self.health.look(segment.file(), db)?))?;
@@ -252,7 +249,7 @@ impl Log {
     }
 
     /// Appends one batch, the first entry as number `first`, with its notices by number, the digests that they told,
-    /// and the witness record of the last entry. All of it is durable when this returns; after an error none is kept.
+    /// and the witness record of the last entry, all in one transaction. Durable when this returns.
     pub(crate) fn append(
         &self,
         first: LocalSeq,
