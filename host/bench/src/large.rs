@@ -9,7 +9,7 @@ use redb::{Database, ReadableDatabase};
 use crate::figure::{Figure, Sample, Target, Unit};
 use crate::raw::{self, End};
 use crate::settings::Settings;
-use crate::store::{STORE, filled};
+use crate::store::{STORE, filled_apart};
 
 /// Calls right before a daemon is killed, so that the state on disk lacks at least some of them.
 const TAIL: u64 = 500;
@@ -23,7 +23,7 @@ pub(crate) async fn measure(settings: &Settings) -> Result<Vec<Figure>> {
         "a home with a large store: {} intentions",
         settings.entries
     ));
-    let (mut original, client) = filled(settings).await?;
+    let (mut original, client) = filled_apart(settings).await?;
     drop(client);
     original.stop()?;
     let last = settings.entries + TAIL;
@@ -81,7 +81,10 @@ pub(crate) async fn measure(settings: &Settings) -> Result<Vec<Figure>> {
 }
 
 /// The directory of the only store.
-fn store_in(home: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// When the home has none, or cannot be read.
+pub(crate) fn store_in(home: &Path) -> Result<PathBuf> {
     let stores = home.join("stores");
     let mut found = std::fs::read_dir(&stores)?;
     Ok(found.next().context("a home without a store")??.path())

@@ -21,6 +21,7 @@ mod report;
 mod restart;
 mod settings;
 mod signatures;
+mod sizes;
 mod store;
 mod visible;
 mod workload;
@@ -64,6 +65,13 @@ struct Cli {
     /// Print instead what the rows of a store of so many entries take on disk, by kind
     #[arg(long)]
     layout: bool,
+    /// Print instead the time and memory to open, recover, rebuild and join a store of so many entries
+    #[arg(long, conflicts_with = "layout")]
+    sizes: bool,
+    /// Where the store of `--sizes` and `large` is filled; a directory in memory takes minutes where a disk
+    /// takes an hour [default: as --dir]
+    #[arg(long, value_name = "DIR")]
+    fill_dir: Option<PathBuf>,
     /// Print one JSON document instead of a table
     #[arg(long)]
     json: bool,
@@ -121,6 +129,7 @@ fn run(cli: &Cli) -> Result<bool> {
         lattice: cli.lattice.canonicalize()?,
         plugins: cli.plugins.clone(),
         place: cli.dir.clone(),
+        fill_place: cli.fill_dir.clone(),
         runs: cli.runs.into(),
         load: Duration::from_secs(cli.seconds),
         entries: cli.entries,
@@ -152,6 +161,9 @@ fn run(cli: &Cli) -> Result<bool> {
             _ = terminate.recv() => bail!("terminated"),
         }
     })?;
+    if cli.sizes {
+        return Ok(true);
+    }
     if cli.json {
         println!("{:#}", report::document(&figures));
     } else {
@@ -162,6 +174,10 @@ fn run(cli: &Cli) -> Result<bool> {
 
 async fn measure(cli: &Cli, settings: &Settings) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
+    if cli.sizes {
+        sizes::print(settings).await?;
+        return Ok(figures);
+    }
     for &group in Group::value_variants() {
         let asked = match cli.groups.is_empty() {
             true => !matches!(group, Group::Large | Group::Deleted),

@@ -92,8 +92,16 @@ impl Node {
     /// # Errors
     /// When it ends, or does not answer in a minute; the message has what it printed.
     pub(crate) async fn answering(&mut self) -> Result<Client> {
+        self.answering_within(START_TIME_MAX).await
+    }
+
+    /// Waits until the daemon answers, as long as `time_max`.
+    ///
+    /// # Errors
+    /// As [`Node::answering`].
+    pub(crate) async fn answering_within(&mut self, time_max: Duration) -> Result<Client> {
         let socket = self.home().join(lattice_daemon::SOCKET_NAME);
-        let deadline = Instant::now() + START_TIME_MAX;
+        let deadline = Instant::now() + time_max;
         loop {
             // Looking for the file costs less than a connection that fails.
             if socket.exists()
@@ -109,7 +117,7 @@ impl Node {
             }
             if Instant::now() >= deadline {
                 bail!(
-                    "the daemon did not answer within {START_TIME_MAX:?}; it said:\n{}",
+                    "the daemon did not answer within {time_max:?}; it said:\n{}",
                     self.said()
                 );
             }
@@ -176,20 +184,30 @@ impl Node {
     /// # Errors
     /// When it does not run, or the system does not tell.
     pub(crate) fn resident_bytes(&self) -> Result<Resident> {
+        Ok(Resident {
+            all: self.memory_bytes("VmRSS:")?,
+            anonymous: self.memory_bytes("RssAnon:")?,
+        })
+    }
+
+    /// The most resident memory that the daemon has had, in bytes (`VmHWM`).
+    ///
+    /// # Errors
+    /// As [`Node::resident_bytes`].
+    pub(crate) fn peak_bytes(&self) -> Result<u64> {
+        self.memory_bytes("VmHWM:")
+    }
+
+    /// A field of `/proc/PID/status` that has kibibytes, in bytes.
+    fn memory_bytes(&self, name: &str) -> Result<u64> {
         let pid = self.daemon.as_ref().context("no daemon runs")?.id();
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let field = |name: &str| -> Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|rest| rest.split_whitespace().next());
-            let kib: u64 = kib
-                .with_context(|| format!("/proc/{pid}/status has no {name}"))?
-                .parse()?;
-            Ok(kib * 1024)
-        };
-        Ok(Resident {
-            all: field("VmRSS:")?,
-            anonymous: field("RssAnon:")?,
-        })
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|rest| rest.split_whitespace().next());
+        let kib: u64 = kib
+            .with_context(|| format!("/proc/{pid}/status has no {name}"))?
+            .parse()?;
+        Ok(kib * 1024)
     }
 
     /// Processor time that the daemon has used, in user mode and in the kernel.

@@ -14,6 +14,8 @@ pub(crate) struct Settings {
     pub(crate) plugins: PathBuf,
     /// Where homes and raw files are made; `None` for the system's temporary directory.
     pub(crate) place: Option<PathBuf>,
+    /// Where a large store is filled before it is copied; `None` for `place`.
+    pub(crate) fill_place: Option<PathBuf>,
     /// How often each figure is measured.
     pub(crate) runs: usize,
     /// How long each configuration of a run is loaded, all turns together.

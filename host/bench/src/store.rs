@@ -28,3 +28,16 @@ pub(crate) async fn filled(settings: &Settings) -> Result<(Node, Client)> {
     );
     Ok((node, client))
 }
+
+/// Like [`filled`], in the place where large stores are filled.
+///
+/// # Errors
+/// As [`filled`].
+pub(crate) async fn filled_apart(settings: &Settings) -> Result<(Node, Client)> {
+    let place = settings.fill_place.clone().or(settings.place.clone());
+    let apart = Settings {
+        place,
+        ..settings.clone()
+    };
+    filled(&apart).await
+}
