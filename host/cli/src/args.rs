@@ -129,6 +129,8 @@ pub(crate) enum StoreCommand {
     Revoke(members::RevokeArgs),
     /// Give a member another role
     Role(members::RoleArgs),
+    /// Admit a member again that was revoked or has resigned
+    Readmit(members::ReadmitArgs),
 }
 
 impl Command {
@@ -174,6 +176,7 @@ impl StoreCommand {
             StoreCommand::Members(args) => members::list(context, args).await,
             StoreCommand::Revoke(args) => members::revoke(context, args).await,
             StoreCommand::Role(args) => members::role(context, args).await,
+            StoreCommand::Readmit(args) => members::readmit(context, args).await,
         }
     }
 }

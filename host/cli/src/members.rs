@@ -1,4 +1,4 @@
-//! `store members`, `revoke` and `role`: who may do what.
+//! `store members`, `revoke`, `role` and `readmit`: who may do what.
 
 use clap::Args;
 use lattice_daemon::api;
@@ -30,6 +30,18 @@ pub(crate) struct RoleArgs {
     member: String,
     /// admin, writer or reader
     role: String,
+}
+
+/// Arguments of `store readmit`.
+#[derive(Args, Debug)]
+pub(crate) struct ReadmitArgs {
+    /// A name, a path, or at least 8 digits of an id
+    store: String,
+    /// A member's name, or at least 8 digits of its id or of a device's key
+    member: String,
+    /// admin, writer or reader [default: the role that the member had]
+    #[arg(long)]
+    role: Option<String>,
 }
 
 /// Runs `store members`.
@@ -154,6 +166,21 @@ pub(crate) async fn role(context: &Context, args: RoleArgs) -> Result<()> {
         .await?
         .into_inner();
     changed(context, &response, "the change of role")
+}
+
+/// Runs `store readmit`.
+pub(crate) async fn readmit(context: &Context, args: ReadmitArgs) -> Result<()> {
+    let store = context.store(&args.store)?;
+    let mut stores = context.stores(Need::Node).await?;
+    let response = stores
+        .readmit(api::ReadmitRequest {
+            store,
+            member: args.member,
+            role: args.role.unwrap_or_default(),
+        })
+        .await?
+        .into_inner();
+    changed(context, &response, "the admission")
 }
 
 /// Prints the outcome of a change of governance, which `what` names.

@@ -17,7 +17,6 @@ use crate::api::page::Page;
 use crate::api::server::Running;
 use crate::api::{self, calls_client::CallsClient, node_client::NodeClient};
 use crate::limits::*;
-use crate::member::admissions;
 use crate::node::lookup;
 use crate::node::records::{PluginRecord, StoreRecord};
 use crate::node::status;
@@ -419,10 +418,10 @@ fn so_many_rows_are_looked_at_for_one_request() {
             (1 - found, "")
         );
     }
-    // An admission is known only if it is among the first `HISTORY_ROWS_MAX` entries.
-    let keys = [testing::device(1), testing::device(2)];
-    let [one, other] = admissions(&beyond, &keys).unwrap()[..] else {
-        panic!("two were asked for");
-    };
-    assert!(one > 0 && other == 0);
+    // An admission is known wherever it stands.
+    for n in [1, 2] {
+        let at = beyond.admitted_at(&testing::device(n)).unwrap();
+        assert!(at.is_some_and(|time| time.wall_ms > NOW), "{at:?}");
+    }
+    assert_eq!(beyond.admitted_at(&testing::device(3)).unwrap(), None);
 }

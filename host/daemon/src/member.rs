@@ -16,7 +16,7 @@ use crate::api;
 use crate::api::failure::{Failure, Result};
 use crate::api::outcome::{self, Forms};
 use crate::api::page::Page;
-use crate::limits::{HISTORY_ROWS_MAX, INVITE_MS_DEFAULT, INVITE_MS_MAX, INVITE_USES_MAX};
+use crate::limits::{INVITE_MS_DEFAULT, INVITE_MS_MAX, INVITE_USES_MAX};
 use crate::node::clock;
 use crate::node::lookup;
 use crate::node::lookup::{Found, check_name, find_member};
@@ -27,8 +27,6 @@ use crate::store::writer::Done;
 
 /// The interface of the commands of governance.
 pub(crate) const COMMANDS: &str = "lattice:system/commands";
-/// The most ids that a revocation keeps.
-const KEPT_MAX: usize = 4096;
 
 /// The members of a store as of now.
 ///
@@ -179,10 +177,7 @@ fn checked_role(slot: &Slot, node: &Node, store: &OpenStore, role: &str) -> Resu
 /// The role of this node in a store; `None` when it is no active member.
 pub(crate) fn own_role(node: &Node, slot: &Slot) -> Option<&'static str> {
     let governance = slot.governance()?;
-    let own = governance
-        .members
-        .iter()
-        .find(|member| member.device == node.device())?;
+    let own = governance.member(&node.device())?;
     (own.status == MemberStatus::Active).then(|| own.role.name())
 }
 
@@ -254,24 +249,10 @@ pub(crate) async fn invite(
 pub(crate) async fn revoke(node: &Node, request: api::RevokeRequest) -> Result<api::CallResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
     let store = call::running(node, &slot).await?;
-    let member = find_member(&governance(&slot)?.members, &request.member)?;
-    // The revocation keeps the member's tips that this node has, and with them all entries before them.
-    let tips = store.snapshot().tips()?;
-    let kept: Vec<Value> = tips
-        .iter()
-        .filter(|tip| tip.author == member)
-        .map(|tip| Value::Bytes(tip.id.0.to_vec()))
-        .collect();
-    if kept.len() > KEPT_MAX {
-        return Err(Failure::failed(format!(
-            "the member has {} branches, and a revocation can keep {KEPT_MAX}",
-            kept.len()
-        )));
-    }
-    let arguments = [
-        (Type::Bytes, key(&member)),
-        (Type::list(Type::Bytes), Value::List(kept)),
-    ];
+    let member = find_member(&*governance(&slot)?, &request.member)?;
+    // What is seen here is kept, when the call says nothing else.
+    let nothing = Type::option(Type::Bytes);
+    let arguments = [(Type::Bytes, key(&member)), (nothing, Value::Option(None))];
     let made = govern(node, &slot, &store, "revoke", &arguments).await?;
     let function = made.found.function();
     Ok(call::call_response(
@@ -289,18 +270,44 @@ pub(crate) async fn set_role(
     request: api::SetRoleRequest,
 ) -> Result<api::CallResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
-    let store = call::running(node, &slot).await?;
-    let member = find_member(&governance(&slot)?.members, &request.member)?;
-    checked_role(&slot, node, &store, &request.role)?;
+    let member = find_member(&*governance(&slot)?, &request.member)?;
+    with_role(node, &slot, "set-role", &member, request.role).await
+}
+
+/// Admits a member again that was revoked or has resigned.
+pub(crate) async fn readmit(
+    node: &Node,
+    request: api::ReadmitRequest,
+) -> Result<api::CallResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let governance = governance(&slot)?;
+    let member = find_member(&governance, &request.member)?;
+    let role = match (request.role.as_str(), governance.member(&member)) {
+        ("", Some(member)) => member.role.name().to_owned(),
+        (role, _) => role.to_owned(),
+    };
+    with_role(node, &slot, "readmit", &member, role).await
+}
+
+/// Calls a command of governance that takes a member and a role.
+async fn with_role(
+    node: &Node,
+    slot: &Arc<Slot>,
+    command: &str,
+    member: &DeviceKey,
+    role: String,
+) -> Result<api::CallResponse> {
+    let store = call::running(node, slot).await?;
+    checked_role(slot, node, &store, &role)?;
     let arguments = [
-        (Type::Bytes, key(&member)),
-        (Type::String, Value::String(request.role)),
+        (Type::Bytes, key(member)),
+        (Type::String, Value::String(role)),
     ];
-    let made = govern(node, &slot, &store, "set-role", &arguments).await?;
+    let made = govern(node, slot, &store, command, &arguments).await?;
     let function = made.found.function();
     Ok(call::call_response(
         node,
-        &slot,
+        slot,
         &made.done,
         &[Some(function)],
         Forms::from_request(&[]),
@@ -338,34 +345,34 @@ pub(crate) async fn list_members(
     let page = Page::new(request.page_size, &request.page_token, &[&slot.id.0])?;
     let governance = governance(&slot)?;
     let peers = node.net().map(lattice_net::Net::peers).unwrap_or_default();
-    let rows = governance
-        .members
-        .iter()
-        .map(|member| {
+    let rows = (0u32..)
+        .zip(governance.members())
+        .map(|(rank, member)| {
             let active = member.status == MemberStatus::Active;
             let mut sort = vec![u8::from(!active)];
-            sort.extend(member.rank.to_be_bytes());
-            (sort, member.clone())
+            sort.extend(rank.to_be_bytes());
+            (sort, (rank, member))
         })
         .collect();
-    let (members, next_page_token) = page.cut_small::<Member>(rows);
+    let (members, next_page_token) = page.cut_small::<(u32, &Member)>(rows);
     let snapshot = store.snapshot();
-    let keys: Vec<DeviceKey> = members.iter().map(|member| member.device).collect();
-    let admitted = tokio::task::spawn_blocking(move || admissions(&snapshot, &keys))
-        .await
-        .map_err(|error| Failure::failed(error.to_string()))??;
+    let mut admitted = Vec::with_capacity(members.len());
+    for (_, member) in &members {
+        let at = snapshot.admitted_at(&member.device)?;
+        admitted.push(at.map_or(0, |time| time.wall_ms.max(1)));
+    }
     let members = members
         .into_iter()
         .zip(admitted)
-        .map(|(member, admitted_ms)| {
+        .map(|((rank, member), admitted_ms)| {
             let peer = peers.iter().find(|peer| peer.peer == member.device);
             let shared =
                 peer.and_then(|peer| peer.stores.iter().find(|shared| shared.store == slot.id));
             api::Member {
                 id: member.device.0.to_vec(),
-                name: member.name,
+                name: member.name.clone(),
                 role: member.role.name().into(),
-                rank: member.rank,
+                rank,
                 devices: vec![member.device.0.to_vec()],
                 this_node: member.device == node.device(),
                 revoked: member.status != MemberStatus::Active,
@@ -380,31 +387,4 @@ pub(crate) async fn list_members(
         members,
         next_page_token,
     })
-}
-
-/// When each of these devices was first admitted, in milliseconds since the Unix epoch by the time of the entry; 0 when
-/// the admission is not among the first [`HISTORY_ROWS_MAX`] entries of the log.
-pub(crate) fn admissions(
-    snapshot: &lattice_kernel::Snapshot,
-    keys: &[DeviceKey],
-) -> std::result::Result<Vec<u64>, lattice_kernel::StorageError> {
-    const BATCH: usize = 256;
-    let mut admitted = vec![0; keys.len()];
-    let mut at = 0;
-    while admitted.contains(&0) && at < HISTORY_ROWS_MAX {
-        let batch = BATCH.min(HISTORY_ROWS_MAX - at);
-        let entries = snapshot.entries_from(lattice_kernel::LocalSeq(at as u64), batch)?;
-        if entries.is_empty() {
-            break;
-        }
-        at += entries.len();
-        for entry in &entries {
-            for (key, admitted) in keys.iter().zip(&mut admitted) {
-                if *admitted == 0 && entry.header.admits.contains(key) {
-                    *admitted = entry.header.time.wall_ms.max(1);
-                }
-            }
-        }
-    }
-    Ok(admitted)
 }

@@ -11,7 +11,9 @@ use crate::fold::governance::Answers;
 use crate::graph::slot::Slot;
 use crate::limits::*;
 use crate::outcome::TrapKind;
-use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Instance, Question, Role};
+use crate::run::engine::{
+    Answer, AskError, Cut, Engine, HostFault, Instance, Kept, Question, Role,
+};
 use crate::run::{CallPlace, Run, RunFault};
 use crate::state::cell::{Cell, Space};
 use crate::storage::keys::LocalSeq;
@@ -415,7 +417,7 @@ impl Engine for Unravelling {
         let last = (count as usize).checked_sub(2).map(|at| self.entries[at]);
         let cut = Cut {
             revocation: self.revocation,
-            kept: last.into_iter().collect(),
+            kept: Kept::Ids(last.into_iter().collect()),
         };
         (run, Ok(Answer::Cuts(vec![cut])))
     }

@@ -70,7 +70,7 @@ pub(crate) fn known_members(
         let Some(governance) = store.governance() else {
             continue;
         };
-        for member in &governance.members {
+        for member in governance.members() {
             let device = member.device;
             if peers.len() >= ADDRESS_ROWS_MAX {
                 return peers;

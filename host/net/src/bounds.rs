@@ -49,13 +49,11 @@ impl NetHost for Idle {
             device: device(rank),
             name: String::new(),
             role: Role::Writer,
-            rank: rank.into(),
+            rank: vec![rank],
             status: MemberStatus::Active,
         };
-        Some(Arc::new(Governance {
-            members: (0..8).map(member).collect(),
-            topic_salt: Vec::new(),
-        }))
+        let members = (0..8).map(member).collect();
+        Some(Arc::new(Governance::of(members, Vec::new())))
     }
 
     fn deliver(

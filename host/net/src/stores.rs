@@ -87,7 +87,7 @@ impl StoreNet {
         let mut governance = self.governance.lock();
         let same = match (&*governance, &new) {
             (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.is_same(b),
             _ => false,
         };
         *governance = new;
@@ -113,7 +113,7 @@ impl StoreNet {
     pub(crate) fn acquaintances(&self) -> Vec<DeviceKey> {
         let mut peers: Vec<DeviceKey> = self
             .governance()
-            .map(|g| g.members.iter().map(|m| m.device).collect())
+            .map(|g| g.members().map(|m| m.device).collect())
             .unwrap_or_default();
         let trusted = self.trusted.lock();
         peers.extend(trusted.iter().copied());

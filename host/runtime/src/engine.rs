@@ -328,7 +328,7 @@ impl Engine for Wasm {
         let Some(indices) = &prepared.governance else {
             let fault = HostFault::Unusable {
                 component: *component,
-                reason: "it does not export lattice:system/governance@0.1.0".into(),
+                reason: "it does not export lattice:system/governance@0.2.0".into(),
             };
             return (run, Err(fault.into()));
         };

@@ -4,7 +4,7 @@ use lattice_format::{CallId, DeviceKey, IntentionId, Lane, Limits, StoreId, Time
 use lattice_kernel::outcome::TrapKind;
 use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{
-    Answer, AskError, Checkpoint, Child, Cut, InEffect, Member, MemberStatus, Question, Role,
+    Answer, AskError, Checkpoint, Child, Cut, InEffect, Kept, Member, MemberStatus, Question, Role,
 };
 use wasmtime::Store;
 
@@ -20,7 +20,7 @@ mod bindings {
         inline: "
             package lattice:host;
             world governance {
-                export lattice:system/governance@0.1.0;
+                export lattice:system/governance@0.2.0;
             }
         ",
         world: "lattice:host/governance",
@@ -31,6 +31,9 @@ use bindings::exports::lattice::system::governance as wit;
 
 /// Where a component has its answers.
 pub(crate) type Indices = bindings::GovernanceIndices;
+
+/// The most bytes of a rank, by the contract.
+const RANK_BYTES_MAX: usize = 64;
 
 /// Puts one question to `prepared`, in an instance of its own.
 pub(crate) fn ask(
@@ -114,8 +117,26 @@ fn put(
             let cuts = guest.call_cuts(store, &author.0.to_vec())?;
             all(cuts, cut).map(Answer::Cuts)
         }
-        Question::Members => all(guest.call_members(store)?, member).map(Answer::Members),
-        Question::Children => all(guest.call_children(store)?, child).map(Answer::Children),
+        Question::Admitted(call) => {
+            let devices = guest.call_admitted(store, &call.0.to_vec())?;
+            all(devices, |key| DeviceKey::from_slice(&key)).map(Answer::Admitted)
+        }
+        Question::Member(device) => match guest.call_member_of(store, &device.0.to_vec())? {
+            None => Some(Answer::Member(None)),
+            // An answer about somebody else is none.
+            Some(found) => member(found)
+                .filter(|member| member.device == *device)
+                .map(|member| Answer::Member(Some(Box::new(member)))),
+        },
+        Question::Members { after, limit } => {
+            let members = guest.call_members(store, after.as_ref(), *limit)?;
+            all(members, member).map(Answer::Members)
+        }
+        Question::Children { after, limit } => {
+            let after = after.map(|store| store.0.to_vec());
+            let children = guest.call_children(store, after.as_ref(), *limit)?;
+            all(children, child).map(Answer::Children)
+        }
         Question::Checkpoint => {
             let checkpoint = guest.call_checkpoint(store)?;
             Some(Answer::Checkpoint(checkpoint.map(|point| Checkpoint {
@@ -135,7 +156,10 @@ fn all<T, U>(items: Vec<T>, convert: fn(T) -> Option<U>) -> Option<Vec<U>> {
 fn cut(cut: wit::Cut) -> Option<Cut> {
     Some(Cut {
         revocation: CallId::from_slice(&cut.revocation)?,
-        kept: all(cut.kept, |id| IntentionId::from_slice(&id))?,
+        kept: match cut.kept {
+            wit::Kept::Seen => Kept::Seen,
+            wit::Kept::Ids(ids) => Kept::Ids(all(ids, |id| IntentionId::from_slice(&id))?),
+        },
     })
 }
 
@@ -148,7 +172,7 @@ fn member(member: wit::Member) -> Option<Member> {
             wit::Role::Writer => Role::Writer,
             wit::Role::Reader => Role::Reader,
         },
-        rank: member.rank,
+        rank: Some(member.rank).filter(|rank| rank.len() <= RANK_BYTES_MAX)?,
         status: match member.status {
             wit::Status::Active => MemberStatus::Active,
             wit::Status::Revoked => MemberStatus::Revoked,

@@ -29,6 +29,6 @@ pub use play::swarm::{Progress, Swarm, swarm};
 pub use world::code::{Code, CodeError};
 pub use world::components::Components;
 pub use world::node::NodeId;
-pub use world::plan::{Act, Fails, Plan, Shape, Step};
+pub use world::plan::{Act, Fails, Keep, Plan, Shape, Step};
 pub use world::trace::Trace;
 pub use world::{LinkStats, Sample, Settings, Stats, Topology, Violation, Weather, World};

@@ -23,6 +23,6 @@ pub mod verified;
 pub use dice::Dice;
 pub use model::{
     APP, APP_COMMANDS, GOVERNANCE, GOVERNANCE_COMMANDS, KEYS, ModelEngine, Step, add_child, admit,
-    body_of, device, found, genesis, genesis_with, key, memory_files, program, resign, revoke, saw,
-    set_quota, twin,
+    body_of, device, found, genesis, genesis_with, key, memory_files, program, resign, revoke,
+    revoke_unseen, saw, set_quota, set_role, twin,
 };

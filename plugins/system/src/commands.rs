@@ -7,10 +7,10 @@
 use lattice_sdk::{Entry, context};
 
 use crate::bindings::exports::lattice::system::commands::{Error, Guest};
-use crate::bindings::exports::lattice::system::governance::{Role, Status};
+use crate::bindings::exports::lattice::system::governance::{Kept, Role, Status};
 use crate::invite::Invite;
 use crate::key::PublicKey;
-use crate::member::{Member, Rank};
+use crate::member::{Member, Rank, role_code};
 use crate::{System, cut, rows};
 
 impl Guest for System {
@@ -37,13 +37,27 @@ impl Guest for System {
     }
 
     fn cancel_invite(key: Vec<u8>) -> Result<(), Error> {
-        Author::current()?;
+        let author = Author::current()?;
         let (key, invite) = Invite::named(&key)?;
         Invite {
             cancelled: true,
             ..invite
         }
         .store(&key);
+        // What the author had not seen may have been dated back on purpose. As any revocation, this one points only
+        // downwards in rank.
+        let mut revoked = false;
+        for device in Invite::claimants(&key) {
+            let member = Member::load(&device).expect("a claimant is a member");
+            if context::observed(&member.rank.call()) || !author.member.outranks(&member) {
+                continue;
+            }
+            author.revoke(&device, member, &Kept::Ids(Vec::new()))?;
+            revoked = true;
+        }
+        if revoked {
+            rows::renew_salt(&author.entry.id);
+        }
         Ok(())
     }
 
@@ -71,7 +85,9 @@ impl Guest for System {
             admitted_by: author.key,
             invite: Some(invite_key),
         };
-        member.store(&device);
+        member.admit(&device);
+        rows::note_admission(&author.entry.id, &device);
+        Invite::note_claim(&invite_key, &device);
         rows::set_member_name(&device, &name);
         Invite {
             used: invite.used + 1,
@@ -82,7 +98,8 @@ impl Guest for System {
     }
 
     fn readmit(member: Vec<u8>, role: Role) -> Result<(), Error> {
-        let (key, member) = Author::current()?.below(&member)?;
+        let author = Author::current()?;
+        let (key, member) = author.below(&member)?;
         if member.is_active() {
             return Err(Error::NotPossible(member.status));
         }
@@ -92,26 +109,31 @@ impl Guest for System {
             ..member
         }
         .store(&key);
+        rows::note_admission(&author.entry.id, &key);
         Ok(())
     }
 
-    fn revoke(member: Vec<u8>, kept: Vec<Vec<u8>>) -> Result<(), Error> {
+    fn revoke(member: Vec<u8>, kept: Option<Kept>) -> Result<(), Error> {
         let author = Author::current()?;
         // A revoked member can be revoked again: an accomplice might have revoked it first and kept all its entries.
         let (key, member) = author.below(&member)?;
-        cut::record(&key, &author.entry, &kept)?;
-        Member {
-            status: Status::Revoked,
-            ..member
-        }
-        .store(&key);
+        author.revoke(&key, member, &kept.unwrap_or(Kept::Seen))?;
         rows::renew_salt(&author.entry.id);
         Ok(())
     }
 
     fn set_role(member: Vec<u8>, role: Role) -> Result<(), Error> {
-        let (key, member) = Author::current()?.below(&member)?;
-        if !member.is_active() {
+        let author = Author::current()?;
+        let (key, member) = author.below(&member)?;
+        if is_lower(role, member.role) {
+            // A new role that held from a place in the order would be escaped by an entry dated before it. The cut
+            // stands whatever the member's status is: if a resignation could keep it away, it could void this very
+            // resignation, and there would be two consistent readings.
+            cut::record(&key, &author.entry, &Kept::Seen)?;
+            if member.is_active() {
+                rows::note_admission(&author.entry.id, &key);
+            }
+        } else if !member.is_active() {
             return Err(Error::NotPossible(member.status));
         }
         Member { role, ..member }.store(&key);
@@ -178,6 +200,11 @@ impl Guest for System {
     }
 }
 
+/// Whether a role allows less than another.
+fn is_lower(role: Role, than: Role) -> bool {
+    role_code(role) > role_code(than)
+}
+
 /// The member that makes the call, and the entry of the call.
 struct Author {
     entry: Entry,
@@ -197,6 +224,17 @@ impl Author {
             return Err(Error::NotPossible(member.status));
         }
         Ok(Self { entry, key, member })
+    }
+
+    /// Takes the rights of a member of lower rank away.
+    fn revoke(&self, key: &PublicKey, member: Member, kept: &Kept) -> Result<(), Error> {
+        cut::record(key, &self.entry, kept)?;
+        Member {
+            status: Status::Revoked,
+            ..member
+        }
+        .store(key);
+        Ok(())
     }
 
     /// The member with this key, which has to rank below the author.

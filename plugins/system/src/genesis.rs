@@ -63,7 +63,7 @@ impl Guest for System {
                 admitted_by: founder,
                 invite: None,
             };
-            row.store(&member.key);
+            row.admit(&member.key);
             if !member.name.is_empty() {
                 rows::set_member_name(&member.key, &member.name);
             }

@@ -35,12 +35,20 @@ impl Guest for System {
             .unwrap_or_default()
     }
 
-    fn members() -> Vec<ListedMember> {
-        Member::listing()
+    fn admitted(call: Vec<u8>) -> Vec<Vec<u8>> {
+        rows::admitted(&call)
     }
 
-    fn children() -> Vec<Child> {
-        rows::children()
+    fn member_of(key: Vec<u8>) -> Option<ListedMember> {
+        Member::listed(&key)
+    }
+
+    fn members(after: Option<Vec<u8>>, limit: u32) -> Vec<ListedMember> {
+        Member::listing(after.as_deref(), limit)
+    }
+
+    fn children(after: Option<Vec<u8>>, limit: u32) -> Vec<Child> {
+        rows::children(after.as_deref(), limit)
     }
 
     fn checkpoint() -> Option<FinalPoint> {

@@ -54,30 +54,41 @@ impl Invite {
         state::put(&rows::keyed(rows::INVITE, key), &self.encode());
     }
 
-    /// Every invite as the contract has them, by key.
-    pub fn listing() -> Vec<queries::Invite> {
-        let rows = state::scan(Range::prefix(&[rows::INVITE]));
+    /// Invites as the contract has them, by key: at most `limit` after `after`.
+    pub fn listing(after: Option<&[u8]>, limit: u32) -> Vec<queries::Invite> {
+        let rows = state::scan(rows::page(rows::INVITE, after, limit));
         rows.map(|(key, row)| {
-            let Self {
-                role,
-                expires_ms,
-                uses,
-                used,
-                author,
-                cancelled,
-            } = Self::decode(&row);
-            let key = key[1..].to_vec();
-            queries::Invite {
-                key,
-                role,
-                expires_ms,
-                uses,
-                used,
-                author: author.to_vec(),
-                cancelled,
-            }
+            let key = PublicKey::lookup(&key[1..]).expect("an invite's key ends with 32 bytes");
+            Self::decode(&row).listed(&key)
         })
         .collect()
+    }
+
+    /// The invite with this key as the contract has it.
+    pub fn listed(&self, key: &PublicKey) -> queries::Invite {
+        queries::Invite {
+            key: key.to_vec(),
+            role: self.role,
+            expires_ms: self.expires_ms,
+            uses: self.uses,
+            used: self.used,
+            author: self.author.to_vec(),
+            cancelled: self.cancelled,
+        }
+    }
+
+    /// Notes that a device was admitted by the invite with this key.
+    pub fn note_claim(key: &PublicKey, device: &PublicKey) {
+        state::put(&claim_key(key, device.as_bytes()), &[]);
+    }
+
+    /// The devices that were admitted by the invite with this key, by key.
+    pub fn claimants(key: &PublicKey) -> impl Iterator<Item = PublicKey> {
+        let prefix = claim_key(key, &[]);
+        let skipped = prefix.len();
+        state::scan_keys(Range::prefix(&prefix)).map(move |key| {
+            PublicKey::lookup(&key[skipped..]).expect("a claim's key ends with 32 bytes")
+        })
     }
 
     /// Whether a claim may be made at this time.
@@ -134,6 +145,13 @@ impl Invite {
             cancelled: row.u8()? != 0,
         })
     }
+}
+
+fn claim_key(invite: &PublicKey, device: &[u8]) -> Vec<u8> {
+    Writer::tag(rows::CLAIM)
+        .bytes(invite.as_bytes())
+        .bytes(device)
+        .finish()
 }
 
 #[cfg(test)]

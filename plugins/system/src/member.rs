@@ -6,7 +6,7 @@
 //! ```
 
 use lattice_sdk::codec::{Reader, Writer};
-use lattice_sdk::state::{self, Range};
+use lattice_sdk::state;
 use lattice_sdk::{Entry, Timestamp};
 
 use crate::bindings::exports::lattice::system::commands::Error;
@@ -48,6 +48,24 @@ impl Rank {
             call,
         }
     }
+
+    /// The id of the call that admitted the member for the first time.
+    pub fn call(&self) -> Vec<u8> {
+        self.call.to_vec()
+    }
+
+    /// The rank as bytes that compare as ranks do.
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::default()
+            .time(&Timestamp {
+                wall_ms: self.wall_ms,
+                counter: self.counter,
+            })
+            .u32(self.index)
+            .u32(self.ordinal)
+            .bytes(&self.call)
+            .finish()
+    }
 }
 
 /// A member's row.
@@ -86,33 +104,33 @@ impl Member {
         state::put(&rows::keyed(rows::MEMBER, key), &self.encode());
     }
 
-    /// Everyone who ever was a member, by rank.
-    pub fn all() -> Vec<(PublicKey, Self)> {
-        let rows = state::scan(Range::prefix(&[rows::MEMBER]));
-        let mut members: Vec<_> = rows
-            .map(|(key, row)| {
-                let key = PublicKey::lookup(&key[1..]).expect("a member's key ends with 32 bytes");
-                (key, Self::decode(&row))
-            })
-            .collect();
-        members.sort_by_key(|(_, member)| member.rank);
-        members
+    /// Writes the rows of a member that is admitted for the first time.
+    pub fn admit(&self, key: &PublicKey) {
+        self.store(key);
+        let rank = Writer::tag(rows::RANK).bytes(&self.rank.encode()).finish();
+        state::put(&rank, key.as_bytes());
     }
 
-    /// Everyone who ever was a member, as the contract has them.
-    pub fn listing() -> Vec<governance::Member> {
-        let members = Self::all().into_iter().zip(0..);
-        members
-            .map(|((key, member), rank)| governance::Member {
-                key: key.to_vec(),
-                name: rows::member_name(&key),
-                role: member.role,
-                rank,
-                status: member.status,
-                admitted_by: member.admitted_by.to_vec(),
-                invite: member.invite.map(|invite| invite.to_vec()),
-            })
+    /// Members as the contract has them, by rank: at most `limit` after the rank `after`.
+    pub fn listing(after: Option<&[u8]>, limit: u32) -> Vec<governance::Member> {
+        let rows = state::scan(rows::page(rows::RANK, after, limit));
+        rows.map(|(_, key)| Self::listed(&key).expect("a rank's row has the key of a member"))
             .collect()
+    }
+
+    /// The member with this key, present or past, as the contract has it.
+    pub fn listed(key: &[u8]) -> Option<governance::Member> {
+        let key = PublicKey::lookup(key)?;
+        let member = Self::load(&key)?;
+        Some(governance::Member {
+            key: key.to_vec(),
+            name: rows::member_name(&key),
+            role: member.role,
+            rank: member.rank.encode(),
+            status: member.status,
+            admitted_by: member.admitted_by.to_vec(),
+            invite: member.invite.map(|invite| invite.to_vec()),
+        })
     }
 
     /// Whether the member has its rights.
@@ -132,20 +150,10 @@ impl Member {
 
     /// The row in the state.
     pub fn encode(&self) -> Vec<u8> {
-        let Rank {
-            wall_ms,
-            counter,
-            index,
-            ordinal,
-            call,
-        } = self.rank;
         let row = Writer::tag(VERSION)
             .u8(role_code(self.role))
             .u8(status_code(self.status))
-            .time(&Timestamp { wall_ms, counter })
-            .u32(index)
-            .u32(ordinal)
-            .bytes(&call)
+            .bytes(&self.rank.encode())
             .bytes(self.admitted_by.as_bytes());
         match &self.invite {
             None => row.u8(0).finish(),

@@ -8,17 +8,35 @@ use crate::key::PublicKey;
 use crate::member::Member;
 use crate::rows;
 
+/// Rows of a page when nothing is said.
+const LIMIT_DEFAULT: u32 = 256;
+/// The most rows of a page.
+const LIMIT_MAX: u32 = 1024;
+
+fn rows_of(limit: Option<u32>) -> u32 {
+    limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX)
+}
+
 impl Guest for System {
-    fn members() -> Vec<ListedMember> {
-        Member::listing()
+    fn members(after: Option<Vec<u8>>, limit: Option<u32>) -> Vec<ListedMember> {
+        Member::listing(after.as_deref(), rows_of(limit))
     }
 
-    fn invites() -> Vec<ListedInvite> {
-        Invite::listing()
+    fn member_of(key: Vec<u8>) -> Option<ListedMember> {
+        Member::listed(&key)
     }
 
-    fn children() -> Vec<Child> {
-        rows::children()
+    fn invites(after: Option<Vec<u8>>, limit: Option<u32>) -> Vec<ListedInvite> {
+        Invite::listing(after.as_deref(), rows_of(limit))
+    }
+
+    fn invite_of(key: Vec<u8>) -> Option<ListedInvite> {
+        let key = PublicKey::lookup(&key)?;
+        Some(Invite::load(&key)?.listed(&key))
+    }
+
+    fn children(after: Option<Vec<u8>>, limit: Option<u32>) -> Vec<Child> {
+        rows::children(after.as_deref(), rows_of(limit))
     }
 
     fn name() -> String {

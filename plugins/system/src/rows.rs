@@ -1,7 +1,7 @@
 //! The keys of the state, and the small rows that are a value by themselves.
 
 use lattice_sdk::codec::Writer;
-use lattice_sdk::state;
+use lattice_sdk::state::{self, Range};
 
 use crate::bindings::exports::lattice::system::commands::Error;
 use crate::bindings::exports::lattice::system::governance::Child;
@@ -13,6 +13,11 @@ pub const MEMBER: u8 = b'm';
 pub const INVITE: u8 = b'i';
 /// First byte of a revocation's key.
 pub const CUT: u8 = b'x';
+/// First byte of the key of a member by its rank.
+pub const RANK: u8 = b'r';
+/// First byte of the key of a claim.
+pub const CLAIM: u8 = b'j';
+const ADMISSION: u8 = b'g';
 const MEMBER_NAME: u8 = b'a';
 const CHILD: u8 = b'c';
 const NAME: &[u8] = b"n";
@@ -102,9 +107,32 @@ pub fn renew_salt(call: &[u8]) {
     state::put(SALT, call);
 }
 
-/// The children of this store, by id.
-pub fn children() -> Vec<Child> {
-    let rows = state::scan(state::Range::prefix(&[CHILD]));
+/// Notes that a call admits a device, so that the entry which holds the call does.
+pub fn note_admission(call: &[u8], device: &PublicKey) {
+    let key = Writer::tag(ADMISSION).bytes(call).finish();
+    let before = state::get(&key).unwrap_or_default();
+    state::put(&key, &[&before, &device.as_bytes()[..]].concat());
+}
+
+/// The devices that a call admits.
+pub fn admitted(call: &[u8]) -> Vec<Vec<u8>> {
+    let key = Writer::tag(ADMISSION).bytes(call).finish();
+    let keys = state::get(&key).unwrap_or_default();
+    keys.chunks_exact(HASH_BYTES).map(<[u8]>::to_vec).collect()
+}
+
+/// The rows of a kind that follow the one with the key `after`, or all of them: at most `limit`.
+pub fn page(tag: u8, after: Option<&[u8]>, limit: u32) -> Range {
+    let range = Range::prefix(&[tag]).limit(limit);
+    match after {
+        Some(after) => range.after(&[&[tag], after].concat()),
+        None => range,
+    }
+}
+
+/// The children of this store, by id: at most `limit` after `after`.
+pub fn children(after: Option<&[u8]>, limit: u32) -> Vec<Child> {
+    let rows = state::scan(page(CHILD, after, limit));
     rows.map(|(key, row)| Child {
         store: key[1..].to_vec(),
         name: String::from_utf8_lossy(&row).into_owned(),

@@ -5,7 +5,7 @@ use lattice_plugin_system::System;
 use lattice_plugin_system::bindings::exports::lattice::store::lifecycle::Guest as _;
 use lattice_plugin_system::bindings::exports::lattice::system::commands::{Error, Guest as _};
 use lattice_plugin_system::bindings::exports::lattice::system::governance::{
-    Guest as _, Lane, Member, Role, Status,
+    Guest as Governance, Kept, Lane, Member, Role, Status,
 };
 use lattice_plugin_system::bindings::exports::lattice::system::queries::Guest as Queries;
 use lattice_plugin_system::key::{PublicKey, claim_message};
@@ -71,11 +71,24 @@ fn admit(members: &[(&str, Role)]) {
 }
 
 fn member(name: &str) -> Member {
-    let members = testing::query(<System as Queries>::members);
-    members
-        .into_iter()
-        .find(|member| member.key == public(name))
-        .expect("a member")
+    testing::query(|| <System as Queries>::member_of(public(name))).expect("a member")
+}
+
+/// Everyone who ever was a member, by rank.
+fn members() -> Vec<Member> {
+    testing::query(|| <System as Queries>::members(None, None))
+}
+
+/// How many members rank above one.
+fn rank(name: &str) -> usize {
+    let at = members()
+        .iter()
+        .position(|member| member.key == public(name));
+    at.expect("a member")
+}
+
+fn revoke(author: &str, target: &str, kept: Vec<Vec<u8>>) -> Result<(), Error> {
+    by(author).attempt(|| System::revoke(public(target), Some(Kept::Ids(kept))))
 }
 
 fn may(author: &str, lane: Lane, function: &str) -> bool {
@@ -99,7 +112,7 @@ fn the_founder_is_an_admin_of_rank_0_who_admitted_herself() {
     found();
     let ada = member("ada");
     assert_eq!(
-        (ada.rank, ada.role, ada.status),
+        (rank("ada"), ada.role, ada.status),
         (0, Role::Admin, Status::Active)
     );
     assert_eq!((ada.admitted_by, ada.invite), (public("ada"), None));
@@ -118,14 +131,14 @@ fn a_claim_admits_with_the_role_of_its_invite_by_any_member() {
     assert_eq!(claim("ada", "i", "eve"), Err(Error::InviteSpent(2)));
     let cyd = member("cyd");
     assert_eq!(
-        (cyd.rank, cyd.role, cyd.name.as_str()),
+        (rank("cyd"), cyd.role, cyd.name.as_str()),
         (2, Role::Writer, "cyd")
     );
     assert_eq!(
         (cyd.admitted_by, cyd.invite),
         (public("bob"), Some(public("i")))
     );
-    let listed = testing::query(System::invites);
+    let listed = testing::query(|| System::invites(None, None));
     let spent = listed
         .iter()
         .find(|invite| invite.key == public("i"))
@@ -319,10 +332,7 @@ fn revocations_and_roles_work_downwards_in_rank_alone() {
         ("bob", "ada"),
         ("bob", "bob"),
     ] {
-        assert_eq!(
-            by(author).attempt(|| System::revoke(public(target), vec![])),
-            above(target)
-        );
+        assert_eq!(revoke(author, target, vec![]), above(target));
         assert_eq!(
             by(author).attempt(|| System::set_role(public(target), Role::Reader)),
             above(target)
@@ -342,16 +352,10 @@ fn revocations_and_roles_work_downwards_in_rank_alone() {
         Ok(())
     );
     assert_eq!(member("cyd").role, Role::Writer);
-    assert_eq!(
-        by("bob").attempt(|| System::revoke(public("cyd"), vec![])),
-        Ok(())
-    );
+    assert_eq!(revoke("bob", "cyd", vec![]), Ok(()));
     assert_eq!(member("cyd").status, Status::Revoked);
     let nobody = Err(Error::NoSuchMember(public("zed")));
-    assert_eq!(
-        by("bob").attempt(|| System::revoke(public("zed"), vec![])),
-        nobody
-    );
+    assert_eq!(revoke("bob", "zed", vec![]), nobody);
 }
 
 #[test]
@@ -364,7 +368,7 @@ fn a_revocation_is_listed_with_what_it_keeps_for_good() {
     );
     let call = by("bob");
     let first = call.id();
-    call.attempt(|| System::revoke(public("cyd"), kept.clone()))
+    call.attempt(|| System::revoke(public("cyd"), Some(Kept::Ids(kept.clone()))))
         .expect("bob outranks cyd");
     assert_ne!(testing::query(System::in_effect).topic_salt, salt);
     assert!(!may("cyd", Lane::App, "put"));
@@ -377,21 +381,25 @@ fn a_revocation_is_listed_with_what_it_keeps_for_good() {
     );
     let cyd = member("cyd");
     assert_eq!(
-        (cyd.rank, cyd.role, cyd.status),
+        (rank("cyd"), cyd.role, cyd.status),
         (2, Role::Reader, Status::Active)
     );
 
     let call = by("ada");
     let second = call.id();
-    call.attempt(|| System::revoke(public("cyd"), vec![]))
+    call.attempt(|| System::revoke(public("cyd"), None))
         .expect("ada outranks cyd");
-    by("ada")
-        .attempt(|| System::revoke(public("cyd"), vec![]))
-        .expect("each one counts");
+    revoke("ada", "cyd", vec![]).expect("each one counts");
     let cuts = testing::query(|| System::cuts(public("cyd")));
     assert_eq!(cuts.len(), 3);
-    assert_eq!((&cuts[0].revocation, &cuts[0].kept), (&first, &kept));
-    assert_eq!((&cuts[1].revocation, cuts[1].kept.len()), (&second, 0));
+    let told: Vec<_> = cuts.iter().map(|cut| cut.kept.clone()).collect();
+    let ids = |ids: &[Vec<u8>]| format!("{:?}", Kept::Ids(ids.to_vec()));
+    assert_eq!(
+        (&cuts[0].revocation, &cuts[1].revocation),
+        (&first, &second)
+    );
+    let told: Vec<_> = told.iter().map(|kept| format!("{kept:?}")).collect();
+    assert_eq!(told, [ids(&kept), format!("{:?}", Kept::Seen), ids(&[])]);
     assert!(testing::query(|| System::cuts(public("ada"))).is_empty());
     assert!(testing::query(|| System::cuts(vec![])).is_empty());
 }
@@ -400,7 +408,7 @@ fn a_revocation_is_listed_with_what_it_keeps_for_good() {
 fn a_revocation_with_bad_ids_is_refused() {
     found();
     admit(&[("bob", Role::Admin)]);
-    let revoke = |kept| by("ada").attempt(|| System::revoke(public("bob"), kept));
+    let revoke = |kept| revoke("ada", "bob", kept);
     assert_eq!(revoke(vec![vec![0; 31]]), Err(Error::BadHash(31)));
     assert_eq!(
         revoke(vec![vec![0; 32]; 4_097]),
@@ -413,9 +421,7 @@ fn a_revocation_with_bad_ids_is_refused() {
 fn one_lower_in_rank_cannot_undo_a_revocation() {
     found();
     admit(&[("bob", Role::Writer), ("cyd", Role::Admin)]);
-    by("ada")
-        .attempt(|| System::revoke(public("bob"), vec![]))
-        .expect("ada outranks bob");
+    revoke("ada", "bob", vec![]).expect("ada outranks bob");
     let undone = by("cyd").attempt(|| System::readmit(public("bob"), Role::Writer));
     assert_eq!(undone, Err(Error::NotOutranked(public("bob"))));
 }
@@ -448,14 +454,8 @@ fn ranks_follow_the_times_of_admissions_not_their_arrival() {
     };
     claim_at(9_000, "i", "late").expect("the invite is fresh");
     claim_at(8_000, "j", "early").expect("the invite is fresh");
-    assert_eq!(
-        (
-            member("ada").rank,
-            member("early").rank,
-            member("late").rank
-        ),
-        (0, 1, 2)
-    );
+    assert_eq!((rank("ada"), rank("early"), rank("late")), (0, 1, 2));
+    assert!(members().is_sorted_by(|a, b| a.rank < b.rank));
 }
 
 #[test]
@@ -476,10 +476,10 @@ fn a_childs_members_are_those_of_the_list_and_its_creator_is_not_promoted() {
         .genesis()
         .attempt(|| System::init(params))
         .expect("the list is right");
-    let members = testing::query(<System as Queries>::members);
-    let told: Vec<_> = members
-        .iter()
-        .map(|member| (member.rank, member.name.as_str(), member.role))
+    let members = members();
+    let told: Vec<_> = (0..)
+        .zip(&members)
+        .map(|(rank, member)| (rank, member.name.as_str(), member.role))
         .collect();
     let expected = [
         (0, "ada: x", Role::Admin),
@@ -541,7 +541,7 @@ fn names_children_and_the_quota_change() {
     assert_eq!(add(&child), Ok(()));
     assert_eq!(add(&child), Err(Error::ChildExists(child.clone())));
     assert_eq!(add(&[1]), Err(Error::BadHash(1)));
-    let listed = testing::query(<System as Queries>::children);
+    let listed = testing::query(|| <System as Queries>::children(None, None));
     assert_eq!(
         (listed.len(), &listed[0].store, listed[0].name.as_str()),
         (1, &child, "sub")
@@ -590,4 +590,125 @@ fn authorization_reads_the_row_of_its_author_alone() {
         },
         member("bob")
     );
+}
+
+#[test]
+fn a_lower_role_keeps_what_was_seen_and_admits_again() {
+    found();
+    admit(&[("bob", Role::Admin)]);
+    let call = by("ada");
+    let id = call.id();
+    call.attempt(|| System::set_role(public("bob"), Role::Writer))
+        .expect("ada outranks bob");
+    let cuts = testing::query(|| System::cuts(public("bob")));
+    assert_eq!((cuts.len(), &cuts[0].revocation), (1, &id));
+    assert!(matches!(cuts[0].kept, Kept::Seen));
+    assert_eq!(
+        testing::query(|| System::admitted(id.clone())),
+        [public("bob")]
+    );
+    assert_eq!(
+        (member("bob").role, member("bob").status),
+        (Role::Writer, Status::Active)
+    );
+    // A higher role takes nothing away.
+    let call = by("ada");
+    let id = call.id();
+    call.attempt(|| System::set_role(public("bob"), Role::Admin))
+        .expect("ada outranks bob");
+    assert_eq!(testing::query(|| System::cuts(public("bob"))).len(), 1);
+    assert!(testing::query(|| System::admitted(id.clone())).is_empty());
+}
+
+#[test]
+fn a_lower_role_cuts_whatever_the_status_and_a_higher_one_is_refused() {
+    found();
+    admit(&[("bob", Role::Writer)]);
+    by("bob").attempt(System::resign).expect("anyone may leave");
+    let call = by("ada");
+    let id = call.id();
+    call.attempt(|| System::set_role(public("bob"), Role::Reader))
+        .expect("the cut stands");
+    assert_eq!(testing::query(|| System::cuts(public("bob"))).len(), 1);
+    assert!(testing::query(|| System::admitted(id.clone())).is_empty());
+    assert_eq!(
+        (member("bob").role, member("bob").status),
+        (Role::Reader, Status::Resigned)
+    );
+    let refused = by("ada").attempt(|| System::set_role(public("bob"), Role::Admin));
+    assert_eq!(refused, Err(Error::NotPossible(Status::Resigned)));
+}
+
+#[test]
+fn a_cancelled_invite_revokes_whoever_claimed_it_unseen_and_ranks_lower() {
+    found();
+    admit(&[("bob", Role::Admin)]);
+    invite("ada", "i", Role::Writer, 9).expect("ada is an admin");
+    let claimed = |device: &str| {
+        let signature = sign("i", &testing::STORE, &public(device));
+        let call = by("ada");
+        let id = call.id();
+        call.attempt(|| System::claim(public("i"), public(device), String::new(), signature))
+            .expect("the invite is open");
+        id
+    };
+    let seen = claimed("cyd");
+    claimed("dan");
+    let salt = testing::query(System::in_effect).topic_salt;
+    by("bob")
+        .sees(&[seen])
+        .attempt(|| System::cancel_invite(public("i")))
+        .expect("bob is an admin");
+    let status = |name: &str| member(name).status;
+    assert_eq!(
+        (status("cyd"), status("dan")),
+        (Status::Active, Status::Revoked)
+    );
+    let cuts = testing::query(|| System::cuts(public("dan")));
+    assert!(matches!(&cuts[0].kept, Kept::Ids(ids) if ids.is_empty()));
+    assert_ne!(testing::query(System::in_effect).topic_salt, salt);
+
+    // Who ranks above the canceller stays: as any revocation it works downwards alone.
+    found();
+    invite("ada", "i", Role::Writer, 9).expect("ada is an admin");
+    let signature = sign("i", &testing::STORE, &public("early"));
+    by("ada")
+        .at(10)
+        .attempt(|| System::claim(public("i"), public("early"), String::new(), signature))
+        .expect("the invite is open");
+    admit(&[("bob", Role::Admin)]);
+    by("bob")
+        .attempt(|| System::cancel_invite(public("i")))
+        .expect("bob is an admin");
+    assert_eq!(status("early"), Status::Active);
+}
+
+#[test]
+fn lists_come_in_pages() {
+    found();
+    let names: Vec<String> = (0..7).map(|n| format!("member {n}")).collect();
+    let all: Vec<(&str, Role)> = names.iter().map(|n| (n.as_str(), Role::Reader)).collect();
+    admit(&all);
+    let whole = members();
+    let mut paged: Vec<Member> = Vec::new();
+    loop {
+        let after = paged.last().map(|member| member.rank.clone());
+        let page = testing::query(|| <System as Governance>::members(after, 3));
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= 3);
+        paged.extend(page);
+    }
+    assert_eq!((paged.len(), &paged), (8, &whole));
+    let invites = testing::query(|| System::invites(None, None));
+    let rest = testing::query(|| System::invites(Some(invites[4].key.clone()), Some(2)));
+    assert_eq!((invites.len(), rest.len()), (7, 2));
+    assert_eq!(rest[0].key, invites[5].key);
+    let found = testing::query(|| System::invite_of(invites[5].key.clone()));
+    assert_eq!(found.map(|invite| invite.key), Some(invites[5].key.clone()));
+    assert!(testing::query(|| System::invite_of(public("nobody"))).is_none());
+    assert!(testing::query(|| <System as Governance>::member_of(public("nobody"))).is_none());
+    let none = testing::query(|| <System as Governance>::members(None, 0));
+    assert!(none.is_empty());
 }

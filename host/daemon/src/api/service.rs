@@ -321,6 +321,10 @@ impl stores_server::Stores for Service {
     async fn set_role(&self, request: Request<api::SetRoleRequest>) -> Answer<api::CallResponse> {
         answer(member::set_role(&self.node, request.into_inner()).await)
     }
+
+    async fn readmit(&self, request: Request<api::ReadmitRequest>) -> Answer<api::CallResponse> {
+        answer(member::readmit(&self.node, request.into_inner()).await)
+    }
 }
 
 #[tonic::async_trait]

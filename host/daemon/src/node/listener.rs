@@ -17,11 +17,7 @@ impl Listener for NodeListener {
     fn changed(&self, store: &StoreId, changes: &Changes, written: &[IntentionId]) {
         let Some(node) = self.0.upgrade() else { return };
         let Some(slot) = node.slot(store) else { return };
-        let system =
-            |cell: &lattice_kernel::state::cell::Cell| cell.lane() == lattice_format::Lane::System;
-        if changes.all || changes.cells.iter().any(system) {
-            slot.governance_changed();
-        }
+        slot.note_changes(changes);
         if let Some(net) = node.net() {
             net.changed(store, written);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lattice_format::{ComponentId, DeviceKey, Lane, StoreId};
 use lattice_kernel::Snapshot;
 use lattice_kernel::run::engine::{CallKind, Member};
+use lattice_kernel::sync::Governance;
 use lattice_runtime::{Function, Interface, Schema};
 
 use crate::api::failure::{Failure, Result};
@@ -313,14 +314,14 @@ fn qualified(interface: &Interface, function: &Function) -> String {
 ///
 /// # Errors
 /// When there is none, or several.
-pub(crate) fn find_member(members: &[Member], text: &str) -> Result<DeviceKey> {
-    let named: Vec<&Member> = members
-        .iter()
+pub(crate) fn find_member(governance: &Governance, text: &str) -> Result<DeviceKey> {
+    let named: Vec<&Member> = governance
+        .members()
         .filter(|m| !m.name.is_empty() && m.name == text)
         .collect();
     let found = match (named.is_empty(), is_prefix(text)) {
-        (true, true) => members
-            .iter()
+        (true, true) => governance
+            .members()
             .filter(|m| begins(&m.device.0, text))
             .collect(),
         _ => named,
@@ -333,7 +334,7 @@ pub(crate) fn find_member(members: &[Member], text: &str) -> Result<DeviceKey> {
         [one] => Ok(one.device),
         [] => Err(Failure::not_found(format!("there is no member {text:?}"))
             .hint("give a member's name, or at least 8 digits of its id")
-            .candidates(members.iter().map(shown))),
+            .candidates(governance.members().map(shown))),
         ref several => Err(Failure::usage(format!("{text:?} means several members"))
             .hint("give more digits of the id")
             .candidates(several.iter().map(|member| shown(member)))),
@@ -392,9 +393,10 @@ mod tests {
             device: DeviceKey(id(last)),
             name: format!("ann-{last}"),
             role: Role::Writer,
-            rank: last.into(),
+            rank: vec![last],
             status: MemberStatus::Active,
         });
+        let members = Governance::of(members.into(), Vec::new());
         let whole = hex::encode(id(2));
         for digits in [DIGITS_MIN, 16, 63] {
             let stores = find(&all, &whole[..digits]).unwrap_err();

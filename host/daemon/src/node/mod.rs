@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::SigningKey;
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::blob::BlobStore;
-use lattice_kernel::{Files, Store};
-use lattice_net::{Governance, Net};
+use lattice_kernel::sync::{Governance, Stale};
+use lattice_kernel::{Changes, Files, Store};
+use lattice_net::Net;
 use tokio::sync::{Semaphore, watch};
 
 use crate::Embedding;
@@ -67,7 +68,8 @@ pub(crate) struct Slot {
 #[derive(Default)]
 struct CachedGovernance {
     known: Option<Arc<Governance>>,
-    fresh: bool,
+    /// What changed since; everything before the first look.
+    stale: Stale,
 }
 
 impl Slot {
@@ -129,17 +131,26 @@ impl Slot {
     pub(crate) fn governance(&self) -> Option<Arc<Governance>> {
         let store = self.opened()?;
         let mut cached = self.governance.lock().expect("no holder panics");
-        if !cached.fresh {
-            // Set before governance is asked, so that a change meanwhile makes the answer stale again.
-            cached.fresh = true;
-            match Governance::read(&store.snapshot()) {
+        if cached.known.is_none() || cached.stale.is_stale() {
+            // First: what changes while governance is asked makes it stale again.
+            let stale = std::mem::take(&mut cached.stale);
+            let snapshot = store.snapshot();
+            let read = match &cached.known {
+                Some(known) => known.refreshed(&snapshot, &stale),
+                None => Governance::read(&snapshot),
+            };
+            match read {
                 Ok(now) => {
-                    if cached.known.as_deref() != Some(&now) {
+                    if !cached
+                        .known
+                        .as_ref()
+                        .is_some_and(|known| known.is_same(&now))
+                    {
                         cached.known = Some(Arc::new(now));
                     }
                 }
                 Err(error) => {
-                    cached.fresh = false;
+                    cached.stale = stale;
                     tracing::debug!(store = %self.id, "governance cannot be asked: {error}");
                 }
             }
@@ -147,8 +158,9 @@ impl Slot {
         cached.known.clone()
     }
 
-    fn governance_changed(&self) {
-        self.governance.lock().expect("no holder panics").fresh = false;
+    fn note_changes(&self, changes: &Changes) {
+        let mut cached = self.governance.lock().expect("no holder panics");
+        cached.stale.note(changes);
     }
 }
 

@@ -29,6 +29,7 @@ use crate::store::call;
 
 /// The interface of the queries of governance.
 const QUERIES: &str = "lattice:system/queries";
+const INVITE_OF: &str = "invite-of";
 
 /// The options of a node's network.
 #[derive(Clone, Debug)]
@@ -319,13 +320,9 @@ async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), C
     let governance = slot
         .governance()
         .ok_or_else(|| not_here("governance cannot be asked".into()))?;
-    match governance
-        .members
-        .iter()
-        .find(|member| member.device == claim.device)
-    {
+    match governance.member(&claim.device).map(|member| member.status) {
         // An earlier claim of this device was interrupted after its admission.
-        Some(member) if member.status == MemberStatus::Active => return Ok(()),
+        Some(MemberStatus::Active) => return Ok(()),
         Some(_) => return Err(ClaimRefusal::AdmittedBefore),
         None => {}
     }
@@ -348,7 +345,7 @@ async fn admit(node: &Arc<Node>, slot: &Arc<Slot>, claim: Claim) -> Result<(), C
     }
 }
 
-/// A field of a row of `invites`, found by its name, so that the order of the fields may change.
+/// A field of an invite, found by its name, so that the order of the fields may change.
 fn field<'a>(ty: &Type, row: &'a Value, name: &str) -> Option<&'a Value> {
     let (Type::Record(record), Value::Record(values)) = (ty, row) else {
         return None;
@@ -367,50 +364,48 @@ async fn invite_state(
         .map_err(|failure| failure.to_string())?;
     let snapshot = store.snapshot();
     let code = call::code(node, slot, &snapshot).map_err(|failure| failure.to_string())?;
-    let Some(Type::List(row_type)) = code
+    let Some(Type::Option(option)) = code
         .system
-        .function(QUERIES, "invites")
+        .function(QUERIES, INVITE_OF)
         .and_then(|function| function.result.clone())
     else {
         return Err("the governance of this store has no invites".into());
     };
     let call = Call {
         interface: QUERIES.into(),
-        function: "invites".into(),
-        args: cbor::encode_all([].iter(), &[]),
+        function: INVITE_OF.into(),
+        args: cbor::encode_all([Type::Bytes].iter(), &[Value::Bytes(invite.0.to_vec())]),
     };
     let queried = call::run_query(node, &store, &snapshot, &call, Lane::System)
         .await
         .map_err(|failure| failure.to_string())?;
     let CallEnd::Ok(bytes) = queried.end else {
-        return Err("the governance of this store does not list its invites".into());
+        return Err("the governance of this store does not tell of its invites".into());
     };
-    let rows = match cbor::decode(&Type::List(row_type.clone()), &bytes) {
-        Ok(Value::List(rows)) => rows,
-        Ok(_) | Err(_) => return Err("the list of invites does not decode".into()),
+    let found = match cbor::decode(&Type::Option(option.clone()), &bytes) {
+        Ok(Value::Option(found)) => found,
+        Ok(_) | Err(_) => return Err("what it tells of an invite does not decode".into()),
     };
-    let of_key = |row: &&Value| matches!(field(&row_type, row, "key"), Some(Value::Bytes(key)) if *key == invite.0);
-    let Some(row) = rows.iter().find(of_key) else {
+    let Some(row) = found.as_deref() else {
         return Ok(InviteState::Unknown);
     };
-    let number = |name: &str| match field(&row_type, row, name) {
+    let number = |name: &str| match field(&option, row, name) {
         Some(Value::U64(number)) => *number,
         Some(Value::U32(number)) => u64::from(*number),
         _ => 0,
     };
-    let author = match field(&row_type, row, "author") {
+    let author = match field(&option, row, "author") {
         Some(Value::Bytes(key)) => DeviceKey::from_slice(key),
         _ => None,
     };
     let governance = slot.governance();
     let may_invite = governance.is_some_and(|governance| {
-        governance.members.iter().any(|member| {
-            Some(member.device) == author
-                && member.status == MemberStatus::Active
-                && member.role == Role::Admin
+        let member = author.and_then(|author| governance.member(&author));
+        member.is_some_and(|member| {
+            member.status == MemberStatus::Active && member.role == Role::Admin
         })
     });
-    let cancelled = matches!(field(&row_type, row, "cancelled"), Some(Value::Bool(true)));
+    let cancelled = matches!(field(&option, row, "cancelled"), Some(Value::Bool(true)));
     if cancelled || !may_invite {
         return Ok(InviteState::Cancelled);
     }

@@ -15,7 +15,7 @@ use crate::api;
 use crate::api::failure::{Failure, Result};
 use crate::api::outcome;
 use crate::api::page::Page;
-use crate::limits::{HEADS_SHOWN, HISTORY_ROWS_MAX, REPLAYS_SHOWN};
+use crate::limits::{HEADS_SHOWN, REPLAYS_SHOWN};
 use crate::member;
 use crate::node::lookup;
 use crate::node::{Node, Slot};
@@ -94,7 +94,7 @@ pub(crate) fn list_peers(
         let Some(governance) = slot.governance() else {
             continue;
         };
-        for member in &governance.members {
+        for member in governance.members() {
             if member.device == me || member.status != MemberStatus::Active {
                 continue;
             }
@@ -230,7 +230,7 @@ pub(crate) async fn store_summary(node: &Node, slot: &Arc<Slot>) -> api::Store {
         entry_count: snapshot.map_or(0, |snapshot| snapshot.summary().count),
         member_count: members.map_or(0, |governance| {
             let active = |m: &&Member| m.status == MemberStatus::Active;
-            governance.members.iter().filter(active).count() as u32
+            governance.members().filter(active).count() as u32
         }),
     }
 }
@@ -281,19 +281,8 @@ pub(crate) async fn store_status(
         .unwrap_or_default();
     let snapshot = store.snapshot();
     let governance = slot.governance();
-    let cut_off: Vec<DeviceKey> = governance
-        .iter()
-        .flat_map(|governance| {
-            let revoked = |m: &&Member| m.status == MemberStatus::Revoked;
-            governance
-                .members
-                .iter()
-                .filter(revoked)
-                .map(|member| member.device)
-        })
-        .collect();
     let view = snapshot.clone();
-    let counted = tokio::task::spawn_blocking(move || count(&view, &cut_off))
+    let counted = tokio::task::spawn_blocking(move || count(&view))
         .await
         .map_err(|error| Failure::failed(error.to_string()))??;
     let directory = node.home.store(&slot.id);
@@ -327,7 +316,7 @@ pub(crate) async fn store_status(
         applied_count: summary.applied,
         applied_hash: summary.set.0.to_vec(),
         pending_count: summary.pending,
-        void_count: counted.void,
+        void_count: summary.void,
         floating_count: floating,
         parked_count: parked,
         fork_count: counted.forks,
@@ -420,7 +409,6 @@ pub(crate) async fn list_parked(
 struct Counted {
     created_ms: u64,
     heads: Vec<api::Head>,
-    void: u64,
     forks: u64,
 }
 
@@ -431,7 +419,7 @@ fn newest(mut heads: Vec<api::Head>) -> Vec<api::Head> {
     heads
 }
 
-fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Counted, StorageError> {
+fn count(snapshot: &Snapshot) -> std::result::Result<Counted, StorageError> {
     let genesis = snapshot.entry_at(LocalSeq(0))?;
     let mut heads = Vec::new();
     for id in &snapshot.summary().heads {
@@ -449,33 +437,9 @@ fn count(snapshot: &Snapshot, cut_off: &[DeviceKey]) -> std::result::Result<Coun
         .windows(2)
         .filter(|pair| (pair[0].author, pair[0].chain) == (pair[1].author, pair[1].chain))
         .count() as u64;
-    let mut void = 0;
-    // Without revoked members and quotas no entry is void, as in most stores. Otherwise the first
-    // `HISTORY_ROWS_MAX` entries are counted.
-    let bounded = snapshot.ever_had_quota()?;
-    if bounded || !cut_off.is_empty() {
-        const BATCH: usize = 256;
-        let mut at = 0;
-        loop {
-            let batch = BATCH.min(HISTORY_ROWS_MAX - at);
-            let entries = snapshot.entries_from(LocalSeq(at as u64), batch)?;
-            if entries.is_empty() {
-                break;
-            }
-            at += entries.len();
-            for entry in entries {
-                if (bounded || cut_off.contains(&entry.header.author))
-                    && snapshot.is_void(&entry.header.id())?
-                {
-                    void += 1;
-                }
-            }
-        }
-    }
     Ok(Counted {
         created_ms: genesis.map_or(0, |genesis| genesis.header.time.wall_ms),
         heads,
-        void,
         forks,
     })
 }

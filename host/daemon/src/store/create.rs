@@ -112,8 +112,7 @@ impl Parent {
         let store = call::running(node, &slot).await?;
         let governance = member::governance(&slot)?;
         let members: Vec<Member> = governance
-            .members
-            .iter()
+            .members()
             .filter(|member| member.status == MemberStatus::Active)
             .cloned()
             .collect();

@@ -135,7 +135,7 @@ pub(crate) async fn graph(node: &Node, request: api::GraphRequest) -> Result<api
     let filters: [&[u8]; 2] = [&slot.id.0, &request.lane.to_be_bytes()];
     let page = Page::new(request.page_size, &request.page_token, &filters)?;
     let reader = history::reader(node, &slot, &snapshot, Forms::TEXT);
-    let names = Names::of(slot.governance().as_deref());
+    let names = Names::of(slot.governance());
     tokio::task::spawn_blocking(move || page_of(&snapshot, &page, only, &reader, &names))
         .await
         .map_err(|error| Failure::failed(error.to_string()))?

@@ -1,6 +1,5 @@
 //! The history of a store: its entries in canonical order, with calls and outcomes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use lattice_format::{
@@ -60,25 +59,18 @@ fn names_function(filter: &str, call: &Call) -> bool {
 }
 
 /// The names of members by device.
-pub(crate) struct Names(HashMap<DeviceKey, String>);
+pub(crate) struct Names(Option<Arc<Governance>>);
 
 impl Names {
     /// The names that governance has now; none while governance cannot be asked.
-    pub(crate) fn of(governance: Option<&Governance>) -> Self {
-        let members = governance
-            .map(|governance| governance.members.as_slice())
-            .unwrap_or_default();
-        Self(
-            members
-                .iter()
-                .map(|member| (member.device, member.name.clone()))
-                .collect(),
-        )
+    pub(crate) fn of(governance: Option<Arc<Governance>>) -> Self {
+        Self(governance)
     }
 
     /// The name of the member with this device; empty when there is none.
     pub(crate) fn get(&self, device: &DeviceKey) -> String {
-        self.0.get(device).cloned().unwrap_or_default()
+        let member = self.0.as_ref().and_then(|members| members.member(device));
+        member.map_or_else(String::new, |member| member.name.clone())
     }
 }
 
@@ -449,7 +441,7 @@ pub(crate) fn page_of(
 
 /// The reader for the rows of a store, with the code in effect and the members of now.
 pub(crate) fn reader(node: &Node, slot: &Slot, snapshot: &Snapshot, forms: Forms) -> Reader {
-    let names = Names::of(slot.governance().as_deref());
+    let names = Names::of(slot.governance());
     Reader::new(call::code(node, slot, snapshot).ok(), names, forms)
 }
 
@@ -464,7 +456,7 @@ pub(crate) async fn history(
         "" => None,
         text => {
             let governance = member::governance(&slot)?;
-            Some(find_member(&governance.members, text)?)
+            Some(find_member(&governance, text)?)
         }
     };
     let filter = Filter {

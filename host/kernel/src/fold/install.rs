@@ -48,6 +48,12 @@ impl Core {
         if old.is_none() && (local.0 != 0 || lane == Lane::System) {
             self.progress.roots.apply(&id);
         }
+        let was_void = old.as_ref().is_some_and(|run| run.void);
+        match (was_void, effects.void) {
+            (false, true) => self.progress.void += 1,
+            (true, false) => self.progress.void = self.progress.void.saturating_sub(1),
+            _ => {}
+        }
         // A genesis runs in both lanes and has an outcome in each, so the app lane's outcome has index 1.
         let first = self.first_index(lane, local);
         let old_outcomes = old.as_ref().map_or(&[][..], |r| &r.outcomes);
@@ -150,7 +156,7 @@ impl Core {
     /// caused the change: of the entry that ran, or of the one that made it run again.
     fn note_change(&mut self, cell: &Cell, slot: Slot, by: DeviceKey) -> Result<(), StorageError> {
         if cell.lane() == Lane::System {
-            self.cuts_are_due();
+            self.cuts_are_due(cell);
         }
         if matches!(cell.space(), Space::Written | Space::Called) {
             // No query reads cells of these spaces, so no watch needs to hear of them.

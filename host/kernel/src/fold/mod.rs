@@ -1,6 +1,7 @@
 //! The fold: which entries run, at which slots of the order, and what their runs change.
 
 pub(crate) mod core;
+pub(crate) mod cuts;
 pub(crate) mod divergence;
 pub(crate) mod due;
 pub(crate) mod execution;

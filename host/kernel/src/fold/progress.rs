@@ -17,6 +17,7 @@ const INDEXED: &[u8] = b"Mindexed";
 const LAST_TIME: &[u8] = b"Mlast-time";
 const WITNESS: &[u8] = b"Mwitness";
 const OWN_CHAIN: &[u8] = b"Mown-chain";
+const VOID: &[u8] = b"Mvoid";
 
 /// How far a store has come.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Progress {
     /// Entries since the rows were last written.
     pub(crate) unflushed: u64,
     pub(crate) roots: Roots,
+    /// Entries that are void, by what ran last.
+    pub(crate) void: u64,
     pub(crate) lengths: RangeLengths,
     pub(crate) due: DueRuns,
     /// The last slot of each lane where anything has run. No run has read above it, so changes there make nothing
@@ -54,6 +57,7 @@ impl Progress {
             witnessed_since: 0,
             unflushed: 0,
             roots: Roots::default(),
+            void: 0,
             lengths: RangeLengths::default(),
             due: DueRuns::default(),
             last_run: [Slot::MIN; 2],
@@ -84,6 +88,7 @@ impl Progress {
                 None => start.roots,
                 Some(row) => Roots::from_slice(&row).ok_or_else(|| StorageError::row(ROOTS))?,
             },
+            void: number(VOID)?.unwrap_or(0),
             lengths: rows
                 .get(LENGTHS)?
                 .map_or(start.lengths, |row| RangeLengths::from_slice(&row)),
@@ -100,6 +105,7 @@ impl Progress {
         self.due.save(rows);
         rows.put(ROOTS, self.roots.to_bytes());
         rows.put(LENGTHS, self.lengths.to_bytes());
+        rows.put(VOID, self.void.to_be_bytes());
         rows.put(INDEXED, self.next.0.to_be_bytes());
         rows.put(WITNESS, self.witness);
         if let Some(chain) = self.chain {

@@ -23,7 +23,7 @@ use crate::graph::slot::Slot;
 use crate::log::Stored;
 use crate::outcome::{HostRefusal, Outcome, TrapKind};
 use crate::run::engine::{
-    Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, Instance, Question,
+    Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, Instance, Kept, Question,
 };
 use crate::run::{CallPlace, Run};
 use crate::state::call_index;
@@ -471,12 +471,16 @@ impl Judge<'_> {
             .all(|id| self.is_spared_by(id, &cut.kept, entry))
     }
 
-    fn is_spared_by(&self, revocation: &IntentionId, kept: &[IntentionId], entry: &Stored) -> bool {
+    fn is_spared_by(&self, revocation: &IntentionId, kept: &Kept, entry: &Stored) -> bool {
         if let Some(grant) = entry.header.grant
             && self.past[&grant].contains(revocation)
         {
             return true;
         }
+        let kept = match kept {
+            Kept::Seen => return self.past[revocation].contains(&entry.header.id()),
+            Kept::Ids(ids) => ids,
+        };
         let by_id = |id: &IntentionId| self.entries.iter().find(|e| e.header.id() == *id);
         kept.iter()
             .filter(|kept| self.past[revocation].contains(*kept))

@@ -371,21 +371,3 @@ pub(crate) fn in_past_or_same(
         None => Ok(false),
     }
 }
-
-/// Whether `x` is `y` or reached from it by following `prev` alone.
-pub(crate) fn is_prev_ancestor_or_same(
-    rows: &RowsView,
-    x: &Meta,
-    y: &Meta,
-) -> Result<bool, StorageError> {
-    let (mut at, mut reach) = (y.branch, y.seq);
-    loop {
-        if at == x.branch {
-            return Ok(x.seq <= reach);
-        }
-        match branch(rows, at)?.parent {
-            Some((parent, seq)) => (at, reach) = (parent, seq),
-            None => return Ok(false),
-        }
-    }
-}

@@ -9,6 +9,7 @@ use lattice_format::{DeviceKey, IntentionId, Seq, Time};
 use crate::graph::cut_off;
 use crate::graph::dag::{self, Branch, BranchId};
 use crate::graph::ids::IdMap;
+use crate::graph::live_heads::LiveHeads;
 use crate::graph::version_vector::PastCache;
 use crate::limits::{BRANCHES_MAX, NAMES_MAX};
 use crate::storage::error::StorageError;
@@ -28,6 +29,7 @@ pub(crate) struct LookupCache {
     admissions: HashSet<(DeviceKey, LocalSeq)>,
     /// All heads, as the rows have them.
     pub(crate) heads: Heads,
+    pub(crate) live_heads: LiveHeads,
     /// Whether governance may have cut any entry off.
     pub(crate) any_cut: bool,
 }
@@ -50,6 +52,7 @@ impl LookupCache {
         self.branches.clear();
         self.admissions.clear();
         self.heads = heads;
+        self.live_heads.forget();
     }
 
     /// The branch `id`, which must exist.

@@ -6,6 +6,7 @@ pub(crate) mod dag;
 pub(crate) mod ids;
 pub(crate) mod info;
 pub(crate) mod insert;
+pub(crate) mod live_heads;
 pub(crate) mod lookup_cache;
 pub(crate) mod order;
 pub(crate) mod pending;

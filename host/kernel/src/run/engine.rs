@@ -81,10 +81,24 @@ pub enum Question {
     InEffect,
     /// Which revocations cut this author off, and what do they keep?
     Cuts(DeviceKey),
-    /// Who is or was a member?
-    Members,
-    /// Which stores are children of this one?
-    Children,
+    /// Which devices did this call admit?
+    Admitted(CallId),
+    /// What is known of the member with this key?
+    Member(DeviceKey),
+    /// Who is or was a member? By rank, a page.
+    Members {
+        /// The rank before the first one asked for; `None` for the first page.
+        after: Option<Vec<u8>>,
+        /// The most members of the page.
+        limit: u32,
+    },
+    /// Which stores are children of this one? By id, a page.
+    Children {
+        /// The id before the first one asked for; `None` for the first page.
+        after: Option<StoreId>,
+        /// The most children of the page.
+        limit: u32,
+    },
     /// The last checkpoint.
     Checkpoint,
 }
@@ -98,6 +112,10 @@ pub enum Answer {
     InEffect(InEffect),
     /// The answer to [`Question::Cuts`].
     Cuts(Vec<Cut>),
+    /// The answer to [`Question::Admitted`].
+    Admitted(Vec<DeviceKey>),
+    /// The answer to [`Question::Member`]. Boxed, because it is much larger than other answers.
+    Member(Option<Box<Member>>),
     /// The answer to [`Question::Members`], by rank.
     Members(Vec<Member>),
     /// The answer to [`Question::Children`].
@@ -122,8 +140,17 @@ pub struct InEffect {
 pub struct Cut {
     /// The call by which the author was revoked.
     pub revocation: CallId,
-    /// Intentions of the author that count nevertheless, with their `prev`-ancestors.
-    pub kept: Vec<IntentionId>,
+    /// Entries of the author that count nevertheless.
+    pub kept: Kept,
+}
+
+/// What a revocation keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Every entry in the revocation's causal past.
+    Seen,
+    /// These intentions, as far as they lie in the revocation's causal past, with their `prev`-ancestors.
+    Ids(Vec<IntentionId>),
 }
 
 /// What a member may do.
@@ -168,8 +195,8 @@ pub struct Member {
     pub name: String,
     /// What the device may do.
     pub role: Role,
-    /// The member's rank: 0 for the founder. A lower rank outranks a higher one.
-    pub rank: u32,
+    /// The member's rank, compared as bytes. A smaller rank outranks a larger one.
+    pub rank: Vec<u8>,
     /// Whether the device still is a member.
     pub status: MemberStatus,
 }

@@ -9,8 +9,8 @@ use lattice_format::{DeviceKey, Header, Lane};
 
 use crate::graph::slot::Slot;
 use crate::mutant::{self, Mutant};
-use crate::state::cell::{Cell, Op, Space, ValueMark, live_key, older_key, reader_key};
-use crate::state::live::{self, Version};
+use crate::state::cell::{Cell, Space, ValueMark, live_key, reader_key};
+use crate::state::live;
 use crate::state::numbers;
 use crate::state::reads::Reads;
 use crate::storage::error::{StorageError, StoreFile};
@@ -80,28 +80,6 @@ fn quota_at(rows: &RowsView, at: Slot) -> Result<(Option<u64>, ValueMark), Stora
         })
         .transpose()?;
     Ok((quota, mark))
-}
-
-/// Whether a quota has ever been in effect.
-pub(crate) fn ever(rows: &RowsView) -> Result<bool, StorageError> {
-    let cell = quota_cell();
-    let mut any = live::live(rows, &cell)?.is_some();
-    rows.scan(
-        &older_key(&cell, Slot::MIN),
-        &older_key(&cell, Slot::MAX),
-        false,
-        |key, row| {
-            any |= !matches!(
-                Version::decode(key, row).map(|version| version.op),
-                Ok(Op::Delete)
-            );
-            match any {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        },
-    )?;
-    Ok(any)
 }
 
 /// What `author` has written below `at`, and the quota in effect at `at`.

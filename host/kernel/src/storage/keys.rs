@@ -57,7 +57,7 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'S', "pasts-1"),
     (b'T', "order-2"),
     (b'V', "cut-off-1"),
-    (b'X', "cuts-1"),
+    (b'X', "cuts-2"),
     (b'Y', "sets-1"),
     (b'Z', "set-digests-1"),
 ];

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use lattice_format::limits::{CALLS_MAX, DEPS_MAX, NAME_BYTES_MAX};
+use lattice_format::limits::{ADMITS_MAX, CALLS_MAX, DEPS_MAX, NAME_BYTES_MAX};
 use lattice_format::{
     Body, BodyRef, Call, CallId, ChainId, DeviceKey, Digest, Header, IntentionId, Lane, Seq, Time,
     Transaction, VerifiedBody, VerifiedHeader,
@@ -21,7 +21,7 @@ use crate::graph::slot::Slot;
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
 use crate::outcome::Outcome;
-use crate::run::engine::{Answer, HostFault, Member, MemberStatus, Question};
+use crate::run::engine::{Answer, AskError, HostFault, Question};
 use crate::run::{CallPlace, Run};
 use crate::state::written;
 use crate::storage::error::StorageError;
@@ -108,7 +108,8 @@ pub(crate) struct Open {
     transactions: Vec<Transaction>,
     outcomes: Vec<Outcome>,
     bytes: usize,
-    members_before: Option<Vec<Member>>,
+    /// The calls that changed governance: those of the last transaction, which closes the intention.
+    governing: Vec<CallId>,
     /// Whether the cuts known now make everything in it void.
     cut_off: bool,
 }
@@ -198,6 +199,10 @@ impl Store {
             }
             Ok(outcome) if outcome.is_ok() => {
                 let wrote = open.execution.run_mut().transaction_wrote();
+                if lane == Lane::System && wrote {
+                    let ids = index..open.execution.next_index();
+                    open.governing = ids.map(|index| open.header.call_id(index)).collect();
+                }
                 open.transactions.push(Transaction {
                     calls,
                     told: Some(outcome.digest()),
@@ -268,10 +273,6 @@ impl Store {
         let revocations = self.core.revocations(&self.author)?;
         let (grant, cut_off) = self.own_grant(&revocations)?;
         let header = self.next_header(lane, now_ms, chain, grant)?;
-        let members_before = match lane {
-            Lane::System => Some(self.members_at_end(None)?),
-            Lane::App => None,
-        };
         let place = CallPlace {
             names: header.names().collect(),
             header: Arc::new(header),
@@ -291,52 +292,66 @@ impl Store {
             transactions: Vec::new(),
             outcomes: Vec::new(),
             bytes: 0,
-            members_before,
+            governing: Vec::new(),
             cut_off,
         })
     }
 
-    fn members_at_end(&mut self, run: Option<Run>) -> Result<Vec<Member>, CallError> {
-        let asked = match run {
-            Some(run) => self.core.asking().ask_in(run, &Question::Members),
-            None => self.core.ask_at(&Question::Members, Slot::MAX)?,
-        };
-        match asked.answer {
-            Ok(Answer::Members(members)) => Ok(members),
-            Ok(_) => Err(CallError::Host(HostFault::Unusable {
-                component: self.core.info.genesis.system.id,
-                reason: "it answered another question".into(),
-            })),
-            Err(crate::run::engine::AskError::Host(fault)) => Err(CallError::Host(fault)),
-            // A governance component that traps has no members.
-            Err(crate::run::engine::AskError::Trapped(_)) => Ok(Vec::new()),
+    /// The devices that the calls of an intention have admitted, sorted.
+    fn admitted(&self, open: &mut Open) -> Result<Vec<DeviceKey>, CallError> {
+        let mut admitted = Vec::new();
+        for call in &open.governing {
+            let query = open.execution.run_mut().query_over();
+            let asked = self.core.asking().ask_in(query, &Question::Admitted(*call));
+            match asked.answer {
+                Ok(Answer::Admitted(devices)) => admitted.extend(devices),
+                Ok(_) => {
+                    return Err(CallError::Host(HostFault::Unusable {
+                        component: self.core.info.genesis.system.id,
+                        reason: "it answered another question".into(),
+                    }));
+                }
+                // Governance that traps admits nobody.
+                Err(AskError::Trapped(_)) => {}
+                Err(AskError::Host(fault)) => return Err(CallError::Host(fault)),
+            }
         }
+        admitted.sort_unstable();
+        admitted.dedup();
+        if admitted.len() > ADMITS_MAX {
+            return Err(CallError::Malformed(format!(
+                "a transaction that admits {} devices: an entry admits at most {ADMITS_MAX}; make several",
+                admitted.len()
+            )));
+        }
+        Ok(admitted)
     }
 
     /// The next header, with every field that is fixed before its calls run.
     fn next_header(
-        &self,
+        &mut self,
         lane: Lane,
         now_ms: u64,
         chain: ChainId,
         grant: IntentionId,
     ) -> Result<Header, CallError> {
-        let rows = &self.core.rows;
         let author = self.author;
-        let (chain, seq, prev, chain_bytes) = match self.own_tip()? {
+        // The first entry of a chain has the genesis before it.
+        let (tip, chain, seq, prev, chain_bytes) = match self.own_tip()? {
             Some((local, meta)) => {
-                let branch = dag::branch(rows, meta.branch)?;
+                let branch = dag::branch(&self.core.rows, meta.branch)?;
                 debug_assert_eq!(branch.tip_local, local);
                 let next = meta.seq.0 + 1;
-                (branch.chain, Seq(next), meta.id, meta.chain_bytes)
+                (local, branch.chain, Seq(next), meta.id, meta.chain_bytes)
             }
-            None => (chain, Seq(0), IntentionId::from(self.core.info.id), 0),
+            None => {
+                let genesis = IntentionId::from(self.core.info.id);
+                (LocalSeq(0), chain, Seq(0), genesis, 0)
+            }
         };
-        let mut heads = self.live_heads()?;
-        heads.retain(|(_, id)| *id != prev);
-        // If there are more heads than a header may name, it names those that this node has had for longest.
-        heads.sort_unstable();
-        heads.truncate(DEPS_MAX);
+        let core = &mut self.core;
+        let (rows, cache) = (&core.rows, &mut core.cache);
+        let heads = cache.live_heads.oldest(rows, &cache.heads, tip, DEPS_MAX)?;
         let mut deps: Vec<IntentionId> = heads.into_iter().map(|(_, id)| id).collect();
         deps.sort_unstable();
         let latest = self.core.progress.last_time;
@@ -407,41 +422,8 @@ impl Store {
         Ok(Some((local, dag::meta(&self.core.rows, local)?)))
     }
 
-    /// The heads. In the place of an entry that is cut off stand the entries that it names.
-    fn live_heads(&self) -> Result<Vec<(LocalSeq, IntentionId)>, StorageError> {
-        let rows = &self.core.rows;
-        let mut queue: Vec<LocalSeq> = self.core.cache.heads.values().copied().collect();
-        let mut expanded = false;
-        let mut live: Vec<(LocalSeq, IntentionId)> = Vec::new();
-        while let Some(local) = queue.pop() {
-            let meta = dag::meta(rows, local)?;
-            if cut_off::is_cut_off(rows, &meta.id)? {
-                expanded = true;
-                queue.extend(meta.names());
-            } else if !live.iter().any(|(l, _)| *l == local) {
-                live.push((local, meta.id));
-            }
-        }
-        if expanded {
-            // An entry that was named by one that is cut off may be in the past of another head.
-            let all = live.clone();
-            let mut kept = Vec::with_capacity(all.len());
-            for (local, id) in live {
-                let mut covered = false;
-                for (other, _) in &all {
-                    covered |= *other != local && dag::local_in_past_or_same(rows, local, *other)?;
-                }
-                if !covered {
-                    kept.push((local, id));
-                }
-            }
-            live = kept;
-        }
-        Ok(live)
-    }
-
-    /// Closes the intention as [`Store::close_intention`] does, before the commit that its callers wait for. An error
-    /// is kept for that commit, which returns it to all of them.
+    /// As [`Store::close_intention`], where callers have been told something already: when it
+    /// fails, the next commit says so to all of them.
     fn close_before_commit(&mut self, now_ms: u64) -> Result<(), CallError> {
         self.close_intention(now_ms).inspect_err(|error| {
             self.unsigned = Some(error.clone());
@@ -460,6 +442,7 @@ impl Store {
         let outcomes = open.outcomes.clone();
         let (header, body, effects) = self.sign(open)?;
         let local = self.insert(&header, Some(&body), now_ms, outcomes)?;
+        self.core.note_live(local)?;
         self.core
             .install(header.lane, Slot::of(header.position()), local, effects)?;
         Ok(())
@@ -472,11 +455,7 @@ impl Store {
         mut open: Open,
     ) -> Result<(VerifiedHeader, VerifiedBody, Effects), CallError> {
         let mut header = Header::clone(&open.header);
-        if let Some(before) = &open.members_before {
-            let query = open.execution.run_mut().query_over();
-            let after = self.members_at_end(Some(query))?;
-            header.admits = gained(before, &after);
-        }
+        header.admits = self.admitted(&mut open)?;
         let calls = open.transactions.iter().map(|t| t.calls.len() as u32).sum();
         let body = Body {
             transactions: open.transactions,
@@ -517,22 +496,4 @@ impl Store {
             .map_err(CallError::from)?;
         Ok((header, body, effects))
     }
-}
-
-/// The devices that are active members in `after` and were not in `before`, at most as many as a header may admit.
-fn gained(before: &[Member], after: &[Member]) -> Vec<DeviceKey> {
-    let active = |members: &[Member], device: &DeviceKey| {
-        members
-            .iter()
-            .any(|m| m.device == *device && m.status == MemberStatus::Active)
-    };
-    let mut out: Vec<DeviceKey> = after
-        .iter()
-        .filter(|m| m.status == MemberStatus::Active && !active(before, &m.device))
-        .map(|m| m.device)
-        .collect();
-    out.sort_unstable();
-    out.dedup();
-    out.truncate(lattice_format::limits::ADMITS_MAX);
-    out
 }

@@ -195,6 +195,7 @@ impl Store {
         if let Some(undo) = self.undo.take() {
             self.core.rows.restore(undo.rows);
             self.core.cache.go_back(undo.heads);
+            self.core.cut_reads.forget();
             self.core.progress = undo.progress;
             self.core.changes.all = true;
         }
@@ -317,6 +318,7 @@ impl Store {
         self.core.rows.clear()?;
         self.core.progress = Progress::start(self.core.info.id);
         self.core.answers = Answers::default();
+        self.core.cut_reads.forget();
         self.core.cache.go_back(Heads::new());
         self.core.changes.all = true;
         self.replay(count)?;
@@ -406,6 +408,7 @@ impl Store {
                 state_root: digests.state,
                 outcome_root: digests.outcomes,
                 pending,
+                void: self.core.progress.void,
                 last_time: self.core.progress.last_time,
                 replays: self.core.replays.clone(),
                 heads: self.core.cache.heads.keys().copied().collect(),

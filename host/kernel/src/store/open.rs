@@ -9,6 +9,7 @@ use lattice_format::{
 };
 
 use crate::fold::core::{Changes, Core, Stopped, calls_of};
+use crate::fold::cuts::CutReads;
 use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;
 use crate::graph::info::Info;
@@ -383,6 +384,7 @@ impl Store {
                 set: digests.applied,
                 state_root: digests.state,
                 outcome_root: digests.outcomes,
+                void: 0,
                 pending: 0,
                 last_time: progress.last_time,
                 replays: Arc::default(),
@@ -401,6 +403,7 @@ impl Store {
             info,
             progress,
             answers: Answers::default(),
+            cut_reads: CutReads::default(),
             cache,
             changes: Changes::default(),
             notices: Vec::new(),

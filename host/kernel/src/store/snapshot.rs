@@ -24,7 +24,6 @@ use crate::outcome::{HostRefusal, Outcome};
 use crate::run::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Question};
 use crate::run::{Reads, Run};
 use crate::state::live::{self, Span};
-use crate::state::written;
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
@@ -44,6 +43,8 @@ pub struct Summary {
     pub outcome_root: Digest,
     /// The number of runs that are due.
     pub pending: u64,
+    /// The number of entries that are void, as far as they have run.
+    pub void: u64,
     /// The largest time of a witnessed intention.
     pub last_time: Time,
     /// How many runs were repeated since the store was opened, by the author that made them stale with a late entry or
@@ -330,12 +331,17 @@ impl Snapshot {
         Ok(self.any_cut && cut_off::is_cut_off(&self.rows, id)?)
     }
 
-    /// Whether a quota has ever been in effect. Without quotas and cuts no entry is void.
+    /// When a device was first admitted, by the time of the entry that did; `None` when it never was.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn ever_had_quota(&self) -> Result<bool, StorageError> {
-        written::ever(&self.rows)
+    pub fn admitted_at(&self, device: &DeviceKey) -> Result<Option<Time>, StorageError> {
+        let mut first = None;
+        for local in dag::grants(&self.rows, device)? {
+            let time = dag::position_of(&self.rows, local)?.time;
+            first = Some(first.map_or(time, |first: Time| first.min(time)));
+        }
+        Ok(first)
     }
 
     /// The outcome of each transaction; `None` while the entry is unknown, pending or void.
@@ -451,14 +457,23 @@ impl Snapshot {
     /// # Errors
     /// When the governance component traps, or cannot run on this node.
     pub fn ask(&self, question: &Question) -> Result<Answer, AskError> {
-        governance::ask_view(
+        Ok(self.ask_tracked(question)?.0)
+    }
+
+    /// As [`Snapshot::ask`], with what the answer rests on.
+    ///
+    /// # Errors
+    /// When the governance component traps or cannot run here.
+    pub(crate) fn ask_tracked(&self, question: &Question) -> Result<(Answer, Reads), AskError> {
+        let asked = governance::ask_view(
             &self.engine,
             &self.info.genesis.system.id,
             &self.info.genesis.limits,
             self.info.id,
             &self.rows,
             question,
-        )
+        );
+        Ok((asked.answer?, asked.reads))
     }
 
     /// The code in effect of the app lane; `None` in a store without an app, or until the genesis has run.

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use lattice_format::{DeviceKey, IntentionId, StoreId};
 use prost::Message;
 
+use super::governance::Governance;
 use super::limits::{
     GOSSIP_COLLECT_MS, GOSSIP_COMPARE_MS, GOSSIP_IDS_MAX, GOSSIP_MESSAGES_PER_SECOND,
     GOSSIP_SOURCES_MAX,
 };
-use super::peer::{Access, Governance};
+use super::peer::Access;
 use super::wire;
 use crate::Snapshot;
 
@@ -157,7 +158,7 @@ impl Gossip {
         now_ms: u64,
     ) -> Option<Move> {
         let governance = governance.filter(|g| g.access(&self.me) == Access::All);
-        let wanted = governance.map(|g| topic(&self.store, &g.topic_salt));
+        let wanted = governance.map(|g| topic(&self.store, g.topic_salt()));
         if wanted == self.topic {
             return None;
         }

@@ -6,6 +6,10 @@ use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, FRAME_BYTES_MAX, PARKED_
 
 /// The most tips that one side sends; a store with more is reconciled by ranges.
 pub const TIPS_MAX: usize = 16 * 1024;
+/// The most members that governance is asked for at once.
+pub const MEMBERS_PAGE: u32 = 256;
+/// The most cells whose change is remembered until members are asked for again. Beyond them all are.
+pub const STALE_CELLS_MAX: usize = 1024;
 /// The most tips of one message.
 pub const TIPS_PAGE: usize = 4 * 1024;
 /// Bytes of entries after which a frame is closed. The last entry may exceed them.

@@ -1,13 +1,12 @@
 //! What a peer may have of a store, and how its faults are counted.
 
-use lattice_format::{DeviceKey, Header, Lane};
+use lattice_format::{Header, Lane};
 
 use super::limits::{FAULTS_MAX, SLOW_MS};
 use super::message::Wants;
 use super::ranges::RangeFault;
 use super::reader::FrameError;
-use crate::Snapshot;
-use crate::run::engine::{Answer, AskError, Member, MemberStatus, Question};
+use crate::run::engine::{Member, MemberStatus};
 
 /// What governance lets a peer have. The shell asks governance and tells the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +22,9 @@ pub enum Access {
 }
 
 impl Access {
-    /// What a device may have of a store with these members, former ones included.
-    pub fn of(members: &[Member], device: &DeviceKey) -> Self {
-        match members.iter().find(|m| m.device == *device) {
+    /// What a device may have of a store: as a member, a former one, or none.
+    pub fn of(member: Option<&Member>) -> Self {
+        match member {
             Some(member) if member.status == MemberStatus::Active => Self::All,
             Some(_) => Self::SystemLane,
             None => Self::None,
@@ -47,41 +46,6 @@ impl Access {
             Self::SystemLane | Self::Invited => header.lane == Lane::System,
             Self::None => false,
         }
-    }
-}
-
-/// Members of a store and the gossip salt, as of the end of the system lane.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Governance {
-    /// Everyone who ever was a member.
-    pub members: Vec<Member>,
-    /// The salt from which the gossip topic is derived, together with the store's id.
-    pub topic_salt: Vec<u8>,
-}
-
-impl Governance {
-    /// Asks the governance component of a store.
-    ///
-    /// # Errors
-    /// When the component cannot be asked.
-    pub fn read(snapshot: &Snapshot) -> Result<Self, AskError> {
-        let members = match snapshot.ask(&Question::Members)? {
-            Answer::Members(members) => members,
-            other => unreachable!("members were asked, the answer is {other:?}"),
-        };
-        let topic_salt = match snapshot.ask(&Question::InEffect)? {
-            Answer::InEffect(in_effect) => in_effect.topic_salt,
-            other => unreachable!("what is in effect was asked, the answer is {other:?}"),
-        };
-        Ok(Self {
-            members,
-            topic_salt,
-        })
-    }
-
-    /// What a peer may have of the store.
-    pub fn access(&self, peer: &DeviceKey) -> Access {
-        Access::of(&self.members, peer)
     }
 }
 

@@ -24,7 +24,12 @@ pub enum Event {
     Revoke {
         by: u8,
         whom: u8,
-        keep: bool,
+        keep: Keep,
+    },
+    SetRole {
+        by: u8,
+        whom: u8,
+        role: u8,
     },
     Resign {
         by: u8,
@@ -48,6 +53,15 @@ pub enum Event {
     Reopen {
         of: u8,
     },
+}
+
+/// What a revocation keeps of what its device has seen.
+#[derive(Clone, Copy, Debug)]
+pub enum Keep {
+    Nothing,
+    /// The ends of all branches, by their ids.
+    Tips,
+    Seen,
 }
 
 pub const DEVICES: u8 = 4;
@@ -98,12 +112,15 @@ fn event_by(devices: u8, governance: u32) -> impl Strategy<Value = Event> {
     let whom = 0..DEVICES;
     let d = 0..devices;
     let programs = prop::collection::vec(prop::collection::vec(step(), 1..5), 1..4);
+    let keep = prop_oneof![Just(Keep::Nothing), Just(Keep::Tips), Just(Keep::Seen)];
     prop_oneof![
         10 => (d.clone(), programs).prop_map(|(by, programs)| Event::Call { by, programs }),
         governance => (d.clone(), whom.clone(), 0..3u8)
             .prop_map(|(by, whom, role)| Event::Admit { by, whom, role }),
-        governance => (d.clone(), whom, any::<bool>())
+        governance => (d.clone(), whom.clone(), keep)
             .prop_map(|(by, whom, keep)| Event::Revoke { by, whom, keep }),
+        governance => (d.clone(), whom, 0..3u8)
+            .prop_map(|(by, whom, role)| Event::SetRole { by, whom, role }),
         1 => d.clone().prop_map(|by| Event::Resign { by }),
         6 => (d.clone(), d.clone()).prop_map(|(from, to)| Event::Sync { from, to }),
         2 => (d.clone(), any::<u16>()).prop_map(|(of, to)| Event::Clock { of, to }),
@@ -231,15 +248,20 @@ impl World {
                 self.commit(*by);
             }
             Event::Revoke { by, whom, keep } => {
-                let snapshot = self.stores[usize::from(*by)].snapshot();
-                let kept: Vec<_> = snapshot
-                    .tips()
-                    .unwrap()
-                    .into_iter()
-                    .filter(|t| *keep && t.author == device(*whom))
-                    .map(|t| t.id)
-                    .collect();
-                self.call(*by, Lane::System, testing::revoke(device(*whom), &kept));
+                let whom = device(*whom);
+                let tips = self.stores[usize::from(*by)].snapshot().tips().unwrap();
+                let own = tips.iter().filter(|tip| tip.author == whom);
+                let call = match keep {
+                    Keep::Nothing => testing::revoke(whom, &[]),
+                    Keep::Tips => testing::revoke(whom, &own.map(|t| t.id).collect::<Vec<_>>()),
+                    Keep::Seen => testing::revoke_unseen(whom),
+                };
+                self.call(*by, Lane::System, call);
+                self.commit(*by);
+            }
+            Event::SetRole { by, whom, role } => {
+                let role = [Role::Admin, Role::Writer, Role::Reader][usize::from(*role)];
+                self.call(*by, Lane::System, testing::set_role(device(*whom), role));
                 self.commit(*by);
             }
             Event::Resign { by } => {
@@ -309,6 +331,7 @@ pub fn judge(store: &Store) -> Result<Scratch, TestCaseError> {
             prop_assert_eq!(&row.outcomes, &outcomes, "outcomes of {:?}", id);
         }
     }
+    prop_assert_eq!(summary.void, expected.void.len() as u64);
     prop_assert_eq!(summary.outcome_root, expected.roots.outcomes);
     prop_assert_eq!(summary.state_root, expected.roots.state);
     prop_assert_eq!(summary.set, expected.roots.applied);

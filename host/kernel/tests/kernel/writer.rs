@@ -378,7 +378,7 @@ fn a_question_without_an_answer_is_asked_again_though_no_run_is_due() {
     assert_settled(&driven.writer);
 }
 
-/// An engine that answers so many questions about members, and then none.
+/// An engine that answers so many questions about admissions, and then none.
 struct Forgetful(Arc<AtomicU32>);
 
 impl Engine for Forgetful {
@@ -408,8 +408,10 @@ impl Engine for Forgetful {
     ) -> (Run, Result<Answer, AskError>) {
         let left = self.0.load(Ordering::Relaxed);
         match (question, left.checked_sub(1)) {
-            (Question::Members, None) => (run, Err(HostFault::Exhausted("memory".into()).into())),
-            (Question::Members, Some(left)) => {
+            (Question::Admitted(_), None) => {
+                (run, Err(HostFault::Exhausted("memory".into()).into()))
+            }
+            (Question::Admitted(_), Some(left)) => {
                 self.0.store(left, Ordering::Relaxed);
                 ModelEngine.ask(component, limits, run, question)
             }
@@ -433,8 +435,7 @@ fn what_cannot_be_signed_is_told_to_its_callers_and_the_store_goes_on() {
     let count = |driven: &Driven| driven.writer.store().unwrap().snapshot().summary().count;
     let before = count(&driven);
     driven.add(1);
-    // Who was a member before the call is known, and not who is one after it.
-    left.store(1, Ordering::Relaxed);
+    left.store(0, Ordering::Relaxed);
     let admission = testing::admit(device(2), Role::Writer);
     let mut effects = driven.call(Lane::System, admission, 2);
     effects.extend(driven.drain());

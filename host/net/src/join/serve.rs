@@ -280,8 +280,7 @@ async fn admit(
 
 fn member_status(context: &Context, store: &StoreId, device: &DeviceKey) -> Option<MemberStatus> {
     let governance = context.host.governance(store)?;
-    let member = governance.members.iter().find(|m| m.device == *device)?;
-    Some(member.status)
+    Some(governance.member(device)?.status)
 }
 
 /// The components that a joiner needs: those of the genesis, and the code in effect.

@@ -79,7 +79,11 @@ impl Host {
         let snapshot = row.store.lock().unwrap().snapshot();
         let read = Governance::read(&snapshot).ok().map(Arc::new);
         let mut governance = row.governance.lock().unwrap();
-        if governance.as_deref() != read.as_deref() {
+        let is_same = match (governance.as_deref(), read.as_deref()) {
+            (Some(known), Some(read)) => known.is_same(read),
+            (known, read) => known.is_none() && read.is_none(),
+        };
+        if !is_same {
             *governance = read;
         }
         *row.snapshot.lock().unwrap() = snapshot;
@@ -241,7 +245,7 @@ impl JoinHost for Host {
         let me = testing::device(self.number);
         let member = self
             .governance(store)
-            .is_some_and(|g| g.members.iter().any(|m| m.device == me));
+            .is_some_and(|g| g.member(&me).is_some());
         member
             && self
                 .snapshot(store)

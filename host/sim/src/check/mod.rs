@@ -14,7 +14,8 @@ use std::fmt::Write;
 use lattice_format::{DeviceKey, Digest, IntentionId, Lane, Seq};
 use lattice_kernel::fold::reference::scratch;
 use lattice_kernel::limits::{FLOATING_MAX, PARKED_MAX};
-use lattice_kernel::run::engine::{Answer, Member, MemberStatus, Question};
+use lattice_kernel::run::engine::{Member, MemberStatus};
+use lattice_kernel::sync::Governance;
 use lattice_kernel::{LocalSeq, Notice, Outcome, Snapshot, StorageError, Stored};
 
 use crate::limits::RESENT_FACTOR;
@@ -69,10 +70,8 @@ impl World {
 
     /// The members that a node sees, if it has the store.
     pub(crate) fn seen_members(&self, by: NodeId) -> Option<Vec<Member>> {
-        match self.snapshot(by)?.ask(&Question::Members) {
-            Ok(Answer::Members(members)) => Some(members),
-            _ => None,
-        }
+        let governance = Governance::read(&self.snapshot(by)?).ok()?;
+        Some(governance.members().cloned().collect())
     }
 
     /// The devices of active members, as the founder sees them.

@@ -7,6 +7,8 @@ use super::reading::Fixed;
 
 /// The most members.
 pub(super) const MEMBERS: usize = 6;
+/// The most invites.
+pub(super) const INVITES: usize = 3;
 /// The most entries: a set is one number.
 const ENTRIES_MAX: usize = 64;
 
@@ -15,8 +17,8 @@ pub(super) type Set = u64;
 /// The order: time, a number instead of a hash, the entry.
 pub(super) type Position = (u32, u32, usize);
 
-/// What a member may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a member may do. The greater, the less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     Admin,
     Writer,
@@ -37,10 +39,37 @@ pub(super) struct Promise {
 #[derive(Clone, Debug)]
 pub(super) enum Act {
     Write,
-    Admit { whom: usize, role: Role },
-    Revoke { whom: usize, kept: Set },
+    Admit {
+        whom: usize,
+        role: Role,
+    },
+    Revoke {
+        whom: usize,
+        kept: Set,
+    },
+    /// Another role. A lower one keeps what is seen and admits again.
+    SetRole {
+        whom: usize,
+        role: Role,
+    },
+    /// An invite gives a role to whoever claims it.
+    Invite {
+        invite: usize,
+        role: Role,
+    },
+    /// The author carries a member's claim of an invite.
+    Claim {
+        invite: usize,
+        whom: usize,
+    },
+    Cancel {
+        invite: usize,
+    },
     Resign,
-    Checkpoint { at: u32, promises: Vec<Promise> },
+    Checkpoint {
+        at: u32,
+        promises: Vec<Promise>,
+    },
 }
 
 /// An entry.
@@ -259,7 +288,7 @@ impl Town {
                 let admin = row.role == Role::Admin && !heir;
                 let act = match dice.below(20) {
                     0..8 if row.role != Role::Reader => Act::Write,
-                    8..14 if admin => {
+                    8..12 if admin => {
                         let known = read.state.rows[other].is_some();
                         if known && !read.state.outranks(member, other) {
                             return Ok(());
@@ -267,10 +296,31 @@ impl Town {
                         let role = role(dice);
                         Act::Admit { whom: other, role }
                     }
-                    14..17 if admin && read.state.outranks(member, other) => Act::Revoke {
+                    12..14 if admin && read.state.outranks(member, other) => Act::Revoke {
                         whom: other,
                         kept: self.kept(dice, read.live & self.history.of(other)),
                     },
+                    14..16 if admin && read.state.outranks(member, other) => {
+                        let role = role(dice);
+                        Act::SetRole { whom: other, role }
+                    }
+                    16 if admin => {
+                        let invite = dice.below(INVITES as u64) as usize;
+                        match dice.below(2) {
+                            0 => Act::Cancel { invite },
+                            _ => {
+                                let role = role(dice);
+                                Act::Invite { invite, role }
+                            }
+                        }
+                    }
+                    18 if !heir && other > 1 => {
+                        let invite = dice.below(INVITES as u64) as usize;
+                        Act::Claim {
+                            invite,
+                            whom: other,
+                        }
+                    }
                     17 if member > 1 || (member == 0 && self.may_resign) => Act::Resign,
                     _ => return Ok(()),
                 };
@@ -329,7 +379,9 @@ impl Town {
     fn grant(&self, member: usize, set: Set) -> Option<usize> {
         let sorted = self.history.sorted(set);
         let admits = |e: &usize| match &self.history.entries[*e].act {
-            Act::Admit { whom, .. } => *whom == member,
+            Act::Admit { whom, .. } | Act::SetRole { whom, .. } | Act::Claim { whom, .. } => {
+                *whom == member
+            }
             _ => false,
         };
         sorted.into_iter().rev().find(admits)
@@ -353,7 +405,8 @@ impl Town {
         }
         // Now and then it takes back what others may have built on: a resignation right below a revocation.
         let revocations = self.history.filter(|e| {
-            own & bit(e) != 0 && matches!(self.history.entries[e].act, Act::Revoke { .. })
+            let act = &self.history.entries[e].act;
+            own & bit(e) != 0 && matches!(act, Act::Revoke { .. } | Act::SetRole { .. })
         });
         let undone = pick(dice, revocations).filter(|_| dice.below(4) == 0);
         if undone.is_some() {
@@ -371,18 +424,28 @@ impl Town {
             None => (prev, time),
         };
         let other = dice.below(MEMBERS as u64) as usize;
-        let act = match dice.below(8) {
+        let invite = dice.below(INVITES as u64) as usize;
+        let act = match dice.below(12) {
             _ if undone.is_some() => Act::Resign,
-            0..3 => Act::Write,
-            3 => Act::Admit {
+            0..4 => Act::Write,
+            4 => Act::Admit {
                 whom: other,
                 role: role(dice),
             },
-            4..6 => Act::Revoke {
+            5 | 6 => Act::Revoke {
                 whom: other,
                 kept: self.kept(dice, known & self.history.of(other)),
             },
-            6 => Act::Resign,
+            7 => Act::Resign,
+            8 => Act::SetRole {
+                whom: other,
+                role: role(dice),
+            },
+            9 => Act::Claim {
+                invite,
+                whom: other,
+            },
+            10 => Act::Cancel { invite },
             _ => {
                 self.promises.push(Promise {
                     member,

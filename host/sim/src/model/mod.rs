@@ -36,6 +36,12 @@ pub struct Rules {
     pub leader: bool,
     /// Who could write since the checkpoint before must promise as well, unless revoked or resigned.
     pub former: bool,
+    /// A change to a lower role voids what its author has not seen of the member, whatever the member's status is at
+    /// the change's place; otherwise only if the member is active there.
+    pub blind: bool,
+    /// A cancelled invite revokes, of those admitted by it unseen, only members of lower rank than its author;
+    /// otherwise all of them.
+    pub downwards: bool,
 }
 
 impl Rules {
@@ -46,6 +52,8 @@ impl Rules {
         tips: true,
         leader: true,
         former: true,
+        blind: true,
+        downwards: true,
     };
 }
 

@@ -1,6 +1,9 @@
 //! Which entries of a set count: governance in order, what it cuts off, and what checkpoints fix.
 
-use super::history::{Act, History, MEMBERS, Position, Promise, Role, Set, bit, each};
+use super::Rules;
+use super::history::{
+    Act, Entry, History, INVITES, MEMBERS, Position, Promise, Role, Set, bit, each,
+};
 
 /// Rounds of cutting and reading again, beyond one a member.
 const ROUNDS_EXTRA: usize = 4;
@@ -28,8 +31,19 @@ pub(super) struct Row {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) rows: [Option<Row>; MEMBERS],
+    invites: [Option<Invite>; INVITES],
     /// Revocations: the entry, whom, and what is kept.
     cuts: Vec<(usize, usize, Set)>,
+}
+
+/// What governance knows of an invite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Invite {
+    role: Role,
+    author: usize,
+    is_cancelled: bool,
+    /// Who was admitted by it, and in which entries.
+    claims: Vec<(usize, usize)>,
 }
 
 /// What a checkpoint makes final.
@@ -63,6 +77,7 @@ impl State {
         });
         Self {
             rows,
+            invites: [const { None }; INVITES],
             cuts: Vec::new(),
         }
     }
@@ -73,6 +88,12 @@ impl State {
 
     pub(super) fn is_admin(&self, member: usize) -> bool {
         self.active(member).is_some_and(|r| r.role == Role::Admin)
+    }
+
+    /// Whether a member may carry a claim. Readers promise nothing, so a checkpoint could void what they sign, and with
+    /// it what the new member wrote.
+    fn may_carry(&self, member: usize) -> bool {
+        self.active(member).is_some_and(|r| r.role != Role::Reader)
     }
 
     /// The first in rank of the active admins.
@@ -96,8 +117,9 @@ impl State {
             .is_some_and(|row| row.role != Role::Reader || (former && row.wrote))
     }
 
-    fn apply(&mut self, position: Position, author: usize, act: &Act) {
-        match act {
+    fn apply(&mut self, position: Position, entry: &Entry, rules: Rules) {
+        let author = entry.author;
+        match &entry.act {
             Act::Admit { whom, role } if self.is_admin(author) => match self.rows[*whom] {
                 None => {
                     self.rows[*whom] = Some(Row {
@@ -122,6 +144,63 @@ impl State {
                     (row.status, row.wrote) = (Status::Revoked, false);
                 }
                 self.cuts.push((position.2, *whom, *kept));
+            }
+            Act::SetRole { whom, role }
+                if self.is_admin(author) && self.outranks(author, *whom) =>
+            {
+                let is_active = self.active(*whom).is_some();
+                let Some(row) = &mut self.rows[*whom] else {
+                    return;
+                };
+                let is_lower = *role > row.role;
+                if is_active || (rules.blind && is_lower) {
+                    row.role = *role;
+                    row.wrote |= is_active && *role != Role::Reader;
+                    if is_lower {
+                        self.cuts.push((position.2, *whom, entry.past));
+                    }
+                }
+            }
+            Act::Invite { invite, role } if self.is_admin(author) => {
+                self.invites[*invite].get_or_insert(Invite {
+                    role: *role,
+                    author,
+                    is_cancelled: false,
+                    claims: Vec::new(),
+                });
+            }
+            Act::Claim { invite, whom } if self.may_carry(author) => {
+                let inviter = self.invites[*invite].as_ref().map(|invite| invite.author);
+                let is_open = inviter.is_some_and(|inviter| self.is_admin(inviter));
+                if let Some(open) = &mut self.invites[*invite]
+                    && is_open
+                    && !open.is_cancelled
+                    && self.rows[*whom].is_none()
+                {
+                    open.claims.push((*whom, position.2));
+                    self.rows[*whom] = Some(Row {
+                        role: open.role,
+                        status: Status::Active,
+                        rank: position,
+                        wrote: open.role != Role::Reader,
+                    });
+                }
+            }
+            Act::Cancel { invite } if self.is_admin(author) => {
+                let Some(invite) = &mut self.invites[*invite] else {
+                    return;
+                };
+                invite.is_cancelled = true;
+                for (whom, claim) in invite.claims.clone() {
+                    let is_seen = entry.past & bit(claim) != 0;
+                    if is_seen || (rules.downwards && !self.outranks(author, whom)) {
+                        continue;
+                    }
+                    if let Some(row) = &mut self.rows[whom] {
+                        (row.status, row.wrote) = (Status::Revoked, false);
+                    }
+                    self.cuts.push((position.2, whom, 0));
+                }
             }
             Act::Resign if self.active(author).is_some() => {
                 if let Some(row) = &mut self.rows[author] {
@@ -216,8 +295,7 @@ impl History {
     fn fold(&self, mut state: State, set: Set) -> State {
         for entry in self.sorted(set) {
             let position = self.position(entry);
-            let entry = &self.entries[entry];
-            state.apply(position, entry.author, &entry.act);
+            state.apply(position, &self.entries[entry], self.rules);
         }
         state
     }
@@ -244,9 +322,13 @@ impl History {
             Act::Write | Act::Resign => state
                 .active(author)
                 .is_some_and(|row| row.role != Role::Reader),
-            Act::Admit { .. } | Act::Revoke { .. } | Act::Checkpoint { .. } => {
-                state.is_admin(author)
-            }
+            Act::Claim { .. } => state.may_carry(author),
+            Act::Admit { .. }
+            | Act::Revoke { .. }
+            | Act::SetRole { .. }
+            | Act::Invite { .. }
+            | Act::Cancel { .. }
+            | Act::Checkpoint { .. } => state.is_admin(author),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::limits::{CONVERGE_MS, SCRIPT_OPERATIONS_MAX};
 use crate::play::script_functions;
 use crate::world::code::Code;
 use crate::world::node::NodeId;
-use crate::world::plan::Act;
+use crate::world::plan::{Act, Keep};
 use crate::world::{Block, Settings, Topology, Weather, World};
 
 /// How a scenario is run.
@@ -392,7 +392,7 @@ fn register_store(engine: &mut Engine, stage: &Shared) {
     let s = Rc::clone(stage);
     engine.register_fn("revoke", move |by: i64, whom: i64| {
         govern(&s, |w| {
-            let (by, whom, keep) = (node(w, by)?, node(w, whom)?, true);
+            let (by, whom, keep) = (node(w, by)?, node(w, whom)?, Keep::Seen);
             Ok(Act::Revoke { by, whom, keep })
         })
     });

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ed25519_dalek::{Signer, SigningKey};
-use lattice_format::{
-    Call, ComponentRef, DeviceKey, Genesis, IntentionId, Lane, Limits, Param, StoreId,
-};
+use lattice_format::{Call, ComponentRef, DeviceKey, Genesis, Lane, Limits, Param, StoreId};
 use lattice_kernel::run::engine::{CallEnd, CallKind, Engine, Member, Role};
 use lattice_kernel::{Outcome, Snapshot};
 use lattice_runtime::values::{Type, Value, cbor, text, wave};
@@ -15,6 +13,7 @@ use lattice_testing::Dice;
 use lattice_testing::{self as testing, KEYS, ModelEngine, Step};
 
 use crate::limits::START_MS;
+use crate::world::plan::Keep;
 
 /// Invites of the simulator end after a century: what time does to them, tests of the component show.
 const INVITE_MS: u64 = 100 * 365 * 24 * 3_600_000;
@@ -295,27 +294,36 @@ impl Code {
         }
     }
 
-    /// The call by which an admin admits a device again, or gives it another role.
-    pub(crate) fn change(&self, device: DeviceKey, role: Role, readmit: bool) -> Call {
+    /// The call by which an admin admits a device again that is no member any more.
+    pub(crate) fn readmit(&self, device: DeviceKey, role: Role) -> Call {
         match &self.0 {
             Kind::Model => testing::admit(device, role),
-            Kind::Components { .. } => self.govern(
-                if readmit { "readmit" } else { "set-role" },
-                vec![Value::Bytes(device.0.to_vec()), Value::Enum(role as u32)],
-            ),
+            Kind::Components { .. } => self.govern("readmit", of_role(device, role)),
         }
     }
 
-    /// The call by which an admin revokes a device but for the kept entries and what they continue.
-    pub(crate) fn revoke(&self, device: DeviceKey, kept: &[IntentionId]) -> Call {
+    /// The call by which an admin gives a device another role.
+    pub(crate) fn set_role(&self, device: DeviceKey, role: Role) -> Call {
         match &self.0 {
-            Kind::Model => testing::revoke(device, kept),
-            Kind::Components { .. } => {
-                let kept = kept.iter().map(|id| Value::Bytes(id.0.to_vec()));
-                self.govern(
-                    "revoke",
-                    vec![Value::Bytes(device.0.to_vec()), Value::List(kept.collect())],
-                )
+            Kind::Model => testing::set_role(device, role),
+            Kind::Components { .. } => self.govern("set-role", of_role(device, role)),
+        }
+    }
+
+    /// The call by which an admin revokes a device.
+    pub(crate) fn revoke(&self, device: DeviceKey, keep: Keep) -> Call {
+        match (&self.0, keep) {
+            (Kind::Model, Keep::Nothing) => testing::revoke(device, &[]),
+            (Kind::Model, Keep::Seen) => testing::revoke_unseen(device),
+            (Kind::Components { .. }, keep) => {
+                let kept = match keep {
+                    Keep::Seen => Value::NONE,
+                    Keep::Nothing => {
+                        let no_ids = Value::List(Vec::new());
+                        Value::some(Value::Variant(1, Some(Box::new(no_ids))))
+                    }
+                };
+                self.govern("revoke", vec![Value::Bytes(device.0.to_vec()), kept])
             }
         }
     }
@@ -361,6 +369,10 @@ impl Code {
 }
 
 /// The secret of an invite.
+fn of_role(device: DeviceKey, role: Role) -> Vec<Value> {
+    vec![Value::Bytes(device.0.to_vec()), Value::Enum(role as u32)]
+}
+
 fn invite_key(number: u64) -> SigningKey {
     let mut seed = [9; 32];
     seed[..8].copy_from_slice(&number.to_be_bytes());

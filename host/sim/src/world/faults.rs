@@ -1,6 +1,6 @@
 //! What the steps of a plan do to a world.
 
-use lattice_format::{Body, BodyRef, Header, IntentionId, Lane, Seq, SignedHeader, VerifiedHeader};
+use lattice_format::{Body, BodyRef, Header, Lane, Seq, SignedHeader, VerifiedHeader};
 use lattice_kernel::run::engine::MemberStatus;
 use lattice_kernel::{LocalSeq, Stored};
 use lattice_testing::{self as testing, Dice};
@@ -30,8 +30,7 @@ impl World {
             ),
             Act::Admit { by, whom, role } => self.admit(by, whom, role),
             Act::Revoke { by, whom, keep } => {
-                let kept = self.kept(by, whom, keep);
-                let call = self.code.revoke(self.nodes[whom.index()].device, &kept);
+                let call = self.code.revoke(self.nodes[whom.index()].device, keep);
                 self.govern(by, vec![call]);
             }
             Act::Resign { by } => {
@@ -181,20 +180,13 @@ impl World {
                 self.code.admit(&id, device, role, self.invites)
             }
             Some(member) => {
-                let readmit = member.status != MemberStatus::Active;
-                vec![self.code.change(device, role, readmit)]
+                vec![match member.status {
+                    MemberStatus::Active => self.code.set_role(device, role),
+                    _ => self.code.readmit(device, role),
+                }]
             }
         };
         self.govern(by, calls);
-    }
-
-    fn kept(&self, by: NodeId, whom: NodeId, keep: bool) -> Vec<IntentionId> {
-        let device = self.nodes[whom.index()].device;
-        let tips = self.snapshot(by).and_then(|s| s.tips().ok());
-        let tips = tips.unwrap_or_default().into_iter();
-        tips.filter(|tip| keep && tip.author == device)
-            .map(|tip| tip.id)
-            .collect()
     }
 
     fn rebuild(&mut self, id: NodeId) {

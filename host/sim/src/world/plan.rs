@@ -14,6 +14,15 @@ use crate::world::code::Code;
 use crate::world::node::NodeId;
 use crate::world::{Topology, Weather};
 
+/// What a revocation keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// Everything that its device has seen.
+    Seen,
+}
+
 /// One thing that is done, at a time in milliseconds since the plan began.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -82,8 +91,8 @@ pub enum Act {
         by: NodeId,
         /// Whom.
         whom: NodeId,
-        /// Whether what the first knows of the second's entries stays.
-        keep: bool,
+        /// What stays of the second's entries.
+        keep: Keep,
     },
     /// A node gives up its rights.
     Resign {
@@ -482,7 +491,7 @@ fn act(dice: &mut Dice, nodes: u16, rough: u64, shape: Shape, code: &Code) -> Ac
         76..80 => Act::Revoke {
             by: node,
             whom: not_first,
-            keep: dice.below(2) == 0,
+            keep: [Keep::Nothing, Keep::Seen][dice.below(2) as usize],
         },
         80 => Act::Resign { by: not_first },
         81..92 => Act::Judge { node },

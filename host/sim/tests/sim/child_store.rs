@@ -2,7 +2,7 @@
 
 use lattice_kernel::Notice;
 use lattice_kernel::run::engine::{Answer, MemberStatus, Question, Role};
-use lattice_sim::{Act, Code, NodeId, Settings, Topology, World};
+use lattice_sim::{Act, Code, Keep, NodeId, Settings, Topology, World};
 use lattice_testing::{Step as Model, program};
 
 use crate::components::component;
@@ -25,7 +25,11 @@ fn admit(whom: u16, role: Role) -> Act {
 /// The place of each active member in the order of ranks, and its role, as a node sees them.
 fn members(world: &World, by: u16) -> Vec<(u16, Role)> {
     let snapshot = world.snapshot(NodeId(by)).unwrap();
-    let Ok(Answer::Members(members)) = snapshot.ask(&Question::Members) else {
+    let all = Question::Members {
+        after: None,
+        limit: 100,
+    };
+    let Ok(Answer::Members(members)) = snapshot.ask(&all) else {
         panic!("no members");
     };
     let active = members
@@ -47,7 +51,7 @@ fn family(code: Code) -> World {
     world.act(Act::Revoke {
         by: NodeId(0),
         whom: NodeId(3),
-        keep: false,
+        keep: Keep::Nothing,
     });
     world.converge(60_000).unwrap();
     world.act(Act::Child { by: NodeId(1) });
@@ -65,7 +69,11 @@ fn a_child_has_the_members_of_its_parent_and_promotes_nobody() {
         }
         let child = world.child().unwrap();
         let parent = world.snapshot(NodeId(2)).unwrap();
-        let Ok(Answer::Children(children)) = parent.ask(&Question::Children) else {
+        let all = Question::Children {
+            after: None,
+            limit: 100,
+        };
+        let Ok(Answer::Children(children)) = parent.ask(&all) else {
             panic!("no children");
         };
         let id = child.snapshot(NodeId(2)).unwrap().store_id();
@@ -77,7 +85,7 @@ fn a_child_has_the_members_of_its_parent_and_promotes_nobody() {
         let revoke = |by: u16, whom: u16| Act::Revoke {
             by: NodeId(by),
             whom: NodeId(whom),
-            keep: false,
+            keep: Keep::Nothing,
         };
         world.act(Act::InChild(Box::new(revoke(1, 0))));
         world.converge(60_000).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lattice_kernel::run::engine::Role;
-use lattice_sim::{Act, Code, NodeId, Settings, Topology, World};
+use lattice_sim::{Act, Code, Keep, NodeId, Settings, Topology, World};
 use lattice_testing::{Step, program};
 
 const NODES: u16 = 50;
@@ -75,7 +75,7 @@ fn whoever_was_revoked_hears_nothing_on_gossip() {
             world.act(Act::Revoke {
                 by: NodeId(0),
                 whom: NodeId(whom),
-                keep: true,
+                keep: Keep::Seen,
             });
         }
         world.converge(120_000).unwrap();

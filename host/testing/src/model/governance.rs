@@ -1,15 +1,19 @@
 //! The small governance of the model engine.
 //!
-//! Rows: `m` device → role, status, rank (44 bytes); `x` device call → kept ids; `q` → quota; `c` child;
-//! `s` → salt of the gossip topic.
+//! Rows: `m` device → role, status, rank (44 bytes); `r` rank → device; `g` call → devices that it admitted;
+//! `x` device call → what is kept: nothing for what was seen, else a byte and ids; `q` → quota; `c` child; `s` → salt
+//! of the gossip topic.
 
 use lattice_format::{Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, StoreId};
 use lattice_kernel::run::engine::{
-    Answer, Child, Cut, InEffect, Member, MemberStatus, Question, Role,
+    Answer, Child, Cut, InEffect, Kept, Member, MemberStatus, Question, Role,
 };
 use lattice_kernel::run::{Run, RunFault};
 
 use super::{GOVERNANCE_COMMANDS, Stop, genesis};
+
+/// What is kept when ids follow; without it what was seen is.
+const KEEPS_IDS: u8 = 1;
 
 /// A call that admits a device, or admits it again.
 pub fn admit(device: DeviceKey, role: Role) -> Call {
@@ -20,9 +24,19 @@ pub fn admit(device: DeviceKey, role: Role) -> Call {
 
 /// A call that revokes a device but for the kept intentions and their `prev`-ancestors.
 pub fn revoke(device: DeviceKey, kept: &[IntentionId]) -> Call {
-    let mut args = device.0.to_vec();
+    let mut args = [&device.0[..], &[KEEPS_IDS]].concat();
     args.extend(kept.iter().flat_map(|id| id.0));
     governance_call("revoke", args)
+}
+
+/// A call that revokes a device but for what the caller has seen of it.
+pub fn revoke_unseen(device: DeviceKey) -> Call {
+    governance_call("revoke", device.0.to_vec())
+}
+
+/// A call that gives a device another role. A lower one voids what the caller has not seen of it.
+pub fn set_role(device: DeviceKey, role: Role) -> Call {
+    governance_call("set-role", [&device.0[..], &[role as u8]].concat())
 }
 
 /// A call by which a device gives up its own rights.
@@ -86,6 +100,7 @@ pub(super) fn found_governance(run: &mut Run, args: &[u8]) -> Result<(), Stop> {
         let rank = [&[0; 40][..], &ordinal.to_be_bytes()].concat();
         let row = [&[role, 0], &rank[..]].concat();
         run.put(&member_key(&device), &row)?;
+        run.put(&[b"r", &rank[..]].concat(), &device.0)?;
     }
     Ok(())
 }
@@ -141,7 +156,31 @@ pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), S
                 Some(row) => [&[*role, 0], &row[2..]].concat(),
                 None => [&[*role, 0][..], &rank(run)?].concat(),
             };
-            Ok(run.put(&key, &row)?)
+            run.put(&key, &row)?;
+            run.put(&[b"r", &row[2..]].concat(), device)?;
+            note_admission(run, device)
+        }
+        "set-role" => {
+            let Some((device, [to])) = args.split_first_chunk::<32>() else {
+                return Err(Stop::Refuse(1));
+            };
+            let target = member_key(&DeviceKey(*device));
+            let (Some(own), Some(row)) = (run.get(&member_key(&author))?, run.get(&target)?) else {
+                return Err(Stop::Refuse(2));
+            };
+            if own[2..] >= row[2..] {
+                return Err(Stop::Refuse(3));
+            }
+            if *to > row[0] {
+                // The cut stands whatever the status: else it could void the resignation that keeps it away.
+                run.put(&cut_key(run, device)?, b"")?;
+                if row[1] == 0 {
+                    note_admission(run, device)?;
+                }
+            } else if row[1] != 0 {
+                return Err(Stop::Refuse(4));
+            }
+            Ok(run.put(&target, &[&[*to], &row[1..]].concat())?)
         }
         "revoke" => {
             let Some((device, kept)) = args.split_first_chunk::<32>() else {
@@ -159,13 +198,22 @@ pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), S
             revoked[1] = 1;
             run.put(&target, &revoked)?;
             renew_salt(run)?;
-            let mut cut = vec![b'x'];
-            cut.extend_from_slice(device);
-            cut.extend_from_slice(&run.current()?.id.0);
-            Ok(run.put(&cut, kept)?)
+            Ok(run.put(&cut_key(run, device)?, kept)?)
         }
         _ => Err(Stop::Refuse(0)),
     }
+}
+
+fn cut_key(run: &Run, device: &[u8; 32]) -> Result<Vec<u8>, RunFault> {
+    Ok([&b"x"[..], device, &run.current()?.id.0].concat())
+}
+
+fn note_admission(run: &mut Run, device: &[u8; 32]) -> Result<(), Stop> {
+    let key = [&b"g"[..], &run.current()?.id.0].concat();
+    let before = run
+        .get(&key)?
+        .map_or_else(Vec::new, |devices| devices.to_vec());
+    Ok(run.put(&key, &[&before[..], device].concat())?)
 }
 
 fn role(byte: u8) -> Role {
@@ -210,43 +258,45 @@ pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault
                 page.rows
                     .into_iter()
                     .filter_map(|(key, kept)| {
-                        Some(Cut {
-                            revocation: CallId::from_slice(&key[33..])?,
-                            kept: kept
-                                .as_chunks::<32>()
-                                .0
-                                .iter()
-                                .map(|id| IntentionId(*id))
-                                .collect(),
-                        })
+                        let kept = match kept.split_first() {
+                            None => Kept::Seen,
+                            Some((_, ids)) => {
+                                let (ids, _) = ids.as_chunks::<32>();
+                                Kept::Ids(ids.iter().map(|id| IntentionId(*id)).collect())
+                            }
+                        };
+                        let revocation = CallId::from_slice(&key[33..])?;
+                        Some(Cut { revocation, kept })
                     })
                     .collect(),
             )
         }
-        Question::Members => {
-            let mut rows = run.scan(b"m", Some(b"n"), u32::MAX, false)?.rows;
-            rows.sort_by(|a, b| a.1[2..].cmp(&b.1[2..]));
-            Answer::Members(
-                (0u32..)
-                    .zip(rows)
-                    .filter_map(|(rank, (key, row))| {
-                        Some(Member {
-                            device: DeviceKey::from_slice(&key[1..])?,
-                            name: String::new(),
-                            role: role(row[0]),
-                            rank,
-                            status: match row[1] {
-                                0 => MemberStatus::Active,
-                                1 => MemberStatus::Revoked,
-                                _ => MemberStatus::Resigned,
-                            },
-                        })
-                    })
-                    .collect(),
-            )
+        Question::Admitted(call) => {
+            let devices = run.get(&[&b"g"[..], &call.0].concat())?;
+            let devices = devices.as_deref().unwrap_or_default();
+            let (devices, _) = devices.as_chunks::<32>();
+            Answer::Admitted(devices.iter().map(|device| DeviceKey(*device)).collect())
         }
-        Question::Children => {
-            let rows = run.scan(b"c", Some(b"d"), u32::MAX, false)?.rows;
+        Question::Member(device) => Answer::Member(member(run, device)?.map(Box::new)),
+        Question::Members { after, limit } => {
+            let rows = run.scan(
+                &page_start(b'r', after.as_deref()),
+                Some(b"s"),
+                *limit,
+                false,
+            )?;
+            let mut members = Vec::new();
+            for (_, device) in rows.rows {
+                if let Some(device) = DeviceKey::from_slice(&device) {
+                    members.extend(member(run, &device)?);
+                }
+            }
+            Answer::Members(members)
+        }
+        Question::Children { after, limit } => {
+            let after = after.as_ref().map(|store| &store.0[..]);
+            let start = page_start(b'c', after);
+            let rows = run.scan(&start, Some(b"d"), *limit, false)?.rows;
             let child = |(key, _): (Vec<u8>, _)| {
                 Some(Child {
                     store: StoreId::from_slice(&key[1..])?,
@@ -257,4 +307,26 @@ pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault
         }
         Question::Checkpoint => Answer::Checkpoint(None),
     })
+}
+
+fn page_start(kind: u8, after: Option<&[u8]>) -> Vec<u8> {
+    match after {
+        None => vec![kind],
+        Some(after) => [&[kind], after, &[0]].concat(),
+    }
+}
+
+fn member(run: &mut Run, device: &DeviceKey) -> Result<Option<Member>, RunFault> {
+    let row = run.get(&member_key(device))?;
+    Ok(row.map(|row| Member {
+        device: *device,
+        name: String::new(),
+        role: role(row[0]),
+        rank: row[2..].to_vec(),
+        status: match row[1] {
+            0 => MemberStatus::Active,
+            1 => MemberStatus::Revoked,
+            _ => MemberStatus::Resigned,
+        },
+    }))
 }

@@ -7,7 +7,9 @@
 mod governance;
 mod stores;
 
-pub use governance::{add_child, admit, genesis_with, resign, revoke, set_quota};
+pub use governance::{
+    add_child, admit, genesis_with, resign, revoke, revoke_unseen, set_quota, set_role,
+};
 pub use stores::{body_of, device, found, genesis, key, memory_files, twin};
 
 use lattice_format::{Call, CallId, ComponentId, Limits};

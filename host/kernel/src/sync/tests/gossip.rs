@@ -25,16 +25,13 @@ fn governance(revoked: &[u8], salt: &[u8]) -> Governance {
         device: device(n),
         name: String::new(),
         role: Role::Writer,
-        rank: n.into(),
+        rank: vec![n],
         status: match revoked.contains(&n) {
             true => MemberStatus::Revoked,
             false => MemberStatus::Active,
         },
     };
-    Governance {
-        members: (0..4).map(member).collect(),
-        topic_salt: salt.to_vec(),
-    }
+    Governance::of((0..4).map(member).collect(), salt.to_vec())
 }
 
 /// Member 0 on the topic of the first salt.

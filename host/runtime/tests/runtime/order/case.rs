@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use lattice_kernel::run::engine::{Answer, Question};
+use lattice_kernel::sync::Governance;
 use lattice_kernel::{Outcome, Snapshot, Stored};
 use lattice_runtime::Wasm;
 use proptest::prelude::*;
@@ -97,6 +97,7 @@ fn change() -> impl Strategy<Value = Change> {
     let device = || prop_oneof![1 => 0..DEVICES, 4 => 1..DEVICES];
     let slot = || 0..INVITES;
     let keep = prop_oneof![
+        Just(Keep::Seen),
         Just(Keep::Nothing),
         Just(Keep::Tips),
         any::<u16>().prop_map(Keep::One),
@@ -277,10 +278,7 @@ impl Tally {
                 }
             }
         }
-        let members = match snapshot.ask(&Question::Members).unwrap() {
-            Answer::Members(members) => members.len(),
-            other => panic!("{other:?} answers another question"),
-        };
+        let members = Governance::read(snapshot).unwrap().count();
         self.admissions += usize::from(members > 3);
     }
 }

@@ -188,9 +188,15 @@ impl World {
                 )
             }
             Change::Revoke { whom, keep } => {
-                let kept = self.kept(by, *whom, keep);
-                let kept = kept.iter().map(|id| bytes(&id.0)).collect();
-                system("revoke", vec![member(whom), Value::List(kept)])
+                let kept = match keep {
+                    Keep::Seen => Value::NONE,
+                    keep => {
+                        let ids = self.kept(by, *whom, keep);
+                        let ids = ids.iter().map(|id| bytes(&id.0)).collect();
+                        Value::some(Value::Variant(1, Some(Box::new(Value::List(ids)))))
+                    }
+                };
+                system("revoke", vec![member(whom), kept])
             }
             Change::SetRole { whom, role: number } => {
                 system("set-role", vec![member(whom), role(number)])
@@ -215,7 +221,7 @@ impl World {
             at.map(|at| ids[at]).into_iter().collect()
         };
         match keep {
-            Keep::Nothing => Vec::new(),
+            Keep::Seen | Keep::Nothing => Vec::new(),
             Keep::Tips => {
                 let tips = snapshot.tips().unwrap().into_iter();
                 tips.filter(|tip| tip.author == whom)
@@ -233,7 +239,9 @@ impl World {
 
 fn admitted(change: &Change) -> Option<DeviceKey> {
     match change {
-        Change::Claim { whom, .. } => Some(device(*whom)),
+        Change::Claim { whom, .. }
+        | Change::SetRole { whom, .. }
+        | Change::Readmit { whom, .. } => Some(device(*whom)),
         _ => None,
     }
 }

@@ -34,6 +34,8 @@ pub(crate) const START_MS: u64 = 1_800_000_000_000;
 /// Which intentions of a member a revocation keeps.
 #[derive(Clone, Debug)]
 pub(crate) enum Keep {
+    /// Everything that its device has seen.
+    Seen,
     Nothing,
     /// The last one of each chain that the revoking device knows.
     Tips,
