@@ -6,6 +6,7 @@ use clap::Args;
 use lattice_daemon::api;
 use serde_json::json;
 
+use crate::arguments::Sources;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output::{Yes, fields};
@@ -40,11 +41,15 @@ Shows the name, hash and imports of the plugin that the store runs, and asks.
 A join that is interrupted goes on when the node runs again; the same command
 watches it.")]
 pub(crate) struct JoinArgs {
-    /// What `store invite` printed
-    token: String,
+    /// What `store invite` printed; `-` for standard input, `@PATH` for a file; asked for when it is left out, so
+    /// that other users of this machine do not see it among its processes
+    token: Option<String>,
     /// What to call the store here [default: the inviter's name]
     #[arg(long)]
     name: Option<String>,
+    /// What all members of the store see as this device's name [default: none]
+    #[arg(long = "as", value_name = "NAME")]
+    member_name: Option<String>,
     /// Do not ask; agree to run the store's plugin
     #[arg(short, long)]
     yes: bool,
@@ -97,6 +102,38 @@ pub(crate) async fn invite(context: &Context, args: InviteArgs) -> Result<()> {
     Ok(())
 }
 
+/// The token itself: as it was given, from where it was said to be, or from a prompt that shows nothing of it.
+fn token(given: Option<&str>) -> Result<String> {
+    let text = match given {
+        None => match io::stdin().is_terminal() {
+            true => rpassword::prompt_password("token: ")
+                .map_err(|error| Failure::failed(format!("cannot read a token: {error}")))?,
+            false => {
+                return Err(Failure::usage("no token is given")
+                    .hint("write it last, or `-` to read it from standard input, or `@PATH`"));
+            }
+        },
+        Some(text) => {
+            let path = match text {
+                "-" => Some("-"),
+                text => text.strip_prefix('@'),
+            };
+            match path {
+                None => text.to_owned(),
+                Some(path) => {
+                    let bytes = Sources::default().read(path.as_ref())?;
+                    String::from_utf8(bytes)
+                        .map_err(|_| Failure::usage("what was read is no token: it is not text"))?
+                }
+            }
+        }
+    };
+    match text.trim() {
+        "" => Err(Failure::failed("the token is empty").hint("it is what `store invite` printed")),
+        text => Ok(text.to_owned()),
+    }
+}
+
 /// Runs `store join`.
 pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<()> {
     let yes = if args.yes { Yes::Given } else { Yes::Ask };
@@ -107,23 +144,25 @@ pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<()> {
                 .hint("give --yes to agree to run the store's plugin"),
         );
     }
+    let token = token(args.token.as_deref())?;
     let mut stores = context.stores(Need::Network).await?;
     let offer = stores
         .inspect_token(api::InspectTokenRequest {
-            token: args.token.clone(),
+            token: token.clone(),
         })
         .await?
         .into_inner();
     confirm(context, yes, offer_text(&offer)).await?;
     let mut messages = stores
         .join(api::JoinRequest {
-            token: args.token,
+            token,
             name: args.name.unwrap_or_default(),
             app_hash: offer.app.map(|plugin| plugin.hash).unwrap_or_default(),
             governance_hash: offer
                 .governance
                 .map(|plugin| plugin.hash)
                 .unwrap_or_default(),
+            member_name: args.member_name.unwrap_or_default(),
         })
         .await?
         .into_inner();

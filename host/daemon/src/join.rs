@@ -258,6 +258,9 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
     if !request.name.is_empty() {
         check_name("store", &request.name)?;
     }
+    if !request.member_name.is_empty() {
+        check_name("member", &request.member_name)?;
+    }
     let agreed = Agreement {
         governance: hash("governance_hash", &request.governance_hash)?.ok_or_else(|| {
             Failure::usage("no governance component was agreed to").hint("look at the token first")
@@ -283,7 +286,7 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
             let store = token.store;
             let task = JoinTask {
                 token,
-                device_name: device_name(),
+                device_name: request.member_name,
                 store_name: request.name,
                 agreed,
             };
@@ -474,16 +477,6 @@ fn name_component(node: &Node, id: &ComponentId, name: &str) -> Result<()> {
         bundled: false,
     };
     Ok(node.records.put_plugins(&[(name.to_owned(), record)])?)
-}
-
-/// The name of this device that members see: the machine's host name.
-fn device_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim()
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(64)
-        .collect()
 }
 
 /// The node, for one of its joins.

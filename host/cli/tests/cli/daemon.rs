@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Daemon, Ended, Home, built, read_line, read_rest, send};
+use crate::harness::{Daemon, Ended, Home, built, finish_with_input, read_line, read_rest, send};
 
 /// How long a daemon may take to end. Two seconds are promised; the rest is for a loaded machine.
 const END_MAX: Duration = Duration::from_secs(4);
@@ -213,6 +213,74 @@ fn a_join_that_a_crash_interrupts_goes_on_after_the_restart() {
         std::thread::sleep(Duration::from_millis(50));
     }
     b.ok(&["call", "notes", "put", "from", "b"]);
+}
+
+#[test]
+fn a_token_is_read_where_nobody_sees_it_and_only_the_name_that_was_given_is_told() {
+    let (a, b, c) = (Home::new(), Home::new(), Home::new());
+    let (_first, _second, _third) = (a.daemon(), b.daemon(), c.daemon());
+    a.ok(&["store", "create", "notes", "--plugin", "kv"]);
+    let token = a.ok(&["store", "invite", "notes", "--uses", "2"]);
+    let mut command = b.command();
+    command.args(["store", "join", "-", "--yes"]);
+    let ended = finish_with_input(&mut command, token.as_bytes());
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("token");
+    std::fs::write(&file, &token).expect("written");
+    let from_file = format!("@{}", file.display());
+    c.ok(&["store", "join", &from_file, "--yes", "--as", "cyd"]);
+    let members = a.json(&["store", "members", "notes"]);
+    let mut names: Vec<_> = members["members"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|member| member["name"].as_str().expect("a name").to_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["", "", "cyd"]);
+    // Without one, and without a terminal to ask at, it says where one is read from.
+    b.fails(
+        &["store", "join", "--yes"],
+        2,
+        &["no token", "`-`", "@PATH"],
+    );
+    b.fails(
+        &["store", "join", &token, "--yes", "--as", "deadbeef"],
+        2,
+        &["an id"],
+    );
+}
+
+#[test]
+fn a_member_is_given_a_lower_role_revoked_and_admitted_again() {
+    let (a, _first, b, _second) = shared("kv");
+    b.ok(&["call", "shared", "put", "by", "b"]);
+    let members = a.json(&["store", "members", "shared"]);
+    let member = members["members"][1]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let denied = |home: &Home| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while home.run(&["call", "shared", "put", "by", "b"]).code != 6 {
+            assert!(Instant::now() < deadline, "it may still write");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    a.ok(&["store", "role", "shared", &member, "reader"]);
+    denied(&b);
+    a.ok(&["store", "role", "shared", &member, "writer"]);
+    until_ok(&b, &["call", "shared", "put", "by", "a writer again"]);
+    a.ok(&["store", "revoke", "shared", &member]);
+    denied(&b);
+    a.ok(&["store", "readmit", "shared", &member]);
+    until_ok(&b, &["call", "shared", "put", "by", "a member again"]);
+    let refused = a.run(&["store", "readmit", "shared", &member]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("not-possible"), "{refused:?}");
+    let shown = until_ok(&a, &["query", "shared", "get", "by"]);
+    assert!(shown.stdout.contains("again"), "{}", shown.stdout);
 }
 
 /// Two nodes that share the store `shared` of this plugin: the first as its admin, the second as a writer.

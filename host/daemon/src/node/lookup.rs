@@ -25,10 +25,29 @@ fn begins(id: &[u8; 32], prefix: &str) -> bool {
     hex::encode(id).starts_with(&prefix.to_ascii_lowercase())
 }
 
-/// Checks a new name of a store or component.
+/// Whether a text is a whole id.
+fn is_whole_id(text: &str) -> bool {
+    text.len() == 64 && is_prefix(text)
+}
+
+/// What a text means among things that have an id, and names by which `is_named` knows them. Peers choose names and
+/// people abbreviate ids, so a whole id is never taken for a name, and a text that is the name of one thing and the
+/// beginning of another's id means both.
+fn meant<'a, T>(
+    all: impl Iterator<Item = &'a T>,
+    text: &str,
+    id: impl Fn(&T) -> [u8; 32],
+    is_named: impl Fn(&T) -> bool,
+) -> Vec<&'a T> {
+    let (by_id, is_whole) = (is_prefix(text), is_whole_id(text));
+    all.filter(|one| (by_id && begins(&id(one), text)) || (!is_whole && is_named(one)))
+        .collect()
+}
+
+/// Checks a new name of a store, a component or a member's device.
 ///
 /// # Errors
-/// When the name is empty, too long, or has characters that are not allowed.
+/// When the name is empty, too long, has characters that are not allowed, or could be taken for something else.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(allowed) {
@@ -38,6 +57,18 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
                 "a name has 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` and `.`"
             )),
         );
+    }
+    if is_prefix(name) {
+        return Err(Failure::usage(format!(
+            "{name:?} cannot be the name of a {what}: it could be taken for an id"
+        ))
+        .hint("use another character than the digits 0 to 9 and a to f, or fewer than 8 of them"));
+    }
+    if name.starts_with('-') || matches!(name, "." | "..") {
+        return Err(Failure::usage(format!(
+            "{name:?} cannot be the name of a {what}: a command line could not name it"
+        ))
+        .hint("let it begin with a letter or a digit"));
     }
     Ok(())
 }
@@ -49,40 +80,28 @@ pub(crate) struct StoreName {
     pub(crate) path: String,
 }
 
-/// Finds a store among `all` by its exact name, then by its path, then by a prefix of its id.
+/// Finds a store among `all` by its name or path, or by a prefix of its id. A path means one store, whatever stores
+/// below others have the same name.
 fn find(all: &[StoreName], text: &str) -> Result<StoreId> {
-    let by_name = || {
-        all.iter()
-            .filter(|store| store.name == text)
-            .collect::<Vec<_>>()
-    };
-    let by_path = || {
-        all.iter()
-            .filter(|store| store.path == text)
-            .collect::<Vec<_>>()
-    };
-    let by_id = || match is_prefix(text) {
-        true => all
-            .iter()
-            .filter(|store| begins(&store.id.0, text))
-            .collect(),
-        false => Vec::new(),
-    };
-    let ways: [&dyn Fn() -> Vec<_>; 3] = [&by_name, &by_path, &by_id];
-    for way in ways {
-        match way()[..] {
-            [] => {}
-            [one] => return Ok(one.id),
-            ref several => {
-                let mut several: Vec<String> = several
-                    .iter()
-                    .map(|store| format!("{} {}", store.path, &hex::encode(store.id.0)[..16]))
-                    .collect();
-                several.sort();
-                return Err(Failure::usage(format!("{text:?} means several stores"))
-                    .hint("write a path, or more digits of the id")
-                    .candidates(several));
-            }
+    let id = |store: &StoreName| store.id.0;
+    let mut found = meant(all.iter(), text, id, |store| store.path == text);
+    if found.is_empty() || is_prefix(text) {
+        found = meant(all.iter(), text, id, |store| {
+            store.path == text || store.name == text
+        });
+    }
+    match found[..] {
+        [one] => return Ok(one.id),
+        [] => {}
+        ref several => {
+            let mut several: Vec<String> = several
+                .iter()
+                .map(|store| format!("{} {}", store.path, &hex::encode(store.id.0)[..16]))
+                .collect();
+            several.sort();
+            return Err(Failure::usage(format!("{text:?} means several stores"))
+                .hint("write a path, or more digits of the id")
+                .candidates(several));
         }
     }
     let hint = match all.is_empty() {
@@ -117,9 +136,9 @@ pub(crate) fn path(node: &Node, slot: &Slot) -> String {
 /// When no store has that name, or several have it.
 pub(crate) fn find_slot(node: &Node, text: &str) -> Result<Arc<Slot>> {
     let slots = node.slots();
-    // A name that only one store has needs no paths.
+    // A name that only one store has, and that is no beginning of an id, needs no paths.
     let mut exact = slots.iter().filter(|slot| slot.name() == text);
-    if let (Some(one), None) = (exact.next(), exact.next()) {
+    if let (Some(one), None, false) = (exact.next(), exact.next(), is_prefix(text)) {
         return Ok(one.clone());
     }
     let all: Vec<StoreName> = slots
@@ -156,18 +175,14 @@ pub(crate) fn check_free(node: &Node, name: &str, parent: Option<StoreId>) -> Re
 /// When there is none, or several.
 pub(crate) fn find_plugin(node: &Node, text: &str) -> Result<(String, PluginRecord)> {
     let all = node.records.plugins()?;
-    if let Some(found) = all.iter().find(|(name, _)| name == text) {
-        return Ok(found.clone());
-    }
-    let mut found: Vec<_> = match is_prefix(text) {
-        true => all
-            .iter()
-            .filter(|(_, record)| begins(&record.id().0, text))
+    let id = |(_, record): &(String, PluginRecord)| record.id().0;
+    let mut found: Vec<(String, PluginRecord)> =
+        meant(all.iter(), text, id, |(name, _)| name == text)
+            .into_iter()
             .cloned()
-            .collect(),
-        false => Vec::new(),
-    };
-    // A component with several names is found once.
+            .collect();
+    // A component with several names is found once, under the name that was written.
+    found.sort_by_key(|(name, record)| (record.id().0, name != text));
     found.dedup_by_key(|(_, record)| record.id());
     match found.len() {
         1 => Ok(found.remove(0)),
@@ -315,17 +330,10 @@ fn qualified(interface: &Interface, function: &Function) -> String {
 /// # Errors
 /// When there is none, or several.
 pub(crate) fn find_member(governance: &Governance, text: &str) -> Result<DeviceKey> {
-    let named: Vec<&Member> = governance
-        .members()
-        .filter(|m| !m.name.is_empty() && m.name == text)
-        .collect();
-    let found = match (named.is_empty(), is_prefix(text)) {
-        (true, true) => governance
-            .members()
-            .filter(|m| begins(&m.device.0, text))
-            .collect(),
-        _ => named,
-    };
+    let id = |member: &Member| member.device.0;
+    let found = meant(governance.members(), text, id, |member| {
+        member.name == text && !text.is_empty()
+    });
     let shown = |member: &Member| match member.name.as_str() {
         "" => hex::encode(&member.device.0[..8]),
         name => format!("{name} {}", hex::encode(&member.device.0[..8])),
@@ -357,21 +365,36 @@ mod tests {
     }
 
     #[test]
-    fn stores_are_found_by_name_then_path_then_digits() {
+    fn stores_are_found_by_path_then_name_and_digits() {
         let all = [
             store(0xab, "notes", "notes"),
             store(0xac, "notes", "work/notes"),
+            store(0xae, "tasks", "work/tasks"),
+            store(0xaf, "tasks", "home/tasks"),
             store(0xad, "abababab", "abababab"),
         ];
-        let ambiguous = find(&all, "notes").unwrap_err();
-        assert!(
-            ambiguous.to_string().contains("several stores"),
-            "{ambiguous}"
-        );
+        assert_eq!(find(&all, "notes").unwrap().0, [0xab; 32]);
         assert_eq!(find(&all, "work/notes").unwrap().0, [0xac; 32]);
-        // A name wins over the digits of another store.
-        assert_eq!(find(&all, "abababab").unwrap().0, [0xad; 32]);
+        let is_ambiguous = |text: &str| {
+            let error = find(&all, text).unwrap_err().to_string();
+            assert!(error.contains("several stores"), "{error}");
+        };
+        is_ambiguous("tasks");
+        // A store that is named by the digits of another one does not take its calls.
+        is_ambiguous("abababab");
         assert_eq!(find(&all, "ABABABABA").unwrap().0, [0xab; 32]);
+        let digits = [hex::encode([0xab; 32]), hex::encode([0xcd; 32])];
+        let twin = [
+            store(0xab, "notes", "notes"),
+            store(0xad, &digits[0], &digits[0]),
+        ];
+        assert_eq!(
+            find(&twin, &digits[0]).unwrap().0,
+            [0xab; 32],
+            "a whole id wins"
+        );
+        let liar = [store(0xad, &digits[1], &digits[1])];
+        assert!(find(&liar, &digits[1]).is_err(), "a name is no id");
         for unknown in ["acacaca", "x", ""] {
             assert!(find(&all, unknown).is_err(), "{unknown}");
         }
@@ -426,11 +449,22 @@ mod tests {
     #[test]
     fn names_are_checked() {
         let longest = "x".repeat(NAME_CHARS_MAX);
-        for good in ["a", "notes-1_x.y", &longest] {
+        for good in ["a", "notes-1_x.y", &longest, "deadbee", "deadbeef.", ".x"] {
             assert!(check_name("store", good).is_ok());
         }
         let longer = format!("{longest}x");
-        for bad in ["", "a/b", "ä", "a b", &longer] {
+        for bad in [
+            "",
+            "a/b",
+            "ä",
+            "a b",
+            &longer,
+            ".",
+            "..",
+            "-x",
+            "deadbeef",
+            "0123456789AB",
+        ] {
             assert!(check_name("store", bad).is_err());
         }
     }

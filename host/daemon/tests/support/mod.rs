@@ -449,6 +449,7 @@ impl Client {
             name: String::new(),
             app_hash: shown.app.map_or(Vec::new(), |app| app.hash),
             governance_hash: shown.governance.unwrap().hash,
+            member_name: String::new(),
         };
         let mut steps = self.stores.join(request).await?.into_inner();
         let mut seen = Vec::new();
