@@ -41,7 +41,7 @@ use crate::settings::Settings;
 #[derive(Debug, Parser)]
 #[command(name = "lattice-bench", max_term_width = 100)]
 struct Cli {
-    /// What to measure [default: everything but `large`]
+    /// What to measure [default: everything but `large` and `deleted`]
     #[arg(value_enum, value_name = "FIGURE")]
     groups: Vec<Group>,
     /// The `lattice` binary to measure
@@ -62,10 +62,10 @@ struct Cli {
     /// Intentions of the stores that are joined and opened
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     entries: u64,
-    /// Print instead what the rows of a store of so many entries take on disk, by kind
+    /// Print instead what the rows of a store of `--entries` entries take on disk, by kind
     #[arg(long)]
     layout: bool,
-    /// Print instead the time and memory to open, recover, rebuild and join a store of so many entries
+    /// Print instead the time and memory to open, recover, rebuild and join a store of `--entries` entries
     #[arg(long, conflicts_with = "layout")]
     sizes: bool,
     /// Where the store of `--sizes` and `large` is filled; a directory in memory takes minutes where a disk
