@@ -467,11 +467,14 @@ pub(crate) async fn history(
         lane: lane_filter(request.lane),
         function: request.function,
     };
-    let filters: [&[u8]; 4] = [
+    let filters: [&[u8]; 7] = [
         &slot.id.0,
         &[u8::from(request.oldest_first)],
         request.by.as_bytes(),
         filter.function.as_bytes(),
+        &filter.since_ms.to_be_bytes(),
+        &filter.until_ms.to_be_bytes(),
+        &[filter.outcome as u8, request.lane as u8],
     ];
     let page = Page::new(request.page_size, &request.page_token, &filters)?;
     let reader = reader(node, &slot, &snapshot, Forms::from_request(&request.forms));

@@ -187,6 +187,57 @@ async fn history(client: &mut Client, store: &str) -> Vec<api::HistoryResponse> 
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_token_of_other_filters_is_refused() {
+    let home = home();
+    let mut client = Client::embedded(home.path()).await;
+    client.create("notes", "kv").await;
+    client.call_ok("notes", "put", &["a", "b"]).await;
+    let first = api::HistoryRequest {
+        store: "notes".into(),
+        page_size: 1,
+        ..Default::default()
+    };
+    let page = client.stores.history(first.clone()).await.unwrap();
+    let next = api::HistoryRequest {
+        page_token: page.into_inner().next_page_token,
+        ..first
+    };
+    assert!(!next.page_token.is_empty());
+    let others = [
+        api::HistoryRequest {
+            since_ms: 1,
+            ..next.clone()
+        },
+        api::HistoryRequest {
+            until_ms: u64::MAX,
+            ..next.clone()
+        },
+        api::HistoryRequest {
+            outcome: api::OutcomeKind::Refused.into(),
+            ..next.clone()
+        },
+        api::HistoryRequest {
+            lane: api::Lane::App.into(),
+            ..next.clone()
+        },
+        api::HistoryRequest {
+            function: "put".into(),
+            ..next.clone()
+        },
+        api::HistoryRequest {
+            oldest_first: true,
+            ..next.clone()
+        },
+    ];
+    for other in others {
+        let refused = client.stores.history(other).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    client.stores.history(next).await.unwrap();
+    client.close().await;
+}
+
 /// Holds: invariant 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_too_large_for_a_message_is_shortened() {

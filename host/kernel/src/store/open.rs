@@ -78,6 +78,9 @@ pub enum OpenError {
     Storage(#[from] StorageError),
 }
 
+/// The least that a genesis may allow as the length of a body, in bytes.
+const BODY_BYTES_LEAST: u32 = 1024;
+
 impl Store {
     /// Founds a store: signs its genesis, runs both `init`s, and makes it durable.
     ///
@@ -193,7 +196,13 @@ impl Store {
             .genesis
             .filter(|_| decoded.transactions.is_empty())
             .ok_or_else(|| CreateError::Genesis("its body says nothing of a store".into()))?;
-        if header.body.len > genesis.limits.body_bytes || genesis.limits.body_bytes < 1024 {
+        if genesis.limits.body_bytes < BODY_BYTES_LEAST {
+            return Err(CreateError::Genesis(format!(
+                "it allows bodies of {} bytes, and {BODY_BYTES_LEAST} are the least",
+                genesis.limits.body_bytes
+            )));
+        }
+        if header.body.len > genesis.limits.body_bytes {
             return Err(CreateError::Genesis(format!(
                 "its body has {} bytes, and it allows {}",
                 header.body.len, genesis.limits.body_bytes
