@@ -193,10 +193,7 @@ fn open_failure(home: &Path, error: &OpenError) -> Failure {
             },
         )
         .hint("wait until it ends, or end it, and try again"),
-        OpenError::Io { .. } => cannot_open(home, error).hint(
-            "check the path, its permissions and the room on its disk, or give another --home",
-        ),
-        // The texts of the other errors have their own remedy.
+        // These say themselves what to do.
         error => cannot_open(home, error),
     }
 }

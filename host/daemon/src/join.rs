@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use futures_util::future::BoxFuture;
 use lattice_format::{ComponentId, SignedHeader, StoreId};
-use lattice_kernel::{Files, Store};
+use lattice_kernel::{Files, Store, machine_remedy};
 use lattice_net::join::Agreement;
 use lattice_net::{JoinError, JoinHost, JoinPhase, JoinTask, Token};
 use tokio::sync::{mpsc, watch};
@@ -415,7 +415,11 @@ fn adopt_now(
     body: Vec<u8>,
 ) -> std::result::Result<(), String> {
     let home = node.home.store(&slot.id);
-    if slot.opened().is_some() || Files::are_in(&home) {
+    let is_here = Files::are_in(&home).map_err(|error| {
+        let remedy = machine_remedy(&error);
+        format!("{}: {error}; {remedy}", home.display())
+    })?;
+    if slot.opened().is_some() || is_here {
         return node
             .open_slot(slot)
             .map(drop)
@@ -499,7 +503,7 @@ impl JoinHost for Joiner {
             return false;
         };
         let here = Files::are_in(&node.home.store(&self.slot.id));
-        here && node.open_slot(&self.slot).is_ok()
+        matches!(here, Ok(true)) && node.open_slot(&self.slot).is_ok()
     }
 
     fn has_component(&self, store: &StoreId, component: &ComponentId) -> bool {

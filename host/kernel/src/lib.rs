@@ -38,6 +38,7 @@ pub use storage::error::{StorageError, StoreFile};
 pub use storage::files::Files;
 pub use storage::keys::LocalSeq;
 pub use storage::log_files::{LogFiles, ReadSegment};
+pub use storage::machine::{Unopened, machine_remedy, open_file};
 pub use store::author::{CallError, Told};
 pub use store::commit::CommitError;
 pub use store::receive::{Blame, Received};

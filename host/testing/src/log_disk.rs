@@ -256,10 +256,11 @@ pub fn uncached_files(log: &LogDisk, state: &Disk) -> Result<Files, StorageError
 /// that comes back in its place.
 ///
 /// # Errors
-/// When the new disk fails as well.
+/// When a disk fails.
 pub fn repaired(log: &LogDisk, state: &Disk, power: &Power) -> Result<(Files, Disk), StorageError> {
     match state.database() {
         Ok(db) => Ok((on(log, db), state.clone())),
+        Err(error) if !error.is_damage() => Err(error),
         Err(_) => {
             let fresh = Disk::new(power);
             let db = fresh.database()?;

@@ -8,6 +8,8 @@ mod full_disk;
 mod harness;
 #[cfg(target_os = "linux")]
 mod hostile;
+#[cfg(target_os = "linux")]
+mod machine;
 mod sim;
 #[cfg(target_os = "linux")]
 mod small_disk;

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use lattice_format::StoreId;
+use lattice_kernel::{Unopened, machine_remedy};
 
 use crate::limits::LOCK_POLL;
 use crate::node::clock;
@@ -37,8 +38,8 @@ pub enum OpenError {
         /// The id of the process, if the lock file has it.
         pid: Option<u32>,
     },
-    /// A file or directory of the home cannot be used.
-    #[error("{path}: {error}", path = path.display())]
+    /// A file or directory of it cannot be used.
+    #[error("{path}: {error}; {remedy}", path = path.display(), remedy = machine_remedy(error))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -69,6 +70,12 @@ pub enum OpenError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// Another process has a file of it open, without the lock.
+    #[error("another process has {path} open, but not the lock of the home, whose file may have been removed meanwhile; end that process first", path = path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// The runtime for components does not start.
     #[error("the component runtime does not start: {0}")]
     Runtime(String),
@@ -91,6 +98,24 @@ pub(crate) struct Home {
     path: PathBuf,
     lock: File,
     released: AtomicBool,
+}
+
+impl OpenError {
+    /// A redb file that does not open, with what helps if it is damaged.
+    pub(crate) fn unopened(path: &Path, error: Unopened, if_damaged: &str) -> Self {
+        let path = path.to_owned();
+        match error {
+            Unopened::InUse => Self::InUse { path },
+            Unopened::Damaged(_) => Self::Unreadable {
+                path,
+                reason: format!("{error}; while no daemon runs, {if_damaged}"),
+            },
+            Unopened::Refused { .. } => Self::Unreadable {
+                path,
+                reason: error.to_string(),
+            },
+        }
+    }
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use lattice_format::{DeviceKey, StoreId};
-use lattice_kernel::blob::BlobStore;
+use lattice_kernel::blob::{BlobError, BlobStore};
 use lattice_kernel::sync::{Governance, Stale};
-use lattice_kernel::{Changes, Files, Store};
+use lattice_kernel::{Changes, Files, Store, machine_remedy};
 use lattice_net::Net;
 use tokio::sync::{Semaphore, watch};
 
@@ -37,6 +37,7 @@ use crate::plugin::blob;
 use crate::plugin::bundled::BUNDLED;
 use crate::plugin::components::Components;
 use crate::store::OpenStore;
+use crate::store::notices;
 use crate::store::writer::{Listener, Opener};
 
 /// The options with which a node is opened.
@@ -209,9 +210,15 @@ impl Node {
         let key = home.identity()?;
         let records = Records::open(&home.records())?;
         let components = Components::open(&home.components())?;
-        let blobs = BlobStore::open(home.blobs()).map_err(|error| OpenError::Unreadable {
-            path: home.blobs(),
-            reason: error.to_string(),
+        let blobs = BlobStore::open(home.blobs()).map_err(|error| match error {
+            BlobError::Unopened { path, source } => {
+                let if_damaged = "move the directory `blobs` away: it is filled again from `components` and by members";
+                OpenError::unopened(&path, source, if_damaged)
+            }
+            error => OpenError::Unreadable {
+                path: home.blobs(),
+                reason: error.to_string(),
+            },
         })?;
         let (closing, _) = watch::channel(false);
         let node = Arc::new_cyclic(|own| Self {
@@ -249,8 +256,10 @@ impl Node {
             .map_err(|error| unreadable(error.to_string()))?;
         let mut slots = self.slots.write().expect("no holder panics");
         for (id, record) in records {
-            if record.joining.is_none() && !Files::are_in(&self.home.store(&id)) {
-                // A crash interrupted the creation, so nobody was told that the store exists.
+            // A disk that does not tell is no reason to forget a store.
+            let is_absent = matches!(Files::are_in(&self.home.store(&id)), Ok(false));
+            if record.joining.is_none() && is_absent {
+                // A creation that a crash cut off: nobody was told that it exists.
                 tracing::info!(store = %id, name = record.name, "removing a store that was never made");
                 self.records
                     .remove_store(&id)
@@ -281,7 +290,7 @@ impl Node {
             let Ok(id) = name.parse::<StoreId>() else {
                 continue;
             };
-            if slots.contains_key(&id) || !Files::are_in(&directory) {
+            if slots.contains_key(&id) || !matches!(Files::are_in(&directory), Ok(true)) {
                 continue;
             }
             // node.redb was lost or restored from an older copy. The log is the truth, so the store is kept.
@@ -458,20 +467,29 @@ impl Node {
             return Err(Failure::unreachable("the node is shutting down"));
         }
         let directory = self.home.store(&slot.id);
-        if !Files::are_in(&directory) {
-            return Err(slot.join.failure(&slot.name()));
-        }
-        match OpenStore::open(self.opener(slot.id), self.listener()) {
+        let opened = match Files::are_in(&directory) {
+            Ok(false) => return Err(slot.join.failure(&slot.name())),
+            Ok(true) => OpenStore::open(self.opener(slot.id), self.listener()),
+            Err(error) => Err(format!(
+                "{}: {error}; {}",
+                directory.display(),
+                machine_remedy(&error)
+            )),
+        };
+        match opened {
             Ok(store) => {
                 *slot.broken.lock().expect("no holder panics") = None;
                 let store = Arc::new(store);
+                blob::offer_components(self, &store);
                 slot.set_open(store.clone());
                 Ok(store)
             }
             Err(reason) => {
                 *slot.broken.lock().expect("no holder panics") = Some(reason.clone());
-                Err(Failure::failed(format!("the store {} does not open: {reason}", slot.name()))
-                    .hint("check the disk; a damaged log is fetched again by joining anew from a member"))
+                Err(
+                    Failure::failed(format!("the store {} does not open: {reason}", slot.name()))
+                        .hint("it is tried again whenever it is used"),
+                )
             }
         }
     }
@@ -496,9 +514,12 @@ impl Node {
         let key = self.key.clone();
         let (clock, own) = (self.clock, self.own.clone());
         Box::new(move || {
-            let files = Files::in_dir(&directory).map_err(|error| error.to_string())?;
             let failed =
                 |error: &dyn std::fmt::Display| format!("{}: {error}", directory.display());
+            let files = Files::in_dir(&directory).map_err(|error| failed(&error))?;
+            if let (Some(damage), Some(node)) = (files.removed_state(), own.upgrade()) {
+                notices::tell_of_removed_state(&node, &id, damage);
+            }
             let found = restored::look(&directory).map_err(|error| failed(&error))?;
             let mut store = Store::open(files, engine.clone(), key.clone(), clock.now_ms())
                 .map_err(|error| failed(&error))?;

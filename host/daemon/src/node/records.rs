@@ -16,6 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use lattice_format::{ComponentId, DeviceKey, StoreId};
+use lattice_kernel::open_file;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
@@ -202,14 +203,13 @@ impl Records {
             path: path.to_owned(),
             error,
         })?;
-        let db = Database::builder()
-            .set_cache_size(RECORDS_CACHE_BYTES)
-            .create(path)
-            .map_err(|error| {
-                unreadable(format!(
-                    "{error}; restore it from a backup, or move it away: stores are then found again by their directories"
-                ))
-            })?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(RECORDS_CACHE_BYTES);
+        let db = open_file(path, || builder.create(path)).map_err(|error| {
+            let if_damaged = "put it back from a backup, or move it away: stores are then found again by their \
+                              directories, and only their names here and those of plugins are lost";
+            OpenError::unopened(path, error, if_damaged)
+        })?;
         let records = Self { db };
         let format = records
             .prepare()
@@ -484,8 +484,31 @@ mod tests {
         drop(records);
         let path = dir.path().join("node.redb");
         std::fs::write(&path, vec![7; 8192]).unwrap();
-        let error = Records::open(&path).unwrap_err();
-        assert!(error.to_string().contains("node.redb"), "{error}");
+        let error = Records::open(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("node.redb") && error.contains("move it away"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_the_machine_refuses_or_that_is_in_use_is_not_called_damaged() {
+        let (dir, records) = open();
+        let path = dir.path().join("node.redb");
+        let in_use = Records::open(&path).unwrap_err().to_string();
+        assert!(in_use.contains("another process"), "{in_use}");
+        drop(records);
+        // A link to a disk that is not there.
+        let link = dir.path().join("link.redb");
+        std::os::unix::fs::symlink(dir.path().join("gone/node.redb"), &link).unwrap();
+        let refused = Records::open(&link).unwrap_err().to_string();
+        for said in [in_use, refused] {
+            assert!(
+                !said.contains("backup") && !said.contains("damaged"),
+                "{said}"
+            );
+            assert!(said.contains("; "), "nothing to do about it: {said}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use lattice_kernel::blob::BlobError;
 
 use crate::api::failure::{Failure, Result};
 use crate::node::Node;
+use crate::store::OpenStore;
 
 /// The id of a component's bytes as a blob.
 pub(crate) fn of(component: &ComponentId) -> BlobId {
@@ -30,7 +31,22 @@ pub(crate) fn own_components(node: &Node, store: &StoreId, ids: &[ComponentId]) 
     Ok(())
 }
 
-/// The names of the stores of this node that have the component.
+/// Puts components of an open store among its blobs, where they are not there yet: they are lost with the directory
+/// of the blobs. Blocks. What fails is tried again when the store is opened again.
+pub(crate) fn offer_components(node: &Node, store: &OpenStore) {
+    let snapshot = store.snapshot();
+    let genesis = snapshot.genesis();
+    for component in std::iter::once(&genesis.system).chain(&genesis.app) {
+        // One that is missing is fetched by whoever needs it.
+        if node.components.contains(&component.id)
+            && let Err(failure) = own_components(node, &store.id(), &[component.id])
+        {
+            tracing::warn!(store = %store.id(), "members cannot get a component from here: {failure}");
+        }
+    }
+}
+
+/// Names of the stores here that have the component.
 ///
 /// # Errors
 /// When the disk fails.

@@ -100,7 +100,29 @@ pub(crate) fn keep_notices(node: &Node, store: &StoreId, notices: &[Notice]) -> 
     kept.is_ok()
 }
 
-/// A page of the notices, the oldest first.
+/// Lets a person know that the derived state of a store was damaged and is made again. The store loses nothing by
+/// it, but its disk may go on like that.
+pub(crate) fn tell_of_removed_state(node: &Node, store: &StoreId, damage: &str) {
+    let now_ms = node.clock.now_ms();
+    let mut origin = blake3::Hasher::new();
+    origin.update(&store.0).update(b"removed state");
+    origin.update(&now_ms.to_be_bytes());
+    let notice = NoticeRecord {
+        kind: api::NoticeKind::Other.into(),
+        raised_ms: now_ms,
+        store: store.0.to_vec(),
+        text: format!(
+            "state.redb was damaged ({damage}) and was removed; it is made again from the log, and nothing is lost; check the disk"
+        ),
+        origin: origin.finalize().as_bytes().to_vec(),
+        ..Default::default()
+    };
+    if let Err(error) = node.records.add_notices(vec![notice], 0) {
+        tracing::error!(%store, "{error}");
+    }
+}
+
+/// What a person should know.
 pub(crate) fn list_notices(
     node: &Node,
     request: api::ListNoticesRequest,

@@ -23,6 +23,8 @@ use bao_tree::{BaoTree, BlockSize, ChunkNum, ChunkRanges};
 use lattice_format::{BlobId, StoreId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::storage::machine::{Unopened, machine_remedy, open_file};
+
 use super::limits::{BLOB_BYTES_MAX, GROUP_CHUNKS_LOG, PIECE_BYTES, READ_BYTES_MAX};
 
 const BLOBS: TableDefinition<'static, [u8; 32], u64> = TableDefinition::new("blobs-1");
@@ -34,7 +36,7 @@ pub(super) const GROUP: BlockSize = BlockSize::from_chunk_log(GROUP_CHUNKS_LOG);
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     /// The file system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; {}", path.display(), machine_remedy(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -48,6 +50,14 @@ pub enum BlobError {
         path: PathBuf,
         /// What the database said.
         text: String,
+    },
+    /// The index cannot be opened.
+    #[error("{}: {source}", path.display())]
+    Unopened {
+        /// The file of the index.
+        path: PathBuf,
+        /// Why.
+        source: Unopened,
     },
     /// The blob is larger than allowed.
     #[error("a blob of {size} bytes exceeds {max}")]
@@ -84,10 +94,8 @@ impl BlobStore {
             source,
         })?;
         let path = dir.join("index.redb");
-        let index = Database::create(&path).map_err(|error| BlobError::Index {
-            path,
-            text: error.to_string(),
-        })?;
+        let index = open_file(&path, || Database::create(&path))
+            .map_err(|source| BlobError::Unopened { path, source })?;
         let store = Self {
             dir,
             index,
@@ -253,7 +261,7 @@ impl BlobStore {
             return Ok(None);
         }
         let (data, proof) = (self.file(blob), self.proof(blob));
-        let (Ok(data_file), Ok(proof_file)) = (File::open(&data), File::open(&proof)) else {
+        let (Some(data_file), Some(proof_file)) = (open(&data)?, open(&proof)?) else {
             return Err(self.damaged(blob)?);
         };
         let outboard = PreOrderOutboard {
@@ -412,6 +420,15 @@ pub(super) fn ranges(size: u64, piece: u64) -> ChunkRanges {
         ChunkRanges::from(start..)
     } else {
         ChunkRanges::from(start..ChunkNum::full_chunks((piece + 1) * PIECE_BYTES))
+    }
+}
+
+/// Opens a file to read it; `None` when it is not there. A file that the system refuses to open may be whole.
+fn open(path: &Path) -> Result<Option<File>, BlobError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path)(error)),
     }
 }
 

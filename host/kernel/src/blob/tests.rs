@@ -391,6 +391,27 @@ fn a_damaged_file_is_found_taken_away_and_fetched_again() {
 }
 
 #[test]
+fn a_file_that_the_system_refuses_to_open_is_an_error_and_stays() {
+    let a = Dir::new();
+    let blobs = a.blobs();
+    let content = bytes(2 * PIECE_BYTES as usize);
+    let blob = blobs.insert(HERE, &content).unwrap();
+    let file = a.data_file(blob);
+    for file in [file.clone(), file.with_extension("bao")] {
+        let aside = file.with_extension("aside");
+        fs::rename(&file, &aside).unwrap();
+        // As many links as the system follows, and more.
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        let error = blobs.piece(HERE, blob, Some(0)).unwrap_err();
+        assert!(matches!(error, BlobError::Io { .. }), "{error}");
+        assert!(blobs.has(HERE, blob).unwrap());
+        fs::rename(&aside, &file).unwrap();
+    }
+    assert!(blobs.piece(HERE, blob, Some(0)).unwrap().is_some());
+    assert_eq!(blobs.read(HERE, blob).unwrap(), Some(content));
+}
+
+#[test]
 fn a_partial_file_that_lies_is_fetched_again() {
     let (a, b) = (Dir::new(), Dir::new());
     let (from, to) = (a.blobs(), b.blobs());

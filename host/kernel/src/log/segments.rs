@@ -18,6 +18,7 @@ use crate::limits::OPEN_SEGMENTS_MAX;
 use crate::storage::db::{self, Failed, Open, guard};
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::log_files::{LogFiles, ReadSegment};
+use crate::storage::machine::lacks_descriptors;
 
 /// A segment, by the number of its first entry. Errors show it as the path of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -191,6 +192,11 @@ impl Segments {
                 // writing repairs it, and dropping it closes it.
                 Err(DatabaseError::RepairAborted) => {
                     drop(self.files.open(segment.0)?);
+                    self.files.open_to_read(segment.0)
+                }
+                // Segments that are only kept open give way.
+                Err(error) if lacks_descriptors(&error) && !open.is_empty() => {
+                    open.clear();
                     self.files.open_to_read(segment.0)
                 }
                 opened => opened,

@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::machine::CONTRADICTION;
 
 /// Why guarded work failed.
 pub(crate) enum Failed {
@@ -41,10 +42,7 @@ from_redb!(
     redb::SetDurabilityError
 );
 
-/// The description of damage that made redb panic.
-const CONTRADICTION: &str = "its pages contradict each other";
-
-/// Runs `work` on `file`. An error without a file gets `file`, and a panic becomes damage of `file`.
+/// Does something with a file.
 pub(crate) fn guard<T>(
     file: StoreFile,
     work: impl FnOnce() -> Result<T, Failed>,
@@ -52,7 +50,7 @@ pub(crate) fn guard<T>(
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(Failed::Storage(error))) => Err(error),
-        Ok(Err(Failed::Redb(error))) => Err(StorageError::failed(file, error)),
+        Ok(Err(Failed::Redb(error))) => Err(StorageError::of_redb(file, error)),
         Err(_) => Err(StorageError::damaged(file, CONTRADICTION)),
     }
 }

@@ -1,10 +1,14 @@
 //! Errors of a store's files: the file, the row, the cause and the remedy.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+
+use redb::DatabaseError;
 
 use crate::storage::keys::table_name;
 use crate::storage::log_files::{LOG_DIR, file_name};
+use crate::storage::machine::{Unopened, is_verdict, machine_remedy, verdict_text};
 
 /// A file of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +36,17 @@ impl StoreFile {
     fn remedy(self) -> &'static str {
         match self {
             Self::State => "remove it while no daemon runs, and it is made again from the log",
-            Self::Log | Self::Segment(_) => "restore the store from a backup, or join it again",
+            Self::Log | Self::Segment(_) => LOG_REMEDY,
         }
     }
 }
 
-/// This node's disk failed, or a file on it is damaged. It is never the outcome of a call, because other nodes do not
-/// have it: it pauses the store.
+/// What to do about a log that is damaged. A store whose directory is gone can be joined like one that was never
+/// here; its other members know the device already.
+pub(crate) const LOG_REMEDY: &str = "while no daemon runs, put the store's directory back from a backup, or remove it \
+     and join the store again";
+
+/// This node's disk failed, or what is on it is damaged. Never an outcome: it pauses the store.
 #[derive(Clone, Debug)]
 pub struct StorageError {
     file: StoreFile,
@@ -49,11 +57,9 @@ pub struct StorageError {
 /// What happened to a file.
 #[derive(Clone, Debug)]
 enum What {
-    /// redb or the file system failed at work on the file.
-    Failed(Source),
-    /// redb or the file system failed to open the file.
-    Unopened(Source),
-    /// The file holds bytes that no node wrote.
+    /// redb or the file system refused to work on it, which says nothing about what it holds.
+    Failed(Source, Option<&'static str>),
+    /// It holds what nobody wrote.
     Damaged(String),
     /// The file is sound, but cannot be used.
     Unusable(String),
@@ -62,20 +68,36 @@ enum What {
 type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 impl StorageError {
-    /// Work on a file failed with an error of redb or of the file system.
-    pub(crate) fn failed(
-        file: StoreFile,
-        source: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
-        Self::of(file, What::Failed(Arc::new(source)))
+    /// The system refused to work on a file.
+    pub(crate) fn failed(file: StoreFile, error: io::Error) -> Self {
+        let remedy = machine_remedy(&error);
+        Self::of(file, What::Failed(Arc::new(error), Some(remedy)))
     }
 
-    /// A file could not be opened. Public for whoever opens the files of a store, such as a disk of tests.
-    pub fn unopened(
-        file: StoreFile,
-        source: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
-        Self::of(file, What::Unopened(Arc::new(source)))
+    /// redb refused to work on a file, for what it holds or for what the system refused.
+    pub(crate) fn of_redb(file: StoreFile, error: redb::Error) -> Self {
+        match error {
+            error if is_verdict(&error) => Self::damaged(file, verdict_text(&error)),
+            redb::Error::Io(error) => Self::failed(file, error),
+            error => Self::of(file, What::Failed(Arc::new(error), None)),
+        }
+    }
+
+    /// A file could not be opened, by whoever opens the files of a store.
+    pub fn unopened(file: StoreFile, error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::DatabaseAlreadyOpen => Self::unusable(file, Unopened::InUse),
+            error => Self::of_redb(file, error.into()),
+        }
+    }
+
+    /// The derived state could not be opened.
+    pub(crate) fn of_state(error: Unopened) -> Self {
+        let file = StoreFile::State;
+        match error {
+            Unopened::Damaged(what) => Self::damaged(file, what),
+            error => Self::unusable(file, error),
+        }
     }
 
     /// A file holds bytes that no node wrote.
@@ -116,7 +138,12 @@ impl StorageError {
         self.file
     }
 
-    /// The damaged row, if one is known: its table and its key, with escapes for bytes that are not printable ASCII.
+    /// Whether the file holds what nobody wrote, rather than cannot be used.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.what, What::Damaged(_))
+    }
+
+    /// The row, where one is to blame: its table, and its key with escapes for what is no text.
     pub fn row_name(&self) -> Option<&str> {
         self.row.as_deref()
     }
@@ -126,13 +153,8 @@ impl fmt::Display for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (file, remedy) = (self.file, self.file.remedy());
         match (&self.what, &self.row) {
-            (What::Failed(source), _) => write!(f, "{file}: {source}"),
-            (What::Unopened(source), _) => {
-                write!(
-                    f,
-                    "{file} does not open: {source}; if it is damaged, {remedy}"
-                )
-            }
+            (What::Failed(source, None), _) => write!(f, "{file}: {source}"),
+            (What::Failed(source, Some(remedy)), _) => write!(f, "{file}: {source}; {remedy}"),
             (What::Damaged(what), None) => write!(f, "{file} is damaged: {what}; {remedy}"),
             (What::Damaged(what), Some(row)) => {
                 write!(f, "{file} is damaged: {row} {what}; {remedy}")
@@ -145,7 +167,7 @@ impl fmt::Display for StorageError {
 impl std::error::Error for StorageError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.what {
-            What::Failed(source) | What::Unopened(source) => Some(&**source),
+            What::Failed(source, _) => Some(&**source),
             What::Damaged(_) | What::Unusable(_) => None,
         }
     }
@@ -179,22 +201,51 @@ mod tests {
         let segment = StorageError::damaged(StoreFile::Segment(16), "entry 17 is torn");
         assert_eq!(
             segment.to_string(),
-            "log/0000000000000010.redb is damaged: entry 17 is torn; restore the store from a backup, or join it again"
+            format!("log/0000000000000010.redb is damaged: entry 17 is torn; {LOG_REMEDY}")
         );
         assert!(segment.source().is_none());
     }
 
     #[test]
     fn the_source_of_an_error_is_kept() {
-        let full = || std::io::Error::other("no space is left");
+        let full = || io::Error::new(io::ErrorKind::StorageFull, "no space is left");
         for error in [
             StorageError::failed(StoreFile::Log, full()),
-            StorageError::unopened(StoreFile::Log, full()),
+            StorageError::unopened(StoreFile::Log, full().into()),
         ] {
             let source = error.source().map(ToString::to_string);
             assert_eq!(source.as_deref(), Some("no space is left"));
             assert!(error.to_string().contains("no space is left"), "{error}");
             assert_eq!(error, error.clone());
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_machine_advises_no_backup_and_removes_nothing() {
+        for file in [StoreFile::State, StoreFile::Log, StoreFile::Segment(16)] {
+            // EIO, EACCES and EMFILE.
+            for number in [5, 13, 24] {
+                let error = || io::Error::from_raw_os_error(number);
+                for error in [
+                    StorageError::failed(file, error()),
+                    StorageError::unopened(file, error().into()),
+                    StorageError::of_redb(file, redb::Error::Io(error())),
+                ] {
+                    let said = error.to_string();
+                    for advice in ["backup", "remove", "damaged", "again"] {
+                        assert!(!said.contains(advice), "{said}");
+                    }
+                    assert!(said.contains("; "), "nothing to do about it: {said}");
+                }
+            }
+            let torn = redb::StorageError::Corrupted("a page".into());
+            let said = StorageError::unopened(file, torn.into()).to_string();
+            assert!(
+                said.contains("is damaged") && said.contains("remove"),
+                "{said}"
+            );
+            let in_use = StorageError::unopened(file, DatabaseError::DatabaseAlreadyOpen);
+            assert!(in_use.to_string().contains("another process"), "{in_use}");
         }
     }
 }

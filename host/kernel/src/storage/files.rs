@@ -1,13 +1,14 @@
 //! The files of a store: the segments of its log, and the database of the derived state.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, DatabaseError};
+use redb::Database;
 
 use crate::limits::SEGMENT_BYTES;
-use crate::storage::db::guard;
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::log_files::{LOG_DIR, LogDirectory, LogFiles, segments_in};
+use crate::storage::machine::{Unopened, open_file};
 
 /// The file of the log in stores of version 0.1.
 const OLD_LOG: &str = "log.redb";
@@ -19,21 +20,25 @@ pub struct Files {
     /// Bytes of rows after which a segment of the log is full.
     pub(crate) segment_bytes: u64,
     pub(crate) state: Database,
+    /// What was wrong with the `state.redb` that was removed, if one was.
+    removed_state: Option<String>,
 }
 
 /// Memory that redb may use for pages of the derived state, in bytes.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 impl Files {
-    /// The files of the store in directory `dir`. Creates `state.redb` if it does not exist; the first entry creates
-    /// the log. A damaged `state.redb` is removed and created anew, since it can be derived. The directory must keep
-    /// its name while the files are open, because the log creates new segments in it.
+    /// The files of a store in its directory, made if they do not exist: the log with the first entry. A `state.redb`
+    /// that redb finds damaged is removed and made anew, since it can be derived; [`Files::removed_state`] tells. No
+    /// limit, permission or disk that fails removes it. The directory must keep its name while they are open: the log
+    /// makes new segments in it.
     ///
     /// # Errors
     /// When `state.redb` cannot be opened, or the store is one of version 0.1.
     pub fn in_dir(dir: &Path) -> Result<Self, StorageError> {
         let old = dir.join(OLD_LOG);
-        if old.exists() {
+        let is_old = old.try_exists();
+        if is_old.map_err(|error| StorageError::failed(StoreFile::Log, error))? {
             return Err(StorageError::unusable(
                 StoreFile::Log,
                 format_args!(
@@ -43,26 +48,30 @@ impl Files {
                 ),
             ));
         }
-        let file = StoreFile::State;
-        let open = |path: &Path| {
+        let path = dir.join("state.redb");
+        let open = || {
             let mut builder = Database::builder();
             builder.set_cache_size(CACHE_BYTES);
-            guard(file, || Ok(builder.create(path)))
+            open_file(&path, || builder.create(&path))
         };
-        let path = dir.join("state.redb");
-        let damage: Box<dyn std::fmt::Display> = match open(&path) {
-            Ok(Ok(state)) => return Ok(Self::with_state(dir, state)),
-            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
-                let why = format_args!("another process has {} open", path.display());
-                return Err(StorageError::unusable(file, why));
-            }
-            Ok(Err(error)) => Box::new(error),
-            Err(error) => Box::new(error),
+        let damage = match open() {
+            Ok(state) => return Ok(Self::with_state(dir, state)),
+            Err(Unopened::Damaged(what)) => what,
+            Err(error) => return Err(StorageError::of_state(error)),
         };
-        tracing::warn!(path = %path.display(), error = %damage, "rebuilding damaged derived state");
-        std::fs::remove_file(&path).map_err(|error| StorageError::failed(file, error))?;
-        let state = open(&path)?.map_err(|error| StorageError::unopened(file, error))?;
-        Ok(Self::with_state(dir, state))
+        tracing::warn!(path = %path.display(), "removing the damaged derived state, to make it again: {damage}");
+        std::fs::remove_file(&path)
+            .map_err(|error| StorageError::failed(StoreFile::State, error))?;
+        let state = open().map_err(StorageError::of_state)?;
+        Ok(Self {
+            removed_state: Some(damage),
+            ..Self::with_state(dir, state)
+        })
+    }
+
+    /// What was wrong with the `state.redb` that was removed when these files were opened; `None` when none was.
+    pub fn removed_state(&self) -> Option<&str> {
+        self.removed_state.as_deref()
     }
 
     fn with_state(dir: &Path, state: Database) -> Self {
@@ -70,9 +79,12 @@ impl Files {
         Self::from_parts(Box::new(log), SEGMENT_BYTES, state)
     }
 
-    /// Whether directory `dir` is one of a store, of any version.
-    pub fn are_in(dir: &Path) -> bool {
-        dir.join(LOG_DIR).exists() || dir.join(OLD_LOG).exists()
+    /// Whether that directory is one of a store, of whichever version.
+    ///
+    /// # Errors
+    /// When the system does not tell: then it may be.
+    pub fn are_in(dir: &Path) -> io::Result<bool> {
+        Ok(dir.join(LOG_DIR).try_exists()? || dir.join(OLD_LOG).try_exists()?)
     }
 
     /// The segments of the log of the store in directory `dir`: the number of the first entry and the file, ascending.
@@ -80,7 +92,7 @@ impl Files {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn segments(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+    pub fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         segments_in(&dir.join(LOG_DIR))
     }
 
@@ -90,6 +102,7 @@ impl Files {
             log,
             segment_bytes,
             state,
+            removed_state: None,
         }
     }
 }

@@ -6,4 +6,5 @@ pub(crate) mod files;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod log_files;
+pub(crate) mod machine;
 pub mod rows;

@@ -21,7 +21,7 @@ use crate::log::notice::Kept;
 use crate::log::{Closes, Log, Noticed, Stored, lacks};
 use crate::outcome::Outcome;
 use crate::run::engine::{Engine, HostFault, Unserved};
-use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::error::{LOG_REMEDY, StorageError, StoreFile};
 use crate::storage::files::Files;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::Rows;
@@ -71,7 +71,9 @@ pub enum CreateError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The log holds no genesis.
-    #[error("the log holds no genesis: the store was never completed; remove its directory")]
+    #[error(
+        "the log holds no genesis: the store was never completed; remove its directory while no daemon runs"
+    )]
     Empty,
     /// The disk failed, or a file is damaged.
     #[error(transparent)]
@@ -292,7 +294,7 @@ impl Store {
         if store.core.progress.next.0 > count {
             // The log was restored from a backup, so the state was derived from entries that the log lacks.
             let why = format_args!(
-                "it knows {} entries, and the log only {count}: if the log was restored from a backup, remove state.redb",
+                "it knows {} entries, and the log only {count}: if the log was restored from a backup, remove state.redb while no daemon runs",
                 store.core.progress.next.0
             );
             return Err(StorageError::unusable(StoreFile::State, why).into());
@@ -300,7 +302,7 @@ impl Store {
         let base = store.core.log.base()?;
         if store.core.progress.next.0 < base {
             let why = format_args!(
-                "it begins with entry {base}, and state.redb knows only {} entries: restore the store from a backup, or join it again",
+                "it begins with entry {base}, and state.redb knows only {} entries; {LOG_REMEDY}",
                 store.core.progress.next.0
             );
             return Err(StorageError::unusable(StoreFile::Log, why).into());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
 use lattice_kernel::state::cell::Space;
-use lattice_kernel::{Files, LocalSeq, Notice, Store, Stored};
+use lattice_kernel::{Files, LocalSeq, Notice, OpenError, Store, Stored};
 use lattice_testing::Dice;
 use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, LogImage, files};
@@ -101,6 +101,40 @@ fn a_lost_or_damaged_state_is_made_again_with_the_same_roots() {
         judge(&store).unwrap();
         store.close(START_MS + 9_001).unwrap();
     }
+}
+
+#[test]
+fn what_the_machine_refuses_removes_no_state_and_advises_no_backup_of_a_log() {
+    let (log, state, _) = grown(3);
+    let (log, state) = (log.live(), state.live());
+    let dir = in_dir(&log, Some(&state));
+    let last = log.0.keys().last().copied().flatten().unwrap();
+    for name in ["state.redb".to_owned(), format!("log/{last:016x}.redb")] {
+        let file = dir.path().join(&name);
+        let aside = dir.path().join("aside");
+        std::fs::rename(&file, &aside).unwrap();
+        // Root may open whatever it likes, but not a link to itself, nor one to a disk that is not there.
+        for target in [file.clone(), dir.path().join("unmounted/file")] {
+            std::os::unix::fs::symlink(target, &file).unwrap();
+            let opened = Files::in_dir(dir.path()).map_err(OpenError::from);
+            let error = opened.and_then(|files| open(files, START_MS + 9_000));
+            let said = error.unwrap_err().to_string();
+            assert!(said.contains(&name), "{said}");
+            for advice in ["damaged", "backup", "join"] {
+                assert!(!said.contains(advice), "{said}");
+            }
+            std::fs::remove_file(&file).expect("the link is there yet");
+        }
+        std::fs::rename(&aside, &file).unwrap();
+    }
+    let files = Files::in_dir(dir.path()).unwrap();
+    assert_eq!(files.removed_state(), None);
+    open(files, START_MS + 9_000).unwrap();
+    // What redb itself finds wrong costs the file, and is told.
+    std::fs::write(dir.path().join("state.redb"), b"not a database").unwrap();
+    let files = Files::in_dir(dir.path()).unwrap();
+    assert!(files.removed_state().is_some());
+    open(files, START_MS + 9_000).unwrap();
 }
 
 #[test]
