@@ -16,6 +16,7 @@ mod guard;
 mod history;
 mod home;
 mod join;
+mod log_lines;
 mod members;
 mod memory;
 mod node;
@@ -49,6 +50,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::args::{Cli, Command};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
+use crate::log_lines::Lines;
 use crate::output::{Form, Output};
 
 /// How long background work may take to end after the command.
@@ -71,7 +73,9 @@ fn main() -> ExitCode {
         Form::Text
     });
     start_tracing(&cli);
-    match run(cli, output) {
+    let done = run(cli, output);
+    Lines::end();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
@@ -146,8 +150,11 @@ fn start_tracing(cli: &Cli) {
     let filter: Targets = asked_for
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| filter.parse().expect("these filters are well formed"));
+    Lines::begin();
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(|| Lines)
+        // It would panic where standard error takes nothing.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))

@@ -22,6 +22,7 @@ use crate::member;
 use crate::node::clock;
 use crate::node::lookup;
 use crate::node::lookup::check_name;
+use crate::node::panics;
 use crate::node::records::{JoinRecord, PluginRecord, StoreRecord};
 use crate::node::restored;
 use crate::node::status;
@@ -375,9 +376,10 @@ pub(crate) fn resume_joins(node: &Arc<Node>) {
 
 fn begin_join(node: &Arc<Node>, slot: &Arc<Slot>, task: JoinTask) {
     let handle = node.clone();
-    let slot = slot.clone();
+    let joined = slot.clone();
     let mut closing = node.closing();
-    tokio::spawn(async move {
+    run_told(slot.clone(), async move {
+        let slot = joined;
         let host = Joiner {
             node: Arc::downgrade(&handle),
             slot: slot.clone(),
@@ -407,7 +409,18 @@ fn begin_join(node: &Arc<Node>, slot: &Arc<Slot>, task: JoinTask) {
     });
 }
 
-/// Creates the replica of a store from a genesis that was received, and opens it. Blocks.
+/// Runs a join. That it panicked is told to those who watch it; what is recorded of it stays.
+fn run_told(slot: Arc<Slot>, join: impl Future<Output = ()> + Send + 'static) {
+    panics::spawn(join, move |said| {
+        tracing::error!(store = %slot.id, "the join panicked: {said}");
+        let error = JoinError::Node(format!(
+            "the join panicked: {said}; report it, and start the daemon again to go on with it"
+        ));
+        slot.join.0.send_replace(Some(JoinPhase::Failed { error }));
+    });
+}
+
+/// Makes a store out of a genesis that was received. Blocks.
 fn adopt_now(
     node: &Node,
     slot: &Arc<Slot>,
@@ -574,5 +587,35 @@ impl JoinHost for Joiner {
         if !matches!(phase, JoinPhase::Done | JoinPhase::Failed { .. }) {
             self.slot.join.0.send_replace(Some(phase));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_watches_a_join_that_panics_is_told() {
+        let home = tempfile::tempdir().unwrap();
+        let embedded = crate::embedded(home.path()).await.unwrap();
+        let node = embedded.node();
+        let record = StoreRecord {
+            joining: Some(JoinRecord::default()),
+            ..Default::default()
+        };
+        let slot = Slot::new(StoreId([1; 32]), record);
+        let mut progress = watch_join(node, slot.clone());
+        run_told(slot.clone(), async { panic!("at a bad moment") });
+        let told = tokio::time::timeout(Duration::from_secs(20), progress.next());
+        let told = told.await.expect("it hangs").expect("it ends with a word");
+        let said = told.unwrap_err().message().to_owned();
+        assert!(said.contains("at a bad moment"), "{said}");
+        // The next start goes on with it.
+        assert!(slot.record().joining.is_some());
+        embedded.close().await;
     }
 }

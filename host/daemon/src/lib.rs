@@ -140,7 +140,13 @@ impl Embedded {
         self.channel.clone()
     }
 
-    /// Ends the node: everything is flushed, and the lock is released.
+    /// The node itself.
+    #[cfg(test)]
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Ends the node: everything is flushed, and the lock is let go.
     pub async fn close(self) {
         let Self {
             node,

@@ -6,7 +6,7 @@
 //! hash, written with it, still fits, and its name says which component, engine and profile it is
 //! for. Anything else is compiled again.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -229,7 +229,7 @@ pub fn compile_child_main(arguments: impl IntoIterator<Item = std::ffi::OsString
     let mut arguments = arguments.into_iter().map(PathBuf::from);
     let (Some(source), Some(aside), None) = (arguments.next(), arguments.next(), arguments.next())
     else {
-        eprintln!("usage: {COMPILE_ARGUMENT} COMPONENT OUTPUT");
+        complain(format_args!("usage: {COMPILE_ARGUMENT} COMPONENT OUTPUT"));
         return ExitCode::from(2);
     };
     for (resource, limit) in [
@@ -243,21 +243,26 @@ pub fn compile_child_main(arguments: impl IntoIterator<Item = std::ffi::OsString
             maximum: Some(limit),
         };
         if let Err(error) = setrlimit(resource, limit) {
-            eprintln!("cannot limit itself: {error}");
+            complain(format_args!("cannot limit itself: {error}"));
             return ExitCode::FAILURE;
         }
     }
     match to_file(&Compiler::InProcess, &source, &aside) {
         Ok(()) => ExitCode::SUCCESS,
         Err(CompileError::Refused(reason)) => {
-            eprintln!("{reason}");
+            complain(format_args!("{reason}"));
             ExitCode::from(REFUSED)
         }
         Err(error) => {
-            eprintln!("{error}");
+            complain(format_args!("{error}"));
             ExitCode::from(FILES_FAILED)
         }
     }
+}
+
+/// Says something on standard error, if it can be written: how the process ends says the rest.
+fn complain(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{what}");
 }
 
 fn to_file(compiler: &Compiler, source: &Path, aside: &Path) -> Result<(), CompileError> {

@@ -1,11 +1,12 @@
 //! What the machine does to a node: limits, disks and files that are not as they should be. Each error says what is
 //! wrong and what to do, and doing that helps.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::harness::{Ended, Home, built, finish, program};
+use crate::harness::{Ended, Home, built, finish, program, start_daemon_with};
 
 /// The binary on a home, with a limit that the shell's `ulimit` sets.
 fn limited(home: &Path, limit: &str, words: &[&str]) -> Ended {
@@ -152,4 +153,46 @@ fn a_damaged_index_of_blobs_is_what_it_says_and_moving_blobs_away_helps() {
     let token = a.ok(&["store", "invite", "money"]);
     b.ok(&["store", "join", token.trim(), "--yes"]);
     b.ok(&["call", "money", "open", "ann"]);
+}
+
+/// Where standard error of a daemon goes that nobody can write to, or nobody reads.
+#[derive(Clone, Copy, Debug)]
+enum Unheard {
+    /// To a full disk.
+    Full,
+    /// Into a pipe whose reader is gone.
+    Gone,
+    /// Into a pipe that is full, because its reader stands still.
+    Still,
+}
+
+#[test]
+fn a_daemon_whose_log_cannot_be_written_works_and_ends_as_any_other() {
+    for unheard in [Unheard::Full, Unheard::Gone, Unheard::Still] {
+        let (a, b) = (Home::new(), Home::new());
+        let _first = a.daemon();
+        a.ok(&["store", "create", "notes", "--plugin", "kv"]);
+        a.ok(&["call", "notes", "put", "from", "a"]);
+        let stderr = match unheard {
+            Unheard::Full => {
+                let full = File::options().write(true).open("/dev/full");
+                full.expect("there is one").into()
+            }
+            Unheard::Gone | Unheard::Still => Stdio::piped(),
+        };
+        // It has much to say.
+        let mut command = b.command();
+        let mut second = start_daemon_with(command.env("RUST_LOG", "trace").stderr(stderr));
+        if matches!(unheard, Unheard::Gone) {
+            second.close_stderr();
+        }
+        let token = a.ok(&["store", "invite", "notes"]);
+        b.ok(&["store", "join", token.trim(), "--yes"]);
+        let got = b.ok(&["query", "notes", "get", "from"]);
+        assert_eq!(got, "some(\"a\")\n", "{unheard:?}");
+        let bank = built("bank");
+        b.ok(&["plugin", "install", bank.to_str().expect("UTF-8")]);
+        assert_eq!(second.end("TERM").0, 0, "{unheard:?}");
+        assert!(!b.path().join("lattice.sock").exists(), "{unheard:?}");
+    }
 }

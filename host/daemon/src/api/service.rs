@@ -187,10 +187,16 @@ impl plugins_server::Plugins for Service {
 #[tonic::async_trait]
 impl stores_server::Stores for Service {
     async fn create(&self, request: Request<api::CreateStoreRequest>) -> Answer<api::Store> {
-        let slot = create::create(&self.node, request.into_inner()).await?;
-        Ok(Response::new(
-            status::store_summary(&self.node, &slot).await,
-        ))
+        let (node, request) = (self.node.clone(), request.into_inner());
+        // A task of its own: a client that leaves must not leave half a store behind.
+        let created = tokio::spawn(async move {
+            let slot = create::create(&node, request).await?;
+            Ok(status::store_summary(&node, &slot).await)
+        });
+        match created.await {
+            Ok(store) => answer(store),
+            Err(error) => Err(Failure::failed(format!("making the store: {error}")).into()),
+        }
     }
 
     async fn list(
@@ -273,11 +279,15 @@ impl stores_server::Stores for Service {
                         Err(Failure::failed(format!("the rebuild stopped: {reason}")).into())
                     }
                 };
-                // The client has left. The rebuild goes on without it.
-                if out.send(message).await.is_err() {
+                let is_last = !matches!(&message, Ok(progress) if progress.result.is_none());
+                // Without a client the writer goes on by itself.
+                if out.send(message).await.is_err() || is_last {
                     return;
                 }
             }
+            let ended = Failure::failed("the rebuild ended early: the store's writer is gone")
+                .hint("`lattice store status` says what became of the store");
+            let _ = out.send(Err(ended.into())).await;
         });
         Ok(Response::new(ReceiverStream::new(messages)))
     }

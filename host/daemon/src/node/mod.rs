@@ -7,6 +7,7 @@ pub(crate) mod idle;
 mod listener;
 pub(crate) mod lookup;
 pub(crate) mod network;
+pub(crate) mod panics;
 mod parallel;
 pub(crate) mod records;
 pub(crate) mod restored;
@@ -469,7 +470,9 @@ impl Node {
         let directory = self.home.store(&slot.id);
         let opened = match Files::are_in(&directory) {
             Ok(false) => return Err(slot.join.failure(&slot.name())),
-            Ok(true) => OpenStore::open(self.opener(slot.id), self.listener()),
+            Ok(true) => panics::caught("opening it", || {
+                OpenStore::open(self.opener(slot.id), self.listener())
+            }),
             Err(error) => Err(format!(
                 "{}: {error}; {}",
                 directory.display(),

@@ -22,6 +22,7 @@ use crate::limits::{FETCH_PAUSE, PEER_ADDRESSES_MAX, PEER_EVENTS_QUEUE};
 use crate::member;
 use crate::node::clock::Clock;
 use crate::node::home::OpenError;
+use crate::node::panics;
 use crate::node::records::PeerRecord;
 use crate::node::{Node, Slot};
 use crate::plugin::blob;
@@ -79,7 +80,9 @@ pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), 
         .await
         .map_err(|error| OpenError::Network(error.to_string()))?;
     node.set_net(net);
-    tokio::spawn(keep_addresses(node.handle(), seen_end));
+    panics::spawn(keep_addresses(node.handle(), seen_end), |said| {
+        tracing::error!("addresses of peers are not written down any more: a panic: {said}");
+    });
     Ok(())
 }
 
@@ -124,7 +127,9 @@ pub(crate) fn start_tasks(node: &Arc<Node>) {
             }
         }
     });
-    tokio::spawn(fetch_missing(node.handle()));
+    panics::spawn(fetch_missing(node.handle()), |said| {
+        tracing::error!("missing components are not fetched any more: a panic: {said}");
+    });
 }
 
 /// Fetches the components that paused stores lack, again and again until the node ends.

@@ -17,9 +17,9 @@ use crate::member;
 use crate::node::lookup;
 use crate::node::lookup::{Code, Found};
 use crate::node::{Node, Slot};
-use crate::store::OpenStore;
 use crate::store::arguments;
 use crate::store::writer::Done;
+use crate::store::{OpenStore, STOPPED_HINT};
 
 /// Fuel that a query may use on the thread that serves the request. A query that needs more starts anew on a thread of
 /// its own with all of its fuel, so the bound changes only the speed.
@@ -104,8 +104,7 @@ pub(crate) async fn running(node: &Node, slot: &Arc<Slot>) -> Result<Arc<OpenSto
     let store = node.store(slot).await?;
     let published = store.published();
     if let Some(reason) = published.broken {
-        return Err(Failure::failed(format!("the store is stopped: {reason}"))
-            .hint("check the disk; it is tried again every second"));
+        return Err(Failure::failed(format!("the store is stopped: {reason}")).hint(STOPPED_HINT));
     }
     if published.rebuilding {
         return Err(

@@ -255,3 +255,39 @@ async fn calls_that_wait_behind_a_failed_read_are_done_or_are_told_and_leave_not
     assert_eq!(added, 2 + 8 + well);
     done(store).await;
 }
+
+/// Holds: invariant 6.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_panics_tells_who_waits_and_opens_the_store_anew() {
+    let (log, state) = grown();
+    let (store, openings) = opened(&log, &state, STEADY);
+    let told = store.call(Lane::App, vec![add()]).await.unwrap();
+    assert!(told.outcome.is_ok());
+    let entries = store.snapshot().summary().count;
+    // Whoever asked, those behind, and those who come while the store rests.
+    let asked = store.with::<()>(|_| panic!("in the middle of something"));
+    let behind = store.call(Lane::App, vec![add()]);
+    let (asked, behind) = tokio::time::timeout(PATIENCE, async { tokio::join!(asked, behind) })
+        .await
+        .expect("somebody hangs");
+    let failure = asked.unwrap_err();
+    assert!(
+        failure.text().contains("in the middle of something"),
+        "{failure}"
+    );
+    if let Err(failure) = &behind {
+        assert!(failure.text().contains("the store is stopped"), "{failure}");
+    }
+    assert!(store.published().broken.is_some());
+    let deadline = Instant::now() + PATIENCE;
+    while store.published().broken.is_some() {
+        assert!(Instant::now() < deadline, "it is not opened anew");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(count(&openings), 2);
+    // Nothing acknowledged is lost, and it goes on.
+    assert!(store.snapshot().summary().count >= entries);
+    let told = store.call(Lane::App, vec![add()]).await.unwrap();
+    assert!(told.outcome.is_ok());
+    done(store).await;
+}

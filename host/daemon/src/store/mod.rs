@@ -23,12 +23,20 @@ use lattice_kernel::writer::Rebuild;
 use lattice_kernel::{CallError, Changes, Received, Snapshot, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::api::failure::{Failure, Result};
 use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE, queries_long};
 use crate::store::writer::{Done, Ends, Job, Listener, Opener, Published};
 
-/// One open store. Writes go through its writer; everything else reads snapshots.
+/// What to do about a store that is stopped.
+pub(crate) const STOPPED_HINT: &str =
+    "it is opened anew by itself; `lattice doctor` examines the disk";
+
+/// How long a writer may take to say why it does not answer.
+const GONE_WAIT: Duration = Duration::from_secs(1);
+
+/// One open store. Everything but writing goes past its writer, on snapshots.
 pub(crate) struct OpenStore {
     id: StoreId,
     jobs: mpsc::Sender<Job>,
@@ -134,7 +142,7 @@ impl OpenStore {
         self.send(Job::Call { lane, calls, reply }).await?;
         match answer.await {
             Ok(done) => done.map_err(call_failure),
-            Err(_) => Err(self.gone()),
+            Err(_) => Err(self.gone().await),
         }
     }
 
@@ -153,7 +161,7 @@ impl OpenStore {
         .await?;
         match answer.await {
             Ok(received) => Ok(received?),
-            Err(_) => Err(self.gone()),
+            Err(_) => Err(self.gone().await),
         }
     }
 
@@ -167,7 +175,10 @@ impl OpenStore {
             let _ = reply.send(ask(store));
         })))
         .await?;
-        answer.await.map_err(|_| self.gone())
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.gone().await),
+        }
     }
 
     /// Makes the writer try again what is paused. Does not block.
@@ -182,14 +193,23 @@ impl OpenStore {
     }
 
     async fn send(&self, job: Job) -> Result<()> {
-        self.jobs.send(job).await.map_err(|_| self.gone())
+        match self.jobs.send(job).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.gone().await),
+        }
     }
 
-    fn gone(&self) -> Failure {
-        match &self.published.borrow().broken {
-            Some(reason) => Failure::failed(format!("the store is stopped: {reason}"))
-                .hint("check the disk; it is tried again every second"),
-            None => Failure::unreachable("the store is closed")
+    /// Why a writer does not answer. It says so itself a moment later, unless it has ended.
+    async fn gone(&self) -> Failure {
+        let mut published = self.published.clone();
+        let broken = published.wait_for(|published| published.broken.is_some());
+        let broken = timeout(GONE_WAIT, broken).await;
+        match broken.ok().and_then(std::result::Result::ok).as_deref() {
+            Some(Published {
+                broken: Some(reason),
+                ..
+            }) => Failure::failed(format!("the store is stopped: {reason}")).hint(STOPPED_HINT),
+            _ => Failure::unreachable("the store is closed")
                 .hint("the node is shutting down, or its output says what went wrong"),
         }
     }

@@ -4,6 +4,7 @@
 //! must not have: a thread with a queue, a clock and random numbers, the replies to callers, and the view that readers
 //! share.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,9 +20,17 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
 use crate::node::clock;
+use crate::node::panics;
 use crate::store::places::{Place, Places};
 
-/// The result of a call, which is durable.
+/// How long a store rests whose writer has panicked, before it is opened anew; twice as long after each further panic
+/// within [`PANICS_APART`], up to [`PANIC_REST_MAX`].
+const PANIC_REST: Duration = Duration::from_secs(1);
+const PANIC_REST_MAX: Duration = Duration::from_secs(64);
+/// How long after a panic the next one counts as the first.
+const PANICS_APART: Duration = Duration::from_secs(600);
+
+/// What became of a call, once it is durable.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
     /// The outcome of the transaction.
@@ -125,6 +134,7 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
                 times,
                 began,
                 rebuild: None,
+                panicked: None,
                 closed: false,
             };
             writer.run();
@@ -169,6 +179,8 @@ struct Writer {
     began: Instant,
     /// The receiver of a rebuild's progress, while one goes on.
     rebuild: Option<mpsc::Sender<Rebuild>>,
+    /// When it last panicked, and how long the store rested.
+    panicked: Option<(Instant, Duration)>,
     closed: bool,
 }
 
@@ -177,19 +189,54 @@ impl Writer {
         // One list for all steps, so that a step allocates nothing.
         let mut effects = Vec::new();
         while !self.closed {
-            let input = match self.value.next() {
-                Next::Continue => Input::Nothing,
-                Next::Gather | Next::Poll => match self.ends.jobs.try_recv() {
-                    Ok(job) => self.input(job),
-                    Err(mpsc::error::TryRecvError::Empty) => Input::Nothing,
-                    Err(mpsc::error::TryRecvError::Disconnected) => self.input(Job::Close),
-                },
-                Next::Until(at_ms) => self.wait(Some(self.began + Duration::from_millis(at_ms))),
-                Next::Job => self.wait(None),
-            };
-            self.step(input, &mut effects);
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(&mut effects)));
+            if let Err(panic) = turn {
+                self.rest(panics::said(&*panic), &mut effects);
+            }
         }
         self.ends.jobs.close();
+    }
+
+    /// Waits for what is next, and does it.
+    fn turn(&mut self, effects: &mut Vec<Effect<Caller, Deliverer>>) {
+        let input = match self.value.next() {
+            Next::Continue => Input::Nothing,
+            Next::Gather | Next::Poll => match self.ends.jobs.try_recv() {
+                Ok(job) => self.input(job),
+                Err(mpsc::error::TryRecvError::Empty) => Input::Nothing,
+                Err(mpsc::error::TryRecvError::Disconnected) => self.input(Job::Close),
+            },
+            Next::Until(at_ms) => self.wait(Some(self.began + Duration::from_millis(at_ms))),
+            Next::Job => self.wait(None),
+        };
+        self.step(input, effects);
+    }
+
+    /// After a panic: tells everybody who waits, gives up what is in memory, and has the store opened anew after a
+    /// while, with what is durable.
+    fn rest(&mut self, said: &str, effects: &mut Vec<Effect<Caller, Deliverer>>) {
+        let now = Instant::now();
+        let rest = match self.panicked {
+            Some((last, rest)) if now - last < PANICS_APART => (rest * 2).min(PANIC_REST_MAX),
+            _ => PANIC_REST,
+        };
+        self.panicked = Some((now, rest));
+        let reason = format!("its writer panicked: {said}; report it");
+        tracing::error!(store = %self.id, "{reason}");
+        // First: who waits for an answer that never comes looks here.
+        self.show_broken(reason);
+        self.rebuild = None;
+        self.show_rebuilding();
+        let opens = Now {
+            wall_ms: 0,
+            elapsed_ms: (now + rest - self.began).as_millis() as u64,
+        };
+        let value = std::mem::replace(&mut self.value, writer::Writer::closed(opens));
+        let effects = std::mem::take(effects);
+        // What was in the middle of something may panic once more.
+        if catch_unwind(AssertUnwindSafe(|| drop((value, effects)))).is_err() {
+            tracing::error!(store = %self.id, "giving up what was in memory panicked as well");
+        }
     }
 
     fn wait(&mut self, until: Option<Instant>) -> Given {

@@ -1,5 +1,6 @@
 //! The compiling child process by itself, for tests of this crate; the `lattice` binary is its own.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -8,7 +9,8 @@ fn main() -> ExitCode {
         .next()
         .is_none_or(|first| first != lattice_runtime::COMPILE_ARGUMENT)
     {
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "usage: lattice-compile {} COMPONENT OUTPUT",
             lattice_runtime::COMPILE_ARGUMENT
         );
