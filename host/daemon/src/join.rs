@@ -20,6 +20,7 @@ use crate::api::failure::{Failure, Result};
 use crate::limits::{PLUGINS_MAX, STORES_MAX};
 use crate::member;
 use crate::node::clock;
+use crate::node::descriptors;
 use crate::node::lookup;
 use crate::node::lookup::check_name;
 use crate::node::panics;
@@ -277,6 +278,7 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
                     "this handle has {STORES_MAX} stores already"
                 )));
             }
+            descriptors::check_room()?;
             let name = match request.name.is_empty() {
                 true => joined_name(node, &token),
                 false => {

@@ -56,7 +56,11 @@ pub const NAMES_SHOWN: usize = 256;
 
 /// The most stores of one node.
 pub const STORES_MAX: usize = 1000;
-/// The most names of installed components of one node.
+/// Files that an open store keeps open: its state, and the last segment of its log.
+pub const DESCRIPTORS_PER_STORE: u64 = 2;
+/// Files that stay free for connections, compilers and segments that somebody reads.
+pub const DESCRIPTORS_SPARE: u64 = 24;
+/// Installed components of one node.
 pub const PLUGINS_MAX: usize = 1000;
 /// The longest name of a store or plugin, in characters, all of them ASCII.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -93,6 +97,8 @@ pub const FETCH_PAUSE: Duration = Duration::from_secs(2);
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// The pause between two tries for the lock.
 pub const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How long connections wait that cannot be accepted, before that is tried again.
+pub const ACCEPT_REST: Duration = Duration::from_millis(200);
 /// How long requests in progress may take at shutdown before they are cut off.
 pub const DRAIN_WAIT: Duration = Duration::from_millis(500);
 /// How long the goodbyes to peers may take at shutdown.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::harness::{Ended, Home, built, finish, program, start_daemon_with};
+use crate::harness::{Daemon, Ended, Home, built, finish, program, start_daemon_with};
 
 /// The binary on a home, with a limit that the shell's `ulimit` sets.
 fn limited(home: &Path, limit: &str, words: &[&str]) -> Ended {
@@ -195,4 +195,70 @@ fn a_daemon_whose_log_cannot_be_written_works_and_ends_as_any_other() {
         assert_eq!(second.end("TERM").0, 0, "{unheard:?}");
         assert!(!b.path().join("lattice.sock").exists(), "{unheard:?}");
     }
+}
+
+/// Starts a daemon under a limit that the shell's `ulimit` sets.
+fn limited_daemon(home: &Path, limit: &str) -> Daemon {
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg(format!("ulimit {limit} && exec \"$0\" \"$@\""))
+        .arg(program())
+        .arg("--home")
+        .arg(home)
+        .env_remove("LATTICE_HOME")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    start_daemon_with(command.stderr(Stdio::null()))
+}
+
+#[test]
+fn a_daemon_raises_its_limit_of_open_files_as_far_as_it_may() {
+    let home = Home::new();
+    let daemon = limited_daemon(home.path(), "-Sn 64");
+    let names: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
+    for name in &names {
+        home.ok(&["store", "create", name, "--plugin", "counter"]);
+    }
+    for name in &names {
+        home.ok(&["call", name, "add", "7"]);
+    }
+    daemon.end("TERM");
+    let _again = limited_daemon(home.path(), "-Sn 64");
+    for name in &names {
+        assert_eq!(home.ok(&["query", name, "value"]), "7\n");
+    }
+}
+
+#[test]
+fn a_store_that_finds_too_few_descriptors_is_refused_and_the_others_go_on() {
+    let home = Home::new();
+    let daemon = limited_daemon(home.path(), "-n 96");
+    let mut made = Vec::new();
+    let refused = loop {
+        let name = format!("s{}", made.len());
+        let ended = home.run(&["store", "create", &name, "--plugin", "counter"]);
+        if ended.code != 0 {
+            break ended;
+        }
+        home.ok(&["call", &name, "add", "7"]);
+        made.push(name);
+        assert!(made.len() < 96, "there is no end");
+    };
+    refused.failed(4, &["of 96 files are open", "ulimit"]);
+    assert!(made.len() > 4, "{made:?}");
+    // Connections find what was kept for them.
+    for name in &made {
+        assert_eq!(home.ok(&["query", name, "value"]), "7\n");
+    }
+    let bank = built("bank");
+    home.ok(&["plugin", "install", bank.to_str().expect("UTF-8")]);
+    daemon.end("TERM");
+    let _again = home.daemon();
+    home.ok(&["store", "create", "last", "--plugin", "bank"]);
+    let listed = home.json(&["store", "list"]);
+    assert_eq!(
+        listed["stores"].as_array().map(Vec::len),
+        Some(made.len() + 1)
+    );
 }

@@ -1,16 +1,20 @@
 //! The gRPC server of a node: on the socket of its home, or in memory for one process.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use futures_util::{Stream, stream};
 use hyper_util::rt::TokioIo;
+use lattice_kernel::machine_remedy;
 use tokio::io::DuplexStream;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Router;
 use tonic::transport::{Channel, Endpoint, Server};
 
@@ -19,7 +23,9 @@ use crate::api::{
     calls_server::CallsServer, node_server::NodeServer, plugins_server::PluginsServer,
     stores_server::StoresServer,
 };
-use crate::limits::{DRAIN_WAIT, DUPLEX_BYTES, REQUEST_BYTES_MAX, REQUESTS_PER_CONNECTION};
+use crate::limits::{
+    ACCEPT_REST, DRAIN_WAIT, DUPLEX_BYTES, REQUEST_BYTES_MAX, REQUESTS_PER_CONNECTION,
+};
 use crate::node::Node;
 use crate::node::home::OpenError;
 
@@ -73,8 +79,8 @@ impl Running {
             error,
         })?;
         let (stop, stopping) = watch::channel(false);
-        let server = router(node)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped(stopping));
+        let incoming = accepted(move |context| listener.poll_accept(context));
+        let server = router(node).serve_with_incoming_shutdown(incoming, stopped(stopping));
         Ok(Self {
             stop,
             task: tokio::spawn(server),
@@ -126,8 +132,35 @@ impl Running {
     }
 }
 
-/// Listens at `path`, for this user alone. Removes a socket that a dead daemon left: the caller holds the lock of the
-/// home, so no other daemon serves it.
+/// The connections that come. What cannot be accepted, as where too many files are open, waits until that is over:
+/// to try at once would take a processor. It is logged once.
+fn accepted<T, A>(
+    accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(T, A)>>,
+) -> impl Stream<Item = io::Result<T>> {
+    stream::unfold((accept, false), |(mut accept, mut is_failing)| async move {
+        loop {
+            match poll_fn(&mut accept).await {
+                Ok((connection, _)) => {
+                    if is_failing {
+                        tracing::info!("commands can connect again");
+                    }
+                    return Some((Ok(connection), (accept, false)));
+                }
+                Err(error) => {
+                    if !is_failing {
+                        let remedy = machine_remedy(&error);
+                        tracing::warn!("no command can connect: {error}; {remedy}");
+                    }
+                    is_failing = true;
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    })
+}
+
+/// Listens at `path`, for this user alone. A socket that a dead daemon left behind is removed: the
+/// caller holds the lock of the home, so no other can be alive.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
@@ -158,6 +191,28 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn what_cannot_be_accepted_is_tried_again_after_a_rest_and_then_taken() {
+        use tokio_stream::StreamExt as _;
+        let tries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = tries.clone();
+        let accept = move |_: &mut Context<'_>| {
+            let number = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Poll::Ready(match number {
+                // EMFILE.
+                0..3 => Err(io::Error::from_raw_os_error(24)),
+                _ => Ok((number, ())),
+            })
+        };
+        let began = std::time::Instant::now();
+        let mut connections = Box::pin(accepted(accept));
+        for number in 3..5 {
+            assert_eq!(connections.next().await.unwrap().unwrap(), number);
+        }
+        assert!(began.elapsed() >= 3 * ACCEPT_REST);
+        assert_eq!(tries.load(std::sync::atomic::Ordering::Relaxed), 5);
+    }
 
     #[tokio::test]
     async fn what_is_not_read_fills_a_connection_within_this_process() {

@@ -8,8 +8,9 @@ use lattice_runtime::golden;
 
 use crate::Embedding;
 use crate::api::{Check, CheckLevel, DoctorResponse};
-use crate::limits::DISK_LOW_BYTES;
+use crate::limits::{DESCRIPTORS_PER_STORE, DESCRIPTORS_SPARE, DISK_LOW_BYTES};
 use crate::node::Node;
+use crate::node::descriptors;
 use crate::node::status;
 use crate::plugin::bundled::BUNDLED;
 
@@ -45,6 +46,7 @@ pub(crate) fn doctor(node: &Node) -> DoctorResponse {
         check_home(node),
         check_key(node),
         check_disk(node),
+        check_descriptors(node),
         check_clock(node),
         check_socket(node),
         check_network(node),
@@ -88,6 +90,24 @@ fn check_disk(node: &Node) -> Check {
     match rustix::fs::statvfs(node.home.path()) {
         Ok(stat) => free_space(stat.f_bavail.saturating_mul(stat.f_frsize)),
         Err(error) => check("disk", CheckLevel::Failed, error.to_string(), ""),
+    }
+}
+
+fn check_descriptors(node: &Node) -> Check {
+    let stores = node.slots().len() as u64;
+    let needed = stores * DESCRIPTORS_PER_STORE + 2 * DESCRIPTORS_SPARE;
+    let (Some(limit), Some(open)) = (descriptors::limit(), descriptors::open()) else {
+        return ok("files", "as many may be open as are needed");
+    };
+    let text = format!("{open} of {limit} that may be open are; the stores need {needed}");
+    match needed <= limit {
+        true => ok("files", text),
+        false => check(
+            "files",
+            CheckLevel::Warning,
+            text,
+            "allow more: see `ulimit -Hn`, or LimitNOFILE= of the service",
+        ),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A node: an open home and everything that runs in it.
 
 pub(crate) mod clock;
+pub(crate) mod descriptors;
 pub(crate) mod doctor;
 pub(crate) mod home;
 pub(crate) mod idle;
@@ -207,6 +208,7 @@ impl Node {
     /// # Errors
     /// See [`OpenError`].
     pub(crate) fn open(options: &NodeOptions) -> std::result::Result<Arc<Self>, OpenError> {
+        descriptors::raise();
         let home = Home::open(&options.home, options.patience)?;
         let key = home.identity()?;
         let records = Records::open(&home.records())?;

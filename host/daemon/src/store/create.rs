@@ -20,6 +20,7 @@ use crate::api::failure::{Failure, Result};
 use crate::limits::{PARAMETER_BYTES_MAX, STORES_MAX};
 use crate::member;
 use crate::node::clock;
+use crate::node::descriptors;
 use crate::node::lookup;
 use crate::node::lookup::check_name;
 use crate::node::records::StoreRecord;
@@ -188,6 +189,7 @@ pub(crate) async fn create(
                 .hint("run another handle for more"),
         );
     }
+    descriptors::check_room()?;
     let system = BUNDLED[0];
     let mut system_params = vec![Param {
         name: "name".into(),
