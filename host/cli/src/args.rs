@@ -72,7 +72,7 @@ pub(crate) struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the node until SIGINT or SIGTERM
+    /// Run the node until SIGINT, SIGTERM or SIGHUP
     Daemon(daemon::DaemonArgs),
     /// Show this node, its stores, its peers, and what each lacks and why
     Status,

@@ -26,9 +26,11 @@ const PING_WAIT: Duration = Duration::from_secs(5);
 /// What a command needs of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// The data in the home.
+    /// What is stored in the home, which has to be there.
     Node,
-    /// The peers of a running daemon. The text names what needs them, for the error.
+    /// The home, which is made if it is missing.
+    Home,
+    /// Peers, for as long as a daemon runs. Names what needs them.
     Daemon(&'static str),
     /// Peers while the command runs: those of a daemon, or of the node inside this process.
     Network,
@@ -100,9 +102,9 @@ impl Session {
     /// Class `Unreachable` if a daemon is needed and this process has opened the home.
     pub(crate) fn serves(&self, need: Need) -> Result<bool> {
         match (&self.embedded, need) {
-            (None, _) | (Some(_), Need::Node) | (Some((_, Need::Network)), Need::Network) => {
-                Ok(true)
-            }
+            (None, _)
+            | (Some(_), Need::Node | Need::Home)
+            | (Some((_, Need::Network)), Need::Network) => Ok(true),
             (Some(_), Need::Network) => Ok(false),
             (Some(_), Need::Daemon(what)) => Err(Failure::new(
                 Class::Unreachable,
@@ -168,7 +170,8 @@ async fn answers(channel: Channel, socket: &Path) -> Result<()> {
 async fn open_embedded(home: &Path, need: Need) -> std::result::Result<Embedded, OpenError> {
     match need {
         Need::Network => lattice_daemon::embedded_with_network(home).await,
-        Need::Node | Need::Daemon(_) => lattice_daemon::embedded(home).await,
+        Need::Home => lattice_daemon::embedded(home).await,
+        Need::Node | Need::Daemon(_) => lattice_daemon::embedded_existing(home).await,
     }
 }
 
@@ -193,6 +196,8 @@ fn open_failure(home: &Path, error: &OpenError) -> Failure {
             },
         )
         .hint("wait until it ends, or end it, and try again"),
+        // Nothing is there that could be opened.
+        error @ OpenError::Missing { .. } => Failure::new(Class::Unreachable, error.to_string()),
         // These say themselves what to do.
         error => cannot_open(home, error),
     }

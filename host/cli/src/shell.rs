@@ -26,7 +26,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output::Form;
 use crate::session::Need;
-use crate::{call, guard, output, plugin, store, text, usage};
+use crate::{call, guard, output, plugin, signals, store, text, usage};
 
 /// How many lines the history keeps.
 const HISTORY_LINES: usize = 10_000;
@@ -58,8 +58,8 @@ pub(crate) fn run(runtime: &Runtime, context: &Context) -> Result<()> {
         true => Reader::Person,
         false => Reader::Script,
     };
-    // Opens the home now, so that an error is reported before the first command.
-    runtime.block_on(context.node())?;
+    // A home that cannot be opened is told at once, not at the first command.
+    runtime.block_on(context.stores(Need::Home))?;
     end_on_sigterm(runtime, context.clone());
     let mut editor = editor(runtime, context)?;
     let history = history_file(context);
@@ -115,12 +115,11 @@ fn save_history(editor: &mut LineEditor, path: &PathBuf) {
     }
 }
 
-/// Ends the process at SIGTERM. A task does so, because the thread that waits for a line cannot be interrupted.
+/// A prompt cannot be waited for and given up, so SIGTERM and SIGHUP end the process from beside it.
 fn end_on_sigterm(runtime: &Runtime, context: Context) {
     runtime.spawn(async move {
-        let kind = tokio::signal::unix::SignalKind::terminate();
-        if let Ok(mut terminate) = tokio::signal::unix::signal(kind) {
-            terminate.recv().await;
+        if let Ok(mut signals) = signals::listen_for_the_end() {
+            signals.recv().await;
             context.close().await;
             std::process::exit(0);
         }

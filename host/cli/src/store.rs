@@ -58,7 +58,7 @@ pub(crate) struct RenameArgs {
 pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<()> {
     let parameters = parameters(&args.params, &mut Sources::default())?;
     let parent = context.store(args.parent.as_deref().unwrap_or(""))?;
-    let mut stores = context.stores(Need::Node).await?;
+    let mut stores = context.stores(Need::Home).await?;
     let store = stores
         .create(api::CreateStoreRequest {
             name: args.name,

@@ -31,6 +31,7 @@ pub use node::idle::Idle;
 
 use api::server::Running;
 use node::clock::Clock;
+use node::home::{self, Missing};
 use node::network::{self, NetOptions};
 use node::{Node, NodeOptions};
 
@@ -92,7 +93,16 @@ pub async fn run(
         discovery: options.discovery,
     };
     let clock = Clock(options.clock);
-    let node = open(&options.home, limits::LOCK_WAIT, Embedding::Daemon, clock).await?;
+    // First: a home that no daemon can serve is not made.
+    home::check_socket_path(&options.home.join(SOCKET_NAME))?;
+    let node = open(NodeOptions {
+        home: options.home.clone(),
+        patience: limits::LOCK_WAIT,
+        missing: Missing::Make,
+        embedding: Embedding::Daemon,
+        clock,
+    })
+    .await?;
     options.idle.serve(node.components.wasm());
     // Stores open while the network starts: neither needs the other, and the first request needs a store.
     let stores = node.clone();
@@ -160,12 +170,24 @@ impl Embedded {
     }
 }
 
-/// Opens the node of a home in this process, without network.
+/// Opens the node of a home in this process, without network. A home that is missing is made.
 ///
 /// # Errors
 /// [`OpenError::Locked`] at once when another process has the home open; otherwise what is wrong with the home.
 pub async fn embedded(home: &Path) -> Result<Embedded, OpenError> {
-    let node = open(home, Duration::ZERO, Embedding::Command, Clock::default()).await?;
+    embedded_node(home, Missing::Make).await
+}
+
+/// The same for a command that has nothing to add to a home, so that it makes none.
+///
+/// # Errors
+/// [`OpenError::Missing`] when there is no home; else as [`embedded`].
+pub async fn embedded_existing(home: &Path) -> Result<Embedded, OpenError> {
+    embedded_node(home, Missing::Refuse).await
+}
+
+async fn embedded_node(home: &Path, missing: Missing) -> Result<Embedded, OpenError> {
+    let node = open_command(home, missing).await?;
     let (server, channel) = Running::in_memory(&node);
     Ok(Embedded {
         node,
@@ -174,13 +196,23 @@ pub async fn embedded(home: &Path) -> Result<Embedded, OpenError> {
     })
 }
 
-/// Opens the node of a home in this process as [`embedded`] does, with network: on all interfaces, with relays and
-/// discovery.
+async fn open_command(home: &Path, missing: Missing) -> Result<Arc<Node>, OpenError> {
+    open(NodeOptions {
+        home: home.to_owned(),
+        patience: Duration::ZERO,
+        missing,
+        embedding: Embedding::Command,
+        clock: Clock::default(),
+    })
+    .await
+}
+
+/// The same with network, on all interfaces, with relays and discovery.
 ///
 /// # Errors
 /// Those of [`embedded`], and [`OpenError::Network`].
 pub async fn embedded_with_network(home: &Path) -> Result<Embedded, OpenError> {
-    let node = open(home, Duration::ZERO, Embedding::Command, Clock::default()).await?;
+    let node = open_command(home, Missing::Make).await?;
     let options = NetOptions {
         bind: None,
         relay: true,
@@ -208,25 +240,27 @@ pub(crate) enum Embedding {
     Command,
 }
 
-async fn open(
-    home: &Path,
-    patience: Duration,
-    embedding: Embedding,
-    clock: Clock,
-) -> Result<Arc<Node>, OpenError> {
-    let options = NodeOptions {
-        home: home.to_owned(),
-        patience,
-        embedding,
-        clock,
-    };
+async fn open(options: NodeOptions) -> Result<Arc<Node>, OpenError> {
     match tokio::task::spawn_blocking(move || Node::open(&options)).await {
         Ok(node) => node,
         Err(error) => Err(OpenError::Runtime(error.to_string())),
     }
 }
 
-/// Compiles a component if this process is a child that was started for that. Returns the exit code then.
+/// Whether something of a home is at a path.
+pub fn is_home(path: &Path) -> bool {
+    !home::is_missing(path)
+}
+
+/// What a component is, from its bytes alone: no home is needed to look at a file.
+///
+/// # Errors
+/// As the API has them.
+pub fn inspect(bytes: &[u8]) -> Result<api::Plugin, tonic::Status> {
+    Ok(plugin::inspect_bytes(bytes)?)
+}
+
+/// The arguments of a child process that compiles a component, if this process is one.
 ///
 /// A program that runs nodes must call this first in `main`, and return the code if there is one: components are
 /// compiled in a child process, which is this program again.

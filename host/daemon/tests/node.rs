@@ -553,6 +553,8 @@ async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
         }
     }
     assert_eq!(lost, 2, "its bytes and its code");
+    // They would come back from what the store keeps.
+    std::fs::remove_dir_all(home_b.path().join("blobs")).unwrap();
     let b = Daemon::start(home_b.path()).await;
     let mut on_b = b.client().await;
     let status = on_b.try_call("money", "open", &["bob"]).await.unwrap_err();

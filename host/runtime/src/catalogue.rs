@@ -2,10 +2,11 @@
 //!
 //! `<id>.wasm` holds the bytes of a component, whose BLAKE3 hash is its id; `<id>.<key>.code` what was
 //! compiled from them, where the key names engine, processor and profile. Compiled code is only a
-//! copy: it may be deleted at any time.
+//! copy: it may be deleted at any time. So may bytes that are kept elsewhere as well, see [`Catalogue::set_source`].
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use lattice_format::ComponentId;
 use lattice_kernel::run::engine::HostFault;
@@ -15,12 +16,21 @@ use wasmtime::component::Component;
 use crate::code::{self, CompileError, Compiler};
 use crate::limits::COMPONENT_BYTES_MAX;
 
+/// Where else the bytes of a component may be kept; whoever asks checks their hash. May block.
+type Source = Box<dyn Fn(&ComponentId) -> Option<Vec<u8>> + Send + Sync>;
+
 /// The directory of components.
-#[derive(Debug)]
 pub struct Catalogue {
     dir: PathBuf,
     compiler: Compiler,
     engine_key: String,
+    source: OnceLock<Source>,
+}
+
+impl std::fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Catalogue({})", self.dir.display())
+    }
 }
 
 /// One component that is on this node.
@@ -44,6 +54,7 @@ impl Catalogue {
             dir: dir.to_owned(),
             compiler,
             engine_key: code::engine_key(engine),
+            source: OnceLock::new(),
         };
         this.sweep()?;
         Ok(this)
@@ -72,17 +83,42 @@ impl Catalogue {
         self.dir.join(format!("{id}.{}.code", self.engine_key))
     }
 
-    /// Whether the bytes of a component are here.
+    /// Says where else bytes are kept that are missing or damaged here. Only the first call has an effect.
+    pub fn set_source(&self, source: Source) {
+        let _ = self.source.set(source);
+    }
+
+    /// Whether the bytes of a component are here, or come back from where else they are kept. May block.
     pub fn contains(&self, id: &ComponentId) -> bool {
-        self.bytes_path(id).exists()
+        self.bytes_path(id).exists() || self.recover(id).is_some()
+    }
+
+    /// Puts the bytes of a component back in place from where else they are kept, if they are.
+    fn recover(&self, id: &ComponentId) -> Option<Vec<u8>> {
+        let bytes = self.source.get()?(id).filter(|bytes| is_of(bytes, id))?;
+        match self.place(id, &bytes) {
+            Ok(()) => {
+                tracing::info!(component = %id, "the component's bytes were missing and are back")
+            }
+            // It is in use all the same.
+            Err(fault) => tracing::warn!(component = %id, "{fault}"),
+        }
+        Some(bytes)
     }
 
     /// The bytes of a component, which hash to its id.
     ///
     /// # Errors
-    /// [`HostFault::MissingCode`] when they are not here, or damaged: they are then to be fetched
-    /// again; [`HostFault::Components`] when they cannot be read.
+    /// [`HostFault::MissingCode`] when they are not here, or damaged, and kept nowhere else: they are then to be
+    /// fetched again; [`HostFault::Components`] when they cannot be read.
     pub fn bytes(&self, id: &ComponentId) -> Result<Vec<u8>, HostFault> {
+        match self.read(id) {
+            Err(HostFault::MissingCode(_)) => self.recover(id).ok_or(HostFault::MissingCode(*id)),
+            read => read,
+        }
+    }
+
+    fn read(&self, id: &ComponentId) -> Result<Vec<u8>, HostFault> {
         let path = self.bytes_path(id);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -96,7 +132,7 @@ impl Catalogue {
                 )));
             }
         };
-        if ComponentId(*blake3::hash(&bytes).as_bytes()) != *id {
+        if !is_of(&bytes, id) {
             tracing::warn!(component = %id, path = %path.display(), "the component's file is damaged");
             return Err(HostFault::MissingCode(*id));
         }
@@ -128,12 +164,18 @@ impl Catalogue {
     /// Puts a component's bytes in place, durably.
     pub(crate) fn put(&self, id: &ComponentId, bytes: &[u8]) -> Result<(), HostFault> {
         debug_assert!(bytes.len() <= COMPONENT_BYTES_MAX);
-        let path = self.bytes_path(id);
-        if self.bytes(id).is_ok() {
+        if self.read(id).is_ok() {
             return Ok(());
         }
+        self.place(id, bytes)
+    }
+
+    fn place(&self, id: &ComponentId, bytes: &[u8]) -> Result<(), HostFault> {
+        // The directory may have been removed meanwhile.
+        let path = self.bytes_path(id);
         let aside = code::aside(&path);
-        let written = std::fs::File::create(&aside)
+        let written = std::fs::create_dir_all(&self.dir)
+            .and_then(|()| std::fs::File::create(&aside))
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .and_then(|()| std::fs::rename(&aside, &path))
             .and_then(|()| std::fs::File::open(&self.dir)?.sync_all());
@@ -163,13 +205,13 @@ impl Catalogue {
     /// The component's code, compiled if it is not yet, or if the copy is damaged.
     pub(crate) fn load(&self, id: &ComponentId, engine: &Engine) -> Result<Component, LoadError> {
         let path = self.code_path(id);
-        if let Some(Ok(component)) = code::load(engine, *id, &path) {
+        if let Some(Ok(component)) = code::load(engine, *id, &path)? {
             return Ok(component);
         }
         // Read for its hash: only what is whole is compiled.
         drop(self.bytes(id)?);
         code::compile(&self.compiler, &self.bytes_path(id), &path)?;
-        match code::load(engine, *id, &path) {
+        match code::load(engine, *id, &path)? {
             Some(Ok(component)) => Ok(component),
             // Just compiled by this very engine: what it refuses is the component's own shape.
             Some(Err(error)) => Err(LoadError::Fault(HostFault::Unusable {
@@ -182,6 +224,11 @@ impl Catalogue {
             }
         }
     }
+}
+
+/// Whether bytes are those of a component.
+fn is_of(bytes: &[u8], id: &ComponentId) -> bool {
+    ComponentId(*blake3::hash(bytes).as_bytes()) == *id
 }
 
 /// Why a component's code is not there.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lattice_format::ComponentId;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 
@@ -60,11 +60,7 @@ pub enum CompileError {
     #[error("compiling took more than {} s", .0.as_secs())]
     Time(Duration),
     /// It used too much of memory or the processor, or broke the compiler.
-    #[error(
-        "compiling it ended with {0}; the limits are {memory} MiB of memory and {cpu} s of processor time",
-        memory = COMPILE_MEMORY_BYTES_MAX >> 20,
-        cpu = COMPILE_CPU_MAX.as_secs()
-    )]
+    #[error("compiling it ended with {0}")]
     Died(String),
     /// The compiling process could not read the component or write the code, as it says itself.
     #[error("{0}")]
@@ -209,9 +205,42 @@ fn in_child(program: &Path, source: &Path, aside: &Path) -> Result<(), CompileEr
         status if status.code() == Some(FILES_FAILED.into()) => Err(CompileError::Files(said)),
         status => {
             tracing::warn!(%status, %said, "a compiler died");
-            Err(CompileError::Died(status.to_string()))
+            Err(CompileError::Died(format!("{status}; {}", limits_text())))
         }
     }
+}
+
+/// What the child may use.
+const LIMITS: [(Resource, u64); 4] = [
+    (Resource::As, COMPILE_MEMORY_BYTES_MAX),
+    (Resource::Cpu, COMPILE_CPU_MAX.as_secs()),
+    (Resource::Fsize, COMPILED_BYTES_MAX),
+    (Resource::Core, 0),
+];
+
+/// A limit that is no wider than the one that was inherited: a process may not raise what it was given, and should
+/// not where it may.
+fn narrowed(inherited: Rlimit, limit: u64) -> Rlimit {
+    let least = |inherited: Option<u64>| Some(inherited.map_or(limit, |given| given.min(limit)));
+    Rlimit {
+        current: least(inherited.current),
+        maximum: least(inherited.maximum),
+    }
+}
+
+/// The limits of a child, which inherits those of this process.
+fn limits_text() -> String {
+    let of = |resource, limit| {
+        narrowed(getrlimit(resource), limit)
+            .current
+            .unwrap_or(limit)
+    };
+    format!(
+        "the limits are {} MiB of memory, {} s of processor time and files of {} MiB",
+        of(Resource::As, COMPILE_MEMORY_BYTES_MAX) >> 20,
+        of(Resource::Cpu, COMPILE_CPU_MAX.as_secs()),
+        of(Resource::Fsize, COMPILED_BYTES_MAX) >> 20,
+    )
 }
 
 /// How the child ends when the component does not compile.
@@ -232,17 +261,8 @@ pub fn compile_child_main(arguments: impl IntoIterator<Item = std::ffi::OsString
         complain(format_args!("usage: {COMPILE_ARGUMENT} COMPONENT OUTPUT"));
         return ExitCode::from(2);
     };
-    for (resource, limit) in [
-        (Resource::As, COMPILE_MEMORY_BYTES_MAX),
-        (Resource::Cpu, COMPILE_CPU_MAX.as_secs()),
-        (Resource::Fsize, COMPILED_BYTES_MAX),
-        (Resource::Core, 0),
-    ] {
-        let limit = Rlimit {
-            current: Some(limit),
-            maximum: Some(limit),
-        };
-        if let Err(error) = setrlimit(resource, limit) {
+    for (resource, limit) in LIMITS {
+        if let Err(error) = setrlimit(resource, narrowed(getrlimit(resource), limit)) {
             complain(format_args!("cannot limit itself: {error}"));
             return ExitCode::FAILURE;
         }
@@ -289,26 +309,63 @@ const HASH_BYTES: usize = 32;
 /// Loads compiled code; `None` when the file is missing or damaged.
 ///
 /// # Errors
-/// When the code is whole and the engine refuses it all the same.
+/// When the system refuses to read the file, which may be whole. Inside, when the code is whole and the engine refuses
+/// it all the same.
 pub(crate) fn load(
     engine: &Engine,
     id: ComponentId,
     path: &Path,
-) -> Option<wasmtime::Result<Component>> {
-    let len = std::fs::metadata(path).ok()?.len();
-    let file = match len {
-        0..=COMPILED_BYTES_MAX => std::fs::read(path).ok()?,
-        _ => return None,
+) -> Result<Option<wasmtime::Result<Component>>, CompileError> {
+    let unreadable = |error| CompileError::Io {
+        what: "reading",
+        path: path.to_owned(),
+        error,
     };
+    let len = match std::fs::metadata(path) {
+        Ok(file) => file.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+    };
+    if len > COMPILED_BYTES_MAX {
+        return Ok(None);
+    }
+    let file = std::fs::read(path).map_err(unreadable)?;
     let intact = file
         .split_first_chunk::<HASH_BYTES>()
         .filter(|(hash, code)| blake3::hash(code) == blake3::Hash::from_bytes(**hash));
-    match intact {
+    Ok(match intact {
         Some((_, code)) => Some(crate::trusted::deserialize(engine, code)),
         None => {
             let path = path.display();
             tracing::warn!(component = %id, %path, "compiled code is damaged; compiling again");
             None
         }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_a_compiler_are_narrowed_and_never_raised() {
+        let limit = |current, maximum| Rlimit { current, maximum };
+        for (inherited, expected) in [
+            (limit(None, None), limit(Some(100), Some(100))),
+            (limit(Some(500), None), limit(Some(100), Some(100))),
+            (limit(Some(40), None), limit(Some(40), Some(100))),
+            (limit(Some(40), Some(60)), limit(Some(40), Some(60))),
+            (limit(Some(60), Some(60)), limit(Some(60), Some(60))),
+        ] {
+            assert_eq!(narrowed(inherited, 100), expected, "{inherited:?}");
+        }
+        // Whatever this process was given, a child may set: no privilege is needed to narrow.
+        for (resource, most) in LIMITS {
+            let given = getrlimit(resource);
+            let narrow = narrowed(given, most);
+            assert!(narrow.maximum.unwrap() <= given.maximum.unwrap_or(u64::MAX));
+        }
+        assert!(limits_text().contains("MiB of memory"));
     }
 }

@@ -287,7 +287,7 @@ fn who_is_no_member_or_reads_only_cannot_write() {
 #[test]
 fn a_home_that_another_process_has_open_names_it() {
     let home = Home::new();
-    home.ok(&["store", "list"]);
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
     let mut lock = File::options()
         .read(true)
         .write(true)

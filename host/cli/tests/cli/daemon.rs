@@ -15,7 +15,7 @@ const END_MAX: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_daemon_says_who_it_is_and_ends_at_a_signal() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "HUP"] {
         let home = Home::new();
         let daemon = home.daemon();
         assert_eq!(daemon.ready["node"].as_str().map(str::len), Some(64));
@@ -34,6 +34,8 @@ fn a_daemon_says_who_it_is_and_ends_at_a_signal() {
         assert_eq!(code, 0, "{signal}");
         assert!(took < END_MAX, "{signal}: {took:?}");
         assert!(!socket.exists(), "the socket stayed behind");
+        let pid = std::fs::read(home.path().join("lock")).expect("a lock file");
+        assert_eq!(pid, b"", "{signal}: the process stayed behind");
         assert_eq!(home.json(&["status"])["daemon"], false);
     }
 }

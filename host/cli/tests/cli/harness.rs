@@ -185,6 +185,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// Sends a signal that does not end it.
+    pub(crate) fn signal(&self, signal: &str) {
+        send(signal, &self.child);
+    }
+
     /// Lets go of the reading end of its standard error.
     pub(crate) fn close_stderr(&mut self) {
         drop(self.child.stderr.take());

@@ -2,11 +2,11 @@
 //! wrong and what to do, and doing that helps.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::harness::{Daemon, Ended, Home, built, finish, program, start_daemon_with};
+use crate::harness::{Daemon, Ended, Home, built, command, finish, program, start_daemon_with};
 
 /// The binary on a home, with a limit that the shell's `ulimit` sets.
 fn limited(home: &Path, limit: &str, words: &[&str]) -> Ended {
@@ -261,4 +261,275 @@ fn a_store_that_finds_too_few_descriptors_is_refused_and_the_others_go_on() {
         listed["stores"].as_array().map(Vec::len),
         Some(made.len() + 1)
     );
+}
+
+#[test]
+fn a_store_is_made_whole_or_not_at_all_whatever_is_lacking() {
+    let home = Home::new();
+    home.ok(&["store", "create", "first", "--plugin", "counter"]);
+    let mut made = vec!["first".to_owned()];
+    for descriptors in (12..=72).step_by(2) {
+        let name = format!("with-{descriptors}");
+        let words = ["store", "create", &name, "--plugin", "counter"];
+        let ended = limited(home.path(), &format!("-n {descriptors}"), &words);
+        if ended.code == 0 {
+            made.push(name);
+        }
+        let listed = home.json(&["store", "list"]);
+        let listed = listed["stores"].as_array().expect("a list").iter();
+        let mut listed: Vec<_> = listed.map(|store| store["name"].clone()).collect();
+        listed.sort_by_key(ToString::to_string);
+        made.sort();
+        assert_eq!(listed, made, "{descriptors}: {ended:?}");
+        assert_eq!(
+            stores(home.path()).len(),
+            made.len(),
+            "{descriptors}: {ended:?}"
+        );
+    }
+    assert!(made.len() > 1, "there were never enough");
+}
+
+#[test]
+fn a_program_that_was_replaced_compiles_and_joins_as_before() {
+    let (a, b) = (Home::new(), Home::new());
+    let _first = a.daemon();
+    let bank = built("bank");
+    let bank = bank.to_str().expect("UTF-8");
+    a.ok(&["plugin", "install", bank]);
+    a.ok(&["store", "create", "money", "--plugin", "bank"]);
+    let token = a.ok(&["store", "invite", "money"]);
+    let files = tempfile::tempdir().expect("a directory");
+    let copy = files.path().join("lattice");
+    std::fs::copy(program(), &copy).expect("copied");
+    let mut command = Command::new(&copy);
+    command
+        .arg("--home")
+        .arg(b.path())
+        .env_remove("LATTICE_HOME")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    let _second = start_daemon_with(&mut command);
+    // As an update does it: another file gets the name.
+    let other = files.path().join("other");
+    std::fs::write(&other, b"#!/bin/sh\nexit 9\n").expect("written");
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&other, executable).expect("set");
+    std::fs::rename(&other, &copy).expect("replaced");
+    b.ok(&["store", "join", token.trim(), "--yes"]);
+    b.ok(&["call", "money", "open", "ann"]);
+    // And where nothing has the name any more.
+    std::fs::remove_file(&copy).expect("it was there");
+    b.ok(&["store", "create", "notes", "--plugin", "kv"]);
+    b.ok(&["call", "notes", "put", "a", "b"]);
+}
+
+#[test]
+fn who_only_reads_makes_no_home() {
+    let empty = Home::new();
+    let none = empty.path().join("none");
+    for home in [none.as_path(), empty.path()] {
+        for words in [
+            &["status"][..],
+            &["doctor"],
+            &["notices"],
+            &["plugin", "list"],
+            &["plugin", "inspect", "kv"],
+            &["store", "list"],
+            &["store", "status", "notes"],
+            &["store", "members", "notes"],
+            &["query", "notes", "get", "a"],
+            &["call", "notes", "put", "a", "b"],
+        ] {
+            let ended = finish(command(home).args(words));
+            ended.failed(3, &["there is no home at", "store create"]);
+        }
+        // A file can be looked at wherever one is.
+        let bank = built("bank");
+        let words = ["plugin", "inspect", bank.to_str().expect("UTF-8")];
+        let ended = finish(command(home).args(words));
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(ended.stdout.contains("example:bank"), "{ended:?}");
+    }
+    let left = std::fs::read_dir(empty.path())
+        .expect("a directory")
+        .count();
+    assert_eq!(left, 0, "something was made");
+    // What the error says to do.
+    let words = ["store", "create", "notes", "--plugin", "kv"];
+    assert_eq!(finish(command(&none).args(words)).code, 0);
+    let ended = finish(command(&none).args(["query", "notes", "get", "a"]));
+    assert_eq!(ended.stdout, "none\n", "{ended:?}");
+}
+
+#[test]
+fn a_home_with_stores_and_without_its_key_is_refused_until_the_key_is_back() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    let node = home.json(&["status"])["node"].clone();
+    let (key, backup) = (home.path().join("identity.key"), home.path().join("backup"));
+    std::fs::rename(&key, &backup).expect("it was there");
+    for words in [
+        &["status"][..],
+        &["call", "clicks", "add", "1"],
+        &["store", "create", "more", "--plugin", "counter"],
+        &[
+            "daemon",
+            "--bind",
+            "127.0.0.1:0",
+            "--no-relay",
+            "--no-discovery",
+        ],
+    ] {
+        home.fails(words, 3, &["identity.key is gone", "1 store", "backup"]);
+        assert!(!key.exists(), "{words:?}");
+    }
+    std::fs::rename(&backup, &key).expect("it was there");
+    assert_eq!(home.json(&["status"])["node"], node);
+    home.ok(&["call", "clicks", "add", "1"]);
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_told_before_a_home_is_made_and_by_doctor() {
+    let short = Home::new();
+    let room = 107 - short.path().as_os_str().len() - "//lattice.sock".len();
+    let with = |letters: usize| short.path().join("x".repeat(letters));
+    // The longest that there may be.
+    drop(start_daemon_with(
+        command(&with(room)).stderr(Stdio::null()),
+    ));
+    let home = with(room + 1);
+    let words = [
+        "daemon",
+        "--bind",
+        "127.0.0.1:0",
+        "--no-relay",
+        "--no-discovery",
+    ];
+    let ended = finish(command(&home).args(words));
+    ended.failed(3, &["108 bytes", "give a shorter --home"]);
+    assert!(!home.exists(), "a home was made");
+    // Without a daemon it can be used, and doctor is not content.
+    let words = ["store", "create", "clicks", "--plugin", "counter"];
+    assert_eq!(finish(command(&home).args(words)).code, 0);
+    let ended = finish(command(&home).arg("doctor"));
+    assert_eq!(ended.code, 4, "{ended:?}");
+    assert!(ended.stdout.contains("give a shorter --home"), "{ended:?}");
+    // What it says to do.
+    std::fs::rename(&home, with(1)).expect("renamed");
+    let _daemon = start_daemon_with(command(&with(1)).stderr(Stdio::null()));
+    let ended = finish(command(&with(1)).args(["query", "clicks", "value"]));
+    assert_eq!(ended.stdout, "0\n", "{ended:?}");
+    assert_eq!(finish(command(&with(1)).arg("doctor")).code, 0);
+}
+
+#[test]
+fn a_daemon_under_nohup_outlives_its_terminal() {
+    let home = Home::new();
+    let mut nohup = Command::new("nohup");
+    nohup.arg(program()).arg("--home").arg(home.path());
+    nohup.stdin(Stdio::null()).stderr(Stdio::null());
+    let daemon = start_daemon_with(&mut nohup);
+    daemon.signal("HUP");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(home.json(&["status"])["daemon"], true);
+    assert_eq!(daemon.end("TERM").0, 0);
+}
+
+#[test]
+fn components_that_are_lost_come_back_from_what_stores_keep() {
+    let home = Home::new();
+    let bank = built("bank");
+    home.ok(&["plugin", "install", bank.to_str().expect("UTF-8")]);
+    home.ok(&["store", "create", "money", "--plugin", "bank"]);
+    home.ok(&["call", "money", "open", "ann"]);
+    let plugins = home.json(&["plugin", "list"])["plugins"].clone();
+    let components = home.path().join("components");
+    // Nobody else is there who could give them.
+    std::fs::remove_dir_all(&components).expect("it was there");
+    home.ok(&["call", "money", "deposit", "ann", "7"]);
+    assert_eq!(home.ok(&["query", "money", "balance", "ann"]), "some(7)\n");
+    assert_eq!(home.json(&["plugin", "list"])["plugins"], plugins);
+    // Damaged ones as well, and while a daemon runs.
+    let damage = || {
+        for file in std::fs::read_dir(&components).expect("a directory") {
+            std::fs::write(file.expect("told").path(), b"damaged").expect("written");
+        }
+    };
+    damage();
+    assert_eq!(home.ok(&["query", "money", "balance", "ann"]), "some(7)\n");
+    let daemon = home.daemon();
+    std::fs::remove_dir_all(&components).expect("it was there");
+    home.ok(&["store", "create", "more", "--plugin", "bank"]);
+    home.ok(&["call", "more", "open", "bob"]);
+    daemon.end("TERM");
+    assert_eq!(home.ok(&["query", "more", "balance", "bob"]), "some(0)\n");
+}
+
+#[test]
+fn a_lost_lock_file_is_told_as_what_it_is_and_ending_the_other_process_helps() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    for file in ["lock", "lattice.sock"] {
+        std::fs::remove_file(home.path().join(file)).expect("it was there");
+    }
+    let ended = home.run(&["query", "clicks", "value"]);
+    ended.failed(3, &["another process", "end that process first"]);
+    for wrong in ["backup", "damaged"] {
+        assert!(!ended.stderr.contains(wrong), "{ended:?}");
+    }
+    daemon.end("TERM");
+    assert_eq!(home.ok(&["query", "clicks", "value"]), "0\n");
+}
+
+#[test]
+fn limits_that_were_inherited_are_narrowed_and_compiling_goes_on() {
+    // Where nobody may raise a limit, not even root.
+    let unprivileged = Command::new("unshare")
+        .args(["--user", "--map-root-user", "true"])
+        .status()
+        .is_ok_and(|status| status.success());
+    let home = Home::new();
+    let mut command = Command::new("sh");
+    let unshare = match unprivileged {
+        true => "unshare --user --map-root-user",
+        false => "",
+    };
+    let script = format!("ulimit -t 100 && ulimit -f 500000 && exec {unshare} \"$0\" \"$@\"");
+    command
+        .args(["-c", &script])
+        .arg(program())
+        .arg("--home")
+        .arg(home.path())
+        .args(["store", "create", "clicks", "--plugin", "counter"])
+        .env_remove("LATTICE_HOME");
+    let ended = finish(&mut command);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    home.ok(&["call", "clicks", "add", "7"]);
+}
+
+#[test]
+fn what_doctor_says_to_run_helps() {
+    let home = Home::new();
+    let _daemon = home.daemon();
+    let check = |name: &str| {
+        let ended = home.run(&["--json", "doctor"]);
+        let document: serde_json::Value = serde_json::from_str(&ended.stdout).expect("a document");
+        let checks = document["checks"].as_array().expect("a list").clone();
+        let check = checks.into_iter().find(|check| check["name"] == name);
+        check.expect("it is looked at")
+    };
+    for (name, file) in [("home", "."), ("socket", "lattice.sock")] {
+        let open = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(home.path().join(file), open).expect("set");
+        let bad = check(name);
+        assert_ne!(bad["level"], "ok", "{bad}");
+        let hint = bad["hint"].as_str().expect("a hint");
+        let command = hint.split('`').nth(1).expect("a command");
+        let ran = Command::new("sh").args(["-c", command]).status();
+        assert!(ran.expect("it starts").success(), "{command}");
+        assert_eq!(check(name)["level"], "ok", "{command}");
+    }
 }

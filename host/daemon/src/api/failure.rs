@@ -129,9 +129,9 @@ impl From<lattice_kernel::run::engine::HostFault> for Failure {
             HostFault::Profile(_) | HostFault::Unusable { .. } => {
                 Failure::not_ready(fault.to_string())
             }
-            HostFault::Exhausted(_) => {
-                Failure::failed(fault.to_string()).hint("try again when less runs at once")
-            }
+            HostFault::Exhausted(_) => Failure::failed(fault.to_string()).hint(
+                "try again when less runs at once, or allow this process more: see `ulimit -a`",
+            ),
             HostFault::Storage(_) | HostFault::Components(_) => Failure::failed(fault.to_string())
                 .hint("run `lattice doctor`; check free space and the disk"),
         }

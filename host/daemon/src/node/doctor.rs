@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+use lattice_kernel::run::engine::HostFault;
 use lattice_net::Net;
 use lattice_runtime::golden;
 
@@ -11,6 +12,7 @@ use crate::api::{Check, CheckLevel, DoctorResponse};
 use crate::limits::{DESCRIPTORS_PER_STORE, DESCRIPTORS_SPARE, DISK_LOW_BYTES};
 use crate::node::Node;
 use crate::node::descriptors;
+use crate::node::home::check_socket_path;
 use crate::node::status;
 use crate::plugin::bundled::BUNDLED;
 
@@ -158,6 +160,9 @@ fn check_clock(node: &Node) -> Check {
 
 fn check_socket(node: &Node) -> Check {
     let path = node.home.socket();
+    if let Err(error) = check_socket_path(&path) {
+        return check("socket", CheckLevel::Failed, error.to_string(), "");
+    }
     if node.embedding == Embedding::Command {
         return ok(
             "socket",
@@ -215,15 +220,8 @@ fn check_network(node: &Node) -> Check {
 fn check_runtime(node: &Node) -> Check {
     for bundled in BUNDLED {
         if let Err(fault) = node.components.make_ready(&bundled.id()) {
-            return check(
-                "runtime",
-                CheckLevel::Failed,
-                format!("{}: {fault}", bundled.name),
-                format!(
-                    "remove {}; it is made again",
-                    node.home.components().display()
-                ),
-            );
+            let (text, hint) = (format!("{}: {fault}", bundled.name), fault_hint(&fault));
+            return check("runtime", CheckLevel::Failed, text, hint);
         }
     }
     let profile = lattice_runtime::profile::PROFILE;
@@ -243,6 +241,21 @@ fn check_runtime(node: &Node) -> Check {
             BUNDLED.len()
         ),
     )
+}
+
+/// What to do about a bundled component that cannot be made ready.
+fn fault_hint(fault: &HostFault) -> &'static str {
+    match fault {
+        HostFault::Exhausted(_) => {
+            "allow this process more memory and time: see `ulimit -v` and `ulimit -t`"
+        }
+        HostFault::Components(_) | HostFault::Storage(_) => {
+            "check free space, permissions and the disk"
+        }
+        HostFault::MissingCode(_) | HostFault::Profile(_) | HostFault::Unusable { .. } => {
+            "install this version of Lattice anew, and report it if that does not help"
+        }
+    }
 }
 
 fn check_stores(node: &Node) -> Check {

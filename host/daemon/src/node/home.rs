@@ -13,19 +13,41 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use lattice_format::StoreId;
-use lattice_kernel::{Unopened, machine_remedy};
+use lattice_kernel::{Files, Unopened, machine_remedy};
 
 use crate::limits::LOCK_POLL;
 use crate::node::clock;
 
 /// The name of the API's socket in a home.
 pub const SOCKET_NAME: &str = "lattice.sock";
+
+/// The longest path of a socket that a system takes is told by the type of its address alone.
+pub(crate) fn check_socket_path(path: &Path) -> Result<(), OpenError> {
+    match SocketAddr::from_pathname(path) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(OpenError::SocketPath {
+            path: path.to_owned(),
+            len: path.as_os_str().len(),
+            error,
+        }),
+    }
+}
+
+/// What to do about a home that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Make it.
+    Make,
+    /// Refuse: whoever only reads makes nothing.
+    Refuse,
+}
 
 /// Why a home cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +60,30 @@ pub enum OpenError {
         /// The id of the process, if the lock file has it.
         pid: Option<u32>,
     },
+    /// There is none, and what is asked for makes none.
+    #[error("there is no home at {home}; `lattice store create`, `lattice store join` and `lattice daemon` make one, and --home names another", home = home.display())]
+    Missing {
+        /// Where it would be.
+        home: PathBuf,
+    },
+    /// It has stores, and not the key of the device that they belong to.
+    #[error("{path} is gone, and {stores} stores here belong to its device; put it back from a backup, or begin as a new device with another --home", path = path.display())]
+    KeyMissing {
+        /// The key file.
+        path: PathBuf,
+        /// How many stores there are.
+        stores: usize,
+    },
+    /// The path of its socket is longer than systems take.
+    #[error("a daemon cannot listen at {path}: the path has {len} bytes ({error}); give a shorter --home", path = path.display())]
+    SocketPath {
+        /// The socket.
+        path: PathBuf,
+        /// The length of its path in bytes.
+        len: usize,
+        /// What the system says.
+        error: io::Error,
+    },
     /// A file or directory of it cannot be used.
     #[error("{path}: {error}; {remedy}", path = path.display(), remedy = machine_remedy(error))]
     Io {
@@ -46,16 +92,16 @@ pub enum OpenError {
         /// The error of the system.
         error: io::Error,
     },
-    /// Others can read the secret key.
-    #[error("{path} has the mode {mode:04o}, and others may have read the key; make it 0600, or remove it to become a new device", path = path.display())]
+    /// The secret key can be read by others.
+    #[error("{path} has the mode {mode:04o}, and others may have read the key; make it 0600, or begin as a new device with another --home", path = path.display())]
     KeyMode {
         /// The key file.
         path: PathBuf,
         /// The permissions of the key file.
         mode: u32,
     },
-    /// The key file does not hold a key.
-    #[error("{path} has {len} bytes, and a key has 32; restore it from a backup, or remove it to become a new device", path = path.display())]
+    /// The secret key is not one.
+    #[error("{path} has {len} bytes, and a key has 32; put it back from a backup, or begin as a new device with another --home", path = path.display())]
     KeyLength {
         /// The key file.
         path: PathBuf,
@@ -125,7 +171,14 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     }
 }
 
-/// Creates a directory, and those above it, with access for the owner alone.
+/// Whether nothing of a home is at a path. A file that the system does not tell of may be there.
+pub(crate) fn is_missing(path: &Path) -> bool {
+    ["identity.key", "node.redb", "stores"]
+        .iter()
+        .all(|name| matches!(path.join(name).try_exists(), Ok(false)))
+}
+
+/// Makes a directory, and those above it, for its owner alone.
 fn make_private(path: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
@@ -135,12 +188,20 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
 }
 
 impl Home {
-    /// Opens a home, which is created if it does not exist. Waits up to `patience` for another process that has it
-    /// open. Blocks.
+    /// Opens a home. Waits as long as `patience` for a process that has it open. Blocks.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub(crate) fn open(path: &Path, patience: Duration) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        path: &Path,
+        patience: Duration,
+        missing: Missing,
+    ) -> Result<Self, OpenError> {
+        if missing == Missing::Refuse && is_missing(path) {
+            return Err(OpenError::Missing {
+                home: path.to_owned(),
+            });
+        }
         make_private(path)?;
         let lock_path = path.join("lock");
         let mut lock = OpenOptions::new()
@@ -189,10 +250,10 @@ impl Home {
         &self.path
     }
 
-    /// The device's secret key, which is created if there is none.
+    /// The device's key, which is made at the first call, unless there are stores already.
     ///
     /// # Errors
-    /// When others can read the key file, it does not hold a key, or it cannot be read or written.
+    /// When others could have read it, it cannot be read or written, or it is gone.
     pub(crate) fn identity(&self) -> Result<SigningKey, OpenError> {
         let path = self.path.join("identity.key");
         match File::open(&path) {
@@ -220,6 +281,10 @@ impl Home {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let stores = self.stores_of_a_device()?;
+                if stores > 0 {
+                    return Err(OpenError::KeyMissing { path, stores });
+                }
                 let key = clock::key_pair();
                 write_durably(&path, key.as_bytes(), 0o600).map_err(io_error(&path))?;
                 Ok(key)
@@ -228,7 +293,20 @@ impl Home {
         }
     }
 
-    /// The file of the node's records.
+    /// How many directories hold a store, or may hold one.
+    fn stores_of_a_device(&self) -> Result<usize, OpenError> {
+        let directories = self
+            .store_directories()
+            .map_err(io_error(&self.path.join("stores")))?;
+        let is_store = |directory: &&PathBuf| {
+            let name = directory.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.parse::<StoreId>().is_ok())
+                && !matches!(Files::are_in(directory), Ok(false))
+        };
+        Ok(directories.iter().filter(is_store).count())
+    }
+
+    /// The file of what the node knows beside its stores.
     pub(crate) fn records(&self) -> PathBuf {
         self.path.join("node.redb")
     }
@@ -328,7 +406,7 @@ mod tests {
     fn a_home_is_private_and_keeps_its_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/home");
-        let home = Home::open(&path, Duration::ZERO).unwrap();
+        let home = Home::open(&path, Duration::ZERO, Missing::Make).unwrap();
         assert_eq!(home.mode().unwrap(), 0o700);
         let key = home.identity().unwrap();
         assert_eq!(home.identity().unwrap().as_bytes(), key.as_bytes());
@@ -340,21 +418,57 @@ mod tests {
     }
 
     #[test]
+    fn a_home_that_is_missing_is_made_by_whom_it_is_for_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path().join("none"), dir.path().to_owned()] {
+            let refused = Home::open(&path, Duration::ZERO, Missing::Refuse);
+            assert!(
+                matches!(refused, Err(OpenError::Missing { .. })),
+                "{refused:?}"
+            );
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+        drop(Home::open(dir.path(), Duration::ZERO, Missing::Make).unwrap());
+        Home::open(dir.path(), Duration::ZERO, Missing::Refuse).unwrap();
+    }
+
+    #[test]
+    fn a_home_with_stores_gets_no_other_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), Duration::ZERO, Missing::Make).unwrap();
+        home.identity().unwrap();
+        let key = dir.path().join("identity.key");
+        let aside = dir.path().join("aside");
+        fs::rename(&key, &aside).unwrap();
+        let store = home.store(&StoreId([7; 32]));
+        fs::create_dir_all(store.join("log")).unwrap();
+        let gone = home.identity().unwrap_err();
+        assert!(
+            matches!(gone, OpenError::KeyMissing { stores: 1, .. }),
+            "{gone}"
+        );
+        assert!(!key.exists());
+        // What the error says to do.
+        fs::rename(&aside, &key).unwrap();
+        home.identity().unwrap();
+    }
+
+    #[test]
     fn a_second_process_is_told_who_has_the_lock() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::open(dir.path(), Duration::ZERO).unwrap();
-        match Home::open(dir.path(), Duration::ZERO) {
+        let home = Home::open(dir.path(), Duration::ZERO, Missing::Make).unwrap();
+        match Home::open(dir.path(), Duration::ZERO, Missing::Make) {
             Err(OpenError::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
             other => panic!("{other:?}"),
         }
         drop(home);
-        Home::open(dir.path(), Duration::ZERO).unwrap();
+        Home::open(dir.path(), Duration::ZERO, Missing::Make).unwrap();
     }
 
     #[test]
     fn a_key_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::open(dir.path(), Duration::ZERO).unwrap();
+        let home = Home::open(dir.path(), Duration::ZERO, Missing::Make).unwrap();
         home.identity().unwrap();
         let path = dir.path().join("identity.key");
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();

@@ -32,7 +32,7 @@ use crate::api::failure::{Failure, Result};
 use crate::join::{JoinState, Looked};
 use crate::limits::{FLUSH_WAIT, GOODBYE_WAIT, WATCHES_MAX, queries_long};
 use crate::node::clock::Clock;
-use crate::node::home::{Home, OpenError};
+use crate::node::home::{Home, Missing, OpenError};
 use crate::node::listener::NodeListener;
 use crate::node::records::{PluginRecord, Records, StoreRecord};
 use crate::plugin::blob;
@@ -48,6 +48,9 @@ pub(crate) struct NodeOptions {
     pub(crate) home: PathBuf,
     /// How long to wait for the lock of the home.
     pub(crate) patience: Duration,
+    /// Whether it is made if it is missing.
+    pub(crate) missing: Missing,
+    /// What it is opened for.
     pub(crate) embedding: Embedding,
     pub(crate) clock: Clock,
 }
@@ -209,7 +212,7 @@ impl Node {
     /// See [`OpenError`].
     pub(crate) fn open(options: &NodeOptions) -> std::result::Result<Arc<Self>, OpenError> {
         descriptors::raise();
-        let home = Home::open(&options.home, options.patience)?;
+        let home = Home::open(&options.home, options.patience, options.missing)?;
         let key = home.identity()?;
         let records = Records::open(&home.records())?;
         let components = Components::open(&home.components())?;
@@ -223,13 +226,15 @@ impl Node {
                 reason: error.to_string(),
             },
         })?;
+        let blobs = Arc::new(blobs);
+        blob::keep_components(&components, &blobs);
         let (closing, _) = watch::channel(false);
         let node = Arc::new_cyclic(|own| Self {
             home,
             key,
             records,
             components,
-            blobs: Arc::new(blobs),
+            blobs,
             embedding: options.embedding,
             started_ms: options.clock.now_ms(),
             clock: options.clock,

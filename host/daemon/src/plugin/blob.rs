@@ -1,10 +1,13 @@
 //! The components of a store as blobs in its scope, so that its members can fetch them by hash.
 
+use std::sync::Arc;
+
 use lattice_format::{BlobId, ComponentId, StoreId};
-use lattice_kernel::blob::BlobError;
+use lattice_kernel::blob::{BlobError, BlobStore};
 
 use crate::api::failure::{Failure, Result};
 use crate::node::Node;
+use crate::plugin::components::Components;
 use crate::store::OpenStore;
 
 /// The id of a component's bytes as a blob.
@@ -29,6 +32,21 @@ pub(crate) fn own_components(node: &Node, store: &StoreId, ids: &[ComponentId]) 
         }
     }
     Ok(())
+}
+
+/// Lets components come back from the blobs of stores that have them, when they are lost or damaged among the
+/// components.
+pub(crate) fn keep_components(components: &Components, blobs: &Arc<BlobStore>) {
+    // The engine may outlive the node, and must not keep its files open.
+    let blobs = Arc::downgrade(blobs);
+    let source = move |id: &ComponentId| match blobs.upgrade()?.read_anywhere(of(id)) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::warn!(component = %id, "{error}");
+            None
+        }
+    };
+    components.wasm().catalogue().set_source(Box::new(source));
 }
 
 /// Puts components of an open store among its blobs, where they are not there yet: they are lost with the directory

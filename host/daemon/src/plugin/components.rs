@@ -1,7 +1,7 @@
 //! The components of this node: bundled ones, installed ones, and those of joined stores.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -22,6 +22,16 @@ pub(crate) fn children_compile() {
     CHILDREN_COMPILE.store(true, Ordering::Relaxed);
 }
 
+/// The file of this program, for its children. Its path may lead to another version by now, or nowhere: an update
+/// replaces the file while this one runs. Linux knows the file itself.
+fn program() -> std::io::Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    match running.try_exists() {
+        Ok(true) => Ok(running.to_owned()),
+        _ => std::env::current_exe(),
+    }
+}
+
 /// The components of this node, with the engine that runs them.
 pub(crate) struct Components {
     wasm: Arc<Wasm>,
@@ -37,8 +47,7 @@ impl Components {
     /// When the engine does not start.
     pub(crate) fn open(directory: &Path) -> std::result::Result<Self, OpenError> {
         let compiler = if CHILDREN_COMPILE.load(Ordering::Relaxed) {
-            let program =
-                std::env::current_exe().map_err(|error| OpenError::Runtime(error.to_string()))?;
+            let program = program().map_err(|error| OpenError::Runtime(error.to_string()))?;
             Compiler::Child(program)
         } else {
             // The program is a test, whose child processes would be tests as well.

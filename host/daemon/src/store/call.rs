@@ -71,8 +71,19 @@ impl Asked {
     }
 }
 
-/// Runs a long query on a thread of its own, which gives way to all other threads: a query that loops must not keep
-/// another store's writer from the processor.
+/// Lets this thread give way. Who runs the node may have made all of it give way further.
+#[cfg(target_os = "linux")]
+fn give_way() {
+    use rustix::process::{getpriority_process, setpriority_process};
+    let lowered = getpriority_process(None)
+        .and_then(|nice| setpriority_process(None, nice.max(LONG_QUERY_NICE)));
+    if let Err(error) = lowered {
+        tracing::debug!("a query keeps its priority: {error}");
+    }
+}
+
+/// Runs what may take long on a thread of its own, which gives way to all others: queries that loop must not
+/// keep another store's writer from the processor.
 ///
 /// # Errors
 /// When the system has no thread to give, or the work panicked.
@@ -84,10 +95,8 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
         .spawn(move || {
             // On other systems the priority is that of the whole process.
             #[cfg(target_os = "linux")]
-            if let Err(error) = rustix::process::setpriority_process(None, LONG_QUERY_NICE) {
-                tracing::debug!("a query keeps its priority: {error}");
-            }
-            // The client may have left.
+            give_way();
+            // Whoever asked may have left.
             let _ = reply.send(work());
         })
         .map_err(|error| Failure::failed(format!("no thread for the query: {error}")))?;
@@ -313,4 +322,27 @@ pub(crate) async fn run_query(
         store.set_warm(lane);
     }
     Ok(queried?)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_gives_way_and_never_takes_it() {
+        use rustix::process::{getpriority_process, setpriority_process};
+        // Of this thread alone, which ends with it.
+        let nice_after = |nice: i32| {
+            let set = move || {
+                setpriority_process(None, nice).unwrap();
+                give_way();
+                getpriority_process(None).unwrap()
+            };
+            std::thread::spawn(set).join().unwrap()
+        };
+        // The thread cannot be given more than it has, whoever runs this.
+        let now = getpriority_process(None).unwrap();
+        assert_eq!(nice_after(now.max(5)), LONG_QUERY_NICE.max(now));
+        assert_eq!(nice_after(15.max(now)), 15.max(now));
+    }
 }

@@ -10,10 +10,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lattice_format::{ComponentRef, DeviceKey, Genesis, Lane, Limits, Param};
+use lattice_format::{ComponentId, ComponentRef, DeviceKey, Genesis, Lane, Limits, Param, StoreId};
 use lattice_kernel::limits::DRIFT_MS_DEFAULT;
 use lattice_kernel::run::engine::{Member, MemberStatus, Role};
-use lattice_kernel::{CreateError, Files, NewStore, Store};
+use lattice_kernel::{CreateError, Files, NewStore, Store, machine_remedy};
 
 use crate::api;
 use crate::api::failure::{Failure, Result};
@@ -23,6 +23,7 @@ use crate::node::clock;
 use crate::node::descriptors;
 use crate::node::lookup;
 use crate::node::lookup::check_name;
+use crate::node::panics;
 use crate::node::records::StoreRecord;
 use crate::node::restored;
 use crate::node::{Node, Slot};
@@ -39,7 +40,7 @@ pub(crate) struct NewDirectory(Option<PathBuf>);
 
 impl NewDirectory {
     pub(crate) fn make(stores: &Path) -> Result<Self> {
-        let path = stores.join(format!(".new-{:016x}", rand::random::<u64>()));
+        let path = nameless(stores);
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -53,28 +54,39 @@ impl NewDirectory {
 
     /// Renames the directory to `name`, durably, and keeps it.
     pub(crate) fn keep(mut self, name: &Path) -> Result<()> {
-        let from = self.path();
-        let above = name.parent().unwrap_or(name);
-        fs::rename(from, name)
-            .and_then(|()| File::open(above)?.sync_all())
-            .map_err(|error| disk(name, &error))?;
+        fs::rename(self.path(), name).map_err(|error| disk(name, &error))?;
         self.0 = None;
-        Ok(())
+        // From here on it has its name, though perhaps not for long.
+        sync_above(name).map_err(|error| disk(name, &error))
     }
 }
 
 impl Drop for NewDirectory {
     fn drop(&mut self) {
-        if let Some(path) = &self.0
-            && let Err(error) = fs::remove_dir_all(path)
-        {
-            tracing::warn!(path = %path.display(), "cannot remove: {error}");
+        if let Some(path) = &self.0 {
+            remove(path);
         }
     }
 }
 
+/// A directory that every start removes, and nobody takes for a store.
+fn nameless(stores: &Path) -> PathBuf {
+    stores.join(format!(".new-{:016x}", rand::random::<u64>()))
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), "cannot remove, and the next start tries again: {error}");
+    }
+}
+
+/// Makes a change of the names in a file's directory durable.
+fn sync_above(path: &Path) -> std::io::Result<()> {
+    File::open(path.parent().unwrap_or(path))?.sync_all()
+}
+
 fn disk(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::failed(format!("{}: {error}", path.display())).hint("check free space and permissions")
+    Failure::failed(format!("{}: {error}", path.display())).hint(machine_remedy(error))
 }
 
 fn parameters(given: HashMap<String, api::TextArgument>) -> Result<Vec<Param>> {
@@ -235,8 +247,7 @@ pub(crate) async fn create(
     if let Some(parent) = parent {
         let listed = member::add_child(node, &parent.slot, &parent.store, &slot).await;
         if let Err(failure) = listed {
-            unmake(node, &slot).await;
-            return Err(failure);
+            return Err(unmake(node, &slot, failure).await);
         }
     }
     if let Some(net) = node.net() {
@@ -294,12 +305,16 @@ fn make_store(
     let kept = blob::own_components(node, &id, &components)
         .and_then(|()| Ok(node.records.put_store(&id, &record)?))
         .and_then(|()| directory.keep(&home));
-    if let Err(failure) = kept {
-        blob::disown_components(node, &id, &components);
-        node.records.remove_store(&id)?;
-        return Err(failure);
-    }
-    let open = OpenStore::open(node.opener(id), node.listener()).map_err(Failure::failed)?;
+    let opened = kept.and_then(|()| {
+        panics::caught("opening it", || {
+            OpenStore::open(node.opener(id), node.listener())
+        })
+        .map_err(|reason| Failure::failed(reason).hint("nothing was made"))
+    });
+    let open = match opened {
+        Ok(open) => open,
+        Err(failure) => return Err(take_back(node, &id, &components, failure)),
+    };
     open.set_warm(Lane::System);
     if record.plugin.is_empty() {
         open.set_warm(Lane::App);
@@ -310,23 +325,100 @@ fn make_store(
     Ok(slot)
 }
 
-/// Removes a store whose creation failed after it was recorded.
-async fn unmake(node: &Node, slot: &Arc<Slot>) {
+/// Takes a store away that nobody was told of, because of a failure. Returns what to say.
+async fn unmake(node: &Arc<Node>, slot: &Arc<Slot>, failure: Failure) -> Failure {
     node.remove_slot(&slot.id);
-    if let Err(error) = node.records.remove_store(&slot.id) {
-        tracing::error!("{error}");
-    }
+    let mut components = Vec::new();
     if let Some(store) = slot.opened() {
         let genesis = store.snapshot().genesis().clone();
-        let components: Vec<_> = std::iter::once(genesis.system.id)
-            .chain(genesis.app.map(|app| app.id))
-            .collect();
-        blob::disown_components(node, &slot.id, &components);
+        components.push(genesis.system.id);
+        components.extend(genesis.app.map(|app| app.id));
         store.close().await;
         let joined = tokio::task::spawn_blocking(move || store.join(crate::limits::FLUSH_WAIT));
         let _ = joined.await;
     }
-    if let Err(error) = fs::remove_dir_all(node.home.store(&slot.id)) {
-        tracing::warn!(store = %slot.id, "cannot remove: {error}");
+    take_back(node, &slot.id, &components, failure)
+}
+
+/// Takes back all that was written of a store that came to nothing, so that no start finds it. Returns what to say:
+/// the failure, and what could not be taken back.
+fn take_back(node: &Node, id: &StoreId, components: &[ComponentId], failure: Failure) -> Failure {
+    let home = node.home.store(id);
+    let aside = nameless(home.parent().unwrap_or(&home));
+    // First its name, at once: a store is what has one.
+    match fs::rename(&home, &aside) {
+        Ok(()) => {
+            if let Err(error) = sync_above(&home) {
+                tracing::warn!(store = %id, "a store that was not made may be there after a crash: {error}");
+            }
+            remove(&aside);
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            return Failure::failed(format!(
+                "{}; what was made could not be taken back: {}: {error}",
+                failure.text(),
+                home.display()
+            ))
+            .hint(
+                "end the daemon and remove that directory, or the next start finds a store in it",
+            );
+        }
+    }
+    blob::disown_components(node, id, components);
+    // The next start forgets a record without its directory.
+    if let Err(error) = node.records.remove_store(id) {
+        tracing::warn!(store = %id, "{error}");
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_store_that_came_to_nothing_is_found_by_no_start() {
+        let home = tempfile::tempdir().unwrap();
+        let request = |name: &str| api::CreateStoreRequest {
+            name: name.into(),
+            plugin: "counter".into(),
+            ..Default::default()
+        };
+        let embedded = crate::embedded(home.path()).await.unwrap();
+        let node = embedded.node().clone();
+        create(&node, request("kept")).await.unwrap();
+        let slot = create(&node, request("lost")).await.unwrap();
+        let failure = unmake(&node, &slot, Failure::failed("the parent says no")).await;
+        assert_eq!(failure.text(), "the parent says no");
+        // Its name is free at once.
+        let slot = create(&node, request("lost")).await.unwrap();
+        // A directory that cannot be renamed is said, with what to do.
+        let stores = home.path().join("stores");
+        let mut failure = unmake(&node, &slot, Failure::failed("the parent says no")).await;
+        assert_eq!(failure.text(), "the parent says no");
+        let away = home.path().join("away");
+        fs::rename(&stores, &away).unwrap();
+        std::os::unix::fs::symlink(&stores, &stores).unwrap();
+        failure = take_back(&node, &slot.id, &[], failure);
+        assert!(
+            failure.to_string().contains("remove that directory"),
+            "{failure}"
+        );
+        fs::remove_file(&stores).unwrap();
+        fs::rename(&away, &stores).unwrap();
+        drop((node, slot));
+        embedded.close().await;
+        let embedded = crate::embedded(home.path()).await.unwrap();
+        let names: Vec<_> = embedded
+            .node()
+            .slots()
+            .iter()
+            .map(|slot| slot.name())
+            .collect();
+        assert_eq!(names, ["kept"]);
+        let left: Vec<_> = fs::read_dir(&stores).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        embedded.close().await;
     }
 }

@@ -218,6 +218,33 @@ impl BlobStore {
         }
     }
 
+    /// The bytes of a blob that is here in the scope of any store, checked against its hash: for what the node itself
+    /// has lost. `None` when it is not here, or is damaged.
+    ///
+    /// # Errors
+    /// [`BlobError::TooLarge`] above [`READ_BYTES_MAX`], and when the disk fails.
+    pub fn read_anywhere(&self, blob: BlobId) -> Result<Option<Vec<u8>>, BlobError> {
+        match self.size_anywhere(blob)? {
+            None => return Ok(None),
+            Some(size) if size > READ_BYTES_MAX => {
+                return Err(BlobError::TooLarge {
+                    size,
+                    max: READ_BYTES_MAX,
+                });
+            }
+            Some(_) => {}
+        }
+        let path = self.file(blob);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let is_whole = blake3::hash(&bytes).as_bytes() == &blob.0;
+                Ok(Some(bytes).filter(|_| is_whole))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BlobError::Io { path, source }),
+        }
+    }
+
     /// Forgets that the blob belongs to the store. The bytes are removed with the last store that has them.
     ///
     /// # Errors
