@@ -152,8 +152,113 @@ fn a_daemon_whose_disk_is_full_goes_on_when_there_is_space_again() {
     assert_eq!(ok(&home, &["query", "clicks", "value"]), "2\n");
 }
 
-/// Makes a store for each amount of free space. Either the store is there, or the command failed and left nothing
-/// behind.
+#[test]
+fn a_daemon_writes_its_own_records_again_when_there_is_space_again() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    let _daemon = start_daemon(&home);
+    ok(&home, &["store", "create", "notes", "--plugin", "kv"]);
+    disk.fill(0);
+    // Names are what a node records of its stores; a long list of them does not fit for ever.
+    let mut failed = 0;
+    for number in 0..200 {
+        let name = format!("{}-{number}", "n".repeat(50));
+        let stores = listed(&home, "store");
+        let ended = finish(command(&home).args(["store", "rename", &stores[0], &name]));
+        if ended.code != 0 {
+            failed_for_space(&ended, &[4]);
+            failed += 1;
+            if failed == 3 {
+                break;
+            }
+        }
+    }
+    // What was recorded before can be read all the while.
+    assert_eq!(listed(&home, "store").len(), 1);
+    disk.empty();
+    let stores = listed(&home, "store");
+    ok(&home, &["store", "rename", &stores[0], "again"]);
+    assert_eq!(listed(&home, "store"), ["again"]);
+    ok(&home, &["store", "create", "more", "--plugin", "kv"]);
+}
+
+#[test]
+fn a_disk_that_can_only_be_read_still_answers_queries_and_refuses_the_rest() {
+    let Some(mut disk) = small_disk() else { return };
+    let home = disk.home();
+    ok(&home, &["store", "create", "notes", "--plugin", "kv"]);
+    // One that was closed, and one that a machine which failed left.
+    for closed in [true, false] {
+        let key = format!("closed-{closed}");
+        match closed {
+            true => drop(ok(&home, &["call", "notes", "put", &key, "b"])),
+            false => {
+                let daemon = start_daemon(&home);
+                ok(&home, &["call", "notes", "put", &key, "b"]);
+                drop(daemon);
+            }
+        }
+        disk.remount("ro");
+        assert_eq!(ok(&home, &["query", "notes", "get", &key]), "some(\"b\")\n");
+        assert!(ok(&home, &["store", "history", "notes"]).contains("put"));
+        assert!(ok(&home, &["status"]).contains("notes"));
+        for words in [
+            &["call", "notes", "put", "never", "b"][..],
+            &["store", "create", "more", "--plugin", "kv"],
+            &["store", "rename", "notes", "other"],
+        ] {
+            let ended = finish(command(&home).args(words));
+            ended.failed(4, &["ead-only"]);
+        }
+        let words = [
+            "daemon",
+            "--bind",
+            "127.0.0.1:0",
+            "--no-relay",
+            "--no-discovery",
+        ];
+        finish(command(&home).args(words)).failed(3, &["ead-only"]);
+        disk.remount("rw");
+        assert_eq!(ok(&home, &["query", "notes", "get", "never"]), "none\n");
+        assert_eq!(ok(&home, &["query", "notes", "get", &key]), "some(\"b\")\n");
+        assert_eq!(listed(&home, "store"), ["notes"]);
+    }
+    ok(&home, &["call", "notes", "put", "never", "b"]);
+}
+
+#[test]
+fn a_full_disk_still_answers_queries_with_and_without_a_daemon() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    ok(&home, &["store", "create", "notes", "--plugin", "kv"]);
+    ok(&home, &["store", "create", "clicks", "--plugin", "counter"]);
+    ok(&home, &["call", "notes", "put", "a", "b"]);
+    ok(&home, &["call", "clicks", "add", "7"]);
+    disk.fill(0);
+    let answers = || {
+        assert_eq!(ok(&home, &["query", "notes", "get", "a"]), "some(\"b\")\n");
+        assert_eq!(ok(&home, &["query", "clicks", "value"]), "7\n");
+        assert!(ok(&home, &["store", "history", "notes"]).contains("put"));
+        assert!(ok(&home, &["status"]).contains("clicks"));
+    };
+    answers();
+    let daemon = start_daemon(&home);
+    answers();
+    let (_, failed) = put_until_full(&home, "notes", &"x".repeat(100_000));
+    failed_for_space(&failed, &[4]);
+    // Until its writer has opened the store anew, nobody is answered.
+    std::thread::sleep(Duration::from_millis(1500));
+    until_ok(&home, &["query", "notes", "get", "a"]);
+    until_ok(&home, &["query", "clicks", "value"]);
+    answers();
+    daemon.end("TERM");
+    answers();
+    disk.empty();
+    ok(&home, &["call", "clicks", "add", "1"]);
+    assert_eq!(ok(&home, &["query", "clicks", "value"]), "8\n");
+}
+
+/// Makes stores on a disk that is fuller and fuller. Each is there, or it failed and nothing is there of it.
 fn stores_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
     make_home(home);
     let mut made = Vec::new();

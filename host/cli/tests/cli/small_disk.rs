@@ -3,10 +3,12 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// A small file system. The process `keeper` holds its mount namespace; /proc shows the root of that process.
 pub(crate) struct SmallDisk {
+    asks: ChildStdin,
+    printed: BufReader<ChildStdout>,
     keeper: Child,
     at: PathBuf,
     _below: tempfile::TempDir,
@@ -20,8 +22,9 @@ impl SmallDisk {
     }
 
     fn by(way: &[&str], size: &str) -> Option<SmallDisk> {
-        /// Mounts the file system and holds it until its standard input is closed.
-        const SCRIPT: &str = r#"mount -t tmpfs -o "$1" lattice-test "$2" && echo mounted && cat"#;
+        /// It lasts until nobody holds the other end of its input.
+        const SCRIPT: &str = r#"mount -t tmpfs -o "$1" lattice-test "$2" && echo mounted &&
+            while read way; do mount -o "remount,$way" "$2" && echo "$way"; done"#;
         let below = tempfile::tempdir().expect("a directory");
         let mut keeper = Command::new("unshare")
             .args(way)
@@ -39,6 +42,8 @@ impl SmallDisk {
         let root = PathBuf::from(format!("/proc/{}/root", keeper.id()));
         let inside = below.path().strip_prefix("/").expect("absolute");
         let disk = SmallDisk {
+            asks: keeper.stdin.take().expect("piped"),
+            printed,
             keeper,
             at: root.join(inside),
             _below: below,
@@ -51,7 +56,15 @@ impl SmallDisk {
         self.at.join("home")
     }
 
-    /// Fills the file system but for `but_bytes` bytes.
+    /// Lets it be read alone, or be written again: `ro` or `rw`. Nobody may have a file open to write it.
+    pub(crate) fn remount(&mut self, way: &str) {
+        writeln!(self.asks, "{way}").expect("it reads");
+        let mut said = String::new();
+        self.printed.read_line(&mut said).expect("UTF-8");
+        assert_eq!(said.trim(), way);
+    }
+
+    /// Takes all space but so many bytes.
     pub(crate) fn fill(&self, but_bytes: u64) {
         let mut filler = File::create(self.filler()).expect("a file");
         let page = [0; 4096];

@@ -167,7 +167,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         Ok(_) => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "something that is no socket has its name; move it away",
+                "something that is no socket has its name",
             ));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -129,7 +129,7 @@ pub enum OpenError {
     #[error("the network does not start: {0}")]
     Network(String),
     /// The socket cannot be served.
-    #[error("cannot listen at {path}: {error}", path = path.display())]
+    #[error("cannot listen at {path}: {error}; {remedy}", path = path.display(), remedy = machine_remedy(error))]
     Socket {
         /// The socket.
         path: PathBuf,
@@ -204,14 +204,20 @@ impl Home {
         }
         make_private(path)?;
         let lock_path = path.join("lock");
-        let mut lock = OpenOptions::new()
+        let lock = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&lock_path)
-            .map_err(io_error(&lock_path))?;
+            .open(&lock_path);
+        let mut lock = match lock {
+            // It can be locked all the same.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                File::open(&lock_path).map_err(|_| io_error(&lock_path)(error))?
+            }
+            lock => lock.map_err(io_error(&lock_path))?,
+        };
         let deadline = Instant::now() + patience;
         loop {
             match lock.try_lock() {
@@ -232,9 +238,13 @@ impl Home {
             }
             std::thread::sleep(LOCK_POLL);
         }
-        lock.set_len(0)
+        // For those who find it locked. It is locked whether or not the number fits on the disk.
+        if let Err(error) = lock
+            .set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
-            .map_err(io_error(&lock_path))?;
+        {
+            tracing::debug!("{}: {error}", lock_path.display());
+        }
         for directory in ["stores", "blobs", "components"] {
             make_private(&path.join(directory))?;
         }

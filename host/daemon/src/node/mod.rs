@@ -269,9 +269,10 @@ impl Node {
             if record.joining.is_none() && is_absent {
                 // A creation that a crash cut off: nobody was told that it exists.
                 tracing::info!(store = %id, name = record.name, "removing a store that was never made");
-                self.records
-                    .remove_store(&id)
-                    .map_err(|error| unreadable(error.to_string()))?;
+                // What is not forgotten now is by the next start.
+                if let Err(error) = self.records.remove_store(&id) {
+                    tracing::warn!(store = %id, "{error}");
+                }
                 continue;
             }
             slots.insert(id, Slot::new(id, record));
@@ -309,9 +310,10 @@ impl Node {
                 ..Default::default()
             };
             tracing::warn!(store = %id, name = record.name, "found a store that the node did not know of");
-            self.records
-                .put_store(&id, &record)
-                .map_err(|error| unreadable(error.to_string()))?;
+            // What is not recorded now is found again by the next start.
+            if let Err(error) = self.records.put_store(&id, &record) {
+                tracing::warn!(store = %id, "{error}");
+            }
             slots.insert(id, Slot::new(id, record));
         }
         Ok(())
@@ -339,12 +341,11 @@ impl Node {
                 changed.push((bundled.name.to_owned(), record));
             }
         }
-        self.records
-            .put_plugins(&changed)
-            .map_err(|error| OpenError::Unreadable {
-                path: self.home.records(),
-                reason: error.to_string(),
-            })
+        // A disk that takes nothing still answers queries.
+        if let Err(error) = self.records.put_plugins(&changed) {
+            tracing::warn!("names of bundled plugins are those of another version: {error}");
+        }
+        Ok(())
     }
 
     /// The device's public key, which identifies the node.
@@ -534,7 +535,7 @@ impl Node {
             let mut store = Store::open(files, engine.clone(), key.clone(), clock.now_ms())
                 .map_err(|error| failed(&error))?;
             if let Some(node) = own.upgrade() {
-                restored::leave_restored_chain(&node, &id, &found, &mut store)?;
+                restored::leave_restored_chain(&node, &id, &found, &mut store);
             }
             Ok(store)
         })

@@ -12,13 +12,14 @@
 //! Values are protobuf messages. Every change is one durable transaction.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use lattice_format::{ComponentId, DeviceKey, StoreId};
-use lattice_kernel::open_file;
+use lattice_kernel::{NodeFile, NodeFileError};
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use crate::limits::{
     NOTICES_ACKNOWLEDGED_MAX, NOTICES_BYTES_MAX, NOTICES_MAX, PEERS_MAX, RECORDS_CACHE_BYTES,
@@ -161,7 +162,8 @@ from_redb!(
     redb::TableError,
     redb::StorageError,
     redb::CommitError,
-    prost::DecodeError
+    prost::DecodeError,
+    NodeFileError
 );
 
 impl From<RecordsError> for crate::api::failure::Failure {
@@ -179,7 +181,7 @@ type Result<T> = std::result::Result<T, RecordsError>;
 /// Every method but [`Records::open`] fails when the file cannot be read or written.
 #[derive(Debug)]
 pub(crate) struct Records {
-    db: Database,
+    db: NodeFile,
 }
 
 impl Records {
@@ -199,13 +201,15 @@ impl Records {
             .truncate(false)
             .mode(0o600)
             .open(path);
-        made.map_err(|error| OpenError::Io {
-            path: path.to_owned(),
-            error,
-        })?;
-        let mut builder = Database::builder();
-        builder.set_cache_size(RECORDS_CACHE_BYTES);
-        let db = open_file(path, || builder.create(path)).map_err(|error| {
+        match made {
+            // It can be read all the same.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            made => drop(made.map_err(|error| OpenError::Io {
+                path: path.to_owned(),
+                error,
+            })?),
+        }
+        let db = NodeFile::open(path, RECORDS_CACHE_BYTES).map_err(|error| {
             let if_damaged = "put it back from a backup, or move it away: stores are then found again by their \
                               directories, and only their names here and those of plugins are lost";
             OpenError::unopened(path, error, if_damaged)
@@ -224,72 +228,81 @@ impl Records {
 
     /// Creates the tables of a new file. Returns the format of the file, new or old.
     fn prepare(&self) -> Result<u64> {
-        if let Ok(table) = self.db.begin_read()?.open_table(META)
-            && let Some(format) = table.get("format")?
-        {
-            return Ok(format.value());
+        let known = self.db.read(|read| match read.open_table(META) {
+            Ok(table) => Ok(table.get("format")?.map(|format| format.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(RecordsError::from(error)),
+        })?;
+        if let Some(format) = known {
+            return Ok(format);
         }
-        let write = self.db.begin_write()?;
-        {
+        self.db.write(|write| {
             write.open_table(META)?.insert("format", FORMAT)?;
             write.open_table(STORES)?;
             write.open_table(PLUGINS)?;
             write.open_table(PEERS)?;
             write.open_table(NOTICES)?;
-        }
-        write.commit()?;
-        Ok(FORMAT)
+            Ok(FORMAT)
+        })
     }
 
     /// The records of all stores.
     pub(crate) fn stores(&self) -> Result<Vec<(StoreId, StoreRecord)>> {
-        let table = self.db.begin_read()?.open_table(STORES)?;
-        table
-            .iter()?
-            .map(|row| {
-                let (id, record) = row?;
-                Ok((StoreId(id.value()), StoreRecord::decode(record.value())?))
-            })
-            .collect()
+        self.db.read(|read| {
+            let table = read.open_table(STORES)?;
+            table
+                .iter()?
+                .map(|row| {
+                    let (id, record) = row?;
+                    Ok((StoreId(id.value()), StoreRecord::decode(record.value())?))
+                })
+                .collect()
+        })
     }
 
     /// Writes the record of a store.
     pub(crate) fn put_store(&self, id: &StoreId, record: &StoreRecord) -> Result<()> {
-        let write = self.db.begin_write()?;
-        write
-            .open_table(STORES)?
-            .insert(id.0, &*record.encode_to_vec())?;
-        Ok(write.commit()?)
+        self.db.write(|write| {
+            write
+                .open_table(STORES)?
+                .insert(id.0, &*record.encode_to_vec())?;
+            Ok(())
+        })
     }
 
     /// Removes the record of a store.
     pub(crate) fn remove_store(&self, id: &StoreId) -> Result<()> {
-        let write = self.db.begin_write()?;
-        write.open_table(STORES)?.remove(id.0)?;
-        Ok(write.commit()?)
+        self.db.write(|write| {
+            write.open_table(STORES)?.remove(id.0)?;
+            Ok(())
+        })
     }
 
     /// All names of installed components, sorted.
     pub(crate) fn plugins(&self) -> Result<Vec<(String, PluginRecord)>> {
-        let table = self.db.begin_read()?.open_table(PLUGINS)?;
-        table
-            .iter()?
-            .map(|row| {
-                let (name, record) = row?;
-                Ok((
-                    name.value().to_owned(),
-                    PluginRecord::decode(record.value())?,
-                ))
-            })
-            .collect()
+        self.db.read(|read| {
+            let table = read.open_table(PLUGINS)?;
+            table
+                .iter()?
+                .map(|row| {
+                    let (name, record) = row?;
+                    Ok((
+                        name.value().to_owned(),
+                        PluginRecord::decode(record.value())?,
+                    ))
+                })
+                .collect()
+        })
     }
 
     /// The component with this name.
     pub(crate) fn plugin(&self, name: &str) -> Result<Option<PluginRecord>> {
-        let table = self.db.begin_read()?.open_table(PLUGINS)?;
-        Ok(match table.get(name)? {
-            Some(record) => Some(PluginRecord::decode(record.value())?),
-            None => None,
+        self.db.read(|read| {
+            let table = read.open_table(PLUGINS)?;
+            Ok(match table.get(name)? {
+                Some(record) => Some(PluginRecord::decode(record.value())?),
+                None => None,
+            })
         })
     }
 
@@ -298,83 +311,88 @@ impl Records {
         if plugins.is_empty() {
             return Ok(());
         }
-        let write = self.db.begin_write()?;
-        {
+        self.db.write(|write| {
             let mut table = write.open_table(PLUGINS)?;
             for (name, record) in plugins {
                 table.insert(&**name, &*record.encode_to_vec())?;
             }
-        }
-        Ok(write.commit()?)
+            Ok(())
+        })
     }
 
     /// Removes a name of a component.
     pub(crate) fn remove_plugin(&self, name: &str) -> Result<()> {
-        let write = self.db.begin_write()?;
-        write.open_table(PLUGINS)?.remove(name)?;
-        Ok(write.commit()?)
+        self.db.write(|write| {
+            write.open_table(PLUGINS)?.remove(name)?;
+            Ok(())
+        })
     }
 
     /// The records of all peers that were ever reached.
     pub(crate) fn peers(&self) -> Result<Vec<(DeviceKey, PeerRecord)>> {
-        let table = self.db.begin_read()?.open_table(PEERS)?;
-        table
-            .iter()?
-            .map(|row| {
-                let (key, record) = row?;
-                Ok((DeviceKey(key.value()), PeerRecord::decode(record.value())?))
-            })
-            .collect()
+        self.db.read(|read| {
+            let table = read.open_table(PEERS)?;
+            table
+                .iter()?
+                .map(|row| {
+                    let (key, record) = row?;
+                    Ok((DeviceKey(key.value()), PeerRecord::decode(record.value())?))
+                })
+                .collect()
+        })
     }
 
     /// Writes the record of a peer. A new peer beyond [`PEERS_MAX`] is not kept.
     pub(crate) fn put_peer(&self, key: &DeviceKey, record: &PeerRecord) -> Result<()> {
-        let write = self.db.begin_write()?;
-        {
+        self.db.write(|write| {
             let mut table = write.open_table(PEERS)?;
             if table.get(key.0)?.is_some() || table.len()? < PEERS_MAX as u64 {
                 table.insert(key.0, &*record.encode_to_vec())?;
             }
-        }
-        Ok(write.commit()?)
+            Ok(())
+        })
     }
 
     /// All notices with their numbers, the oldest first.
     pub(crate) fn notices(&self) -> Result<Vec<(u64, NoticeRecord)>> {
-        let table = self.db.begin_read()?.open_table(NOTICES)?;
-        table
-            .iter()?
-            .map(|row| {
-                let (number, record) = row?;
-                Ok((number.value(), NoticeRecord::decode(record.value())?))
-            })
-            .collect()
+        self.db.read(|read| {
+            let table = read.open_table(NOTICES)?;
+            table
+                .iter()?
+                .map(|row| {
+                    let (number, record) = row?;
+                    Ok((number.value(), NoticeRecord::decode(record.value())?))
+                })
+                .collect()
+        })
     }
 
     /// How many notices were raised and not kept since all were acknowledged. A notice that its store raises again
     /// after a crash may count twice.
     pub(crate) fn more_notices(&self) -> Result<u64> {
-        let table = self.db.begin_read()?.open_table(META)?;
-        Ok(table.get(MORE)?.map_or(0, |count| count.value()))
+        self.db.read(|read| {
+            let table = read.open_table(META)?;
+            Ok(table.get(MORE)?.map_or(0, |count| count.value()))
+        })
     }
 
-    /// Adds notices, except those whose origin is known already. Counts those for which there is no room, and `more`,
-    /// the number of those that their store did not keep.
-    pub(crate) fn add_notices(&self, notices: Vec<NoticeRecord>, mut more: u64) -> Result<()> {
-        let mut known = std::collections::HashSet::new();
-        let (mut count, mut bytes) = (0, 0);
-        for (_, notice) in self.notices()? {
-            if notice.acknowledged_ms == 0 {
-                count += 1;
-                bytes += notice.encoded_len();
-            }
-            known.insert(notice.origin);
-        }
-        let write = self.db.begin_write()?;
-        {
+    /// Adds notices, except those whose origin is known already, and counts those for which there is no room,
+    /// with `more` that their store did not keep.
+    pub(crate) fn add_notices(&self, notices: Vec<NoticeRecord>, more: u64) -> Result<()> {
+        self.db.write(|write| {
             let mut table = write.open_table(NOTICES)?;
+            let mut known = std::collections::HashSet::new();
+            let (mut count, mut bytes, mut more) = (0, 0, more);
+            for row in table.iter()? {
+                let notice = NoticeRecord::decode(row?.1.value())?;
+                if notice.acknowledged_ms == 0 {
+                    count += 1;
+                    bytes += notice.encoded_len();
+                }
+                known.insert(notice.origin);
+            }
             let mut next = table.last()?.map_or(1, |(number, _)| number.value() + 1);
-            for notice in notices {
+            for notice in &notices {
                 if known.contains(&notice.origin) {
                     continue;
                 }
@@ -391,56 +409,61 @@ impl Records {
             if more > 0 {
                 meta.insert(MORE, before.saturating_add(more))?;
             }
-        }
-        Ok(write.commit()?)
+            Ok(())
+        })
     }
 
     /// Marks notices as acknowledged at `now_ms`. Returns how many were not acknowledged before. When one of them does
     /// not exist, marks none and returns `None`.
     pub(crate) fn acknowledge(&self, numbers: &[u64], now_ms: u64) -> Result<Option<u32>> {
-        let write = self.db.begin_write()?;
-        let mut marked = 0;
-        {
-            let mut table = write.open_table(NOTICES)?;
-            for number in numbers {
-                let record = match table.get(number)? {
-                    Some(record) => NoticeRecord::decode(record.value())?,
-                    None => return Ok(None),
-                };
-                if record.acknowledged_ms == 0 {
-                    marked += 1;
-                    let record = NoticeRecord {
-                        acknowledged_ms: now_ms.max(1),
-                        ..record
-                    };
-                    table.insert(number, &*record.encode_to_vec())?;
+        self.db.write(|write| {
+            let mut marked = 0;
+            {
+                let mut table = write.open_table(NOTICES)?;
+                let mut records = Vec::with_capacity(numbers.len());
+                for number in numbers {
+                    match table.get(number)? {
+                        Some(record) => {
+                            records.push((number, NoticeRecord::decode(record.value())?))
+                        }
+                        None => return Ok(None),
+                    }
+                }
+                for (number, record) in records {
+                    if record.acknowledged_ms == 0 {
+                        marked += 1;
+                        let record = NoticeRecord {
+                            acknowledged_ms: now_ms.max(1),
+                            ..record
+                        };
+                        table.insert(number, &*record.encode_to_vec())?;
+                    }
+                }
+                let (mut waiting, mut read, mut bytes) = (0, Vec::new(), 0);
+                for row in table.iter()? {
+                    let (number, record) = row?;
+                    let len = record.value().len();
+                    if NoticeRecord::decode(record.value())?.acknowledged_ms == 0 {
+                        waiting += 1;
+                    } else {
+                        read.push((number.value(), len));
+                        bytes += len;
+                    }
+                }
+                // The oldest of what was read makes room.
+                let mut left = read.len();
+                for (number, len) in read {
+                    if left > NOTICES_ACKNOWLEDGED_MAX || bytes > NOTICES_BYTES_MAX {
+                        table.remove(number)?;
+                        (left, bytes) = (left - 1, bytes - len);
+                    }
+                }
+                if waiting == 0 {
+                    write.open_table(META)?.remove(MORE)?;
                 }
             }
-            let (mut waiting, mut read, mut bytes) = (0, Vec::new(), 0);
-            for row in table.iter()? {
-                let (number, record) = row?;
-                let len = record.value().len();
-                if NoticeRecord::decode(record.value())?.acknowledged_ms == 0 {
-                    waiting += 1;
-                } else {
-                    read.push((number.value(), len));
-                    bytes += len;
-                }
-            }
-            // The oldest acknowledged notices are removed.
-            let mut left = read.len();
-            for (number, len) in read {
-                if left > NOTICES_ACKNOWLEDGED_MAX || bytes > NOTICES_BYTES_MAX {
-                    table.remove(number)?;
-                    (left, bytes) = (left - 1, bytes - len);
-                }
-            }
-            if waiting == 0 {
-                write.open_table(META)?.remove(MORE)?;
-            }
-        }
-        write.commit()?;
-        Ok(Some(marked))
+            Ok(Some(marked))
+        })
     }
 }
 
@@ -470,9 +493,11 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_with_what_to_do() {
         let (dir, records) = open();
-        let write = records.db.begin_write().unwrap();
-        write.open_table(META).unwrap().insert("format", 2).unwrap();
-        write.commit().unwrap();
+        let newer = records.db.write(|write| {
+            write.open_table(META)?.insert("format", 2)?;
+            Ok::<_, RecordsError>(())
+        });
+        newer.unwrap();
         drop(records);
         let error = Records::open(&dir.path().join("node.redb")).unwrap_err();
         assert!(error.to_string().contains("update Lattice"), "{error}");
@@ -614,14 +639,14 @@ mod tests {
             key[..8].copy_from_slice(&n.to_be_bytes());
             DeviceKey(key)
         };
-        let write = records.db.begin_write().unwrap();
-        {
-            let mut table = write.open_table(PEERS).unwrap();
+        let filled = records.db.write(|write| {
+            let mut table = write.open_table(PEERS)?;
             for n in 1..PEERS_MAX {
-                table.insert(key(n).0, &b""[..]).unwrap();
+                table.insert(key(n).0, &b""[..])?;
             }
-        }
-        write.commit().unwrap();
+            Ok::<_, RecordsError>(())
+        });
+        filled.unwrap();
         let record = |last_seen_ms| PeerRecord {
             last_seen_ms,
             ..Default::default()

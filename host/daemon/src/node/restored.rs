@@ -103,20 +103,10 @@ pub(crate) fn look(directory: &Path) -> std::io::Result<Found> {
     })
 }
 
-/// Leaves the chain of a store whose log was copied or restored, and records that.
-///
-/// # Errors
-/// When it cannot be recorded.
-pub(crate) fn leave_restored_chain(
-    node: &Node,
-    id: &StoreId,
-    found: &Found,
-    store: &mut Store,
-) -> Result<(), String> {
-    // A store that is being created has no slot yet.
-    let Some(slot) = node.slot(id) else {
-        return Ok(());
-    };
+/// Leaves the chain of a store whose log is not the file that it was, and remembers that.
+pub(crate) fn leave_restored_chain(node: &Node, id: &StoreId, found: &Found, store: &mut Store) {
+    // A store that is only being made is not known yet.
+    let Some(slot) = node.slot(id) else { return };
     let record = slot.record();
     let moved = found.has_left(&record.log_mark);
     let mark = found.mark();
@@ -127,16 +117,24 @@ pub(crate) fn leave_restored_chain(
         );
     }
     if mark != record.log_mark || found.set_back {
-        node.update_slot(&slot, |record| {
+        let leaves = (moved || found.set_back)
+            .then(|| store.own_chain())
+            .flatten();
+        let written = node.update_slot(&slot, |record| {
             if moved || found.set_back {
-                record.left_chain = store.own_chain().map(|chain| chain.0);
+                record.left_chain = leaves.map(|chain| chain.0);
             }
             record.log_mark = mark;
-        })
-        .map_err(|failure| failure.text().to_owned())?;
+        });
+        if let Err(failure) = written {
+            // A full disk: the next opening sees the same, and until then the chain is left here.
+            tracing::warn!(store = %id, "{failure}");
+            if let Some(chain) = leaves {
+                store.leave_chain(chain);
+            }
+        }
     }
     if let Some(chain) = slot.record().left_chain {
         store.leave_chain(ChainId(chain));
     }
-    Ok(())
 }

@@ -21,14 +21,18 @@ use bao_tree::io::outboard::{PreOrderMemOutboard, PreOrderOutboard};
 use bao_tree::io::sync::encode_ranges_validated;
 use bao_tree::{BaoTree, BlockSize, ChunkNum, ChunkRanges};
 use lattice_format::{BlobId, StoreId};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 
-use crate::storage::machine::{Unopened, machine_remedy, open_file};
+use crate::storage::machine::{Unopened, machine_remedy};
+use crate::storage::node_file::{NodeFile, NodeFileError};
 
 use super::limits::{BLOB_BYTES_MAX, GROUP_CHUNKS_LOG, PIECE_BYTES, READ_BYTES_MAX};
 
 const BLOBS: TableDefinition<'static, [u8; 32], u64> = TableDefinition::new("blobs-1");
 const PROVENANCE: TableDefinition<'static, [u8; 64], ()> = TableDefinition::new("provenance-1");
+
+/// Memory that redb may use for pages of the index, in bytes.
+const INDEX_CACHE_BYTES: usize = 1024 * 1024;
 
 pub(super) const GROUP: BlockSize = BlockSize::from_chunk_log(GROUP_CHUNKS_LOG);
 
@@ -76,7 +80,7 @@ pub enum BlobError {
 #[derive(Debug)]
 pub struct BlobStore {
     dir: PathBuf,
-    index: Database,
+    index: NodeFile,
     /// Held while files are put in place or removed, and the index with them.
     files: Mutex<()>,
 }
@@ -94,18 +98,26 @@ impl BlobStore {
             source,
         })?;
         let path = dir.join("index.redb");
-        let index = open_file(&path, || Database::create(&path))
+        let index = NodeFile::open(&path, INDEX_CACHE_BYTES)
             .map_err(|source| BlobError::Unopened { path, source })?;
         let store = Self {
             dir,
             index,
             files: Mutex::new(()),
         };
-        store.write(|txn| {
+        // A full disk takes no transaction, not even an empty one.
+        let has_tables = store.read_index(|txn| {
             txn.open_table(BLOBS)?;
             txn.open_table(PROVENANCE)?;
             Ok(())
-        })?;
+        });
+        if has_tables.is_err() {
+            store.write(|txn| {
+                txn.open_table(BLOBS)?;
+                txn.open_table(PROVENANCE)?;
+                Ok(())
+            })?;
+        }
         Ok(store)
     }
 
@@ -396,27 +408,23 @@ impl BlobStore {
 
     fn read_index<T>(
         &self,
-        read: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+        read: impl Fn(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, BlobError> {
-        let txn = self.index.begin_read().map_err(redb::Error::from);
-        txn.and_then(|txn| read(&txn))
+        self.index
+            .read(|txn| Ok::<_, NodeFileError>(read(txn)?))
             .map_err(|error| self.index_error(&error))
     }
 
     fn write<T>(
         &self,
-        write: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
+        write: impl Fn(&redb::WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, BlobError> {
-        let run = || {
-            let txn = self.index.begin_write()?;
-            let out = write(&txn)?;
-            txn.commit()?;
-            Ok(out)
-        };
-        run().map_err(|error| self.index_error(&error))
+        self.index
+            .write(|txn| Ok::<_, NodeFileError>(write(txn)?))
+            .map_err(|error| self.index_error(&error))
     }
 
-    fn index_error(&self, error: &redb::Error) -> BlobError {
+    fn index_error(&self, error: &NodeFileError) -> BlobError {
         BlobError::Index {
             path: self.dir.join("index.redb"),
             text: error.to_string(),

@@ -39,6 +39,7 @@ pub(crate) mod notice;
 mod row;
 mod segments;
 pub(crate) mod tail;
+mod writable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -157,6 +158,7 @@ impl Log {
 
     /// If a read has failed since the last examination, fails when the last segment takes no transactions any more.
     pub(crate) fn examine(&self) -> Result<(), StorageError> {
+        self.is_read_only()?;
         self.segments
             .last(|segment, db| Ok(self.health.look(segment.file(), db)?))?;
         Ok(())
@@ -472,6 +474,7 @@ impl Log {
 
     /// Removes the notices with these numbers. Durable when this returns. Returns how many of them there were.
     pub(crate) fn acknowledge(&self, numbers: &[u64]) -> Result<usize, StorageError> {
+        self.check_writable()?;
         let count = self.segments.last(|_, db| {
             let write = db.begin_write()?;
             let mut count = 0;

@@ -218,7 +218,24 @@ impl Segments {
         })
     }
 
-    /// Counts bytes of rows that were appended to the last segment.
+    /// Whether nothing can be appended, because the disk can only be read.
+    ///
+    /// # Errors
+    /// When it can be written by now: the log must be opened again.
+    pub(crate) fn is_read_only(&self) -> Result<bool, StorageError> {
+        if !self.files.is_read_only() {
+            return Ok(false);
+        }
+        match self.written()?.all.last() {
+            Some(last) if self.files.may_write(last.0) => {
+                let what = "the disk can be written again; the store must be opened again";
+                Err(StorageError::unusable(last.file(), what))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Counts what was appended to the last segment.
     pub(crate) fn grown(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }

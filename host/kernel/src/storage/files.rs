@@ -4,11 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::Database;
+use redb::backends::InMemoryBackend;
 
 use crate::limits::SEGMENT_BYTES;
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::log_files::{LOG_DIR, LogDirectory, LogFiles, segments_in};
 use crate::storage::machine::{Unopened, open_file};
+use crate::storage::read_only::{self, Lasting, is_for_reading};
 
 /// The file of the log in stores of version 0.1.
 const OLD_LOG: &str = "log.redb";
@@ -52,7 +54,16 @@ impl Files {
         let open = || {
             let mut builder = Database::builder();
             builder.set_cache_size(CACHE_BYTES);
-            open_file(&path, || builder.create(&path))
+            open_file(&path, || match builder.create(&path) {
+                // What was lost is derived in memory.
+                Err(error) if is_for_reading(&error) && matches!(path.try_exists(), Ok(false)) => {
+                    builder.create_with_backend(InMemoryBackend::new())
+                }
+                Err(error) if is_for_reading(&error) => {
+                    read_only::open(&builder, &path, Lasting::Nothing)
+                }
+                created => created,
+            })
         };
         let damage = match open() {
             Ok(state) => return Ok(Self::with_state(dir, state)),

@@ -7,8 +7,11 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{Database, DatabaseError, ReadableDatabase};
+
+use crate::storage::read_only::{self, Lasting, is_for_reading};
 
 /// The directory of the segments, beside `state.redb`.
 pub(crate) const LOG_DIR: &str = "log";
@@ -57,7 +60,17 @@ pub trait LogFiles: fmt::Debug + Send + Sync {
     /// [`DatabaseError::RepairAborted`] when the segment was not closed; otherwise those of [`LogFiles::open`].
     fn open_to_read(&self, first: u64) -> Result<ReadSegment, DatabaseError>;
 
-    /// The length of a segment's file, in bytes.
+    /// Whether the segment that was opened last to be written can only be read, as its disk can.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    /// Whether a segment's file may be written.
+    fn may_write(&self, _first: u64) -> bool {
+        true
+    }
+
+    /// The length of a segment's file.
     ///
     /// # Errors
     /// When the disk fails.
@@ -74,6 +87,7 @@ pub trait LogFiles: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct LogDirectory {
     path: PathBuf,
+    is_read_only: AtomicBool,
 }
 
 impl LogDirectory {
@@ -81,6 +95,7 @@ impl LogDirectory {
     pub(crate) fn of_store(store: &Path) -> Self {
         Self {
             path: store.join(LOG_DIR),
+            is_read_only: AtomicBool::new(false),
         }
     }
 
@@ -126,7 +141,14 @@ impl LogFiles for LogDirectory {
     fn list(&self) -> io::Result<Vec<u64>> {
         let found = segments_in(&self.path)?;
         match fs::remove_file(self.path.join(UNNAMED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                return Err(error);
+            }
             _ => {}
         }
         Ok(found.into_iter().map(|(first, _)| first).collect())
@@ -157,13 +179,36 @@ impl LogFiles for LogDirectory {
     fn open(&self, first: u64) -> Result<Database, DatabaseError> {
         let mut builder = Database::builder();
         builder.set_cache_size(WRITTEN_CACHE_BYTES);
-        builder.open(self.file(first))
+        let path = self.file(first);
+        let opened = builder.open(&path);
+        let is_read_only = matches!(&opened, Err(error) if is_for_reading(error));
+        self.is_read_only.store(is_read_only, Ordering::Release);
+        match is_read_only {
+            true => read_only::open(&builder, &path, Lasting::Everything),
+            false => opened,
+        }
     }
 
     fn open_to_read(&self, first: u64) -> Result<ReadSegment, DatabaseError> {
         let mut builder = Database::builder();
         builder.set_cache_size(READ_CACHE_BYTES);
-        Ok(Box::new(builder.open_read_only(self.file(first))?))
+        let path = self.file(first);
+        match builder.open_read_only(&path) {
+            // What would repair it is kept in memory.
+            Err(DatabaseError::RepairAborted) if self.is_read_only() => {
+                let repaired = read_only::open(&builder, &path, Lasting::Nothing)?;
+                Ok(Box::new(repaired))
+            }
+            opened => Ok(Box::new(opened?)),
+        }
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.is_read_only.load(Ordering::Acquire)
+    }
+
+    fn may_write(&self, first: u64) -> bool {
+        File::options().write(true).open(self.file(first)).is_ok()
     }
 
     fn bytes(&self, first: u64) -> io::Result<u64> {

@@ -63,7 +63,7 @@ impl From<DatabaseError> for Unopened {
 ///
 /// # Errors
 /// [`Unopened`].
-pub fn open_file<T>(
+pub(crate) fn open_file<T>(
     path: &Path,
     open: impl FnOnce() -> Result<T, DatabaseError>,
 ) -> Result<T, Unopened> {
@@ -142,6 +142,7 @@ pub fn machine_remedy(error: &io::Error) -> &'static str {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             "make room on the disk"
         }
+        ErrorKind::AlreadyExists => "move it away",
         ErrorKind::OutOfMemory => "allow more memory",
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
             "check the path"

@@ -7,4 +7,6 @@ pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod log_files;
 pub(crate) mod machine;
+pub(crate) mod node_file;
+pub(crate) mod read_only;
 pub mod rows;

@@ -161,6 +161,7 @@ impl Store {
         now_ms: u64,
         chain: ChainId,
     ) -> Result<Told, CallError> {
+        self.core.log.check_writable()?;
         check(&calls)?;
         let bytes = transaction_bytes(&calls);
         // The claim of roots needs room beside the transactions.

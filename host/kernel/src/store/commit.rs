@@ -102,6 +102,13 @@ impl Store {
             self.undo = None;
             return Ok(None);
         }
+        if self.pending.is_empty() && self.core.log.is_read_only()? {
+            // Notices alone: raised again when the state follows the log on a disk that can be written.
+            self.undo = None;
+            self.core.notices.clear();
+            self.core.noticed.clear();
+            return Ok(None);
+        }
         let batch = std::mem::take(&mut self.pending);
         let mut kept_notices = self.kept_notices.clone();
         let notices = kept_notices.add(std::mem::take(&mut self.core.notices));
@@ -298,7 +305,8 @@ impl Store {
     /// When the disk fails.
     pub fn close(mut self, now_ms: u64) -> Result<(), StorageError> {
         self.commit_calls(now_ms)?;
-        if self.core.progress.witnessed_since > 0 {
+        let has_new = self.core.progress.witnessed_since > 0;
+        if has_new && !self.core.log.is_read_only()? {
             let record = self.witness_record(now_ms);
             self.core
                 .log

@@ -84,7 +84,12 @@ impl Store {
         self.core.rows.examine()
     }
 
-    /// The published snapshot: a view of everything that the log holds durably.
+    /// Whether it takes nothing, because its disk can only be read.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.core.log.is_read_only(), Ok(true))
+    }
+
+    /// What the log holds durably.
     pub fn snapshot(&self) -> Snapshot {
         self.published.clone()
     }

@@ -57,6 +57,7 @@ impl Store {
         now_ms: u64,
         verifier: impl VerifyBatch,
     ) -> Result<Received, StorageError> {
+        self.core.log.check_writable()?;
         self.commit_calls(now_ms)?;
         let mut received = Received::default();
         let taken = self

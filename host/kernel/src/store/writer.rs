@@ -380,7 +380,12 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         received: Result<Received, StorageError>,
         effects: &mut Vec<Effect<C, R>>,
     ) {
+        let refuses = self.store.as_ref().is_some_and(Store::is_read_only);
         let failed = match &received {
+            // It is no worse off than before.
+            Err(_) if refuses => {
+                return effects.push(Effect::Received { token, received });
+            }
             Ok(_) => {
                 self.pending = self.pending.max(1);
                 self.slice(SETTLE_RUNS_BUSY).err()
