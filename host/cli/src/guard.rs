@@ -13,7 +13,7 @@ pub(crate) enum AtSignal {
     End,
 }
 
-/// Runs a command until it is done, or SIGINT, SIGTERM or SIGHUP ends it.
+/// Runs a command until it is done, or until SIGINT, SIGTERM or SIGHUP ends it.
 ///
 /// Before the command asks for the node it only reads its arguments, perhaps from a pipe that never ends. Until
 /// then signals are not caught: one ends the process at once, and nothing is lost.

@@ -248,8 +248,8 @@ async fn inspect_file(context: &Context, component: Vec<u8>) -> Result<api::Plug
     Ok(answer.into_inner())
 }
 
-/// Whether a file is meant. A name has neither a slash nor the suffix of a component, so that a directory of
-/// the same name does not hide an installed plugin.
+/// Whether a file is meant, and not an installed plugin: if there is such a file, or if the word has a slash or the
+/// suffix `.wasm`. A directory of the same name does not hide an installed plugin.
 fn is_file(what: &Path) -> bool {
     what.is_file()
         || what.components().count() > 1

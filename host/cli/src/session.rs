@@ -30,7 +30,7 @@ pub(crate) enum Need {
     Node,
     /// The home, which is made if it is missing.
     Home,
-    /// Peers, for as long as a daemon runs. Names what needs them.
+    /// The peers of a running daemon. The text names what needs them, for the error.
     Daemon(&'static str),
     /// Peers while the command runs: those of a daemon, or of the node inside this process.
     Network,
@@ -198,7 +198,7 @@ fn open_failure(home: &Path, error: &OpenError) -> Failure {
         .hint("wait until it ends, or end it, and try again"),
         // Nothing is there that could be opened.
         error @ OpenError::Missing { .. } => Failure::new(Class::Unreachable, error.to_string()),
-        // These say themselves what to do.
+        // The texts of the other errors have their own remedy.
         error => cannot_open(home, error),
     }
 }

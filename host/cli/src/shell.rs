@@ -58,7 +58,7 @@ pub(crate) fn run(runtime: &Runtime, context: &Context) -> Result<()> {
         true => Reader::Person,
         false => Reader::Script,
     };
-    // A home that cannot be opened is told at once, not at the first command.
+    // Opens the home now, so that an error is reported before the first command.
     runtime.block_on(context.stores(Need::Home))?;
     end_on_sigterm(runtime, context.clone());
     let mut editor = editor(runtime, context)?;
@@ -115,7 +115,8 @@ fn save_history(editor: &mut LineEditor, path: &PathBuf) {
     }
 }
 
-/// A prompt cannot be waited for and given up, so SIGTERM and SIGHUP end the process from beside it.
+/// Ends the process at SIGTERM and SIGHUP. A task does so, because the thread that waits for a line cannot be
+/// interrupted.
 fn end_on_sigterm(runtime: &Runtime, context: Context) {
     runtime.spawn(async move {
         if let Ok(mut signals) = signals::listen_for_the_end() {

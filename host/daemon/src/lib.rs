@@ -156,7 +156,7 @@ impl Embedded {
         &self.node
     }
 
-    /// Ends the node: everything is flushed, and the lock is let go.
+    /// Ends the node: everything is flushed, and the lock is released.
     pub async fn close(self) {
         let Self {
             node,
@@ -207,7 +207,8 @@ async fn open_command(home: &Path, missing: Missing) -> Result<Arc<Node>, OpenEr
     .await
 }
 
-/// The same with network, on all interfaces, with relays and discovery.
+/// Opens the node of a home in this process as [`embedded`] does, with network: on all interfaces, with relays and
+/// discovery.
 ///
 /// # Errors
 /// Those of [`embedded`], and [`OpenError::Network`].
@@ -260,7 +261,7 @@ pub fn inspect(bytes: &[u8]) -> Result<api::Plugin, tonic::Status> {
     Ok(plugin::inspect_bytes(bytes)?)
 }
 
-/// The arguments of a child process that compiles a component, if this process is one.
+/// Compiles a component if this process is a child that was started for that. Returns the exit code then.
 ///
 /// A program that runs nodes must call this first in `main`, and return the code if there is one: components are
 /// compiled in a child process, which is this program again.

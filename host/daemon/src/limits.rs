@@ -60,7 +60,7 @@ pub const STORES_MAX: usize = 1000;
 pub const DESCRIPTORS_PER_STORE: u64 = 2;
 /// Files that stay free for connections, compilers and segments that somebody reads.
 pub const DESCRIPTORS_SPARE: u64 = 24;
-/// Installed components of one node.
+/// The most names of installed components of one node.
 pub const PLUGINS_MAX: usize = 1000;
 /// The longest name of a store or plugin, in characters, all of them ASCII.
 pub const NAME_CHARS_MAX: usize = 64;

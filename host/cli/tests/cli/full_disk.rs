@@ -258,7 +258,8 @@ fn a_full_disk_still_answers_queries_with_and_without_a_daemon() {
     assert_eq!(ok(&home, &["query", "clicks", "value"]), "8\n");
 }
 
-/// Makes stores on a disk that is fuller and fuller. Each is there, or it failed and nothing is there of it.
+/// Makes a store for each amount of free space. Either the store is there, or the command failed and left nothing
+/// behind.
 fn stores_are_whole_or_absent(home: &Path, disk: &SmallDisk, codes: &[i32]) {
     make_home(home);
     let mut made = Vec::new();

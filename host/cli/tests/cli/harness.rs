@@ -195,7 +195,8 @@ impl Daemon {
         drop(self.child.stderr.take());
     }
 
-    /// Sends a signal and returns the exit code, and how long the end took. It must not end with a complaint.
+    /// Sends a signal, and returns the exit code and how long the end took. Asserts that the network endpoint was
+    /// closed before it was dropped.
     pub(crate) fn end(mut self, signal: &str) -> (i32, Duration) {
         let asked = Instant::now();
         send(signal, &self.child);

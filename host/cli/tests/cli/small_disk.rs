@@ -22,7 +22,7 @@ impl SmallDisk {
     }
 
     fn by(way: &[&str], size: &str) -> Option<SmallDisk> {
-        /// It lasts until nobody holds the other end of its input.
+        /// Mounts the file system and holds it until its standard input is closed.
         const SCRIPT: &str = r#"mount -t tmpfs -o "$1" lattice-test "$2" && echo mounted &&
             while read way; do mount -o "remount,$way" "$2" && echo "$way"; done"#;
         let below = tempfile::tempdir().expect("a directory");
@@ -64,7 +64,7 @@ impl SmallDisk {
         assert_eq!(said.trim(), way);
     }
 
-    /// Takes all space but so many bytes.
+    /// Fills the file system but for `but_bytes` bytes.
     pub(crate) fn fill(&self, but_bytes: u64) {
         let mut filler = File::create(self.filler()).expect("a file");
         let page = [0; 4096];

@@ -159,8 +159,8 @@ fn accepted<T, A>(
     })
 }
 
-/// Listens at `path`, for this user alone. A socket that a dead daemon left behind is removed: the
-/// caller holds the lock of the home, so no other can be alive.
+/// Listens at `path`, for this user alone. Removes a socket that a dead daemon left: the caller holds the lock of the
+/// home, so no other daemon serves it.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,

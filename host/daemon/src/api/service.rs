@@ -280,7 +280,7 @@ impl stores_server::Stores for Service {
                     }
                 };
                 let is_last = !matches!(&message, Ok(progress) if progress.result.is_none());
-                // Without a client the writer goes on by itself.
+                // The client has left. The rebuild goes on without it.
                 if out.send(message).await.is_err() || is_last {
                     return;
                 }

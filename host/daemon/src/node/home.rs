@@ -84,7 +84,7 @@ pub enum OpenError {
         /// What the system says.
         error: io::Error,
     },
-    /// A file or directory of it cannot be used.
+    /// A file or directory of the home cannot be used.
     #[error("{path}: {error}; {remedy}", path = path.display(), remedy = machine_remedy(error))]
     Io {
         /// The file or directory.
@@ -92,7 +92,7 @@ pub enum OpenError {
         /// The error of the system.
         error: io::Error,
     },
-    /// The secret key can be read by others.
+    /// Others can read the secret key.
     #[error("{path} has the mode {mode:04o}, and others may have read the key; make it 0600, or begin as a new device with another --home", path = path.display())]
     KeyMode {
         /// The key file.
@@ -100,7 +100,7 @@ pub enum OpenError {
         /// The permissions of the key file.
         mode: u32,
     },
-    /// The secret key is not one.
+    /// The key file does not hold a key.
     #[error("{path} has {len} bytes, and a key has 32; put it back from a backup, or begin as a new device with another --home", path = path.display())]
     KeyLength {
         /// The key file.
@@ -178,7 +178,7 @@ pub(crate) fn is_missing(path: &Path) -> bool {
         .all(|name| matches!(path.join(name).try_exists(), Ok(false)))
 }
 
-/// Makes a directory, and those above it, for its owner alone.
+/// Creates a directory, and those above it, with access for the owner alone.
 fn make_private(path: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
@@ -316,7 +316,7 @@ impl Home {
         Ok(directories.iter().filter(is_store).count())
     }
 
-    /// The file of what the node knows beside its stores.
+    /// The file of the node's records.
     pub(crate) fn records(&self) -> PathBuf {
         self.path.join("node.redb")
     }

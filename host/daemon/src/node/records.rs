@@ -376,8 +376,8 @@ impl Records {
         })
     }
 
-    /// Adds notices, except those whose origin is known already, and counts those for which there is no room,
-    /// with `more` that their store did not keep.
+    /// Adds notices, except those whose origin is known already. Counts those for which there is no room, and `more`,
+    /// the number of those that their store did not keep.
     pub(crate) fn add_notices(&self, notices: Vec<NoticeRecord>, more: u64) -> Result<()> {
         self.db.write(|write| {
             let mut table = write.open_table(NOTICES)?;

@@ -103,9 +103,9 @@ pub(crate) fn look(directory: &Path) -> std::io::Result<Found> {
     })
 }
 
-/// Leaves the chain of a store whose log is not the file that it was, and remembers that.
+/// Leaves the chain of a store whose log was copied or restored, and records that.
 pub(crate) fn leave_restored_chain(node: &Node, id: &StoreId, found: &Found, store: &mut Store) {
-    // A store that is only being made is not known yet.
+    // A store that is being created has no slot yet.
     let Some(slot) = node.slot(id) else { return };
     let record = slot.record();
     let moved = found.has_left(&record.log_mark);

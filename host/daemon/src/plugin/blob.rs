@@ -64,7 +64,7 @@ pub(crate) fn offer_components(node: &Node, store: &OpenStore) {
     }
 }
 
-/// Names of the stores here that have the component.
+/// The names of the stores of this node that have the component.
 ///
 /// # Errors
 /// When the disk fails.

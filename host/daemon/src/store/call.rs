@@ -82,8 +82,8 @@ fn give_way() {
     }
 }
 
-/// Runs what may take long on a thread of its own, which gives way to all others: queries that loop must not
-/// keep another store's writer from the processor.
+/// Runs a long query on a thread of its own, which gives way to all other threads: a query that loops must not keep
+/// another store's writer from the processor.
 ///
 /// # Errors
 /// When the system has no thread to give, or the work panicked.
@@ -96,7 +96,7 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
             // On other systems the priority is that of the whole process.
             #[cfg(target_os = "linux")]
             give_way();
-            // Whoever asked may have left.
+            // The client may have left.
             let _ = reply.send(work());
         })
         .map_err(|error| Failure::failed(format!("no thread for the query: {error}")))?;

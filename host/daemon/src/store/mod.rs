@@ -36,7 +36,7 @@ pub(crate) const STOPPED_HINT: &str =
 /// How long a writer may take to say why it does not answer.
 const GONE_WAIT: Duration = Duration::from_secs(1);
 
-/// One open store. Everything but writing goes past its writer, on snapshots.
+/// One open store. Writes go through its writer; everything else reads snapshots.
 pub(crate) struct OpenStore {
     id: StoreId,
     jobs: mpsc::Sender<Job>,

@@ -122,7 +122,7 @@ pub(crate) fn tell_of_removed_state(node: &Node, store: &StoreId, damage: &str) 
     }
 }
 
-/// What a person should know.
+/// A page of the notices, the oldest first.
 pub(crate) fn list_notices(
     node: &Node,
     request: api::ListNoticesRequest,

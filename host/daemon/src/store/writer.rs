@@ -30,7 +30,7 @@ const PANIC_REST_MAX: Duration = Duration::from_secs(64);
 /// How long after a panic the next one counts as the first.
 const PANICS_APART: Duration = Duration::from_secs(600);
 
-/// What became of a call, once it is durable.
+/// The result of a call, which is durable.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
     /// The outcome of the transaction.

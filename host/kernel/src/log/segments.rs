@@ -235,7 +235,7 @@ impl Segments {
         }
     }
 
-    /// Counts what was appended to the last segment.
+    /// Counts bytes of rows that were appended to the last segment.
     pub(crate) fn grown(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }

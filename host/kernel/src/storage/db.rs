@@ -42,7 +42,7 @@ from_redb!(
     redb::SetDurabilityError
 );
 
-/// Does something with a file.
+/// Runs `work` on `file`. An error without a file gets `file`, and a panic becomes damage of `file`.
 pub(crate) fn guard<T>(
     file: StoreFile,
     work: impl FnOnce() -> Result<T, Failed>,

@@ -46,7 +46,8 @@ impl StoreFile {
 pub(crate) const LOG_REMEDY: &str = "while no daemon runs, put the store's directory back from a backup, or remove it \
      and join the store again";
 
-/// This node's disk failed, or what is on it is damaged. Never an outcome: it pauses the store.
+/// This node's disk failed, or a file on it is damaged. It is never the outcome of a call, because other nodes do not
+/// have it: it pauses the store.
 #[derive(Clone, Debug)]
 pub struct StorageError {
     file: StoreFile,
@@ -59,7 +60,7 @@ pub struct StorageError {
 enum What {
     /// redb or the file system refused to work on it, which says nothing about what it holds.
     Failed(Source, Option<&'static str>),
-    /// It holds what nobody wrote.
+    /// The file holds bytes that no node wrote.
     Damaged(String),
     /// The file is sound, but cannot be used.
     Unusable(String),
@@ -83,7 +84,7 @@ impl StorageError {
         }
     }
 
-    /// A file could not be opened, by whoever opens the files of a store.
+    /// A file could not be opened. Public for whoever opens the files of a store, such as a disk of tests.
     pub fn unopened(file: StoreFile, error: DatabaseError) -> Self {
         match error {
             DatabaseError::DatabaseAlreadyOpen => Self::unusable(file, Unopened::InUse),
@@ -143,7 +144,7 @@ impl StorageError {
         matches!(self.what, What::Damaged(_))
     }
 
-    /// The row, where one is to blame: its table, and its key with escapes for what is no text.
+    /// The damaged row, if one is known: its table and its key, with escapes for bytes that are not printable ASCII.
     pub fn row_name(&self) -> Option<&str> {
         self.row.as_deref()
     }

@@ -90,7 +90,7 @@ impl Files {
         Self::from_parts(Box::new(log), SEGMENT_BYTES, state)
     }
 
-    /// Whether that directory is one of a store, of whichever version.
+    /// Whether directory `dir` is one of a store, of any version.
     ///
     /// # Errors
     /// When the system does not tell: then it may be.

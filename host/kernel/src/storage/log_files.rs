@@ -70,7 +70,7 @@ pub trait LogFiles: fmt::Debug + Send + Sync {
         true
     }
 
-    /// The length of a segment's file.
+    /// The length of a segment's file, in bytes.
     ///
     /// # Errors
     /// When the disk fails.

@@ -89,7 +89,7 @@ impl Store {
         matches!(self.core.log.is_read_only(), Ok(true))
     }
 
-    /// What the log holds durably.
+    /// The published snapshot: a view of everything that the log holds durably.
     pub fn snapshot(&self) -> Snapshot {
         self.published.clone()
     }
