@@ -34,6 +34,10 @@ pub enum Mutant {
     ObservedCallsUntracked,
     /// A device that was admitted again without knowledge of all its revocations is told that its calls count.
     CutOffCallsTold,
+    /// A revocation that keeps what was seen keeps nothing.
+    SeenNotKept,
+    /// A change of governance asks for the cuts of new authors alone.
+    ChangedCutsMissed,
 }
 
 #[cfg(feature = "mutants")]

@@ -33,7 +33,7 @@ use bindings::exports::lattice::system::governance as wit;
 pub(crate) type Indices = bindings::GovernanceIndices;
 
 /// The most bytes of a rank, by the contract.
-const RANK_BYTES_MAX: usize = 64;
+const RANK_BYTES_MAX: usize = 96;
 
 /// Puts one question to `prepared`, in an instance of its own.
 pub(crate) fn ask(

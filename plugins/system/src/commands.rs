@@ -4,13 +4,15 @@
 //! see: the arguments, ranks, and that no earlier call of the same transaction ended the author's
 //! rights.
 
+use std::collections::BTreeMap;
+
 use lattice_sdk::{Entry, context};
 
 use crate::bindings::exports::lattice::system::commands::{Error, Guest};
 use crate::bindings::exports::lattice::system::governance::{Kept, Role, Status};
 use crate::invite::Invite;
 use crate::key::PublicKey;
-use crate::member::{Member, Rank, role_code};
+use crate::member::{Member, Rank};
 use crate::{System, cut, rows};
 
 impl Guest for System {
@@ -44,15 +46,20 @@ impl Guest for System {
             ..invite
         }
         .store(&key);
-        // What the author had not seen may have been dated back on purpose. As any revocation, this one points only
-        // downwards in rank.
+        // A member that the author had not seen claim the invite may have been admitted by a date set back on purpose.
+        // One of several claims is enough, because anybody can copy a claim into an entry of its own. As any
+        // revocation, this one points only downwards in rank.
+        let mut claims: BTreeMap<PublicKey, bool> = BTreeMap::new();
+        for (device, call) in Invite::claims(&key) {
+            *claims.entry(device).or_default() |= context::observed(&call);
+        }
         let mut revoked = false;
-        for device in Invite::claimants(&key) {
+        for (device, is_seen) in claims {
             let member = Member::load(&device).expect("a claimant is a member");
-            if context::observed(&member.rank.call()) || !author.member.outranks(&member) {
+            if is_seen || !author.member.outranks(&member) {
                 continue;
             }
-            author.revoke(&device, member, &Kept::Ids(Vec::new()))?;
+            author.revoke(&device, member, &Kept::Seen)?;
             revoked = true;
         }
         if revoked {
@@ -70,13 +77,26 @@ impl Guest for System {
         let author = Author::current()?;
         rows::check_name(&name)?;
         let (invite_key, invite) = Invite::named(&invite)?;
-        invite.check_open(author.entry.time.wall_ms)?;
+        invite.check_current(author.entry.time.wall_ms)?;
         let device = PublicKey::admissible(&device)?;
-        if Member::load(&device).is_some() {
+        let known = Member::load(&device);
+        let again = known
+            .as_ref()
+            .is_some_and(|known| known.is_active() && known.invite == Some(invite_key));
+        if known.is_some() && !again {
             return Err(Error::AlreadyAdmitted(device.to_vec()));
+        }
+        if !again {
+            invite.check_unspent()?;
         }
         if !invite_key.signed_claim(&context::store(), &device, &signature) {
             return Err(Error::BadSignature);
+        }
+        if again {
+            // Two members carried the same claim. Both entries tell of it, whichever comes first.
+            rows::note_admission(&author.entry.id, &device);
+            Invite::note_claim(&invite_key, &device, &author.entry.id);
+            return Ok(());
         }
         let member = Member {
             role: invite.role,
@@ -87,7 +107,7 @@ impl Guest for System {
         };
         member.admit(&device);
         rows::note_admission(&author.entry.id, &device);
-        Invite::note_claim(&invite_key, &device);
+        Invite::note_claim(&invite_key, &device, &author.entry.id);
         rows::set_member_name(&device, &name);
         Invite {
             used: invite.used + 1,
@@ -125,17 +145,20 @@ impl Guest for System {
     fn set_role(member: Vec<u8>, role: Role) -> Result<(), Error> {
         let author = Author::current()?;
         let (key, member) = author.below(&member)?;
-        if is_lower(role, member.role) {
-            // A new role that held from a place in the order would be escaped by an entry dated before it. The cut
-            // stands whatever the member's status is: if a resignation could keep it away, it could void this very
-            // resignation, and there would be two consistent readings.
-            cut::record(&key, &author.entry, &Kept::Seen)?;
-            if member.is_active() {
-                rows::note_admission(&author.entry.id, &key);
+        if role == Role::Admin {
+            if !member.is_active() {
+                return Err(Error::NotPossible(member.status));
             }
-        } else if !member.is_active() {
-            return Err(Error::NotPossible(member.status));
+        } else {
+            // A role that held from a place in the order would be escaped by an entry dated before it. The cut stands
+            // whatever the member's status and role are at this place: if a resignation could keep it away, it could
+            // void this very resignation, and there would be two consistent readings; and an accomplice could lower the
+            // role right before, and keep what this call voids.
+            cut::record(&key, &author.entry, &Kept::Seen)?;
         }
+        // Also of who is no member here: what the entry admits is fixed when it is signed, where another order may
+        // have been known.
+        rows::note_admission(&author.entry.id, &key);
         Member { role, ..member }.store(&key);
         Ok(())
     }
@@ -198,11 +221,6 @@ impl Guest for System {
         rows::remove_child(&store);
         Ok(())
     }
-}
-
-/// Whether a role allows less than another.
-fn is_lower(role: Role, than: Role) -> bool {
-    role_code(role) > role_code(than)
 }
 
 /// The member that makes the call, and the entry of the call.

@@ -10,7 +10,7 @@ use lattice_sdk::state::{self, Range};
 use crate::bindings::exports::lattice::system::commands::Error;
 use crate::bindings::exports::lattice::system::governance::Role;
 use crate::bindings::exports::lattice::system::queries;
-use crate::key::PublicKey;
+use crate::key::{KEY_BYTES, PublicKey};
 use crate::member::{Member, role_code, role_of_code};
 use crate::rows;
 
@@ -77,36 +77,46 @@ impl Invite {
         }
     }
 
-    /// Notes that a device was admitted by the invite with this key.
-    pub fn note_claim(key: &PublicKey, device: &PublicKey) {
-        state::put(&claim_key(key, device.as_bytes()), &[]);
+    /// Notes that a call claimed the invite with this key for a device.
+    pub fn note_claim(key: &PublicKey, device: &PublicKey, call: &[u8]) {
+        state::put(&claim_key(key, &[device.as_bytes(), call].concat()), &[]);
     }
 
-    /// The devices that were admitted by the invite with this key, by key.
-    pub fn claimants(key: &PublicKey) -> impl Iterator<Item = PublicKey> {
+    /// The claims of the invite with this key: devices with the ids of the calls, by device.
+    pub fn claims(key: &PublicKey) -> impl Iterator<Item = (PublicKey, Vec<u8>)> {
         let prefix = claim_key(key, &[]);
         let skipped = prefix.len();
         state::scan_keys(Range::prefix(&prefix)).map(move |key| {
-            PublicKey::lookup(&key[skipped..]).expect("a claim's key ends with 32 bytes")
+            let (device, call) = key[skipped..].split_at(KEY_BYTES);
+            let device = PublicKey::lookup(device).expect("a claim's key has 32 bytes of a device");
+            (device, call.to_vec())
         })
     }
 
-    /// Whether a claim may be made at this time.
+    /// Whether the invite is in force at this time.
     ///
     /// # Errors
-    /// Why not: cancelled, expired, spent, or made by somebody who is not an admin any more.
-    pub fn check_open(&self, wall_ms: u64) -> Result<(), Error> {
+    /// Why not: cancelled, expired, or made by somebody who is not an admin any more.
+    pub fn check_current(&self, wall_ms: u64) -> Result<(), Error> {
         if self.cancelled {
             return Err(Error::InviteCancelled);
         }
         if wall_ms >= self.expires_ms {
             return Err(Error::InviteExpired(self.expires_ms));
         }
-        if self.used >= self.uses {
-            return Err(Error::InviteSpent(self.uses));
-        }
         if !Member::load(&self.author).is_some_and(|author| author.is_active_admin()) {
             return Err(Error::InviterLostRights(self.author.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Whether the invite admits one more.
+    ///
+    /// # Errors
+    /// When all its uses were made.
+    pub fn check_unspent(&self) -> Result<(), Error> {
+        if self.used >= self.uses {
+            return Err(Error::InviteSpent(self.uses));
         }
         Ok(())
     }
@@ -147,10 +157,10 @@ impl Invite {
     }
 }
 
-fn claim_key(invite: &PublicKey, device: &[u8]) -> Vec<u8> {
+fn claim_key(invite: &PublicKey, claim: &[u8]) -> Vec<u8> {
     Writer::tag(rows::CLAIM)
         .bytes(invite.as_bytes())
-        .bytes(device)
+        .bytes(claim)
         .finish()
 }
 

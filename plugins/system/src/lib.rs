@@ -14,8 +14,8 @@
 //! m <device key>                      member        read by `authorize`, and nothing else is
 //! a <device key>                      name of the member, UTF-8
 //! i <invite key>                      invite
-//! j <invite key> <device key>         empty: the device claimed the invite
-//! r <rank, 52>                        key of the member with this rank
+//! j <invite key> <device key> <call>  empty: the call claimed the invite for the device
+//! r <rank, 52> <device key>           key of the member with this rank
 //! g <call id>                         keys of the devices that the call admitted
 //! x <device key> <position, 40>       revocation of the member
 //! c <store id>                        child: its name, UTF-8

@@ -49,11 +49,6 @@ impl Rank {
         }
     }
 
-    /// The id of the call that admitted the member for the first time.
-    pub fn call(&self) -> Vec<u8> {
-        self.call.to_vec()
-    }
-
     /// The rank as bytes that compare as ranks do.
     pub fn encode(&self) -> Vec<u8> {
         Writer::default()
@@ -107,8 +102,14 @@ impl Member {
     /// Writes the rows of a member that is admitted for the first time.
     pub fn admit(&self, key: &PublicKey) {
         self.store(key);
-        let rank = Writer::tag(rows::RANK).bytes(&self.rank.encode()).finish();
-        state::put(&rank, key.as_bytes());
+        let rank = Writer::tag(rows::RANK).bytes(&self.listed_rank(key));
+        state::put(&rank.finish(), key.as_bytes());
+    }
+
+    /// The rank as the contract has it. Entries of a forked chain can admit two devices in calls of one id: the device
+    /// tells them apart, and neither ranks above the other.
+    fn listed_rank(&self, key: &PublicKey) -> Vec<u8> {
+        [&self.rank.encode()[..], key.as_bytes()].concat()
     }
 
     /// Members as the contract has them, by rank: at most `limit` after the rank `after`.
@@ -126,7 +127,7 @@ impl Member {
             key: key.to_vec(),
             name: rows::member_name(&key),
             role: member.role,
-            rank: member.rank.encode(),
+            rank: member.listed_rank(&key),
             status: member.status,
             admitted_by: member.admitted_by.to_vec(),
             invite: member.invite.map(|invite| invite.to_vec()),

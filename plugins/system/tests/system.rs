@@ -617,7 +617,17 @@ fn a_lower_role_keeps_what_was_seen_and_admits_again() {
     call.attempt(|| System::set_role(public("bob"), Role::Admin))
         .expect("ada outranks bob");
     assert_eq!(testing::query(|| System::cuts(public("bob"))).len(), 1);
-    assert!(testing::query(|| System::admitted(id.clone())).is_empty());
+    assert_eq!(
+        testing::query(|| System::admitted(id.clone())),
+        [public("bob")]
+    );
+    // Whether a role is lower at the call's place does not matter: an accomplice could have lowered it before.
+    for _ in 0..2 {
+        by("ada")
+            .attempt(|| System::set_role(public("bob"), Role::Writer))
+            .expect("ada outranks bob");
+    }
+    assert_eq!(testing::query(|| System::cuts(public("bob"))).len(), 3);
 }
 
 #[test]
@@ -630,7 +640,11 @@ fn a_lower_role_cuts_whatever_the_status_and_a_higher_one_is_refused() {
     call.attempt(|| System::set_role(public("bob"), Role::Reader))
         .expect("the cut stands");
     assert_eq!(testing::query(|| System::cuts(public("bob"))).len(), 1);
-    assert!(testing::query(|| System::admitted(id.clone())).is_empty());
+    // The entry admits it as well: in another order it may be a member here.
+    assert_eq!(
+        testing::query(|| System::admitted(id.clone())),
+        [public("bob")]
+    );
     assert_eq!(
         (member("bob").role, member("bob").status),
         (Role::Reader, Status::Resigned)
@@ -665,7 +679,7 @@ fn a_cancelled_invite_revokes_whoever_claimed_it_unseen_and_ranks_lower() {
         (Status::Active, Status::Revoked)
     );
     let cuts = testing::query(|| System::cuts(public("dan")));
-    assert!(matches!(&cuts[0].kept, Kept::Ids(ids) if ids.is_empty()));
+    assert!(matches!(cuts[0].kept, Kept::Seen));
     assert_ne!(testing::query(System::in_effect).topic_salt, salt);
 
     // Who ranks above the canceller stays: as any revocation it works downwards alone.
@@ -681,6 +695,48 @@ fn a_cancelled_invite_revokes_whoever_claimed_it_unseen_and_ranks_lower() {
         .attempt(|| System::cancel_invite(public("i")))
         .expect("bob is an admin");
     assert_eq!(status("early"), Status::Active);
+}
+
+#[test]
+fn a_claim_that_two_carry_admits_once_and_either_may_have_been_seen() {
+    found();
+    admit(&[("bob", Role::Writer)]);
+    invite("ada", "i", Role::Writer, 1).expect("ada is an admin");
+    let signature = sign("i", &testing::STORE, &public("cyd"));
+    let carry = |call: testing::Call| {
+        let id = call.id();
+        let signature = signature.clone();
+        call.attempt(|| System::claim(public("i"), public("cyd"), "c".into(), signature))
+            .expect("the invite is for cyd");
+        id
+    };
+    // Bob copies the claim into an entry with an earlier date.
+    let copied = carry(by("bob").at(10));
+    let honest = carry(by("ada").at(20));
+    assert_eq!(
+        testing::query(|| System::invite_of(public("i"))).map(|invite| invite.used),
+        Some(1)
+    );
+    for call in [&copied, &honest] {
+        assert_eq!(
+            testing::query(|| System::admitted(call.clone())),
+            [public("cyd")]
+        );
+    }
+    by("ada")
+        .sees(&[honest])
+        .attempt(|| System::cancel_invite(public("i")))
+        .expect("ada is an admin");
+    assert_eq!(member("cyd").status, Status::Active);
+    assert!(testing::query(|| System::cuts(public("cyd"))).is_empty());
+    // Who is no member any more is not admitted by the claim once more.
+    invite("ada", "j", Role::Writer, 2).expect("ada is an admin");
+    claim("ada", "j", "dan").expect("the invite is fresh");
+    revoke("ada", "dan", vec![]).expect("ada outranks dan");
+    assert_eq!(
+        claim("ada", "j", "dan"),
+        Err(Error::AlreadyAdmitted(public("dan")))
+    );
 }
 
 #[test]

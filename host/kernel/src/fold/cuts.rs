@@ -17,6 +17,7 @@ use crate::graph::dag::{self, BranchId, Meta};
 use crate::graph::slot::Slot;
 use crate::graph::version_vector;
 use crate::limits::{CHANGED_CELLS_MAX, CUT_ROUNDS_EXTRA, CUTS_DUE_MAX};
+use crate::mutant::{self, Mutant};
 use crate::run::engine::{Answer, AskError, Cut, HostFault, Kept, Question};
 use crate::run::{Range, Reads};
 use crate::state::call_index;
@@ -102,7 +103,9 @@ impl CutReads {
             return None;
         }
         let touched = self.by_author.iter();
-        let touched = touched.filter(|(_, read)| read.is_touched(&self.changed));
+        let touched = touched.filter(|(_, read)| {
+            read.is_touched(&self.changed) && !mutant::active(Mutant::ChangedCutsMissed)
+        });
         let mut authors: BTreeSet<DeviceKey> = touched.map(|(author, _)| *author).collect();
         authors.extend(&self.came);
         Some(authors.into_iter().collect())
@@ -314,6 +317,7 @@ impl Core {
     /// The last entry of a branch that a cut keeps; `None` when it keeps none.
     fn kept_to(&self, cut: &PlacedCut, branch: BranchId) -> Result<Option<Seq>, StorageError> {
         match &cut.reach {
+            Reach::Seen if mutant::active(Mutant::SeenNotKept) => Ok(None),
             Reach::Seen => {
                 let revocation = dag::meta(&self.rows, cut.revocation)?;
                 version_vector::seen(&self.rows, revocation.branch, branch, revocation.seq)

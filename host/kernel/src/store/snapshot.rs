@@ -331,14 +331,18 @@ impl Snapshot {
         Ok(self.any_cut && cut_off::is_cut_off(&self.rows, id)?)
     }
 
-    /// When a device was first admitted, by the time of the entry that did; `None` when it never was.
+    /// When a device was first admitted, by the time of the entry that did and is not cut off; `None` when it never was.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn admitted_at(&self, device: &DeviceKey) -> Result<Option<Time>, StorageError> {
         let mut first = None;
         for local in dag::grants(&self.rows, device)? {
-            let time = dag::position_of(&self.rows, local)?.time;
+            let position = dag::position_of(&self.rows, local)?;
+            if self.any_cut && cut_off::is_cut_off(&self.rows, &position.id)? {
+                continue;
+            }
+            let time = position.time;
             first = Some(first.map_or(time, |first: Time| first.min(time)));
         }
         Ok(first)

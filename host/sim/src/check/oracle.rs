@@ -176,8 +176,8 @@ impl State {
                 let own = self.members.get(&author).map(|row| row.2);
                 match (own, self.members.get_mut(&DeviceKey(*device))) {
                     (Some(own), Some(row)) if own >= row.2 => End::Refused(3),
-                    // A lower role cuts whatever the status is; a higher one is for members alone.
-                    (Some(_), Some(row)) if *role <= row.0 && row.1 != 0 => End::Refused(4),
+                    // Any other role cuts whatever the status is; only members are made admins.
+                    (Some(_), Some(row)) if *role == 0 && row.1 != 0 => End::Refused(4),
                     (Some(_), Some(row)) => {
                         row.0 = *role;
                         End::Ok(0)

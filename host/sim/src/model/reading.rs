@@ -152,11 +152,11 @@ impl State {
                 let Some(row) = &mut self.rows[*whom] else {
                     return;
                 };
-                let is_lower = *role > row.role;
-                if is_active || (rules.blind && is_lower) {
+                let cuts = *role != Role::Admin;
+                if is_active || (rules.blind && cuts) {
                     row.role = *role;
                     row.wrote |= is_active && *role != Role::Reader;
-                    if is_lower {
+                    if cuts {
                         self.cuts.push((position.2, *whom, entry.past));
                     }
                 }

@@ -87,3 +87,15 @@ fn an_authorization_without_its_reads_is_caught() {
 fn an_intention_that_a_refusal_leaves_open_is_caught() {
     is_caught(Mutant::RefusalKeepsIntentionOpen);
 }
+
+/// Holds: invariant 12.
+#[test]
+fn a_revocation_that_keeps_nothing_of_what_was_seen_is_caught() {
+    is_caught(Mutant::SeenNotKept);
+}
+
+/// Holds: invariant 12.
+#[test]
+fn a_changed_cut_that_is_missed_is_caught() {
+    is_caught(Mutant::ChangedCutsMissed);
+}

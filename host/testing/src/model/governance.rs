@@ -34,7 +34,7 @@ pub fn revoke_unseen(device: DeviceKey) -> Call {
     governance_call("revoke", device.0.to_vec())
 }
 
-/// A call that gives a device another role. A lower one voids what the caller has not seen of it.
+/// A call that gives a device another role. Any but admin voids what the caller has not seen of it.
 pub fn set_role(device: DeviceKey, role: Role) -> Call {
     governance_call("set-role", [&device.0[..], &[role as u8]].concat())
 }
@@ -171,15 +171,14 @@ pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), S
             if own[2..] >= row[2..] {
                 return Err(Stop::Refuse(3));
             }
-            if *to > row[0] {
-                // The cut stands whatever the status: else it could void the resignation that keeps it away.
+            if *to != Role::Admin as u8 {
+                // The cut stands whatever status and role are here: else it could void the resignation that keeps it
+                // away, and an accomplice could lower the role right before.
                 run.put(&cut_key(run, device)?, b"")?;
-                if row[1] == 0 {
-                    note_admission(run, device)?;
-                }
             } else if row[1] != 0 {
                 return Err(Stop::Refuse(4));
             }
+            note_admission(run, device)?;
             Ok(run.put(&target, &[&[*to], &row[1..]].concat())?)
         }
         "revoke" => {
