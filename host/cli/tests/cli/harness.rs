@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// How long a daemon may take to end at a signal, whatever else the machine does.
+const SIGNAL_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// A home directory.
 pub(crate) struct Home {
     directory: TempDir,
@@ -112,7 +115,10 @@ pub(crate) fn program() -> PathBuf {
 
 /// A command on a home, without the tester's own settings in the environment.
 pub(crate) fn command(home: &Path) -> Command {
-    let mut command = Command::new(program());
+    // A tester's SIGHUP may be ignored, as under nohup, and programs inherit that. The program takes the place of
+    // `env`.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP").arg(program());
     command
         .arg("--home")
         .arg(home)
@@ -200,7 +206,14 @@ impl Daemon {
     pub(crate) fn end(mut self, signal: &str) -> (i32, Duration) {
         let asked = Instant::now();
         send(signal, &self.child);
-        let status = self.child.wait().expect("it ends");
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                break status;
+            }
+            // Dropping it sends SIGKILL.
+            assert!(asked.elapsed() < SIGNAL_TIME_MAX, "{signal} did not end it");
+            std::thread::sleep(Duration::from_millis(1));
+        };
         let took = asked.elapsed();
         if let Some(said) = self.said.take() {
             let said = said.join().expect("it is read to its end");
