@@ -9,6 +9,7 @@
 //! Each kind has a table of its own, because redb packs the leaves of a table whose keys ascend, and splits leaves
 //! in halves wherever else a row is inserted.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinitio
 use crate::storage::db::{Failed, Open, guard};
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::health::{Health, Wake};
+use crate::storage::holes::{Gap, Holes};
 use crate::storage::keys;
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -30,13 +32,13 @@ fn definition(kind: u8) -> Definition {
     TableDefinition::new(name)
 }
 
-type Key = Arc<[u8]>;
+pub(super) type Key = Arc<[u8]>;
 /// A key with its value.
 pub(crate) type Row = (Vec<u8>, Vec<u8>);
-type Value = Arc<[u8]>;
+pub(super) type Value = Arc<[u8]>;
 
 /// The rows on disk at one moment.
-struct Disk {
+pub(super) struct Disk {
     /// The tables by kind; `None` for a kind that has no table yet.
     tables: Box<[Option<Table>; 256]>,
     health: Arc<Health>,
@@ -48,7 +50,7 @@ impl Disk {
     }
 
     /// Reads under the guard. A failed read wakes the writer.
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         read: impl FnOnce() -> Result<T, redb::StorageError>,
     ) -> Result<T, StorageError> {
@@ -60,7 +62,9 @@ impl Disk {
 #[derive(Clone)]
 pub struct RowsView {
     disk: Option<Arc<Disk>>,
-    overlay: OrdMap<Key, Option<Value>>,
+    /// Rows that were written since the last flush; `None` for those that were removed.
+    pub(super) overlay: OrdMap<Key, Option<Value>>,
+    holes: Holes,
 }
 
 impl std::fmt::Debug for RowsView {
@@ -88,7 +92,7 @@ impl RowsView {
         }
     }
 
-    fn on_disk(&self, kind: u8) -> Option<(&Disk, &Table)> {
+    pub(super) fn on_disk(&self, kind: u8) -> Option<(&Arc<Disk>, &Table)> {
         let disk = self.disk.as_ref()?;
         Some((disk, disk.table(kind)?))
     }
@@ -106,88 +110,38 @@ impl RowsView {
         reverse: bool,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StorageError> {
-        if start >= end {
-            return Ok(());
+        let mut gap = Gap::new(reverse);
+        let (mut from, mut to) = (Cow::Borrowed(start), Cow::Borrowed(end));
+        'part: while from < to {
+            let mut rows = self.merged(&from, &to, reverse)?;
+            // Looked up at the first removed row, because most scans meet none.
+            let mut hole = None;
+            while let Some((key, value)) = rows.next()? {
+                if let Some(value) = value {
+                    gap.close(key, &self.holes);
+                    if visit(key, value).is_break() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                gap.pass(key);
+                let hole = hole.get_or_insert_with(|| self.holes.next(key, reverse));
+                if let Some((hole_from, hole_to)) = hole
+                    && **hole_from <= *key
+                    && *key < **hole_to
+                {
+                    gap.skip(hole_from, hole_to);
+                    match reverse {
+                        true => to = Cow::Owned(hole_from.to_vec()),
+                        false => from = Cow::Owned(hole_to.to_vec()),
+                    }
+                    continue 'part;
+                }
+            }
+            break;
         }
-        let bounds = (
-            std::ops::Bound::Included(start),
-            std::ops::Bound::Excluded(end),
-        );
-        let mut memory = self.overlay.range::<_, [u8]>(bounds);
-        let kind = start[0];
-        let mut disk = match self.on_disk(kind) {
-            None => None,
-            Some((disk, table)) => {
-                let until = match end.split_first() {
-                    Some((same, rest)) if *same == kind => std::ops::Bound::Excluded(rest),
-                    _ => std::ops::Bound::Unbounded,
-                };
-                let bounds = (std::ops::Bound::Included(&start[1..]), until);
-                let range = disk.read(|| table.range::<&[u8]>(bounds))?;
-                Some((disk, range))
-            }
-        };
-        // Keys in the overlay begin with their kind. Keys in the table do not, so the kind is put in front of them.
-        let mut whole = vec![kind];
-        let mut step_memory = || {
-            if reverse {
-                memory.next_back()
-            } else {
-                memory.next()
-            }
-        };
-        let mut step_disk = || -> Result<_, StorageError> {
-            let Some((disk, range)) = &mut disk else {
-                return Ok(None);
-            };
-            disk.read(|| {
-                let next = if reverse {
-                    range.next_back()
-                } else {
-                    range.next()
-                };
-                let Some((key, value)) = next.transpose()? else {
-                    return Ok(None);
-                };
-                // Both are bounds in a page, which damage can set beyond it: here the panic is an error.
-                let _ = (key.value(), value.value());
-                Ok(Some((key, value)))
-            })
-        };
-        let mut from_memory = step_memory();
-        let mut from_disk = step_disk()?;
-        loop {
-            let order = match (&from_memory, &from_disk) {
-                (None, None) => return Ok(()),
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some((key, _)), Some((other, _))) => {
-                    let order = key[1..].cmp(other.value());
-                    if reverse { order.reverse() } else { order }
-                }
-            };
-            let flow = if order == std::cmp::Ordering::Greater {
-                let (key, value) = from_disk.take().expect("compared just above");
-                whole.truncate(1);
-                whole.extend_from_slice(key.value());
-                let flow = visit(&whole, value.value());
-                from_disk = step_disk()?;
-                flow
-            } else {
-                let (key, value) = from_memory.take().expect("compared just above");
-                if order == std::cmp::Ordering::Equal {
-                    from_disk = step_disk()?;
-                }
-                from_memory = step_memory();
-                match value {
-                    Some(value) => visit(key, value),
-                    None => ControlFlow::Continue(()),
-                }
-            };
-            if flow.is_break() {
-                return Ok(());
-            }
-        }
+        gap.close_at(if reverse { start } else { end }, &self.holes);
+        Ok(())
     }
 
     /// The first row of the range in the given direction.
@@ -241,6 +195,7 @@ impl Rows {
             view: RowsView {
                 disk: None,
                 overlay: OrdMap::new(),
+                holes: Holes::default(),
             },
             health: Arc::default(),
         };
@@ -306,12 +261,15 @@ impl Rows {
 
     /// Sets a row.
     pub fn put(&mut self, key: impl Into<Key>, value: impl Into<Value>) {
-        self.view.overlay.insert(key.into(), Some(value.into()));
+        let key = key.into();
+        self.view.holes.fill(&key);
+        self.view.overlay.insert(key, Some(value.into()));
     }
 
     /// Removes a row, if it exists.
     pub fn remove(&mut self, key: impl Into<Key>) {
         let key = key.into();
+        self.view.holes.part();
         if self.view.on_disk(key[0]).is_none() {
             self.view.overlay.remove(&key);
         } else {
@@ -350,6 +308,7 @@ impl Rows {
             Ok(write.commit()?)
         })?;
         self.view.overlay = OrdMap::new();
+        self.view.holes = Holes::default();
         self.reload()
     }
 
@@ -364,6 +323,7 @@ impl Rows {
         guard(StoreFile::State, || self.write_overlay())?;
         self.reload()?;
         self.view.overlay = OrdMap::new();
+        self.view.holes = Holes::default();
         Ok(())
     }
 
@@ -406,6 +366,28 @@ mod tests {
     use proptest::prelude::*;
     use redb::backends::InMemoryBackend;
     use std::collections::BTreeMap;
+
+    impl RowsView {
+        /// The removed rows that a scan passes before the first row.
+        fn unremembered(&self, start: &[u8], end: &[u8], reverse: bool) -> usize {
+            let mut removed: Vec<&Key> = self
+                .overlay
+                .range::<_, [u8]>((
+                    std::ops::Bound::Included(start),
+                    std::ops::Bound::Excluded(end),
+                ))
+                .map(|(key, _)| key)
+                .collect();
+            if reverse {
+                removed.reverse();
+            }
+            let hidden = |key: &Key| {
+                let hole = self.holes.next(key, reverse);
+                hole.is_some_and(|(from, to)| from <= *key && *key < to)
+            };
+            removed.iter().filter(|key| !hidden(key)).count()
+        }
+    }
 
     fn empty() -> Rows {
         let db = Database::builder()
@@ -481,6 +463,103 @@ mod tests {
                     rows.get(&key(k)).unwrap().map(|v| v[0]),
                     model.get(&(kind, k)).copied()
                 );
+            }
+        }
+    }
+
+    /// A step that makes long runs of removed rows.
+    #[derive(Clone, Debug)]
+    enum Wide {
+        Put(u8, u8),
+        Remove(u8, u8),
+        Flush,
+        /// Keeps a view of what is there, and what it must read.
+        View,
+        Scan(u8, u8, bool),
+    }
+
+    fn wide() -> impl Strategy<Value = Wide> {
+        prop_oneof![
+            2 => (any::<u8>(), 0u8..3).prop_map(|(at, more)| Wide::Put(at, more)),
+            3 => (any::<u8>(), any::<u8>()).prop_map(|(from, to)| Wide::Remove(from, to)),
+            1 => Just(Wide::Flush),
+            1 => Just(Wide::View),
+            4 => (any::<u8>(), any::<u8>(), any::<bool>())
+                .prop_map(|(from, to, reverse)| Wide::Scan(from, to, reverse)),
+        ]
+    }
+
+    proptest! {
+        /// What one scan remembers changes no other scan: of later rows, of earlier views, in any direction.
+        #[test]
+        fn holes_hide_no_row(steps in proptest::collection::vec(wide(), 1..60)) {
+            let mut rows = empty();
+            let mut model = BTreeMap::new();
+            let mut views: Vec<(RowsView, BTreeMap<u8, u8>)> = Vec::new();
+            for k in 0..=u8::MAX {
+                rows.put([b'L', k], [0]);
+                model.insert(k, 0);
+            }
+            rows.flush().unwrap();
+            for step in steps {
+                match step {
+                    Wide::Put(at, more) => {
+                        for k in at..=at.saturating_add(more) {
+                            rows.put([b'L', k], [more]);
+                            model.insert(k, more);
+                        }
+                    }
+                    Wide::Remove(from, to) => {
+                        for k in from..to {
+                            rows.remove([b'L', k]);
+                            model.remove(&k);
+                        }
+                    }
+                    Wide::Flush => rows.flush().unwrap(),
+                    Wide::View => views.push((rows.view(), model.clone())),
+                    Wide::Scan(from, to, reverse) => {
+                        let now = [(rows.view(), model.clone())];
+                        for (view, model) in views.iter().chain(&now) {
+                            let mut seen = Vec::new();
+                            view.scan(&[b'L', from], &[b'L', to], reverse, |key, value| {
+                                seen.push((key[1], value[0]));
+                                ControlFlow::Continue(())
+                            })
+                            .unwrap();
+                            let mut expected: Vec<_> = model
+                                .iter()
+                                .map(|(k, v)| (*k, *v))
+                                .filter(|(k, _)| (from..to).contains(k))
+                                .collect();
+                            if reverse {
+                                expected.reverse();
+                            }
+                            prop_assert_eq!(seen, expected);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_removed_row_is_passed_by_one_scan_and_no_other() {
+        const COUNT: u16 = 2_000;
+        let key = |n: u16| [&b"L"[..], &n.to_be_bytes()].concat();
+        for reverse in [false, true] {
+            let mut rows = empty();
+            for n in 0..COUNT {
+                rows.put(key(n), [0]);
+            }
+            rows.flush().unwrap();
+            for popped in 0..COUNT - 1 {
+                let n = if reverse { COUNT - 1 - popped } else { popped };
+                rows.remove(key(n));
+                let next = rows.first(b"L", b"M", reverse).unwrap().unwrap().0;
+                let beside = if reverse { n - 1 } else { n + 1 };
+                assert_eq!(next, key(beside));
+                let left = rows.unremembered(b"L", b"M", reverse);
+                assert!(left <= 32, "{left} rows are passed again after {popped}");
             }
         }
     }
