@@ -187,6 +187,23 @@ fn the_derived_state_is_written_after_so_many_entries_or_so_long() {
 
 /// Holds: invariant 10.
 #[test]
+fn a_batch_has_a_witness_record_when_the_last_one_is_so_old() {
+    let mut store = testing::found(0, NOW);
+    committed(&mut store, 1);
+    let mut witnessed_at = |now| {
+        let call = testing::program(&[Step::Number { k: 0 }]);
+        store.call(Lane::App, vec![call], now, ChainId(1)).unwrap();
+        store.commit(now).unwrap();
+        store.core.progress.witnessed_since == 0
+    };
+    assert!(!witnessed_at(NOW + WITNESS_MS - 1));
+    assert!(witnessed_at(NOW + WITNESS_MS));
+    assert!(!witnessed_at(NOW + 2 * WITNESS_MS - 1));
+    assert!(witnessed_at(NOW + 2 * WITNESS_MS));
+}
+
+/// Holds: invariant 10.
+#[test]
 fn the_overlay_is_written_when_it_has_too_many_rows() {
     let mut store = testing::found(0, NOW);
     let rows = &mut store.core.rows;

@@ -21,8 +21,12 @@ pub const LOCAL_BODY_BYTES: usize = 256 * 1024;
 pub const LOCAL_TRANSACTIONS: usize = 512;
 /// Entries after which the derived state is written durably.
 pub const FLUSH_ENTRIES: u64 = 1000;
-/// Age after which the derived state is written durably, in milliseconds.
-pub const FLUSH_MS: u64 = 1000;
+/// Age after which the derived state is written durably, in milliseconds. What a restart has to run again is bounded by
+/// [`FLUSH_ENTRIES`] and not by the age. Each write also writes redb's map of free pages, which grows with the file, so a
+/// store with few calls is not written often.
+pub const FLUSH_MS: u64 = 30_000;
+/// Age after which the next batch of the log holds a witness record, in milliseconds.
+pub const WITNESS_MS: u64 = 1000;
 /// The most runs of a lane that are due and listed in memory. Only the rows tell of further runs that are due.
 pub const DUE_LISTED_MAX: usize = 4096;
 /// The most rows of the order that one search for further due runs reads.

@@ -10,7 +10,9 @@ use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;
 use crate::graph::insert;
 use crate::graph::lookup_cache::Heads;
-use crate::limits::{CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVERLAY_ROWS_MAX};
+use crate::limits::{
+    CHANGED_ENTRIES_MAX, CUT_RUNS, FLUSH_ENTRIES, FLUSH_MS, OVERLAY_ROWS_MAX, WITNESS_MS,
+};
 use crate::log::notice::Notice;
 use crate::log::{Append, Noticed, WitnessRecord, chain_hash};
 use crate::outcome::Outcome;
@@ -128,6 +130,7 @@ impl Store {
         self.kept_notices = kept_notices;
         if record.is_some() {
             self.core.progress.witnessed_since = 0;
+            self.witnessed_at_ms = now_ms;
         }
         Ok(Some(batch.into_iter().map(|entry| entry.header).collect()))
     }
@@ -337,7 +340,7 @@ impl Store {
     fn witness_due(&self, now_ms: u64) -> bool {
         self.core.progress.witnessed_since >= FLUSH_ENTRIES
             || (self.core.progress.witnessed_since > 0
-                && now_ms.saturating_sub(self.flushed_at_ms) >= FLUSH_MS)
+                && now_ms.saturating_sub(self.witnessed_at_ms) >= WITNESS_MS)
     }
 
     fn witness_record(&self, now_ms: u64) -> WitnessRecord {

@@ -39,6 +39,7 @@ pub struct Store {
     pub(crate) pending: Vec<Append>,
     pub(crate) waiting: Waiting,
     pub(crate) flushed_at_ms: u64,
+    pub(crate) witnessed_at_ms: u64,
     pub(crate) kept_notices: Kept,
     pub(crate) published: Snapshot,
     pub(crate) undo: Option<Undo>,

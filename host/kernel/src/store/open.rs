@@ -433,6 +433,7 @@ impl Store {
             pending: Vec::new(),
             waiting: Waiting::default(),
             flushed_at_ms: now_ms,
+            witnessed_at_ms: now_ms,
             kept_notices,
             published,
             undo: None,

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use lattice_format::{Body, ChainId, IntentionId, Lane};
+use lattice_kernel::limits::FLUSH_MS;
 use lattice_kernel::run::engine::Role;
 use lattice_kernel::{
     BatchVerifier, CommitError, Files, Notice, OpenError, Outcome, StorageError, Store, Stored,
@@ -416,7 +417,8 @@ fn a_full_disk_fails_the_callers_and_nothing_is_half_done() {
         let mut kept = ids.len();
         let mut faults = 0;
         for n in 0..100 {
-            let now = now + n * 200;
+            // The state is written every few calls.
+            let now = now + n * FLUSH_MS / 5;
             let steps = vec![Step::PutCallId { k: (n % 8) as u8 }; 30_000];
             let told = store.call(Lane::App, vec![testing::program(&steps)], now, ChainId(5));
             if let Ok(told) = &told {
@@ -435,7 +437,7 @@ fn a_full_disk_fails_the_callers_and_nothing_is_half_done() {
         drop(store);
         log.set_room(None);
         state.set_room(None);
-        let mut store = open(files(&log, &state).unwrap(), now + 90_000).unwrap();
+        let mut store = open(files(&log, &state).unwrap(), now + 90_000 + 100 * FLUSH_MS).unwrap();
         settle(&mut store);
         judge(&store).unwrap();
         assert_eq!(
