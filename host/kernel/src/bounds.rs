@@ -89,6 +89,53 @@ fn writes_of_a_transaction_end_at_their_bound() {
 
 /// Holds: invariant 10.
 #[test]
+fn writes_of_an_intention_end_at_their_bound() {
+    let store = testing::found(0, NOW);
+    let mut run = run(&store);
+    let value = vec![0; VALUE_BYTES_MAX - cell_bytes(&[0; 8])];
+    for _ in 0..INTENTION_WRITE_BYTES_MAX / TRANSACTION_WRITE_BYTES_MAX {
+        run.begin_transaction();
+        for n in 0..TRANSACTION_WRITE_BYTES_MAX / VALUE_BYTES_MAX {
+            run.put(&n.to_be_bytes(), &value).unwrap();
+        }
+        // What is undone was written all the same.
+        run.rollback();
+    }
+    assert!(!run.wrote_too_much());
+    run.begin_transaction();
+    is_limit(run.put(b"", b""));
+    assert!(run.wrote_too_much());
+}
+
+/// The engine charges for rows that a run deleted itself, because each of its scans walks them again.
+#[test]
+fn a_scan_tells_how_many_rows_it_walked() {
+    let mut store = testing::found(0, NOW);
+    committed(&mut store, 1);
+    let mut run = run(&store);
+    let before = run.scan(b"", None, 100, false).unwrap();
+    for n in 0..50u64 {
+        run.put(&n.to_be_bytes(), b"").unwrap();
+        run.add(&n.to_be_bytes(), 1).unwrap();
+    }
+    for n in 10..50u64 {
+        run.delete(&n.to_be_bytes()).unwrap();
+        run.add(&n.to_be_bytes(), -1).unwrap();
+    }
+    for reverse in [false, true] {
+        let page = run.scan(b"", None, 100, reverse).unwrap();
+        assert_eq!(page.rows.len(), before.rows.len() + 10);
+        assert_eq!(page.walked, before.walked + 50);
+    }
+    let numbers = run.scan_numbers(b"", None, 100).unwrap();
+    assert_eq!(numbers.rows.len(), 10);
+    assert!(numbers.walked >= 50);
+    let deleted = run.delete_range(&[0], &[1]).unwrap();
+    assert_eq!((deleted.rows, deleted.walked), (10, 50));
+}
+
+/// Holds: invariant 10.
+#[test]
 fn reads_of_an_intention_end_at_their_bound() {
     let store = testing::found(0, NOW);
     let mut run = run(&store);

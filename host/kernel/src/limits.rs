@@ -10,6 +10,12 @@ pub const VALUE_BYTES_MAX: usize = 256 * 1024;
 pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 /// The most key and value bytes that one transaction writes.
 pub const TRANSACTION_WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many times the fuel of a transaction the transactions of one intention may use together.
+pub const INTENTION_FUEL: u64 = 4;
+/// The most key and value bytes that the transactions of one intention write together, undone writes included.
+pub const INTENTION_WRITE_BYTES_MAX: usize = 2 * TRANSACTION_WRITE_BYTES_MAX;
+/// How many times the result bytes of a transaction the outcomes of one intention may take together.
+pub const INTENTION_RESULTS: u64 = 4;
 /// The most bytes of marks that the reads of one intention or query take: of each mark its key and
 /// [`READ_MARK_BYTES`]. Beyond them the guest traps.
 pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -38,6 +38,8 @@ pub enum Mutant {
     SeenNotKept,
     /// A change of governance asks for the cuts of new authors alone.
     ChangedCutsMissed,
+    /// Each transaction has its own bounds, and the intention has none.
+    IntentionUnbounded,
 }
 
 #[cfg(feature = "mutants")]

@@ -10,7 +10,10 @@ use lattice_kernel::run::{self, Run, RunFault};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::{HasData, Linker};
 
-use crate::profile::{DELETED_ROW_FUEL, HOST_BYTE_FUEL, HOST_CALL_FUEL, ROW_FUEL, WRITE_BYTE_FUEL};
+use crate::profile::{
+    DELETED_ROW_FUEL, HOST_BYTE_FUEL, HOST_CALL_FUEL, LOOK_UP_FUEL, OBSERVED_FUEL, ROW_FUEL,
+    WRITE_BYTE_FUEL, WRITE_FUEL,
+};
 use crate::wasi::Wasi;
 
 mod bindings {
@@ -49,6 +52,8 @@ impl From<RunFault> for Stop {
 
 /// What belongs to one instance.
 pub(crate) struct Data {
+    /// What the start of the instance used of fuel.
+    pub(crate) start_fuel: u64,
     /// What the instance runs for; `None` while it is started ahead, and after it gave its run back.
     pub(crate) run: Option<Run>,
     pub(crate) meter: Meter,
@@ -86,12 +91,18 @@ impl Meter {
         self.charge(HOST_CALL_FUEL + HOST_BYTE_FUEL * bytes as u64)
     }
 
-    pub(crate) fn charge_write(&mut self, bytes: usize) -> wasmtime::Result<()> {
-        self.charge(HOST_CALL_FUEL + WRITE_BYTE_FUEL * bytes as u64)
+    /// A call that looks up rows of the state.
+    fn charge_look_up(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.charge_read(bytes)?;
+        self.charge(LOOK_UP_FUEL)
     }
 
-    fn charge_rows(&mut self, rows: usize, bytes: usize) -> wasmtime::Result<()> {
-        self.charge(ROW_FUEL * rows as u64 + HOST_BYTE_FUEL * bytes as u64)
+    fn charge_write(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.charge(HOST_CALL_FUEL + WRITE_FUEL + WRITE_BYTE_FUEL * bytes as u64)
+    }
+
+    fn charge_rows(&mut self, rows: u64, bytes: usize) -> wasmtime::Result<()> {
+        self.charge(ROW_FUEL.saturating_mul(rows) + HOST_BYTE_FUEL * bytes as u64)
     }
 }
 
@@ -204,7 +215,7 @@ impl Data {
 
     fn page(&mut self, page: run::Page) -> wasmtime::Result<state::Page> {
         let bytes = page.rows.iter().map(|(key, value)| key.len() + value.len());
-        self.meter.charge_rows(page.rows.len(), bytes.sum())?;
+        self.meter.charge_rows(page.walked, bytes.sum())?;
         let rows = page.rows.into_iter();
         Ok(state::Page {
             rows: rows.map(|(key, value)| (key, value.to_vec())).collect(),
@@ -217,7 +228,7 @@ impl types::Host for Data {}
 
 impl state::Host for Data {
     fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
-        self.meter.charge_read(key.len())?;
+        self.meter.charge_look_up(key.len())?;
         let value = checked(self.run()?.get(&key))?;
         let bytes = value.as_ref().map_or(0, |value| value.len());
         self.meter.charge_rows(0, bytes)?;
@@ -231,7 +242,7 @@ impl state::Host for Data {
         limit: u32,
         reverse: bool,
     ) -> wasmtime::Result<state::Page> {
-        self.meter.charge_read(start.len())?;
+        self.meter.charge_look_up(start.len())?;
         let page = checked(self.run()?.scan(&start, end.as_deref(), limit, reverse))?;
         self.page(page)
     }
@@ -243,7 +254,7 @@ impl state::Host for Data {
         limit: u32,
         reverse: bool,
     ) -> wasmtime::Result<state::Page> {
-        self.meter.charge_read(start.len())?;
+        self.meter.charge_look_up(start.len())?;
         let page = checked(
             self.run()?
                 .scan_keys(&start, end.as_deref(), limit, reverse),
@@ -263,8 +274,10 @@ impl state::Host for Data {
 
     fn delete_range(&mut self, start: Vec<u8>, end: Vec<u8>) -> wasmtime::Result<()> {
         self.meter.charge_write(start.len() + end.len())?;
-        let rows = checked(self.run()?.delete_range(&start, &end))?;
-        self.meter.charge(DELETED_ROW_FUEL.saturating_mul(rows))
+        let deleted = checked(self.run()?.delete_range(&start, &end))?;
+        self.meter.charge_rows(deleted.walked, 0)?;
+        self.meter
+            .charge(DELETED_ROW_FUEL.saturating_mul(deleted.rows))
     }
 
     fn add(&mut self, key: Vec<u8>, by: i64) -> wasmtime::Result<()> {
@@ -273,7 +286,7 @@ impl state::Host for Data {
     }
 
     fn number(&mut self, key: Vec<u8>) -> wasmtime::Result<i64> {
-        self.meter.charge_read(key.len())?;
+        self.meter.charge_look_up(key.len())?;
         checked(self.run()?.number(&key))
     }
 
@@ -283,11 +296,11 @@ impl state::Host for Data {
         end: Option<Vec<u8>>,
         limit: u32,
     ) -> wasmtime::Result<Vec<(Vec<u8>, i64)>> {
-        self.meter.charge_read(start.len())?;
-        let rows = checked(self.run()?.scan_numbers(&start, end.as_deref(), limit))?;
-        let bytes = rows.iter().map(|(key, _)| key.len() + 8);
-        self.meter.charge_rows(rows.len(), bytes.sum())?;
-        Ok(rows)
+        self.meter.charge_look_up(start.len())?;
+        let page = checked(self.run()?.scan_numbers(&start, end.as_deref(), limit))?;
+        let bytes = page.rows.iter().map(|(key, _)| key.len() + 8);
+        self.meter.charge_rows(page.walked, bytes.sum())?;
+        Ok(page.rows)
     }
 }
 
@@ -308,6 +321,7 @@ impl context::Host for Data {
 
     fn observed(&mut self, other: Vec<u8>) -> wasmtime::Result<bool> {
         self.meter.charge_read(other.len())?;
+        self.meter.charge(OBSERVED_FUEL)?;
         checked(self.run()?.observed(hash::<CallId>(&other)?))
     }
 

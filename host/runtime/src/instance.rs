@@ -21,6 +21,8 @@ pub(crate) struct Wasm {
     prepared: Arc<Prepared>,
     limits: Limits,
     state: State,
+    /// What its starts used of fuel together.
+    start_fuel: u64,
 }
 
 enum State {
@@ -152,8 +154,15 @@ fn start_now(
         .set_fuel(fuel)
         .and_then(|()| prepared.pre.instantiate(&mut *store));
     match started {
-        Ok(instance) => Ok((store, instance)),
+        Ok(instance) => {
+            let left = store.get_fuel().expect("fuel is switched on");
+            let data = store.data_mut();
+            data.start_fuel = (fuel - left).saturating_add(data.meter.spent());
+            Ok((store, instance))
+        }
         Err(error) => {
+            // Where the engine stops a start is its own affair, so one that fails counts as a whole.
+            store.data_mut().start_fuel = fuel;
             let failure = match classify(&error) {
                 // The engine reports a start beyond the limits as an error of its own.
                 Failure::Trap(TrapKind::Guest) if store.data().memory.denied => {
@@ -195,6 +204,7 @@ impl Wasm {
             prepared,
             limits: *limits,
             state: State::Idle(Box::new(Data::new(Some(run), limits))),
+            start_fuel: 0,
         };
         match this.start() {
             // A component that traps when it starts traps in every call.
@@ -209,6 +219,7 @@ impl Wasm {
             prepared,
             limits: *limits,
             state: State::Idle(Box::new(Data::new(None, limits))),
+            start_fuel: 0,
         }
     }
 
@@ -222,14 +233,22 @@ impl Wasm {
         };
         match start(&self.prepared, &self.limits, data) {
             Ok((store, instance)) => {
+                self.count_start(store.data());
                 self.state = State::Live { store, instance };
                 Ok(())
             }
             Err((data, failure)) => {
+                if matches!(failure, Failure::Trap(_)) {
+                    self.count_start(&data);
+                }
                 self.state = State::Idle(data);
                 Err(failure)
             }
         }
+    }
+
+    fn count_start(&mut self, data: &Data) {
+        self.start_fuel = self.start_fuel.saturating_add(data.start_fuel);
     }
 
     /// Drops the instance, and with it its memory; the run stays.
@@ -378,6 +397,10 @@ impl Instance for Wasm {
         }
     }
 
+    fn start_fuel(&self) -> u64 {
+        self.start_fuel
+    }
+
     fn run_mut(&mut self) -> &mut Run {
         match &mut self.state {
             State::Live { store, .. } => store.data_mut().run.as_mut().expect(HAS_RUN),
@@ -395,6 +418,7 @@ impl Data {
     /// The data of an instance that has not started.
     pub(crate) fn new(run: Option<Run>, limits: &Limits) -> Self {
         Self {
+            start_fuel: 0,
             run,
             meter: Meter::default(),
             memory: Memory::new(limits),

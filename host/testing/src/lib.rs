@@ -22,7 +22,7 @@ pub mod verified;
 
 pub use dice::Dice;
 pub use model::{
-    APP, APP_COMMANDS, GOVERNANCE, GOVERNANCE_COMMANDS, KEYS, ModelEngine, Step, add_child, admit,
-    body_of, device, found, genesis, genesis_with, key, memory_files, program, resign, revoke,
-    revoke_unseen, saw, set_quota, set_role, twin,
+    APP, APP_COMMANDS, GOVERNANCE, GOVERNANCE_COMMANDS, KEYS, ModelEngine, START_FUEL, Step,
+    add_child, admit, body_of, device, found, genesis, genesis_with, key, memory_files, program,
+    resign, revoke, revoke_unseen, saw, set_quota, set_role, twin,
 };

@@ -339,7 +339,8 @@ impl Core {
         run: Run,
         transactions: &[Transaction],
     ) -> Result<Effects, Stopped> {
-        let mut execution = Execution::new(lane, slot, run);
+        let limits = &self.info.genesis.limits;
+        let mut execution = Execution::new(lane, slot, run, limits);
         let mut outcomes = Vec::with_capacity(transactions.len());
         for transaction in transactions {
             let before = mutant::active(Mutant::RefusedReadsUntracked)

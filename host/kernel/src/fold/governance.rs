@@ -183,10 +183,14 @@ fn range_mark(rows: &RowsView, range: &Range, at: Slot) -> Result<ValueMark, Sto
         reverse: false,
     };
     match start.space() {
-        Space::Numbers => live::scan_numbers_at(rows, span, at, |key, number| {
-            add(key, &number.to_be_bytes())
+        Space::Numbers => {
+            live::scan_numbers_at(rows, span, at, &live::Memo::default(), |key, number| {
+                add(key, &number.to_be_bytes())
+            })?
+        }
+        _ => live::scan_bytes_at(rows, span, at, &live::Memo::default(), |key, value| {
+            add(key, &value)
         })?,
-        _ => live::scan_bytes_at(rows, span, at, |key, value| add(key, &value))?,
     }
     Ok(ValueMark::of_bytes(Some(hasher.finalize().as_bytes())))
 }

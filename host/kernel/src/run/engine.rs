@@ -309,6 +309,9 @@ pub trait Instance: Send {
     /// A fault of the host; never an outcome.
     fn call(&mut self, kind: CallKind, call: &Call, fuel: &mut u64) -> Result<CallEnd, HostFault>;
 
+    /// The fuel of all starts of the component in this instance so far. Calls are not charged for it.
+    fn start_fuel(&self) -> u64;
+
     /// The run whose reads and writes this instance makes.
     fn run_mut(&mut self) -> &mut Run;
 

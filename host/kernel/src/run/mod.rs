@@ -18,7 +18,8 @@ use lattice_format::{BlobId, CallId, DeviceKey, Header, IntentionId, Lane, Store
 use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::limits::{
-    KEY_BYTES_MAX, READ_BYTES_MAX, READ_MARK_BYTES, TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX,
+    INTENTION_WRITE_BYTES_MAX, KEY_BYTES_MAX, READ_BYTES_MAX, READ_MARK_BYTES,
+    TRANSACTION_WRITE_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::mutant::{self, Mutant};
 use crate::outcome::TrapKind;
@@ -26,7 +27,7 @@ use crate::run::engine::HostFault;
 use crate::state::call_index;
 use crate::state::cell::{Cell, Op, Space, ValueMark};
 use crate::state::live;
-pub use crate::state::reads::{Page, Range, Reads};
+pub use crate::state::reads::{Deleted, Numbers, Page, Range, Reads};
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
@@ -82,6 +83,8 @@ enum Mode {
 #[derive(Debug)]
 pub struct Run {
     pub(crate) rows: RowsView,
+    /// What its scans found out about `rows` at `at`.
+    memo: live::Memo,
     store: Option<StoreId>,
     pub(crate) lane: Lane,
     pub(crate) at: Slot,
@@ -90,6 +93,9 @@ pub struct Run {
     /// What `own` held before each write of the current transaction, for [`Run::rollback`].
     journal: Vec<(Cell, Option<Op>)>,
     transaction_bytes: usize,
+    /// The bytes that all transactions wrote, undone writes included.
+    intention_bytes: usize,
+    wrote_too_much: bool,
     pub(crate) reads: Reads,
     /// What the host read before the run could begin. These reads stand apart, because they do not count towards the
     /// guest's bound, and many runs share them.
@@ -128,6 +134,7 @@ impl Run {
     fn new(rows: RowsView, store: Option<StoreId>, lane: Lane, at: Slot, mode: Mode) -> Self {
         Self {
             rows,
+            memo: live::Memo::default(),
             store,
             lane,
             at,
@@ -135,6 +142,8 @@ impl Run {
             own: BTreeMap::new(),
             journal: Vec::new(),
             transaction_bytes: 0,
+            intention_bytes: 0,
+            wrote_too_much: false,
             reads: Reads::default(),
             host: Reads::default(),
             read_bytes: 0,
@@ -400,6 +409,11 @@ impl Run {
         !self.journal.is_empty()
     }
 
+    /// Whether the transactions together would have written more than those of an intention may.
+    pub(crate) fn wrote_too_much(&self) -> bool {
+        self.wrote_too_much
+    }
+
     /// The device that made the calls. A query has no author, and gets a key of zeros.
     pub(crate) fn author(&self) -> DeviceKey {
         match &self.mode {
@@ -470,14 +484,18 @@ impl Run {
     }
 
     pub(crate) fn write(&mut self, cell: Cell, op: Op) -> Result<(), RunFault> {
-        self.transaction_bytes += cell.as_bytes().len()
+        let len = cell.as_bytes().len()
             + match &op {
                 Op::Put(bytes) => bytes.len(),
                 _ => 8,
             };
-        if self.transaction_bytes > TRANSACTION_WRITE_BYTES_MAX {
+        self.wrote_too_much |= self.intention_bytes + len > INTENTION_WRITE_BYTES_MAX
+            && !mutant::active(Mutant::IntentionUnbounded);
+        if self.transaction_bytes + len > TRANSACTION_WRITE_BYTES_MAX || self.wrote_too_much {
             return Err(RunFault::Trap(TrapKind::Limit));
         }
+        self.transaction_bytes += len;
+        self.intention_bytes += len;
         let before = self.own.insert(cell.clone(), op);
         self.journal.push((cell, before));
         Ok(())

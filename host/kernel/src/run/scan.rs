@@ -3,9 +3,9 @@
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use crate::limits::PAGE_BYTES_MAX;
+use crate::limits::{PAGE_BYTES_MAX, TRANSACTION_WRITE_BYTES_MAX};
 use crate::mutant::{self, Mutant};
-use crate::run::{Run, RunFault, check_key};
+use crate::run::{Deleted, Numbers, Run, RunFault, check_key};
 use crate::state::cell::{Cell, Op, Space, ValueMark};
 use crate::state::live::{self, Span};
 use crate::state::reads::{Page, Range};
@@ -55,7 +55,7 @@ impl Run {
         let mut page = Page::default();
         let mut bytes = 0;
         let mut last: Option<Vec<u8>> = None;
-        self.merged(start, end, reverse, |key, value| {
+        page.walked = self.merged(start, end, reverse, |key, value| {
             let size = key.len() + if values { value.len() } else { 0 };
             let full = page.rows.len() as u64 >= u64::from(limit)
                 || (!page.rows.is_empty() && bytes + size > PAGE_BYTES_MAX);
@@ -121,17 +121,19 @@ impl Run {
         Ok(())
     }
 
-    /// Visits base rows and own writes as one sequence. The caller marks what was examined.
+    /// Visits base rows and own writes as one sequence. The caller marks what was examined. Returns how many rows it
+    /// walked, own deletions included.
     fn merged(
         &self,
         start: &[u8],
         end: Option<&[u8]>,
         reverse: bool,
         mut visit: impl FnMut(&[u8], Arc<[u8]>) -> ControlFlow<()>,
-    ) -> Result<(), RunFault> {
+    ) -> Result<u64, RunFault> {
         if end.is_some_and(|end| start >= end) {
-            return Ok(());
+            return Ok(0);
         }
+        let mut walked = 0;
         let (own, own_end) = self.own_range(Space::Bytes, start, end);
         let mut own = self.own.range((own, own_end));
         let mut step = || {
@@ -139,9 +141,12 @@ impl Run {
         };
         let mut next_own = step();
         let mut stopped = false;
-        let mut emit = |cell: &Cell, op: &Op| match op {
-            Op::Put(bytes) => visit(cell.key(), bytes.clone()),
-            _ => ControlFlow::Continue(()),
+        let mut emit = |cell: &Cell, op: &Op| {
+            walked += 1;
+            match op {
+                Op::Put(bytes) => visit(cell.key(), bytes.clone()),
+                _ => ControlFlow::Continue(()),
+            }
         };
         let span = Span {
             lane: self.lane,
@@ -150,7 +155,7 @@ impl Run {
             end,
             reverse,
         };
-        live::scan_bytes_at(&self.rows, span, self.at, |key, value| {
+        live::scan_bytes_at(&self.rows, span, self.at, &self.memo, |key, value| {
             let cell = Cell::new(self.lane, Space::Bytes, key);
             while let Some((own_cell, op)) = next_own {
                 let order = own_cell.cmp(&cell);
@@ -175,7 +180,7 @@ impl Run {
             stopped = emit(cell, op).is_break();
             next_own = step();
         }
-        Ok(())
+        Ok(walked)
     }
 
     fn own_range(
@@ -194,26 +199,31 @@ impl Run {
         (start, end)
     }
 
-    /// `state.delete-range`: deletes every row of the interval, which is a scan of the interval too. Returns the
-    /// number of rows that it deleted, because each is charged.
+    /// `state.delete-range`: deletes every row of the interval, which is a scan of the interval too.
     ///
     /// # Errors
     /// See [`Run::get`].
-    pub fn delete_range(&mut self, start: &[u8], end: &[u8]) -> Result<u64, RunFault> {
+    pub fn delete_range(&mut self, start: &[u8], end: &[u8]) -> Result<Deleted, RunFault> {
         self.command_place()?;
         check_key(start)?;
         check_key(end)?;
         let mut keys = Vec::new();
-        self.merged(start, Some(end), false, |key, _| {
+        let mut bytes = 0;
+        let walked = self.merged(start, Some(end), false, |key, _| {
             keys.push(key.to_vec());
-            ControlFlow::Continue(())
+            bytes += key.len();
+            // So many cannot be deleted, so the rest need not be looked at.
+            match bytes > TRANSACTION_WRITE_BYTES_MAX {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         })?;
         self.mark_examined(Space::Bytes, start, Some(end), false, None)?;
-        let count = keys.len() as u64;
+        let rows = keys.len() as u64;
         for key in keys {
             self.write(Cell::new(self.lane, Space::Bytes, &key), Op::Delete)?;
         }
-        Ok(count)
+        Ok(Deleted { rows, walked })
     }
 
     /// `state.scan-numbers`: numbers that are not 0, ascending.
@@ -225,15 +235,15 @@ impl Run {
         start: &[u8],
         end: Option<&[u8]>,
         limit: u32,
-    ) -> Result<Vec<(Vec<u8>, i64)>, RunFault> {
+    ) -> Result<Numbers, RunFault> {
         check_key(start)?;
         if let Some(end) = end {
             check_key(end)?;
         }
         let limit = limit as usize;
-        let mut rows: Vec<(Vec<u8>, i64)> = Vec::new();
+        let mut page = Numbers::default();
         if limit == 0 || end.is_some_and(|end| start >= end) {
-            return Ok(rows);
+            return Ok(page);
         }
         let (from, to) = self.own_range(Space::Numbers, start, end);
         let mut own: Vec<(Vec<u8>, i64)> = self
@@ -244,15 +254,18 @@ impl Run {
                 _ => None,
             })
             .collect();
+        // They were all gathered, whether the page needs them or not.
+        page.walked += own.len() as u64;
         own.reverse();
         // `state.scan` bounds a page by bytes. Here a number counts for 16 bytes, and a page has no more of them.
         let rows_max = limit.min(PAGE_BYTES_MAX / 16);
         let mut stopped = None;
         let mut emit = |key: &[u8], number: i64| {
+            page.walked += 1;
             if number != 0 {
-                rows.push((key.to_vec(), number));
+                page.rows.push((key.to_vec(), number));
             }
-            if rows.len() == rows_max {
+            if page.rows.len() == rows_max {
                 stopped = Some(key.to_vec());
                 return ControlFlow::Break(());
             }
@@ -266,7 +279,7 @@ impl Run {
             end,
             reverse: false,
         };
-        live::scan_numbers_at(&self.rows, span, self.at, |key, base| {
+        live::scan_numbers_at(&self.rows, span, self.at, &self.memo, |key, base| {
             while let Some((own_key, by)) = own.last() {
                 match own_key.as_slice().cmp(key) {
                     std::cmp::Ordering::Greater => break,
@@ -294,6 +307,6 @@ impl Run {
             ended = emit(&key, by).is_break();
         }
         self.mark_examined(Space::Numbers, start, end, false, stopped)?;
-        Ok(rows)
+        Ok(page)
     }
 }

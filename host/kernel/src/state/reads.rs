@@ -12,6 +12,27 @@ pub struct Page {
     pub rows: Vec<(Vec<u8>, Arc<[u8]>)>,
     /// Whether another row follows in the direction of the scan.
     pub more: bool,
+    /// The rows that the scan walked: those of the page and those that the run had deleted itself. Every replica
+    /// walks as many.
+    pub walked: u64,
+}
+
+/// A page of scanned numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Numbers {
+    /// Keys with their numbers.
+    pub rows: Vec<(Vec<u8>, i64)>,
+    /// The rows that the scan walked, those whose number is 0 in this run included.
+    pub walked: u64,
+}
+
+/// What a deletion of a range did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Deleted {
+    /// The rows that it deleted.
+    pub rows: u64,
+    /// The rows that it walked.
+    pub walked: u64,
 }
 
 /// A half-open interval of cells that a run examined.

@@ -20,7 +20,7 @@ use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, TrapKind};
 use crate::run::engine::{Answer, AskError, HostFault, Question};
 use crate::run::{CallPlace, Run};
 use crate::state::written;
@@ -191,6 +191,16 @@ impl Store {
         let index = open.execution.next_index();
         let call = open.header.call_id(index);
         match open.execution.transaction(&mut self.core, &calls) {
+            Ok(Outcome::Trapped {
+                kind: TrapKind::Limit,
+                ..
+            }) if !open.transactions.is_empty() => {
+                // The transactions before may have used up what the intention has. One that is alone has all of it.
+                open.execution.rewind_index(index);
+                self.open = Some(open);
+                self.close_before_commit(now_ms)?;
+                self.call(lane, calls, now_ms, chain)
+            }
             Ok(outcome)
                 if outcome.is_ok() && open.cut_off && !mutant::active(Mutant::CutOffCallsTold) =>
             {
@@ -289,7 +299,7 @@ impl Store {
         );
         Ok(Open {
             header,
-            execution: Execution::new(lane, Slot::MAX, run),
+            execution: Execution::new(lane, Slot::MAX, run, &self.core.info.genesis.limits),
             transactions: Vec::new(),
             outcomes: Vec::new(),
             bytes: 0,

@@ -552,15 +552,27 @@ impl Snapshot {
             reverse: false,
         };
         if space.is_number() {
-            live::scan_numbers_at(&self.rows, span, Slot::MAX, |key, number| {
-                out.push((key.to_vec(), Arc::from(number.to_be_bytes())));
-                ControlFlow::Continue(())
-            })?;
+            live::scan_numbers_at(
+                &self.rows,
+                span,
+                Slot::MAX,
+                &live::Memo::default(),
+                |key, number| {
+                    out.push((key.to_vec(), Arc::from(number.to_be_bytes())));
+                    ControlFlow::Continue(())
+                },
+            )?;
         } else {
-            live::scan_bytes_at(&self.rows, span, Slot::MAX, |key, value| {
-                out.push((key.to_vec(), value));
-                ControlFlow::Continue(())
-            })?;
+            live::scan_bytes_at(
+                &self.rows,
+                span,
+                Slot::MAX,
+                &live::Memo::default(),
+                |key, value| {
+                    out.push((key.to_vec(), value));
+                    ControlFlow::Continue(())
+                },
+            )?;
         }
         Ok(out)
     }

@@ -7,6 +7,7 @@ mod damage;
 mod failed_reads;
 mod fold;
 mod hostile;
+mod intention;
 mod observed;
 mod profile;
 mod quota;

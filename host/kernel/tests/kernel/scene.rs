@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::Signer;
 use lattice_format::{
-    Body, BodyRef, ChainId, Header, IntentionId, Lane, Seq, Signature, SignedHeader, Time,
+    Body, BodyRef, ChainId, Header, IntentionId, Lane, Limits, Seq, Signature, SignedHeader, Time,
     Transaction,
 };
 use lattice_kernel::run::engine::Role;
@@ -30,8 +30,15 @@ pub struct Scene {
 
 impl Scene {
     pub fn new() -> Self {
+        Self::with_limits(Limits {
+            body_bytes: 64 * 1024,
+            ..Limits::DEFAULT
+        })
+    }
+
+    pub fn with_limits(limits: Limits) -> Self {
         let mut genesis = testing::genesis();
-        genesis.limits.body_bytes = 64 * 1024;
+        genesis.limits = limits;
         genesis.drift_ms = DRIFT_MS;
         let spec = NewStore {
             genesis,

@@ -6,7 +6,8 @@ use crate::node::{Node, built, raw};
 
 fn hostile() -> Node {
     let limits = Limits {
-        fuel: 200_000_000,
+        // Enough that reads end at their own bound.
+        fuel: 400_000_000,
         memory_bytes: 16 * 1024 * 1024,
         ..Limits::default()
     };

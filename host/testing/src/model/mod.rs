@@ -93,6 +93,8 @@ pub enum Step {
     },
 }
 
+/// The fuel of a start of the model program.
+pub const START_FUEL: u64 = 100;
 /// Keys that programs use.
 pub const KEYS: u8 = 8;
 
@@ -213,7 +215,14 @@ fn cbor(n: u64) -> Vec<u8> {
 
 impl Instance for ModelInstance {
     fn call(&mut self, kind: CallKind, call: &Call, fuel: &mut u64) -> Result<CallEnd, HostFault> {
-        *fuel = fuel.saturating_sub(1);
+        // A unit for the call and one for each byte of its arguments.
+        match fuel.checked_sub(1 + call.args.len() as u64) {
+            Some(left) => *fuel = left,
+            None => {
+                *fuel = 0;
+                return Ok(CallEnd::Trapped(TrapKind::Fuel));
+            }
+        }
         let result = match (kind, self.component, call.function.as_str()) {
             (CallKind::Init, GOVERNANCE, _) => {
                 governance::found_governance(&mut self.run, &call.args).map(|()| 0)
@@ -234,6 +243,10 @@ impl Instance for ModelInstance {
             Err(Stop::Fault(RunFault::Trap(kind))) => CallEnd::Trapped(kind),
             Err(Stop::Fault(RunFault::Host(fault))) => return Err(fault),
         })
+    }
+
+    fn start_fuel(&self) -> u64 {
+        START_FUEL
     }
 
     fn run_mut(&mut self) -> &mut Run {
@@ -278,7 +291,10 @@ fn run_program(run: &mut Run, global: &mut u64, args: &[u8]) -> Result<u64, Stop
             },
             1 => run.put(&at(a, b, reg), &[((reg + u64::from(c)) % 5) as u8])?,
             2 => run.delete(&at(a, b, reg))?,
-            3 => mix(&mut reg, &[run.delete_range(&fixed(a), &fixed(b))? as u8]),
+            3 => mix(
+                &mut reg,
+                &[run.delete_range(&fixed(a), &fixed(b))?.rows as u8],
+            ),
             4 => {
                 let page = run.scan(&fixed(a), Some(&fixed(b)), u32::from(c), d == 1)?;
                 for (key, value) in &page.rows {
@@ -290,7 +306,8 @@ fn run_program(run: &mut Run, global: &mut u64, args: &[u8]) -> Result<u64, Stop
             5 => run.add(&fixed(a), i64::from(b.cast_signed()))?,
             6 => mix(&mut reg, &run.number(&fixed(a))?.to_be_bytes()),
             7 => {
-                for (key, n) in run.scan_numbers(&fixed(a), Some(&fixed(b)), u32::from(c))? {
+                let page = run.scan_numbers(&fixed(a), Some(&fixed(b)), u32::from(c))?;
+                for (key, n) in page.rows {
                     mix(&mut reg, &key);
                     mix(&mut reg, &n.to_be_bytes());
                 }

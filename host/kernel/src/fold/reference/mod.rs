@@ -6,26 +6,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use lattice_format::{
-    Body, Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, Position, StoreId, Time,
+    Body, CallId, DeviceKey, Genesis, IntentionId, Lane, Position, StoreId, Time,
 };
 use redb::Database;
 use redb::backends::InMemoryBackend;
 
-use crate::fold::core::{call_count, calls_of, code_cell, init_args};
+use crate::fold::core::{call_count, calls_of};
 use crate::fold::governance::storage;
 use crate::graph::dag;
 use crate::graph::insert;
 use crate::graph::lookup_cache::LookupCache;
 use crate::graph::slot::Slot;
 use crate::log::Stored;
-use crate::outcome::{HostRefusal, Outcome, TrapKind};
-use crate::run::engine::{
-    Answer, AskError, CallEnd, CallKind, Cut, Engine, HostFault, Instance, Kept, Question,
-};
-use crate::run::{CallPlace, Run};
+use crate::outcome::Outcome;
+use crate::run::Run;
+use crate::run::engine::{Answer, AskError, Cut, Engine, HostFault, Kept, Question};
 use crate::state::call_index;
 use crate::state::cell::{Cell, Op, Space, live_key};
 use crate::state::live::{self, Span};
@@ -48,6 +45,8 @@ pub struct Scratch {
     /// The void entries that are above their author's quota.
     pub over_quota: BTreeSet<IntentionId>,
 }
+
+mod run;
 
 type Outcomes = BTreeMap<(Position, Lane), Vec<Outcome>>;
 
@@ -265,176 +264,6 @@ impl Judge<'_> {
         }
     }
 
-    fn run(
-        &self,
-        lane: Lane,
-        governance: &Rows,
-        rows: &Rows,
-        entry: &Stored,
-    ) -> Result<(Vec<Outcome>, BTreeMap<Cell, Op>), HostFault> {
-        let malformed = || Outcome::Refused {
-            index: 0,
-            error: HostRefusal::Malformed.to_cbor(),
-        };
-        let body = entry.body.as_deref().map(Body::decode);
-        let Some(Ok(body)) = body else {
-            return Ok((vec![malformed()], BTreeMap::new()));
-        };
-        let place = CallPlace {
-            names: entry.header.names().collect(),
-            header: Arc::new(lattice_format::Header::clone(&entry.header)),
-            index: 0,
-        };
-        let genesis = entry.header.is_genesis();
-        let run = Run::command(
-            rows.view(),
-            (!genesis).then_some(self.store),
-            lane,
-            Slot::MAX,
-            place,
-        );
-        if genesis {
-            return self.init(lane, run);
-        }
-        if body.genesis.is_some() {
-            return Ok((vec![malformed()], BTreeMap::new()));
-        }
-        let mut outcomes = Vec::new();
-        let mut next = 0;
-        let mut idle = Some(run);
-        let mut instance: Option<Box<dyn Instance>> = None;
-        for transaction in &body.transactions {
-            let first = next;
-            next += transaction.calls.len() as u32;
-            let (outcome, broken) = self.transaction(
-                lane,
-                governance,
-                rows,
-                entry,
-                first,
-                &transaction.calls,
-                &mut idle,
-                &mut instance,
-            )?;
-            if broken && let Some(instance) = instance.take() {
-                idle = Some(instance.finish());
-            }
-            outcomes.push(outcome);
-        }
-        let run = match instance {
-            Some(instance) => instance.finish(),
-            None => idle.expect("no instance owns the run"),
-        };
-        Ok((outcomes, run.into_effects().1))
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one step of the plain loop above"
-    )]
-    fn transaction(
-        &self,
-        lane: Lane,
-        governance: &Rows,
-        rows: &Rows,
-        entry: &Stored,
-        first: u32,
-        calls: &[Call],
-        idle: &mut Option<Run>,
-        instance: &mut Option<Box<dyn Instance>>,
-    ) -> Result<(Outcome, bool), HostFault> {
-        for (index, call) in (0u32..).zip(calls) {
-            let question = Question::Authorize {
-                author: entry.header.author,
-                lane,
-                interface: call.interface.clone(),
-                function: call.function.clone(),
-            };
-            if self.ask(governance, &question)? != Some(Answer::Authorize(true)) {
-                return Ok((Outcome::Unauthorized { index }, false));
-            }
-        }
-        let code = match lane {
-            Lane::System => Some(self.genesis.system.id),
-            Lane::App => live::bytes_at(rows, &code_cell(), Slot::MAX)
-                .map_err(storage)?
-                .and_then(|v| lattice_format::ComponentId::from_slice(&v)),
-        };
-        let Some(code) = code else {
-            let error = HostRefusal::NoSuchFunction.to_cbor();
-            return Ok((Outcome::Refused { index: 0, error }, false));
-        };
-        if let Some(run) = idle.take() {
-            *instance = Some(
-                self.engine
-                    .instantiate(&code, &self.genesis.limits, run)
-                    .map_err(|(_, fault)| fault)?,
-            );
-        }
-        let instance = instance.as_mut().expect("made just above, or before");
-        instance.run_mut().begin_transaction();
-        let mut fuel = self.genesis.limits.fuel;
-        let mut values: Vec<Vec<u8>> = Vec::new();
-        for (index, call) in (0u32..).zip(calls) {
-            instance.run_mut().begin_call(first + index);
-            let (outcome, broken) = match instance.call(CallKind::Command, call, &mut fuel)? {
-                CallEnd::Ok(value) => {
-                    values.push(value);
-                    let bytes: usize = values.iter().map(Vec::len).sum();
-                    if bytes <= self.genesis.limits.result_bytes as usize {
-                        continue;
-                    }
-                    let kind = TrapKind::Limit;
-                    (Outcome::Trapped { index, kind }, true)
-                }
-                CallEnd::Refused(error) => (Outcome::Refused { index, error }, false),
-                CallEnd::Trapped(kind) => (Outcome::Trapped { index, kind }, true),
-            };
-            instance.run_mut().rollback();
-            return Ok((outcome, broken));
-        }
-        Ok((Outcome::Ok(values), false))
-    }
-
-    fn init(&self, lane: Lane, run: Run) -> Result<(Vec<Outcome>, BTreeMap<Cell, Op>), HostFault> {
-        let (component, params): (_, &[Param]) = match (lane, &self.genesis.app) {
-            (Lane::App, Some(app)) => (app.id, &self.genesis.app_params),
-            _ => (self.genesis.system.id, &self.genesis.system_params),
-        };
-        let mut instance = self
-            .engine
-            .instantiate(&component, &self.genesis.limits, run)
-            .map_err(|(_, fault)| fault)?;
-        instance.run_mut().begin_transaction();
-        instance.run_mut().begin_call(u32::from(lane.number()));
-        let call = Call {
-            interface: "lattice:store/lifecycle".into(),
-            function: "init".into(),
-            args: init_args(params),
-        };
-        let mut fuel = self.genesis.limits.fuel;
-        let end = instance.call(CallKind::Init, &call, &mut fuel)?;
-        let mut run = instance.finish();
-        let index = 0;
-        let outcome = match end {
-            CallEnd::Ok(value) => {
-                if lane == Lane::App {
-                    run.host_write(code_cell(), Op::Put(component.0[..].into()));
-                }
-                Outcome::Ok(vec![value])
-            }
-            CallEnd::Refused(error) => {
-                run.rollback();
-                Outcome::Refused { index, error }
-            }
-            CallEnd::Trapped(kind) => {
-                run.rollback();
-                Outcome::Trapped { index, kind }
-            }
-        };
-        Ok((vec![outcome], run.into_effects().1))
-    }
-
     /// The entries that governance cuts off, asked at the end of the system lane. `before` are those of the round
     /// before, whose revocations do not count.
     fn cut(
@@ -517,11 +346,21 @@ impl Judge<'_> {
                 ControlFlow::Continue(())
             };
             if space.is_number() {
-                return live::scan_numbers_at(rows, span, Slot::MAX, |key, number| {
-                    add(key, &number.to_be_bytes())
-                });
+                return live::scan_numbers_at(
+                    rows,
+                    span,
+                    Slot::MAX,
+                    &live::Memo::default(),
+                    |key, number| add(key, &number.to_be_bytes()),
+                );
             }
-            live::scan_bytes_at(rows, span, Slot::MAX, |key, value| add(key, &value))
+            live::scan_bytes_at(
+                rows,
+                span,
+                Slot::MAX,
+                &live::Memo::default(),
+                |key, value| add(key, &value),
+            )
         };
         for lane in [Lane::System, Lane::App] {
             for space in [Space::Bytes, Space::Numbers, Space::Pins, Space::Host] {
