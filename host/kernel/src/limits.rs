@@ -52,10 +52,16 @@ pub const FLOATING_PER_PEER: usize = 1024;
 pub const FLOATING_BYTES_PER_PEER: usize = 8 * 1024 * 1024;
 /// The most floating entries of all peers.
 pub const FLOATING_MAX: usize = 16 * FLOATING_PER_PEER;
+/// The most bytes of floating entries of all peers.
+pub const FLOATING_BYTES_MAX: usize = 4 * FLOATING_BYTES_PER_PEER;
 /// The most parked entries of one sending peer.
 pub const PARKED_PER_PEER: usize = 256;
+/// The most bytes of parked entries of one sending peer.
+pub const PARKED_BYTES_PER_PEER: usize = 8 * 1024 * 1024;
 /// The most parked entries of all peers.
 pub const PARKED_MAX: usize = 16 * PARKED_PER_PEER;
+/// The most bytes of parked entries of all peers.
+pub const PARKED_BYTES_MAX: usize = 4 * PARKED_BYTES_PER_PEER;
 /// Ids of dropped entries that are remembered, so that they are refused without work.
 pub const DROPPED_MAX: usize = 4096;
 /// The most answers of governance that are cached.
@@ -118,6 +124,9 @@ const _: () = assert!(LOCAL_BODY_BYTES < BODY_BYTES_MAX as usize);
 const _: () = assert!(
     GENESIS_HEADER_BYTES_MAX + HEADER_BYTES_MAX + BODY_BYTES_MAX as usize + 1024 < FRAME_BYTES_MAX
 );
+// The largest entry can float and be parked.
+const _: () = assert!(HEADER_BYTES_MAX + BODY_BYTES_MAX as usize <= FLOATING_BYTES_PER_PEER);
+const _: () = assert!(HEADER_BYTES_MAX + BODY_BYTES_MAX as usize <= PARKED_BYTES_PER_PEER);
 const _: () = assert!(VALUE_BYTES_MAX <= PAGE_BYTES_MAX);
 // A batch is made of whole frames.
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX);

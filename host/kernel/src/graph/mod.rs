@@ -10,5 +10,6 @@ pub(crate) mod live_heads;
 pub(crate) mod lookup_cache;
 pub(crate) mod order;
 pub(crate) mod pending;
+pub(crate) mod shares;
 pub(crate) mod slot;
 pub(crate) mod version_vector;

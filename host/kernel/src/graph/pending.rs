@@ -1,16 +1,18 @@
 //! Entries that wait: for something that they name, for their body, or for their time.
 //!
 //! Waiting entries are kept in memory alone, because their sender still has them, and reconciliation asks again for
-//! what a restart forgot. Each sending peer has its own bound. At the bound the peer's newest floating entry is
-//! dropped, or its parked entry with the latest time. Neither is a fault of the peer's.
+//! what a restart forgot. Each sending peer has its own bound, in entries and bytes, and all peers together have one.
+//! At a peer's bound its newest floating entry is dropped, or its parked entry with the latest time; at the bound of
+//! all, that of the peer that holds most. Neither is a fault of the peer's.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lattice_format::{DeviceKey, IntentionId, Time, VerifiedBody, VerifiedHeader};
 
+use crate::graph::shares::{Held, Shares};
 use crate::limits::{
-    DROPPED_MAX, FLOATING_BYTES_PER_PEER, FLOATING_MAX, FLOATING_PER_PEER, PARKED_MAX,
-    PARKED_PER_PEER,
+    DROPPED_MAX, FLOATING_BYTES_MAX, FLOATING_BYTES_PER_PEER, FLOATING_MAX, FLOATING_PER_PEER,
+    PARKED_BYTES_MAX, PARKED_BYTES_PER_PEER, PARKED_MAX, PARKED_PER_PEER,
 };
 
 /// Why an entry floats.
@@ -74,18 +76,67 @@ struct Floater {
     arrived: u64,
 }
 
+/// The place of a parked entry: when it will be decided, its time, its id.
+type ParkedKey = (u64, Time, IntentionId);
+
+const FIRST_KEY: ParkedKey = (
+    0,
+    Time {
+        wall_ms: 0,
+        counter: 0,
+    },
+    IntentionId([0; 32]),
+);
+const LAST_KEY: ParkedKey = (
+    u64::MAX,
+    Time {
+        wall_ms: u64::MAX,
+        counter: u32::MAX,
+    },
+    IntentionId([u8::MAX; 32]),
+);
+
 /// All entries of one store that wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Waiting {
     floating: BTreeMap<IntentionId, Floater>,
     /// By missing entry, the floating entries that wait for it.
     waiting_for: BTreeMap<IntentionId, BTreeSet<IntentionId>>,
-    per_peer: BTreeMap<DeviceKey, (usize, usize)>,
-    parked: BTreeMap<(u64, Time, IntentionId), Arrival>,
+    /// The floating entries of each peer by arrival.
+    floating_by_peer: BTreeMap<(DeviceKey, u64), IntentionId>,
+    floating_shares: Shares,
+    parked: BTreeMap<ParkedKey, Arrival>,
     parked_ids: BTreeSet<IntentionId>,
+    parked_by_peer: BTreeSet<(DeviceKey, ParkedKey)>,
+    parked_shares: Shares,
     dropped: BTreeSet<IntentionId>,
     dropped_order: VecDeque<IntentionId>,
     arrivals: u64,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        let held = |entries, bytes| Held { entries, bytes };
+        Self {
+            floating: BTreeMap::new(),
+            waiting_for: BTreeMap::new(),
+            floating_by_peer: BTreeMap::new(),
+            floating_shares: Shares::new(
+                held(FLOATING_PER_PEER, FLOATING_BYTES_PER_PEER),
+                held(FLOATING_MAX, FLOATING_BYTES_MAX),
+            ),
+            parked: BTreeMap::new(),
+            parked_ids: BTreeSet::new(),
+            parked_by_peer: BTreeSet::new(),
+            parked_shares: Shares::new(
+                held(PARKED_PER_PEER, PARKED_BYTES_PER_PEER),
+                held(PARKED_MAX, PARKED_BYTES_MAX),
+            ),
+            dropped: BTreeSet::new(),
+            dropped_order: VecDeque::new(),
+            arrivals: 0,
+        }
+    }
 }
 
 impl Waiting {
@@ -136,21 +187,27 @@ impl Waiting {
         reason: FloatReason,
     ) -> bool {
         self.remove(&id);
-        let (count, total) = self.per_peer.get(&from).copied().unwrap_or_default();
-        // At a bound the newest entry gives way, and that is the one that just came.
-        if count >= FLOATING_PER_PEER
-            || total + bytes > FLOATING_BYTES_PER_PEER
-            || self.floating.len() >= FLOATING_MAX
-        {
-            return false;
+        while let Some(peer) = self.floating_shares.gives_way(from, bytes) {
+            // The newest entry gives way. Of this peer that is the one that just came.
+            if peer == from {
+                return false;
+            }
+            let newest = self
+                .floating_by_peer
+                .range((peer, 0)..=(peer, u64::MAX))
+                .next_back()
+                .map(|(_, id)| *id)
+                .expect("the peer holds the most entries or bytes");
+            self.remove(&newest);
         }
-        self.per_peer.insert(from, (count + 1, total + bytes));
+        self.floating_shares.add(from, bytes);
         if let FloatReason::Missing(missing) = &reason {
             for name in missing {
                 self.waiting_for.entry(*name).or_default().insert(id);
             }
         }
         self.arrivals += 1;
+        self.floating_by_peer.insert((from, self.arrivals), id);
         self.floating.insert(
             id,
             Floater {
@@ -176,13 +233,9 @@ impl Waiting {
                 }
             }
         }
-        if let Some((count, bytes)) = self.per_peer.get_mut(&floater.from) {
-            *count -= 1;
-            *bytes -= floater.bytes;
-            if *count == 0 {
-                self.per_peer.remove(&floater.from);
-            }
-        }
+        self.floating_by_peer
+            .remove(&(floater.from, floater.arrived));
+        self.floating_shares.remove(&floater.from, floater.bytes);
         Some(floater)
     }
 
@@ -227,36 +280,39 @@ impl Waiting {
         if self.parked_ids.contains(&id) {
             return true;
         }
-        let of_peer: Vec<(u64, Time, IntentionId)> = self
-            .parked
-            .iter()
-            .filter(|(_, other)| other.from == arrival.from)
-            .map(|(key, _)| *key)
-            .collect();
+        let (from, bytes) = (arrival.from, arrival.bytes());
         let key = (not_before_ms, arrival.header.time, id);
-        if of_peer.len() >= PARKED_PER_PEER || self.parked.len() >= PARKED_MAX {
-            // The peer's entry with the latest time gives way, which may be the new one.
-            match of_peer.last() {
-                Some(last) if *last > key => {
-                    self.parked.remove(last);
-                    self.parked_ids.remove(&last.2);
-                }
+        while let Some(peer) = self.parked_shares.gives_way(from, bytes) {
+            // The entry with the latest time gives way, which may be the new one.
+            let of_peer = (peer, FIRST_KEY)..=(peer, LAST_KEY);
+            let latest = self.parked_by_peer.range(of_peer).next_back();
+            match latest.map(|(_, key)| *key) {
+                Some(latest) if peer != from || latest > key => self.take_parked(&latest),
                 _ => return false,
-            }
+            };
         }
+        self.parked_shares.add(from, bytes);
+        self.parked_by_peer.insert((from, key));
         self.parked_ids.insert(id);
         self.parked.insert(key, arrival);
         true
     }
 
+    fn take_parked(&mut self, key: &ParkedKey) -> Option<Arrival> {
+        let arrival = self.parked.remove(key)?;
+        self.parked_ids.remove(&key.2);
+        self.parked_by_peer.remove(&(arrival.from, *key));
+        self.parked_shares.remove(&arrival.from, arrival.bytes());
+        Some(arrival)
+    }
+
     /// Takes out the parked entries whose time has come.
     pub(crate) fn unpark(&mut self, now_ms: u64) -> Vec<Arrival> {
         let mut out = Vec::new();
-        while let Some(entry) = self.parked.first_entry()
-            && entry.key().0 <= now_ms
+        while let Some(key) = self.parked.keys().next().copied()
+            && key.0 <= now_ms
         {
-            self.parked_ids.remove(&entry.key().2);
-            out.push(entry.remove());
+            out.extend(self.take_parked(&key));
         }
         out
     }

@@ -1,14 +1,16 @@
 //! Entries that wait: floating and parked entries are bounded, and are judged when their wait is over.
 
-use lattice_format::{Header, IntentionId, Seq, Signature, SignedHeader, Time};
+use std::collections::{BTreeMap, BTreeSet};
+
+use lattice_format::{DeviceKey, Header, IntentionId, Seq, Signature, SignedHeader, Time};
 use lattice_kernel::limits::{
-    DROPPED_MAX, FLOATING_BYTES_PER_PEER, FLOATING_MAX, FLOATING_PER_PEER, PARKED_MAX,
-    PARKED_PER_PEER,
+    DROPPED_MAX, FLOATING_BYTES_MAX, FLOATING_BYTES_PER_PEER, FLOATING_MAX, FLOATING_PER_PEER,
+    PARKED_BYTES_MAX, PARKED_BYTES_PER_PEER, PARKED_MAX, PARKED_PER_PEER,
 };
 use lattice_kernel::{BatchVerifier, FloatReason};
 use lattice_testing::device;
 
-use crate::scene::{DRIFT_MS, Entry, NOW, Scene};
+use crate::scene::{DRIFT_MS, Entry, Forged, NOW, Scene};
 use crate::world::{judge, settle};
 
 #[test]
@@ -198,7 +200,7 @@ fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
         scene.first(n).with(|h| h.deps = vec![IntentionId(name)])
     };
     let mut n = 0u64;
-    let mut kept_first = Vec::new();
+    let mut sent: BTreeMap<DeviceKey, Vec<IntentionId>> = BTreeMap::new();
     // One peer sends 30,000 entries, and twenty others 1,000 each.
     for round in 0..50u64 {
         let from = if round < 30 {
@@ -214,9 +216,8 @@ fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
                 (forged.signed(), None)
             })
             .collect();
-        if round == 0 {
-            kept_first = batch.iter().map(|(s, _)| Header::id_of(&s.bytes)).collect();
-        }
+        let ids = batch.iter().map(|(s, _)| Header::id_of(&s.bytes));
+        sent.entry(from).or_default().extend(ids);
         let received = scene
             .store
             .receive(from, batch, NOW, BatchVerifier([4; 32]))
@@ -231,9 +232,14 @@ fn tens_of_thousands_of_floating_entries_stay_within_their_bounds() {
     assert_eq!(n, 50_000);
     let rows = scene.store.floating();
     assert_eq!(rows.len(), FLOATING_MAX);
-    // The newest entries gave way, so those that came first are still there.
-    let ids: std::collections::HashSet<_> = rows.iter().map(|r| r.id).collect();
-    assert!(kept_first.iter().all(|id| ids.contains(id)));
+    // The newest entries of whoever held most gave way, so of each peer as many are there, those that came first.
+    let share = FLOATING_MAX / sent.len();
+    for (peer, ids) in &sent {
+        let kept = rows.iter().filter(|r| r.from == *peer);
+        let kept: BTreeSet<_> = kept.map(|r| r.id).collect();
+        assert!((share..=share + 1).contains(&kept.len()), "{}", kept.len());
+        assert_eq!(kept, ids[..kept.len()].iter().copied().collect());
+    }
     // An entry whose ancestors are here is not hindered.
     let sound = scene.first(77_777_777);
     scene.accepted(&sound);
@@ -263,6 +269,112 @@ fn floating_bytes_of_one_peer_are_bounded() {
     assert!((total + 2) * 61 * 1024 > FLOATING_BYTES_PER_PEER);
     assert_eq!(total + no_room, 200);
     scene.goes_on();
+}
+
+/// How large the entries of one flood are, bodies included, and how many of them come from each peer.
+const FLOOD_BODY_BYTES: usize = 60 * 1024;
+const FLOOD_ENTRIES: u64 = 200;
+
+/// Sends floods from `peers`, then few entries from an honest one, and checks that these are all kept, that everything
+/// stays within `peer_max` and `all_max` bytes, and that what was dropped is no fault and comes in later.
+fn floods_give_way(
+    peers: u8,
+    (peer_max, all_max): (usize, usize),
+    forge: impl Fn(&Scene, u64) -> Forged,
+    waiting: impl Fn(&Scene) -> Vec<(IntentionId, DeviceKey)>,
+) {
+    let mut scene = Scene::new();
+    let size = |entry: &Entry| entry.0.bytes.len() + entry.1.as_ref().map_or(0, Vec::len);
+    let mut sizes = BTreeMap::new();
+    let mut send = |scene: &mut Scene, from: DeviceKey, entries: Vec<Entry>| {
+        for entry in &entries {
+            sizes.insert(Header::id_of(&entry.0.bytes), size(entry));
+        }
+        let verifier = BatchVerifier([3; 32]);
+        let received = scene.store.receive(from, entries, NOW, verifier).unwrap();
+        assert_eq!(received.blame, vec![], "to wait is no fault");
+        let kept = waiting(scene);
+        let held = |kept: &[&(IntentionId, DeviceKey)]| -> usize {
+            kept.iter().map(|(id, _)| sizes[id]).sum()
+        };
+        let all = held(&kept.iter().collect::<Vec<_>>());
+        assert!(all <= all_max, "{all} bytes wait");
+        let own: Vec<_> = kept.iter().filter(|(_, peer)| *peer == from).collect();
+        assert!(held(&own) <= peer_max, "{} bytes of one peer", held(&own));
+        (received, all)
+    };
+    let made = |scene: &Scene, first: u64, count: u64| -> Vec<_> {
+        (first..first + count).map(|n| forge(scene, n)).collect()
+    };
+    let mut all = 0;
+    for peer in 0..peers {
+        let flood = made(&scene, 1_000 * u64::from(peer), FLOOD_ENTRIES);
+        let flood = flood.iter().map(Forged::entry).collect();
+        let (received, held) = send(&mut scene, device(100 + peer), flood);
+        assert!(received.no_room > 0);
+        all = held;
+    }
+    // The room is full but for less than one entry.
+    let bound = all_max.min(usize::from(peers) * peer_max);
+    let slack = usize::from(peers) * (FLOOD_BODY_BYTES + 1024);
+    assert!(all + slack > bound, "{all} of {bound}");
+    let honest = made(&scene, 90_000, 20);
+    for entry in &honest {
+        let (received, _) = send(&mut scene, device(50), vec![entry.entry()]);
+        assert_eq!(received.no_room, 0, "an honest member finds room");
+    }
+    // A flood that comes afterwards takes nothing of it.
+    let flood = made(&scene, 95_000, FLOOD_ENTRIES);
+    let flood = flood.iter().map(Forged::entry).collect();
+    send(&mut scene, device(100), flood);
+    let kept: BTreeSet<_> = waiting(&scene).into_iter().map(|(id, _)| id).collect();
+    assert!(honest.iter().all(|entry| kept.contains(&entry.id())));
+    // What gave way is taken when it comes again and there is room.
+    let mut fresh = Scene::new();
+    let late = forge(&fresh, 199);
+    let received = fresh.send(vec![late.entry()]);
+    assert_eq!(received.floating + received.parked, 1);
+    scene.goes_on();
+}
+
+/// Holds: invariant 10.
+#[test]
+fn bytes_of_floating_entries_are_bounded_and_a_flood_displaces_no_honest_member() {
+    let forge = |scene: &Scene, n: u64| {
+        scene
+            .first(n)
+            .with(|h| h.deps = vec![IntentionId([0xdd; 32])])
+            .body(vec![n as u8; FLOOD_BODY_BYTES])
+    };
+    let waiting = |scene: &Scene| {
+        let rows = scene.store.floating().into_iter();
+        rows.map(|row| (row.id, row.from)).collect()
+    };
+    for peers in [1, 4, 7] {
+        let bounds = (FLOATING_BYTES_PER_PEER, FLOATING_BYTES_MAX);
+        floods_give_way(peers, bounds, forge, waiting);
+    }
+}
+
+/// Holds: invariant 10.
+#[test]
+fn bytes_of_parked_entries_are_bounded_and_a_flood_displaces_no_honest_member() {
+    let forge = |scene: &Scene, n: u64| {
+        // The honest entries lie later than the flood, which gives way all the same.
+        let later = n % 90_000;
+        let ahead = scene.first(n).with(|h| {
+            h.time.wall_ms = NOW + DRIFT_MS + 10_000 + u64::from(n >= 90_000) * 60_000 + later;
+        });
+        ahead.body(vec![n as u8; FLOOD_BODY_BYTES])
+    };
+    let waiting = |scene: &Scene| {
+        let rows = scene.store.parked().into_iter();
+        rows.map(|row| (row.id, row.from)).collect()
+    };
+    for peers in [1, 4, 7] {
+        let bounds = (PARKED_BYTES_PER_PEER, PARKED_BYTES_MAX);
+        floods_give_way(peers, bounds, forge, waiting);
+    }
 }
 
 /// Holds: invariant 2.
