@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lattice_format::DeviceKey;
 use lattice_kernel::sync::Access;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{
     BYTES_PER_SECOND, CONNECTION_WINDOW_BYTES, PAST_MEMBER_BYTES_PER_SECOND, STREAMS_PER_CONNECTION,
@@ -111,9 +112,81 @@ impl Drop for PeerSlot {
     }
 }
 
+/// The places of incoming connections, all protocols together. Anybody can make keys, so strangers together have few
+/// of the places: however many come, members find the others free.
+#[derive(Debug)]
+pub(crate) struct Places {
+    pub(crate) all: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+/// The place of one incoming connection; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    of_strangers: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    /// So many places, of which strangers may have so many.
+    pub(crate) fn new(all: usize, strangers: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(all)),
+            strangers: Arc::new(Semaphore::new(strangers)),
+        }
+    }
+
+    /// A place for a peer that shares a store with this node, or that a bound of its own protocol counts.
+    pub(crate) fn enter(&self) -> Option<Place> {
+        Some(Place {
+            _of_all: self.all.clone().try_acquire_owned().ok()?,
+            of_strangers: None,
+        })
+    }
+
+    /// A place for a stranger.
+    pub(crate) fn enter_as_stranger(&self) -> Option<Place> {
+        let of_strangers = self.strangers.clone().try_acquire_owned().ok()?;
+        Some(Place {
+            of_strangers: Some(of_strangers),
+            ..self.enter()?
+        })
+    }
+}
+
+impl Place {
+    /// Notes that the peer shares a store with this node, so that another stranger can take its place among these.
+    pub(crate) fn is_known(&mut self) {
+        self.of_strangers = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{INCOMING_MAX, STRANGERS_MAX};
+
+    /// Holds: invariant 10.
+    #[test]
+    fn however_many_strangers_come_members_find_places() {
+        let places = Places::new(INCOMING_MAX, STRANGERS_MAX);
+        let strangers = || std::iter::from_fn(|| places.enter_as_stranger());
+        let mut came: Vec<Place> = strangers().collect();
+        assert_eq!(came.len(), STRANGERS_MAX);
+        let members: Vec<Place> = std::iter::from_fn(|| places.enter()).collect();
+        assert_eq!(members.len(), INCOMING_MAX - STRANGERS_MAX);
+        // The strangers' places are theirs alone, and who leaves makes room for another one.
+        came.pop();
+        assert_eq!(strangers().count(), 1);
+        drop(members);
+        // One that turns out to be a member takes no place of strangers.
+        came.extend(places.enter_as_stranger());
+        came[0].is_known();
+        came.extend(strangers());
+        assert_eq!(came.len(), STRANGERS_MAX + 1);
+        let members: Vec<Place> = std::iter::from_fn(|| places.enter()).collect();
+        assert_eq!(members.len(), INCOMING_MAX - STRANGERS_MAX - 1);
+    }
 
     const PEER: DeviceKey = DeviceKey([1; 32]);
 

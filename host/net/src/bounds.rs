@@ -192,7 +192,7 @@ async fn so_many_connections_are_kept_and_so_many_dials_made() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_connections_are_taken_in_whatever_they_are_for() {
     let a = start(0).await;
-    let incoming = a.context.incoming.clone();
+    let incoming = a.context.incoming.all.clone();
     assert_eq!(incoming.available_permits(), INCOMING_MAX);
     let others = incoming.clone().acquire_many_owned(INCOMING_MAX as u32 - 1);
     let others = others.await.unwrap();

@@ -12,12 +12,13 @@ use iroh::{Endpoint, EndpointAddr, TransportAddr};
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::sync::{Access, Jitter, Misbehaviour, MisbehaviourLog, Verdict};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
+use crate::allowances::{Place, Places};
 use crate::config::{Timings, millis};
 use crate::endpoint::{code, id_of};
 use crate::host::{NetEvent, NetHost};
-use crate::limits::{CONNECTIONS_MAX, DIALS_MAX, INCOMING_MAX};
+use crate::limits::{CONNECTIONS_MAX, DIALS_MAX, INCOMING_MAX, STRANGERS_MAX};
 use crate::links::Links;
 use crate::peers::{Peers, Source};
 use crate::stores::StoreNet;
@@ -40,7 +41,7 @@ pub(crate) struct Context {
     /// Connections that this node opened.
     pub(crate) outgoing: Arc<Semaphore>,
     /// Connections that others opened, all protocols together.
-    pub(crate) incoming: Arc<Semaphore>,
+    pub(crate) incoming: Places,
     /// When the network began: times that the kernel's values are given count from here.
     begun: Instant,
     stores: RwLock<HashMap<StoreId, Arc<StoreNet>>>,
@@ -73,7 +74,7 @@ impl Context {
             address_news: Notify::new(),
             dials: Semaphore::new(DIALS_MAX),
             outgoing: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            incoming: Arc::new(Semaphore::new(INCOMING_MAX)),
+            incoming: Places::new(INCOMING_MAX, STRANGERS_MAX),
             stores: RwLock::default(),
             stop: watch::Sender::new(false),
             alive: Mutex::new(Some(alive)),
@@ -135,13 +136,35 @@ impl Context {
         }
     }
 
-    /// A place for a connection that somebody opened, for as long as it is kept; without one it is closed.
-    pub(crate) fn take_in(&self, connection: &Connection) -> Option<OwnedSemaphorePermit> {
-        let place = self.incoming.clone().try_acquire_owned().ok();
+    /// A place for a connection that somebody opened for joins or blobs, whose strangers have a bound of their own, for
+    /// as long as it is kept; without one it is closed.
+    pub(crate) fn take_in(&self, connection: &Connection) -> Option<Place> {
+        let place = self.incoming.enter();
         if place.is_none() {
             connection.close(code::BUSY, b"too many connections");
         }
         place
+    }
+
+    /// A place for a connection that `peer` opened for sync, for as long as it is kept; without one it is closed.
+    pub(crate) fn take_in_for_sync(
+        &self,
+        connection: &Connection,
+        peer: &DeviceKey,
+    ) -> Option<Place> {
+        if self.shares_a_store_with(peer) {
+            return self.take_in(connection);
+        }
+        let place = self.incoming.enter_as_stranger();
+        if place.is_none() {
+            connection.close(code::BUSY, b"too many strangers, try later");
+        }
+        place
+    }
+
+    /// Whether the peer is or was a member of any store here.
+    pub(crate) fn shares_a_store_with(&self, peer: &DeviceKey) -> bool {
+        self.stores().iter().any(|s| s.access(peer) != Access::None)
     }
 
     /// Whether the peer is an active member of any store here.

@@ -34,6 +34,9 @@ pub const CONNECTIONS_PER_PEER: usize = 4;
 /// The most incoming connections at once, of all peers, for sync, joins and blobs together. Gossip has one
 /// with each member at most.
 pub const INCOMING_MAX: usize = 1024;
+/// The most incoming connections for sync at once of strangers, who share no store with this node. The places that
+/// these and joins leave are for members.
+pub const STRANGERS_MAX: usize = 128;
 /// Bytes a second that one peer may send over a minute's average before it is slowed.
 pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 /// Bytes a second that a past member may send.
@@ -62,6 +65,9 @@ pub const BLOBS_SERVED_MAX: usize = 64;
 /// Peers that one blob is fetched from at once.
 pub const BLOB_SOURCES_MAX: usize = 4;
 
+// Strangers and joiners together leave most places to members.
+const _: () = assert!(2 * (STRANGERS_MAX + JOINS_SERVED_MAX) <= INCOMING_MAX);
+const _: () = assert!(STRANGERS_MAX < PEERS_MAX);
 const _: () = assert!(FIRST_ROUNDS_MAX < SESSIONS_PER_STORE);
 const _: () = assert!(JOIN_ANSWER_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);

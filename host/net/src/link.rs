@@ -15,6 +15,7 @@ use lattice_kernel::sync::{
 };
 
 use crate::addresses;
+use crate::allowances::Place;
 use crate::config::{Timings, millis};
 use crate::context::{Context, jitter};
 use crate::endpoint::{code, device_of, id_of, remote_socket};
@@ -50,19 +51,20 @@ impl ProtocolHandler for SyncProtocol {
             connection.close(code::MISBEHAVIOUR, b"refused for a while");
             return Ok(());
         }
-        let Some(_place) = context.take_in(&connection) else {
+        let Some(place) = context.take_in_for_sync(&connection, &peer) else {
             return Ok(());
         };
         let conn = Conn::accepted(connection);
         if let Some(conn) = context.links.adopt(&context.me, conn) {
-            serve(context.clone(), conn).await;
+            serve(context.clone(), conn, Some(place)).await;
         }
         Ok(())
     }
 }
 
-/// Serves a connection until it ends: takes streams, and closes it when the two share no store.
-async fn serve(context: Arc<Context>, conn: Arc<Conn>) {
+/// Serves a connection until it ends: takes streams, and closes it when the two share no store. One that the peer
+/// opened has a `place`.
+async fn serve(context: Arc<Context>, conn: Arc<Conn>, place: Option<Place>) {
     let peer = conn.peer;
     context.peers.up(peer, context.host.now_ms());
     context.host.event(NetEvent::PeerUp { peer });
@@ -75,14 +77,18 @@ async fn serve(context: Arc<Context>, conn: Arc<Conn>) {
     keep(&context, peer);
     gossip::peer_up(&context, peer);
     addresses::send(&context, &conn);
-    let reason = take_streams(&context, &conn).await;
+    let reason = take_streams(&context, &conn, place).await;
     if context.links.ended(&conn) {
         context.peers.down(peer, &reason);
         context.host.event(NetEvent::PeerDown { peer, reason });
     }
 }
 
-async fn take_streams(context: &Arc<Context>, conn: &Arc<Conn>) -> String {
+async fn take_streams(
+    context: &Arc<Context>,
+    conn: &Arc<Conn>,
+    mut place: Option<Place>,
+) -> String {
     let mut useless_since: Option<Instant> = None;
     let mut look = tokio::time::interval(context.timings.stranger / 4 + Duration::from_millis(1));
     let mut slow_until = Instant::now();
@@ -113,6 +119,9 @@ async fn take_streams(context: &Arc<Context>, conn: &Arc<Conn>) -> String {
                 let since = *useless_since.get_or_insert_with(Instant::now);
                 if useful {
                     useless_since = None;
+                    if let Some(place) = &mut place {
+                        place.is_known();
+                    }
                 } else if since.elapsed() >= context.timings.stranger {
                     conn.connection.close(code::STRANGER, b"no store in common");
                     return "no store in common".into();
@@ -314,7 +323,7 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
                 tries.made(context.elapsed_ms(), pauses, jitter());
                 let conn = Conn::dialled(connection);
                 if let Some(conn) = context.links.adopt(&context.me, conn) {
-                    context.spawn(serve(context.clone(), conn));
+                    context.spawn(serve(context.clone(), conn, None));
                 }
             }
             Err(reason) => {

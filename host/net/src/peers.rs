@@ -76,8 +76,19 @@ pub(crate) enum Source {
     Told,
 }
 
+/// Who asks for a row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RowFor {
+    /// A peer that shares a store with this node, or that its owner named.
+    Known,
+    /// Whoever has connected.
+    Anyone,
+}
+
 #[derive(Debug, Default)]
 struct Row {
+    /// Whether the peer shares a store with this node, or its owner named it.
+    known: bool,
     addresses: Vec<SocketAddr>,
     connected: bool,
     last_seen_ms: Option<u64>,
@@ -86,7 +97,8 @@ struct Row {
     reason: String,
 }
 
-/// The table of peers. Bounded by [`PEERS_MAX`].
+/// The table of peers. Bounded by [`PEERS_MAX`]. The row of a stranger gives way first, and takes no place of a peer
+/// that is known, with its addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     rows: Mutex<HashMap<DeviceKey, Row>>,
@@ -124,20 +136,28 @@ fn median(mut leads: Vec<i64>) -> Option<i64> {
 }
 
 impl Peers {
-    fn with<T>(&self, peer: DeviceKey, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
+    fn with<T>(
+        &self,
+        peer: DeviceKey,
+        row_for: RowFor,
+        change: impl FnOnce(&mut Row) -> T,
+    ) -> Option<T> {
         let mut rows = self.rows.lock();
         if !rows.contains_key(&peer) && rows.len() >= PEERS_MAX {
             let idle = rows
                 .iter()
-                .filter(|(_, row)| !row.connected)
-                .min_by_key(|(_, row)| row.last_seen_ms)
+                .filter(|(_, row)| !row.connected && (row_for == RowFor::Known || !row.known))
+                .min_by_key(|(_, row)| (row.known, row.last_seen_ms))
                 .map(|(key, _)| *key)?;
             rows.remove(&idle);
         }
-        Some(change(rows.entry(peer).or_default()))
+        let row = rows.entry(peer).or_default();
+        row.known |= row_for == RowFor::Known;
+        Some(change(row))
     }
 
-    /// Adds addresses. Returns all that are known, if that changed.
+    /// Adds addresses of a peer that shares a store with this node, or that its owner named. Returns all that are known,
+    /// if that changed.
     ///
     /// What this node has seen itself comes first and pushes the oldest out; what others tell only
     /// fills the places left, so that hearsay never circles.
@@ -147,7 +167,7 @@ impl Peers {
         addresses: &[SocketAddr],
         source: Source,
     ) -> Option<Vec<SocketAddr>> {
-        self.with(peer, |row| {
+        self.with(peer, RowFor::Known, |row| {
             let mut merged = Vec::with_capacity(ADDRESSES_PER_PEER);
             let (first, then) = match source {
                 Source::Seen => (addresses, &row.addresses[..]),
@@ -174,7 +194,7 @@ impl Peers {
 
     /// Notes that a connection stands.
     pub(crate) fn up(&self, peer: DeviceKey, now_ms: u64) {
-        self.with(peer, |row| {
+        self.with(peer, RowFor::Anyone, |row| {
             row.connected = true;
             row.last_seen_ms = Some(now_ms);
             row.reason.clear();
@@ -184,7 +204,7 @@ impl Peers {
 
     /// Notes that no connection stands, and why.
     pub(crate) fn down(&self, peer: DeviceKey, reason: &str) {
-        self.with(peer, |row| {
+        self.with(peer, RowFor::Anyone, |row| {
             row.connected = false;
             row.reason = reason.to_owned();
             for store in row.stores.values_mut() {
@@ -197,12 +217,12 @@ impl Peers {
 
     /// Notes that bytes came from the peer.
     pub(crate) fn seen(&self, peer: DeviceKey, now_ms: u64) {
-        self.with(peer, |row| row.last_seen_ms = Some(now_ms));
+        self.with(peer, RowFor::Anyone, |row| row.last_seen_ms = Some(now_ms));
     }
 
     /// Notes what the peer said of its clock.
     pub(crate) fn clock(&self, peer: DeviceKey, lead_ms: i64) {
-        self.with(peer, |row| {
+        self.with(peer, RowFor::Anyone, |row| {
             row.clock_lead_ms = Some(lead_ms.max(NO_LEAD + 1))
         });
         self.count_clocks();
@@ -215,7 +235,7 @@ impl Peers {
         store: StoreId,
         change: impl FnOnce(&mut PeerStoreStatus),
     ) {
-        self.with(peer, |row| {
+        self.with(peer, RowFor::Known, |row| {
             change(
                 row.stores
                     .entry(store)
@@ -311,6 +331,31 @@ mod tests {
         let list = peers.list();
         assert_eq!(list.len(), PEERS_MAX);
         assert!(list[0].connected && list[0].peer == key(0));
+    }
+
+    #[test]
+    fn strangers_take_no_row_of_a_member_and_members_take_theirs() {
+        let address = [SocketAddr::from(([127, 0, 0, 1], 7))];
+        for members in [1, 100, PEERS_MAX as u32] {
+            let peers = Peers::default();
+            for n in 0..members {
+                peers.learn(key(n), &address, Source::Told);
+            }
+            // Each stranger is met, and leaves again.
+            for n in 0..PEERS_MAX as u32 + 100 {
+                peers.up(key(1_000_000 + n), u64::from(n));
+                peers.down(key(1_000_000 + n), "no store in common");
+            }
+            assert!(peers.list().len() <= PEERS_MAX);
+            assert!((0..members).all(|n| peers.addresses(&key(n)) == address));
+            // A further member takes the row of a stranger, if there is one.
+            peers.learn(key(500_000), &address, Source::Seen);
+            let kept = (0..members).filter(|n| !peers.addresses(&key(*n)).is_empty());
+            let all = PEERS_MAX as u32;
+            assert_eq!(kept.count() as u32, members - u32::from(members == all));
+            assert_eq!(peers.addresses(&key(500_000)), address);
+            assert!(peers.list().len() <= PEERS_MAX);
+        }
     }
 
     #[test]
