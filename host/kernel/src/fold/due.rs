@@ -74,8 +74,9 @@ fn index(lane: Lane) -> usize {
 }
 
 impl DueRuns {
-    /// Reads what [`DueRuns::save`] wrote when the rows were last written.
-    pub(crate) fn load(rows: &RowsView) -> Result<Self, StorageError> {
+    /// Reads what [`DueRuns::save`] wrote when the rows were last written. No more runs of a lane can be due than there
+    /// are `entries`; a row that says so is damaged.
+    pub(crate) fn load(rows: &RowsView, entries: u64) -> Result<Self, StorageError> {
         let mut due = Self::default();
         let Some(row) = rows.get(CURSORS)? else {
             return Ok(due);
@@ -83,7 +84,9 @@ impl DueRuns {
         for (lane, part) in due.lanes.iter_mut().zip(row.chunks(8 + Slot::LEN)) {
             let damaged = || StorageError::row(CURSORS);
             let (count, cursor) = part.split_first_chunk().ok_or_else(damaged)?;
-            lane.count = u64::from_be_bytes(*count);
+            lane.count = Some(u64::from_be_bytes(*count))
+                .filter(|count| *count <= entries)
+                .ok_or_else(damaged)?;
             lane.listed_to = Slot::from_slice(cursor).ok_or_else(damaged)?;
         }
         Ok(due)
@@ -294,7 +297,7 @@ mod tests {
         }
         assert_eq!(due.count(Lane::App), count - 9);
         due.save(&mut rows);
-        let mut reloaded = DueRuns::load(&rows).unwrap();
+        let mut reloaded = DueRuns::load(&rows, u64::MAX).unwrap();
         let view = rows.view();
         for due in [&mut due, &mut reloaded] {
             rows.restore(view.clone());
@@ -309,6 +312,19 @@ mod tests {
             assert_eq!(due.total(), 0);
         }
         assert_eq!(undo.count(Lane::App), count);
+    }
+
+    /// Holds: invariant 13.
+    #[test]
+    fn more_due_runs_than_entries_are_damage() {
+        let (mut rows, mut due) = (order_of(4), DueRuns::default());
+        for n in 0..4 {
+            due.set(&mut rows, Lane::App, slot(n)).unwrap();
+        }
+        due.save(&mut rows);
+        assert_eq!(DueRuns::load(&rows, 4).unwrap().total(), 4);
+        let damaged = DueRuns::load(&rows, 3).unwrap_err();
+        assert!(damaged.to_string().contains("state.redb"), "{damaged}");
     }
 
     #[test]
@@ -331,7 +347,7 @@ mod tests {
         due.set(&mut rows, Lane::App, slot(0)).unwrap();
         due.set(&mut rows, Lane::App, slot(count - 1)).unwrap();
         due.save(&mut rows);
-        let mut due = DueRuns::load(&rows).unwrap();
+        let mut due = DueRuns::load(&rows, u64::MAX).unwrap();
         assert_eq!(take(&mut due, &mut rows), Some(0));
         // The second due run lies further away than one look reaches.
         due.lanes[1].look_ahead(&rows, Lane::App).unwrap();

@@ -73,8 +73,9 @@ impl Progress {
                 .and_then(|row| Some(u64::from_be_bytes((*row).try_into().ok()?))))
         };
         let start = Self::start(store);
+        let next = LocalSeq(number(INDEXED)?.unwrap_or(0));
         Ok(Self {
-            next: LocalSeq(number(INDEXED)?.unwrap_or(0)),
+            next,
             last_time: rows
                 .get(LAST_TIME)?
                 .and_then(|row| Position::from_slice(&row))
@@ -92,7 +93,7 @@ impl Progress {
             lengths: rows
                 .get(LENGTHS)?
                 .map_or(start.lengths, |row| RangeLengths::from_slice(&row)),
-            due: DueRuns::load(rows)?,
+            due: DueRuns::load(rows, next.0)?,
             // The slots of past runs are not saved. No run reads above the last entry, so its slot is safe for both
             // lanes.
             last_run: [order::last(rows)?; 2],
