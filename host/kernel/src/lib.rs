@@ -13,6 +13,8 @@ mod bounds;
 pub mod fold;
 mod frame;
 pub mod graph;
+#[cfg(test)]
+mod growth;
 pub mod limits;
 mod log;
 pub mod mutant;

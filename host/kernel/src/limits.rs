@@ -78,8 +78,8 @@ pub const CHANGED_ENTRIES_MAX: usize = 10_000;
 pub const CHANGED_CELLS_MAX: usize = 10_000;
 /// The most version vectors of entries that are remembered, to add the next entries.
 pub const PASTS_CACHED_MAX: usize = 512;
-/// The most pairs in all remembered version vectors. The newest vector is kept even if it has more.
-pub const PAST_PAIRS_CACHED_MAX: usize = 16 * 1024;
+/// The most nodes of their trees that are remembered, each of at most 32 branches.
+pub const PAST_NODES_CACHED_MAX: usize = 512;
 /// The most entries that are remembered because they were added or named lately.
 pub const NAMES_MAX: usize = 768;
 /// The most branches that are remembered, and the most admissions, to admit and add the next entries.

@@ -236,9 +236,7 @@ impl Core {
     /// # Errors
     /// A fault of this host.
     pub(crate) fn revocations(&mut self, author: &DeviceKey) -> Result<Vec<LocalSeq>, HostFault> {
-        let unknown = dag::branches_of(&self.rows, author, None)
-            .map_err(storage)?
-            .is_empty();
+        let unknown = !dag::any_branch_of(&self.rows, author, None).map_err(storage)?;
         let cuts = if unknown || self.are_cuts_due().map_err(storage)? {
             let (cuts, _) = self.ask_cuts(author)?;
             self.place(author, &cuts).map_err(storage)?

@@ -4,9 +4,9 @@
 //! The graph is derived from the log and kept in the same rows as the state, so a reader's view shows both at one
 //! moment. [`crate::storage::keys`] lists the rows.
 //!
-//! A *branch* is a chain without forks: a fork starts a new branch. Rows of the kind `S` say how far an entry's past
-//! reaches into other branches (version vectors: Parker et al., "Detection of Mutual Inconsistency in Distributed
-//! Systems", 1983, stored as differences).
+//! A *branch* is a chain without forks: a fork starts a new branch. Rows of the kinds `S` and `U` say how far an
+//! entry's past reaches into other branches (version vectors: Parker et al., "Detection of Mutual Inconsistency in
+//! Distributed Systems", 1983, stored as persistent trees).
 
 use std::ops::ControlFlow;
 
@@ -252,25 +252,54 @@ pub(crate) fn branches(rows: &RowsView) -> Result<Vec<(BranchId, Branch)>, Stora
     damage.map_or(Ok(out), Err)
 }
 
+/// The bounds of the rows with the branches of an author: of one chain, or with `None` of all chains.
+fn branch_rows(author: &DeviceKey, chain: Option<ChainId>) -> (Vec<u8>, Vec<u8>) {
+    let start = match chain {
+        Some(chain) => key(b'A', &[&author.0, &chain.0.to_be_bytes()]),
+        None => key(b'A', &[&author.0]),
+    };
+    let end = prefix_end(&start).expect("the table's letter is below 255");
+    (start, end)
+}
+
 /// The branches of one author: of one chain, or with `None` of all chains.
 pub(crate) fn branches_of(
     rows: &RowsView,
     author: &DeviceKey,
     chain: Option<ChainId>,
 ) -> Result<Vec<BranchId>, StorageError> {
-    let prefix = match chain {
-        Some(chain) => key(b'A', &[&author.0, &chain.0.to_be_bytes()]),
-        None => key(b'A', &[&author.0]),
-    };
-    let end = prefix_end(&prefix).expect("the table's letter is below 255");
+    first_branches_of(rows, author, chain, usize::MAX)
+}
+
+/// At most `max` of the branches of one author: of one chain, or with `None` of all chains.
+pub(crate) fn first_branches_of(
+    rows: &RowsView,
+    author: &DeviceKey,
+    chain: Option<ChainId>,
+    max: usize,
+) -> Result<Vec<BranchId>, StorageError> {
+    let (start, end) = branch_rows(author, chain);
     let mut out = Vec::new();
-    rows.scan(&prefix, &end, false, |row, _| {
+    rows.scan(&start, &end, false, |row, _| {
         if let Some(Ok(id)) = row.get(41..).map(TryInto::try_into) {
             out.push(BranchId(u32::from_be_bytes(id)));
         }
-        ControlFlow::Continue(())
+        match out.len() < max {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
     })?;
     Ok(out)
+}
+
+/// Whether an author has a branch: in one chain, or with `None` in any chain.
+pub(crate) fn any_branch_of(
+    rows: &RowsView,
+    author: &DeviceKey,
+    chain: Option<ChainId>,
+) -> Result<bool, StorageError> {
+    let (start, end) = branch_rows(author, chain);
+    Ok(rows.first(&start, &end, false)?.is_some())
 }
 
 /// The authors of witnessed entries, sorted.

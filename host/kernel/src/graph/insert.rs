@@ -1,18 +1,19 @@
 //! Insertion into the graph: an admitted entry gets its branch, its version vector and its rows.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use lattice_format::{IntentionId, VerifiedHeader};
 
-use crate::graph::dag::{self, Branch, BranchId, Meta, branches_of, key, local_key};
+use crate::graph::dag::{self, Branch, BranchId, Meta, key, local_key};
 use crate::graph::lookup_cache::{LookupCache, Named};
 use crate::graph::order;
 use crate::graph::slot::Slot;
-use crate::graph::version_vector::{self, Vector};
+use crate::graph::version_vector::Past;
 use crate::mutant::{self, Mutant};
 use crate::storage::error::StorageError;
 use crate::storage::keys::{LocalSeq, put_varint};
-use crate::storage::rows::Rows;
+use crate::storage::rows::{Rows, RowsView};
 
 /// What the insertion of an entry found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +48,7 @@ pub(crate) fn add(
         .filter(|d| d.is_ok() || !mutant::active(Mutant::DependencyNotAwaited))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let (branch_id, previous_vector, new_branch, fork) =
-        place_in_branch(rows, cache, header, local, prev)?;
+    let (branch_id, new_branch, fork) = place_in_branch(rows, cache, header, local, prev)?;
     let meta = Meta {
         id,
         time: header.time,
@@ -61,16 +61,18 @@ pub(crate) fn add(
         deps: deps.iter().map(|named| named.local).collect(),
     };
 
-    let mut vector = previous_vector.to_vec();
-    for named in prev.iter().chain(&grant).chain(&deps) {
-        // Where the vector reaches a named entry, it covers the past of that entry as well.
-        if !version_vector::reaches(&vector, named.branch, named.seq) {
-            version_vector::merge_into(&mut vector, &cache.pasts.get(rows, named.local)?);
-        }
+    let mut names: Vec<Named> = prev.into_iter().chain(grant).chain(deps).collect();
+    // The newest mostly has seen most.
+    names.sort_unstable_by_key(|named| Reverse(named.local));
+    let past = past_of(rows, cache, branch_id, new_branch, &names)?;
+    let unchanged = match prev {
+        Some(prev) if !new_branch => *past_of_named(rows, cache, &prev)? == past,
+        _ => past == Past::default(),
+    };
+    if !unchanged {
+        past.store(rows, branch_id, header.seq);
     }
-    version_vector::merge_into(&mut vector, &[(branch_id, header.seq)]);
-    version_vector::store(rows, branch_id, header.seq, &previous_vector, &vector)?;
-    cache.pasts.put(local, Arc::new(vector));
+    cache.pasts.put(local, Arc::new(past));
 
     let mut number = Vec::with_capacity(5);
     put_varint(local.0, &mut number);
@@ -109,13 +111,59 @@ pub(crate) fn add(
     })
 }
 
+fn past_of_named(
+    rows: &RowsView,
+    cache: &mut LookupCache,
+    named: &Named,
+) -> Result<Arc<Past>, StorageError> {
+    cache.pasts.get(rows, named.local, named.branch, named.seq)
+}
+
+/// The past of a new entry of `branch` that names `names`, of which the newest come first.
+fn past_of(
+    rows: &mut Rows,
+    cache: &mut LookupCache,
+    branch: BranchId,
+    new_branch: bool,
+    names: &[Named],
+) -> Result<Past, StorageError> {
+    // In the entry's own branch the past goes down from the entry before, so it builds on that one's. The past of the
+    // first entry of a branch builds on that of the newest entry that it names.
+    let base = match new_branch {
+        true => names.first(),
+        false => names
+            .iter()
+            .filter(|named| named.branch == branch)
+            .max_by_key(|named| named.seq),
+    };
+    let mut past = match base {
+        Some(base) => Past::clone(&*past_of_named(rows, cache, base)?),
+        None => Past::default(),
+    };
+    let others = base.into_iter().chain(names);
+    for (at, named) in others.filter(|named| named.branch != branch).enumerate() {
+        // Where the past reaches a named entry, it covers the past of that entry as well.
+        if cache.pasts.reaches(rows, &past, named.branch, named.seq)? {
+            continue;
+        }
+        if at > 0 || !new_branch {
+            let other = past_of_named(rows, cache, named)?;
+            cache.pasts.merge(rows, &mut past, &other)?;
+        }
+        cache
+            .pasts
+            .raise(rows, &mut past, named.branch, named.seq)?;
+    }
+    Ok(past)
+}
+
 fn place_in_branch(
     rows: &mut Rows,
     cache: &mut LookupCache,
     header: &VerifiedHeader,
     local: LocalSeq,
     prev: Option<Named>,
-) -> Result<(BranchId, Vector, bool, bool), StorageError> {
+) -> Result<(BranchId, bool, bool), StorageError> {
     let mut parent = None;
     if let Some(prev) = prev
         && header.seq.0 > 0
@@ -126,12 +174,11 @@ fn place_in_branch(
             row.tip_local = local;
             rows.put(key(b'B', &[&prev.branch.0.to_be_bytes()]), row.encode());
             cache.set_branch(prev.branch, row);
-            let vector = cache.pasts.get(rows, prev.local)?;
-            return Ok((prev.branch, vector, false, false));
+            return Ok((prev.branch, false, false));
         }
         parent = Some((prev.branch, prev.seq));
     }
-    let fork = !branches_of(rows, &header.author, Some(header.chain))?.is_empty();
+    let fork = dag::any_branch_of(rows, &header.author, Some(header.chain))?;
     let next = rows.first(b"B", b"C", true)?.map_or(Ok(0), |(row, _)| {
         row[1..]
             .try_into()
@@ -160,5 +207,5 @@ fn place_in_branch(
         ),
         [],
     );
-    Ok((id, Arc::new(Vec::new()), true, fork))
+    Ok((id, true, fork))
 }

@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
     use crate::graph::dag::BranchId;
-    use crate::graph::version_vector;
+    use crate::graph::version_vector::{Past, PastCache};
     use crate::storage::rows::Rows;
 
     fn empty() -> Rows {
@@ -229,8 +229,13 @@ mod tests {
                 let reach = vector.entry(other.branch).or_insert(other.seq);
                 *reach = other.seq.max(*reach);
             }
-            let vector: Vec<_> = vector.into_iter().collect();
-            version_vector::store(&mut self.rows, meta.branch, meta.seq, &[], &vector).unwrap();
+            let (mut cache, mut reached) = (PastCache::default(), Past::default());
+            for (branch, seq) in vector {
+                cache
+                    .raise(&mut self.rows, &mut reached, branch, seq)
+                    .unwrap();
+            }
+            reached.store(&mut self.rows, meta.branch, meta.seq);
             self.heads.insert(meta.id, local);
             self.pasts.push(past);
             self.tips.insert(author, local);

@@ -9,6 +9,7 @@ pub(crate) mod insert;
 pub(crate) mod live_heads;
 pub(crate) mod lookup_cache;
 pub(crate) mod order;
+pub(crate) mod past_tree;
 pub(crate) mod pending;
 pub(crate) mod shares;
 pub(crate) mod slot;

@@ -12,7 +12,7 @@
 //! | `B` | `branches-1` | branch (4) | a chain without forks |
 //! | `A` | `authors-1` | author (32) chain (8) branch (4) | |
 //! | `C` | `chains-1` | branch (4) seq (8) | local |
-//! | `S` | `pasts-1` | branch (4) seq (8) | a version vector, or its difference to the one before |
+//! | `S` | `pasts-2` | branch (4) seq (8) | a version vector: a tree, and what changed beside it |
 //! | `H` | `heads-1` | id (32) | local |
 //! | `P` | `admissions-1` | key (32) local (8) | |
 //! | `T` | `order-2` | slot | local, what its runs did, whether they are due |
@@ -27,6 +27,7 @@
 //! | `Y` | `sets-1` | set (4) | author, and what was read for its runs before they began |
 //! | `Z` | `set-digests-1` | digest (16) | set |
 //! | `J` | `set-cells-1` | 0 and cell, or 1 and prefix, behind its length, set (4) | |
+//! | `U` | `past-nodes-1` | node (8) | a node of the trees of version vectors |
 //! | `V` | `cut-off-1` | id (32) | |
 //! | `X` | `cuts-1` | author (32) | cuts of an author |
 //! | `M` | `marks-1` | name | values of the whole store, such as how many entries the rows cover |
@@ -54,8 +55,9 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'P', "admissions-1"),
     (b'Q', "blocks-1"),
     (b'R', "readers-3"),
-    (b'S', "pasts-1"),
+    (b'S', "pasts-2"),
     (b'T', "order-2"),
+    (b'U', "past-nodes-1"),
     (b'V', "cut-off-1"),
     (b'X', "cuts-2"),
     (b'Y', "sets-1"),

@@ -79,6 +79,8 @@ impl RowsView {
     /// # Errors
     /// When the disk fails.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>, StorageError> {
+        #[cfg(test)]
+        work::read();
         if let Some(value) = self.overlay.get(key) {
             return Ok(value.clone());
         }
@@ -117,6 +119,8 @@ impl RowsView {
             // Looked up at the first removed row, because most scans meet none.
             let mut hole = None;
             while let Some((key, value)) = rows.next()? {
+                #[cfg(test)]
+                work::read();
                 if let Some(value) = value {
                     gap.close(key, &self.holes);
                     if visit(key, value).is_break() {
@@ -261,9 +265,11 @@ impl Rows {
 
     /// Sets a row.
     pub fn put(&mut self, key: impl Into<Key>, value: impl Into<Value>) {
-        let key = key.into();
+        let (key, value) = (key.into(), value.into());
+        #[cfg(test)]
+        work::written(key.len() + value.len());
         self.view.holes.fill(&key);
-        self.view.overlay.insert(key, Some(value.into()));
+        self.view.overlay.insert(key, Some(value));
     }
 
     /// Removes a row, if it exists.
@@ -345,6 +351,56 @@ impl Rows {
             }
         }
         Ok(write.commit()?)
+    }
+}
+
+/// Counts the work of this thread on rows, so that tests see how it grows.
+#[cfg(test)]
+pub(crate) mod work {
+    use std::cell::Cell;
+
+    /// Rows read and written, and the bytes of those written.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct Work {
+        pub(crate) read: u64,
+        pub(crate) written: u64,
+        pub(crate) bytes: u64,
+    }
+
+    thread_local! {
+        static WORK: Cell<Work> = const { Cell::new(Work { read: 0, written: 0, bytes: 0 }) };
+    }
+
+    fn change(change: impl FnOnce(&mut Work)) {
+        WORK.with(|work| {
+            let mut new = work.get();
+            change(&mut new);
+            work.set(new);
+        });
+    }
+
+    pub(super) fn read() {
+        change(|work| work.read += 1);
+    }
+
+    pub(super) fn written(bytes: usize) {
+        change(|work| {
+            work.written += 1;
+            work.bytes += bytes as u64;
+        });
+    }
+
+    /// The work that `run` does, with its result.
+    pub(crate) fn of<T>(run: impl FnOnce() -> T) -> (Work, T) {
+        let before = WORK.with(Cell::get);
+        let result = run();
+        let after = WORK.with(Cell::get);
+        let work = Work {
+            read: after.read - before.read,
+            written: after.written - before.written,
+            bytes: after.bytes - before.bytes,
+        };
+        (work, result)
     }
 }
 

@@ -425,7 +425,7 @@ impl Store {
             return Ok(None);
         };
         // A forked chain is not continued, so a new chain starts.
-        let branches = dag::branches_of(&self.core.rows, &self.author, Some(chain))?;
+        let branches = dag::first_branches_of(&self.core.rows, &self.author, Some(chain), 2)?;
         let [branch] = branches[..] else {
             return Ok(None);
         };
