@@ -44,6 +44,7 @@ pub use storage::machine::{Unopened, machine_remedy};
 pub use storage::node_file::{NodeFile, NodeFileError};
 pub use store::author::{CallError, Told};
 pub use store::commit::CommitError;
+pub use store::head_ids::HeadIds;
 pub use store::receive::{Blame, Received};
 pub use store::snapshot::{HistoryRow, Queried, Snapshot, StateRow, Summary, Tip};
 pub use store::verification::{BatchVerifier, VerifyBatch};

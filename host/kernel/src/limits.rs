@@ -42,6 +42,12 @@ pub const DUE_ROWS_LOOKED_AT: usize = 65_536;
 pub const DELETED_ABOVE_MAX: usize = 1024;
 /// The most rows of a level of a number's deltas that one block of the level above sums. A larger block is split.
 pub const DELTA_BLOCK_ROWS: usize = 64;
+/// The most entries that one block of fingerprints sums. A larger block is split.
+pub const FINGERPRINT_BLOCK_ENTRIES: u64 = 128;
+/// The most blocks of fingerprints that one block of the level above sums. A larger block is split.
+pub const FINGERPRINT_BLOCK_BLOCKS: u64 = 32;
+/// Changes of entries after which the fingerprints follow, although no view was published.
+pub const FINGERPRINT_CHANGES_MAX: usize = 4096;
 /// The most rows of a level of a number's deltas without a level of blocks above.
 pub const DELTA_LEVEL_ROWS: usize = 2 * DELTA_BLOCK_ROWS;
 /// Rows of the overlay after which the overlay is written, whatever its age.

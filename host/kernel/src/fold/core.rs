@@ -31,6 +31,7 @@ use crate::outcome::{HostRefusal, Outcome};
 use crate::run::engine::{CallKind, Engine, HostFault};
 use crate::run::{CallPlace, Run};
 use crate::state::cell::{Cell, Op, Space};
+use crate::state::fingerprints::Fingerprints;
 use crate::state::live;
 use crate::state::reads::Reads;
 use crate::state::written;
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     pub(crate) answers: Answers,
     pub(crate) cut_reads: CutReads,
     pub(crate) cache: LookupCache,
+    pub(crate) fingerprints: Fingerprints,
     pub(crate) changes: Changes,
     pub(crate) notices: Vec<Notice>,
     /// The outcomes that notices of this batch tell: their digests, by entry and transaction.

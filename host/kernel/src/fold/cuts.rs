@@ -306,6 +306,7 @@ impl Core {
         if changed {
             cut_off::set_cut_off(&mut self.rows, &meta.id, void);
             self.cache.any_cut |= void;
+            self.fingerprints.judged(meta.position(), void);
             let slot = Slot::of(meta.position());
             self.progress.due.set(&mut self.rows, meta.lane, slot)?;
         }

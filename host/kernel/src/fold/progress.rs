@@ -18,6 +18,7 @@ const LAST_TIME: &[u8] = b"Mlast-time";
 const WITNESS: &[u8] = b"Mwitness";
 const OWN_CHAIN: &[u8] = b"Mown-chain";
 const VOID: &[u8] = b"Mvoid";
+const FORKS: &[u8] = b"Mforks";
 
 /// How far a store has come.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Progress {
     /// Entries since the rows were last written.
     pub(crate) unflushed: u64,
     pub(crate) roots: Roots,
+    /// Branches that left a chain that there was.
+    pub(crate) forks: u64,
     /// Entries that are void, by what ran last.
     pub(crate) void: u64,
     pub(crate) lengths: RangeLengths,
@@ -57,6 +60,7 @@ impl Progress {
             witnessed_since: 0,
             unflushed: 0,
             roots: Roots::default(),
+            forks: 0,
             void: 0,
             lengths: RangeLengths::default(),
             due: DueRuns::default(),
@@ -89,6 +93,7 @@ impl Progress {
                 None => start.roots,
                 Some(row) => Roots::from_slice(&row).ok_or_else(|| StorageError::row(ROOTS))?,
             },
+            forks: number(FORKS)?.unwrap_or(0),
             void: number(VOID)?.unwrap_or(0),
             lengths: rows
                 .get(LENGTHS)?
@@ -106,6 +111,7 @@ impl Progress {
         self.due.save(rows);
         rows.put(ROOTS, self.roots.to_bytes());
         rows.put(LENGTHS, self.lengths.to_bytes());
+        rows.put(FORKS, self.forks.to_be_bytes());
         rows.put(VOID, self.void.to_be_bytes());
         rows.put(INDEXED, self.next.0.to_be_bytes());
         rows.put(WITNESS, self.witness);

@@ -235,6 +235,15 @@ pub(crate) fn branch(rows: &RowsView, id: BranchId) -> Result<Branch, StorageErr
         .ok_or_else(|| StorageError::row(&key))
 }
 
+/// How many branches there are. They are numbered densely.
+pub(crate) fn branch_count(rows: &RowsView) -> Result<u64, StorageError> {
+    let Some((row, _)) = rows.first(b"B", b"C", true)? else {
+        return Ok(0);
+    };
+    let last = row[1..].try_into().map_err(|_| StorageError::row(&row))?;
+    Ok(u64::from(u32::from_be_bytes(last)) + 1)
+}
+
 /// All branches, by number.
 pub(crate) fn branches(rows: &RowsView) -> Result<Vec<(BranchId, Branch)>, StorageError> {
     let mut out = Vec::new();

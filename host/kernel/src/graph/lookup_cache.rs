@@ -194,7 +194,7 @@ mod tests {
     fn what_is_undone_leaves_no_trace() {
         let now_ms = 1_000_000;
         let mut store = testing::found(0, now_ms);
-        let genesis = store.snapshot().summary().heads[0];
+        let genesis = *store.snapshot().summary().heads.first().unwrap();
         let call = || vec![testing::program(&[Step::StoreGlobal])];
         let run = |store: &mut crate::Store| {
             store.call(Lane::App, call(), now_ms, ChainId(1)).unwrap();

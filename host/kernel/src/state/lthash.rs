@@ -91,6 +91,20 @@ impl LtHash {
         }
     }
 
+    /// Adds all elements of another set.
+    pub fn add_all(&mut self, other: &Self) {
+        for (lane, more) in self.changed().zip(other.lanes.iter()) {
+            *lane = lane.wrapping_add(*more);
+        }
+    }
+
+    /// Removes all elements of another set, which were added before.
+    pub fn remove_all(&mut self, other: &Self) {
+        for (lane, less) in self.changed().zip(other.lanes.iter()) {
+            *lane = lane.wrapping_sub(*less);
+        }
+    }
+
     /// The full hash, little-endian.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut out = [0; Self::BYTES];
@@ -140,6 +154,16 @@ mod tests {
         assert_eq!(one, other);
         assert_eq!(one.digest(), other.digest());
         assert_eq!(LtHash::from_slice(&one.to_bytes()), Some(one.clone()));
+        let (mut left, mut both) = (LtHash::default(), LtHash::default());
+        left.add(&a);
+        both.add_all(&left);
+        assert_eq!(both.digest(), digests[1]);
+        both.add(&b);
+        assert_eq!(both, one);
+        both.remove_all(&left);
+        left.remove(&a);
+        left.add(&b);
+        assert_eq!(both, left);
         one.remove(&b);
         assert_eq!(one.digest(), digests[1]);
         one.remove(&a);

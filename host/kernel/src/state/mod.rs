@@ -2,6 +2,7 @@
 
 pub(crate) mod call_index;
 pub mod cell;
+pub(crate) mod fingerprints;
 pub(crate) mod live;
 pub mod lthash;
 pub(crate) mod numbers;

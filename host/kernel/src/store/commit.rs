@@ -22,6 +22,7 @@ use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
 use crate::store::Store;
 use crate::store::author::CallError;
+use crate::store::head_ids::HeadIds;
 use crate::store::receive::Received;
 use crate::store::snapshot::{Snapshot, Summary};
 
@@ -144,6 +145,8 @@ impl Store {
         told: Vec<Outcome>,
     ) -> Result<LocalSeq, StorageError> {
         if self.undo.is_none() {
+            // What is noted from here on is undone with the batch.
+            self.core.fingerprints.follow(&mut self.core.rows)?;
             self.undo = Some(Undo {
                 rows: self.core.rows.view(),
                 heads: self.core.cache.heads.clone(),
@@ -169,6 +172,7 @@ impl Store {
         let core = &mut self.core;
         let local = core.progress.next;
         let added = insert::add(&mut core.rows, &mut core.cache, header, local)?;
+        core.fingerprints.came(header.position());
         assert_eq!(added.local, local, "entries are numbered densely");
         if added.new_branch {
             core.cuts_of_are_due(&header.author)?;
@@ -180,6 +184,7 @@ impl Store {
             });
         }
         let progress = &mut core.progress;
+        progress.forks += u64::from(added.fork);
         if header.author == self.author {
             // The newest own entry says which chain this device continues. A replay finds it after a restart too.
             progress.chain = Some(header.chain);
@@ -204,6 +209,7 @@ impl Store {
         self.core.noticed.clear();
         if let Some(undo) = self.undo.take() {
             self.core.rows.restore(undo.rows);
+            self.core.fingerprints.forget();
             self.core.cache.go_back(undo.heads);
             self.core.cut_reads.forget();
             self.core.progress = undo.progress;
@@ -327,6 +333,7 @@ impl Store {
         self.commit_calls(now_ms)?;
         let count = self.durable.0;
         self.core.rows.clear()?;
+        self.core.fingerprints.forget();
         self.core.progress = Progress::start(self.core.info.id);
         self.core.answers = Answers::default();
         self.core.cut_reads.forget();
@@ -376,6 +383,7 @@ impl Store {
             self.core.progress.next,
             self.durable
         );
+        self.core.fingerprints.follow(&mut self.core.rows)?;
         if self.core.rows.pending_rows() > 0 {
             self.core.progress.save(&mut self.core.rows);
             self.core.rows.flush()?;
@@ -390,6 +398,7 @@ impl Store {
     }
 
     fn publish_with(&mut self, settled: Option<&Settled>) -> Result<(), StorageError> {
+        self.core.fingerprints.follow(&mut self.core.rows)?;
         let digests = self.core.progress.roots.digests();
         let before = &self.published.summary;
         let (pending, system_paused, app_paused) = match settled {
@@ -422,7 +431,8 @@ impl Store {
                 void: self.core.progress.void,
                 last_time: self.core.progress.last_time,
                 replays: self.core.replays.clone(),
-                heads: self.core.cache.heads.keys().copied().collect(),
+                heads: HeadIds(self.core.cache.heads.clone()),
+                forks: self.core.progress.forks,
                 system_paused,
                 app_paused,
             }),

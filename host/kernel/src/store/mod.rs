@@ -2,6 +2,7 @@
 
 pub(crate) mod author;
 pub(crate) mod commit;
+pub(crate) mod head_ids;
 mod open;
 pub(crate) mod receive;
 pub(crate) mod snapshot;

@@ -21,11 +21,13 @@ use crate::log::notice::Kept;
 use crate::log::{Closes, Log, Noticed, Stored, lacks};
 use crate::outcome::Outcome;
 use crate::run::engine::{Engine, HostFault, Unserved};
+use crate::state::fingerprints::Fingerprints;
 use crate::storage::error::{LOG_REMEDY, StorageError, StoreFile};
 use crate::storage::files::Files;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::Rows;
 use crate::store::Store;
+use crate::store::head_ids::HeadIds;
 use crate::store::snapshot::{Snapshot, Summary};
 
 /// The most runs that opening a store does itself. The rest of a longer replay is left to [`Store::settle`].
@@ -337,7 +339,11 @@ impl Store {
                 }
                 self.insert_logged(&stored.header, stored.received_ms)?;
                 self.due(&stored.header)?;
+                if self.core.fingerprints.is_full() {
+                    self.core.fingerprints.follow(&mut self.core.rows)?;
+                }
                 if self.core.rows.pending_rows() > OVERLAY_ROWS_MAX {
+                    self.core.fingerprints.follow(&mut self.core.rows)?;
                     self.core.progress.save(&mut self.core.rows);
                     self.core.rows.flush()?;
                 }
@@ -399,7 +405,8 @@ impl Store {
                 pending: 0,
                 last_time: progress.last_time,
                 replays: Arc::default(),
-                heads: Vec::new(),
+                heads: HeadIds::default(),
+                forks: progress.forks,
                 system_paused: None,
                 app_paused: None,
             }),
@@ -416,6 +423,7 @@ impl Store {
             answers: Answers::default(),
             cut_reads: CutReads::default(),
             cache,
+            fingerprints: Fingerprints::default(),
             changes: Changes::default(),
             notices: Vec::new(),
             noticed: Noticed::new(),

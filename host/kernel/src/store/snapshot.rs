@@ -27,6 +27,7 @@ use crate::state::live::{self, Span};
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
+use crate::store::head_ids::HeadIds;
 
 /// A store in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +52,9 @@ pub struct Summary {
     /// by being cut off.
     pub replays: Arc<BTreeMap<DeviceKey, u64>>,
     /// The intentions that no other intention names.
-    pub heads: Vec<IntentionId>,
+    pub heads: HeadIds,
+    /// How many branches left a chain that there was: a chain without forks counts none.
+    pub forks: u64,
     /// Why the system lane waits, if it does.
     pub system_paused: Option<HostFault>,
     /// Why the app lane waits, if it does.

@@ -8,8 +8,8 @@ use lattice_format::{
 use prost::Message as _;
 
 use super::limits::{
-    ENTRIES_FRAME_MAX, ERROR_TEXT_BYTES_MAX, IDS_MAX, LEAF_IDS, LISTED_MAX, RANGES_MAX, TIPS_PAGE,
-    VERSIONS_MAX,
+    ENTRIES_FRAME_MAX, ERROR_TEXT_BYTES_MAX, IDS_MAX, LEAF_IDS, LISTED_MAX, PARTS_ANSWERED_MAX,
+    RANGES_MAX, TIPS_PAGE, VERSIONS_MAX,
 };
 use super::message::{
     Done, ErrorCode, Hello, Message, MessageError, PeerError, PeerTip, Range, RangeContent,
@@ -163,7 +163,7 @@ impl Message {
             }
             SUMMARY => {
                 let wire: wire::Summary = read("summary", payload)?;
-                bounded("ranges", wire.ranges.len(), RANGES_MAX * RANGES_MAX)?;
+                bounded("ranges", wire.ranges.len(), PARTS_ANSWERED_MAX)?;
                 Ok(Self::Summary {
                     round: wire.round,
                     ranges: wire

@@ -76,7 +76,7 @@ pub enum Effect {
     },
     /// The round is over and both sides hold the same entries.
     InSync {
-        /// The digest of the tips that both sides have.
+        /// The digest of the entries that count, which both sides have.
         tips_digest: Digest,
         /// Entries that this node has witnessed.
         count: u64,

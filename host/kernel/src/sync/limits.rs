@@ -6,6 +6,8 @@ use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, FRAME_BYTES_MAX, PARKED_
 
 /// The most tips that one side sends; a store with more is reconciled by ranges.
 pub const TIPS_MAX: usize = 16 * 1024;
+/// The most forks of one chain that are compared tip by tip; chains with more are left to ranges.
+pub const FORKS_COMPARED_MAX: usize = 16;
 /// The most members that governance is asked for at once.
 pub const MEMBERS_PAGE: u32 = 256;
 /// The most cells whose change is remembered until members are asked for again. Beyond them all are.
@@ -39,14 +41,19 @@ pub const VOID_ANCESTORS_MAX: usize = 256;
 pub const PLAN_BUFFER: usize = 64 * 1024;
 /// The most local positions that one branch of a plan buffers.
 pub const PLAN_PAGE_MAX: usize = 1024;
-/// The most ranges of one `Summarize`, and the most parts into which a range is split.
-pub const RANGES_MAX: usize = 16;
+/// The most ranges of one `Summarize`.
+pub const RANGES_MAX: usize = 32;
+/// The most parts into which a range is split.
+pub const PARTS_MAX: usize = 128;
+/// Parts into which a range may be split however many ranges are asked about.
+pub const PARTS_LEAST: usize = 16;
+/// The most parts of one `Summary`.
+pub const PARTS_ANSWERED_MAX: usize = 512;
 /// The most entries of a range that is listed instead of split.
 pub const LEAF_IDS: usize = 64;
-/// The most ranges that wait to be compared.
-pub const FRONTIER_MAX: usize = 256 * RANGES_MAX;
-/// Blocks that a range is summarised in before they are merged into [`RANGES_MAX`] parts.
-pub const BLOCKS_MAX: usize = 8 * RANGES_MAX;
+/// The most ranges that wait to be compared. The first ones are asked about first, so that each further question adds
+/// the parts of one level.
+pub const FRONTIER_MAX: usize = 8 * PARTS_ANSWERED_MAX;
 /// How often one round may read each row for summaries, on average, before the peer is at fault.
 pub const SCANS_MAX: u64 = 64;
 /// Found ranges that wait to be sent, after which no further ranges are asked about.
@@ -121,7 +128,9 @@ const _: () = assert!(ENTRIES_FRAME_MAX <= BATCH_ENTRIES_MAX);
 const _: () = assert!(TIPS_PAGE * 100 <= FRAME_BYTES_MAX);
 const _: () = assert!(IDS_MAX * 34 < ENTRIES_FRAME_BYTES);
 const _: () = assert!(IDS_MAX <= WANTED_MAX && LISTED_MAX <= IDS_MAX);
-const _: () = assert!(RANGES_MAX * RANGES_MAX * 256 < FRAME_BYTES_MAX);
+const _: () = assert!(RANGES_MAX * PARTS_LEAST <= PARTS_ANSWERED_MAX);
+const _: () = assert!(PARTS_LEAST <= PARTS_MAX && PARTS_MAX <= PARTS_ANSWERED_MAX);
+const _: () = assert!(PARTS_ANSWERED_MAX * 256 < FRAME_BYTES_MAX);
 const _: () = assert!(RANGES_MAX * LEAF_IDS * 34 < FRAME_BYTES_MAX);
 const _: () = assert!(GOSSIP_IDS_MAX * 34 + 64 <= GOSSIP_BYTES_MAX);
 const _: () = assert!((SLOW_MS << FAULTS_MAX) < 60_000);

@@ -93,7 +93,9 @@ pub(super) struct Hello {
     pub(super) parked_count: u64,
     /// The first ids of parked entries, which need not be sent again.
     pub(super) parked: Vec<IntentionId>,
+    /// The digest of all entries that count at the sender.
     pub(super) tips_digest: Digest,
+    /// How many tips the sender has at most.
     pub(super) tip_count: u64,
     pub(super) count: u64,
     /// How many bytes of entries the sender takes before it gives credit.
@@ -114,6 +116,7 @@ pub(super) struct PeerTip {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Done {
     pub(super) round: u64,
+    /// As in Hello.
     pub(super) tips_digest: Digest,
     pub(super) count: u64,
     /// Entries that the sender has sent in this session.

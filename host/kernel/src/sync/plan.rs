@@ -8,7 +8,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use lattice_format::{ChainId, DeviceKey, IntentionId, Seq};
 
-use super::limits::{PLAN_BUFFER, PLAN_PAGE_MAX};
+use super::limits::{FORKS_COMPARED_MAX, PLAN_BUFFER, PLAN_PAGE_MAX};
 use super::message::PeerTip;
 use crate::{LocalSeq, Snapshot, StorageError};
 
@@ -39,7 +39,7 @@ impl Branches for Snapshot {
     }
 }
 
-/// Compares our tips with the peer's.
+/// Compares our tips, which are sorted, with the peer's.
 ///
 /// A peer that is ahead in a chain is taken to extend our branch. If it does not, the peer finds our tip unknown, and
 /// ranges are compared.
@@ -57,8 +57,14 @@ pub(super) fn compare(
     }
     difference.unknown.sort_unstable();
     for tip in ours {
+        if theirs.binary_search(tip).is_ok() {
+            continue;
+        }
         let group = chain_of(theirs, tip.author, tip.chain);
-        if group.iter().any(|their| their.id == tip.id) {
+        // To compare each fork with each would cost their product. The peer finds our tip unknown, so ranges tell
+        // what it lacks.
+        let forks = group.len().max(chain_of(ours, tip.author, tip.chain).len());
+        if forks > FORKS_COMPARED_MAX {
             continue;
         }
         let is_unknown = |their: &&PeerTip| difference.unknown.binary_search(&their.id).is_ok();
@@ -221,7 +227,8 @@ mod tests {
     impl Toy {
         fn tips(&self) -> Vec<PeerTip> {
             let inner = |id| self.entries.values().any(|(_, _, prev)| *prev == Some(id));
-            self.entries
+            let mut tips: Vec<_> = self
+                .entries
                 .iter()
                 .filter(|(id, _)| !inner(**id))
                 .map(|(id, (chain, seq, _))| PeerTip {
@@ -230,7 +237,9 @@ mod tests {
                     seq: *seq,
                     id: *id,
                 })
-                .collect()
+                .collect();
+            tips.sort_unstable();
+            tips
         }
 
         fn branch(&self, tip: IntentionId, from: Seq) -> Vec<IntentionId> {
@@ -346,6 +355,25 @@ mod tests {
         }
     }
 
+    /// Holds: invariant 10.
+    #[test]
+    fn so_many_forks_of_a_chain_are_compared_and_more_are_left_to_ranges() {
+        for (forks, sent) in [(FORKS_COMPARED_MAX, 1), (FORKS_COMPARED_MAX + 1, 0)] {
+            let mut all = Toy::default();
+            all.entries.insert(id(0), (ChainId(7), Seq(0), None));
+            for n in 1..=forks as u32 {
+                all.entries.insert(id(n), (ChainId(7), Seq(1), Some(id(0))));
+            }
+            let known: Vec<_> = (1..forks as u32).map(id).collect();
+            let theirs = all.past(&known);
+            let difference = compare(&all.tips(), &mut theirs.tips(), &all).unwrap();
+            assert_eq!(difference.send.len(), sent, "{forks} forks");
+            // The peer finds the tip unknown, and then ranges are compared.
+            let back = compare(&theirs.tips(), &mut all.tips(), &theirs).unwrap();
+            assert_eq!((back.send, back.unknown), (vec![], vec![id(forks as u32)]));
+        }
+    }
+
     #[test]
     fn a_chain_that_the_peer_has_in_part_is_sent_from_there() {
         let mut all = Toy::default();
@@ -376,7 +404,7 @@ mod tests {
             store.commit(now_ms).unwrap();
         }
         let snapshot = store.snapshot();
-        let tip = snapshot.summary().heads[0];
+        let tip = *snapshot.summary().heads.first().unwrap();
         let end = LocalSeq(snapshot.summary().count);
         // How many entries are buffered of one branch, among `count` equal ones.
         let buffered = |count: usize| {

@@ -1,11 +1,12 @@
 //! Reconciliation by ranges: summaries of ranges find the differences that tips cannot explain.
 //!
 //! The searching side asks for summaries of ranges. The other side keeps no state. It answers a range with the ids in
-//! it where they are few, and else with up to 16 parts and a fingerprint of each part. The searching side drops the
-//! parts that are equal, and asks about the others again.
+//! it where they are few, and else with parts and a fingerprint of each part: the fewer ranges are in question, the
+//! more parts. The searching side drops the parts that are equal, and asks about the others again.
 //!
-//! A fingerprint is the digest of an LtHash, so a member cannot craft entries whose sums cancel out, and a tree of
-//! summaries could keep one at each node. Rows are read in slices, so that the shell gets its turn in between.
+//! A fingerprint is the digest of an LtHash, so a member cannot craft entries whose sums cancel out. The store keeps
+//! sums of blocks ([`crate::state::fingerprints`]), so either side reads a path to each end of a range rather than the
+//! range. Rows are read in slices, so that the shell gets its turn in between.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -13,8 +14,7 @@ use lattice_format::IntentionId;
 
 use super::limits::{FRONTIER_MAX, JOBS_MAX, RANGES_MAX, SCAN_ROWS, SCANS_MAX};
 use super::message::{Message, Range, RangeContent, RangeSummary};
-use super::summary::{Cursor, Read, Summarizer, element};
-use crate::state::lthash::LtHash;
+use super::summary::{Budget, Summarizer, Sums, parts_max};
 use crate::{Snapshot, StorageError};
 
 /// A range of which the peer listed all ids. Our entries that are not listed, the peer lacks.
@@ -39,14 +39,13 @@ struct Search {
     /// The ranges that are not done, in ascending order, so that what is found is sent in causal order.
     frontier: VecDeque<Node>,
     asked: Vec<Range>,
-    /// The comparison under way: its cursor, and the hash and the number of our entries so far.
-    comparing: Option<(Cursor, LtHash, u64)>,
 }
 
 /// The answer to one question of the peer, under way.
 #[derive(Debug)]
 struct Answer {
     snapshot: Snapshot,
+    sums: Sums,
     todo: VecDeque<Summarizer>,
     done: Vec<RangeSummary>,
 }
@@ -80,7 +79,8 @@ pub(super) struct Ranges {
     round: u64,
     search: Option<Search>,
     answer: Option<Answer>,
-    rows_read: u64,
+    /// Rows read for summaries in this round.
+    pub(super) rows_read: u64,
 }
 
 impl Ranges {
@@ -97,7 +97,6 @@ impl Ranges {
         self.search = Some(Search {
             frontier: VecDeque::from([Node::Ask(Range::ALL)]),
             asked: Vec::new(),
-            comparing: None,
         });
     }
 
@@ -119,9 +118,14 @@ impl Ranges {
         if !ascending || ranges.iter().any(|range| range.from >= range.to) {
             return Err(RangeFault::Shape);
         }
+        let parts_max = parts_max(ranges.len());
+        let todo = ranges.into_iter();
         self.answer = Some(Answer {
             snapshot: snapshot.clone(),
-            todo: ranges.into_iter().map(Summarizer::new).collect(),
+            sums: Sums::default(),
+            todo: todo
+                .map(|range| Summarizer::new(range, parts_max))
+                .collect(),
             done: Vec::new(),
         });
         Ok(())
@@ -134,13 +138,14 @@ impl Ranges {
             return Err(RangeFault::Unasked);
         }
         let mut answers = summaries.into_iter().peekable();
+        let parts_max = parts_max(search.asked.len());
         let mut asked = std::mem::take(&mut search.asked).into_iter().peekable();
         let mut frontier = VecDeque::new();
         for node in std::mem::take(&mut search.frontier) {
             match node {
                 Node::Ask(range) if asked.peek() == Some(&range) => {
                     asked.next();
-                    replace(range, &mut answers, &mut frontier)?;
+                    replace(range, parts_max, &mut answers, &mut frontier)?;
                 }
                 node => frontier.push_back(node),
             }
@@ -162,10 +167,10 @@ impl Ranges {
         jobs: usize,
     ) -> Result<RangeStep, StorageError> {
         let mut out = RangeStep::default();
-        let mut budget = SCAN_ROWS;
+        let mut budget = Budget::default();
         self.answer_on(&mut budget, &mut out)?;
         self.search_on(snapshot, jobs, &mut budget, &mut out)?;
-        self.rows_read += (SCAN_ROWS - budget) as u64;
+        self.rows_read += budget.rows_read as u64;
         let rows_max = SCANS_MAX * (snapshot.summary().count + SCAN_ROWS as u64);
         if self.rows_read > rows_max {
             out.fault = Some(RangeFault::TooMuch);
@@ -175,18 +180,17 @@ impl Ranges {
         Ok(out)
     }
 
-    fn answer_on(&mut self, budget: &mut usize, out: &mut RangeStep) -> Result<(), StorageError> {
+    fn answer_on(&mut self, budget: &mut Budget, out: &mut RangeStep) -> Result<(), StorageError> {
         let Some(answer) = &mut self.answer else {
             return Ok(());
         };
         while let Some(summarizer) = answer.todo.front_mut() {
-            if !summarizer.step(&answer.snapshot, budget)? {
+            let Some(done) = summarizer.step(&answer.snapshot, &mut answer.sums, budget)? else {
                 out.again = true;
                 return Ok(());
-            }
-            if let Some(done) = answer.todo.pop_front() {
-                answer.done.extend(done.finish());
-            }
+            };
+            answer.done.extend(done);
+            answer.todo.pop_front();
         }
         out.messages.push(Message::Summary {
             round: self.round,
@@ -200,40 +204,28 @@ impl Ranges {
         &mut self,
         snapshot: &Snapshot,
         jobs: usize,
-        budget: &mut usize,
+        budget: &mut Budget,
         out: &mut RangeStep,
     ) -> Result<(), StorageError> {
         let Some(search) = &mut self.search else {
             return Ok(());
         };
         let mut checked = VecDeque::new();
+        // Each step may have another snapshot, so no sum is kept from one to the next.
+        let mut sums = Sums::default();
         while let Some(node) = search.frontier.pop_front() {
             let Node::Compare(summary) = node else {
                 checked.push_back(node);
                 continue;
             };
-            let (mut cursor, mut hash, mut count) = search
-                .comparing
-                .take()
-                .unwrap_or_else(|| (Cursor::new(summary.range), LtHash::default(), 0));
-            let ended = loop {
-                match cursor.next(snapshot, budget)? {
-                    Read::Row(position) => {
-                        count += 1;
-                        hash.add(&element(&position.id));
-                    }
-                    Read::End => break true,
-                    Read::Later => break false,
-                }
-            };
-            if !ended {
-                search.comparing = Some((cursor, hash, count));
+            if budget.is_used_up() {
                 search.frontier.push_front(Node::Compare(summary));
                 out.again = true;
                 break;
             }
-            let ours = RangeContent::Fingerprint(hash.digest());
-            if (count, &ours) != (summary.count, &summary.content) {
+            let sum = sums.of(snapshot, summary.range, budget)?;
+            let ours = RangeContent::Fingerprint(sum.hash.digest());
+            if (sum.count, &ours) != (summary.count, &summary.content) {
                 checked.push_back(Node::Ask(summary.range));
             }
         }
@@ -270,6 +262,7 @@ impl Ranges {
 /// Puts the answers about one range in the range's place: a list of its ids, or at least two parts that cover it.
 fn replace(
     range: Range,
+    parts_max: usize,
     answers: &mut std::iter::Peekable<std::vec::IntoIter<RangeSummary>>,
     frontier: &mut VecDeque<Node>,
 ) -> Result<(), RangeFault> {
@@ -280,7 +273,7 @@ fn replace(
         if summary.range.from != from
             || summary.range.to <= from
             || summary.range.to > range.to
-            || parts == RANGES_MAX
+            || parts == parts_max
         {
             return Err(RangeFault::Shape);
         }

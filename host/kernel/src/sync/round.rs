@@ -1,7 +1,5 @@
 //! One round of reconciliation: Hello, tips, Done, the verdict.
 
-use std::sync::Arc;
-
 use lattice_format::{Digest, IntentionId};
 
 use super::VERSION;
@@ -10,7 +8,7 @@ use super::limits::{LISTED_MAX, TIPS_MAX, TIPS_PAGE, WINDOW_BYTES};
 use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip};
 use super::peer::Fault;
 use super::session::{Session, Stop, send};
-use super::source::{self, Offered};
+use super::source;
 use crate::Snapshot;
 
 /// How long a round may hear nothing before another one may take its place, in milliseconds.
@@ -36,7 +34,8 @@ pub(super) struct Round {
     pub(super) heard_ms: u64,
     begun_ms: u64,
     our_digest: Option<Digest>,
-    our_tips: Arc<[PeerTip]>,
+    /// The snapshot of which this side said Hello, and how many tips it has at most; until the peer's Hello.
+    said_of: Option<(Snapshot, u64)>,
     hello_heard: bool,
     their_tip_count: usize,
     their_tips: Vec<PeerTip>,
@@ -77,13 +76,15 @@ impl Session {
         snapshot: &Snapshot,
         out: &mut Vec<Effect>,
     ) -> Result<(), Stop> {
-        let Offered { tips, digest } = source::tips(snapshot)?;
+        let digest = source::digest(snapshot)?;
+        let tip_count = source::tips_at_most(snapshot)?;
         let last = std::mem::take(&mut self.round);
         self.round = Round {
             number,
             heard_ms: now_ms,
             begun_ms: now_ms,
             our_digest: Some(digest),
+            said_of: Some((snapshot.clone(), tip_count)),
             hello_ms: last.hello_ms,
             burst: last.burst,
             ..Round::default()
@@ -105,15 +106,12 @@ impl Session {
             parked_count: self.parked_here.len() as u64,
             parked,
             tips_digest: digest,
-            tip_count: tips.len() as u64,
+            tip_count,
             count: snapshot.summary().count,
             window_bytes: WINDOW_BYTES,
             gives: self.config.access.gives(),
         };
         send(out, &Message::Hello(hello));
-        if tips.len() <= TIPS_MAX {
-            self.round.our_tips = tips;
-        }
         Ok(())
     }
 
@@ -147,6 +145,7 @@ impl Session {
             clock_ms: hello.clock_ms,
             count: hello.count,
         });
+        let said_of = self.round.said_of.take();
         if self.round.our_digest == Some(hello.tips_digest) {
             self.round.planned = true;
             self.round.settled = true;
@@ -158,8 +157,8 @@ impl Session {
             });
             return Ok(());
         }
-        let tips = std::mem::take(&mut self.round.our_tips);
-        if hello.tip_count > TIPS_MAX as u64 || tips.is_empty() {
+        let few = said_of.filter(|(_, count)| hello.tip_count.max(*count) <= TIPS_MAX as u64);
+        let Some((said_of, _)) = few else {
             self.round.planned = true;
             self.round.ranged = true;
             self.outbound.nothing_planned();
@@ -167,8 +166,9 @@ impl Session {
                 self.ranges.search();
             }
             return Ok(());
-        }
+        };
         self.round.their_tip_count = hello.tip_count as usize;
+        let tips = source::tips(&said_of)?;
         let pages = tips.chunks(TIPS_PAGE);
         let last = pages.len() - 1;
         for (page, tips) in pages.enumerate() {
@@ -242,7 +242,7 @@ impl Session {
         }
         round.their_tips_complete = true;
         let mut theirs = std::mem::take(&mut round.their_tips);
-        let ours = source::tips(snapshot)?.tips;
+        let ours = source::tips(snapshot)?;
         let difference = super::plan::compare(&ours, &mut theirs, snapshot)?;
         round.planned = true;
         round.unknown = difference.unknown;
@@ -336,7 +336,7 @@ impl Session {
 
     fn say_done(&mut self, snapshot: &Snapshot, out: &mut Vec<Effect>) -> Result<(), Stop> {
         let lack = self.inbound.lack(&self.round.unknown, snapshot)?;
-        let tips_digest = source::tips(snapshot)?.digest;
+        let tips_digest = source::digest(snapshot)?;
         self.round.our_digest = Some(tips_digest);
         let done = Done {
             round: self.round.number,

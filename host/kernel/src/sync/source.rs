@@ -1,48 +1,48 @@
 //! What a session offers of the log: its tips, its rows in order, and void entries that the peer asks for.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use lattice_format::{Digest, IntentionId, Position, VerifiedHeader};
+use lattice_format::{Digest, IntentionId, Position, Seq, VerifiedHeader};
 
 use super::limits::VOID_WALK_MAX;
 use super::message::PeerTip;
+use crate::graph::dag::{self, BranchId, Meta};
+use crate::state::fingerprints;
 use crate::{LocalSeq, Snapshot, StorageError};
-
-const TIPS_CONTEXT: &str = "lattice 2026-11 sync tips 1";
-
-/// What a snapshot offers to peers: the tips of its branches, and their digest.
-#[derive(Clone, Debug)]
-pub(super) struct Offered {
-    /// The tips, sorted.
-    pub(super) tips: Arc<[PeerTip]>,
-    pub(super) digest: Digest,
-}
 
 /// The number that the next witnessed entry gets.
 pub(super) fn end(snapshot: &Snapshot) -> LocalSeq {
     LocalSeq(snapshot.summary().count)
 }
 
-/// This node's tips and their digest, as peers are told. They are computed once a snapshot, for all sessions.
-pub(super) fn tips(snapshot: &Snapshot) -> Result<Offered, StorageError> {
-    snapshot.derive(|| {
-        let tips = find_tips(snapshot)?;
-        Ok(Offered {
-            digest: digest(&tips),
-            tips: tips.into(),
-        })
-    })
+/// The digest of all entries that count, as peers are told. Equal digests end a round.
+pub(super) fn digest(snapshot: &Snapshot) -> Result<Digest, StorageError> {
+    Ok(fingerprints::all(&snapshot.rows)?.hash.digest())
+}
+
+/// An upper bound of the number of tips, found without a look at them: the number of branches.
+pub(super) fn tips_at_most(snapshot: &Snapshot) -> Result<u64, StorageError> {
+    dag::branch_count(&snapshot.rows)
+}
+
+/// This node's tips, sorted, as peers are told. They are found once a snapshot, for all sessions, and only where
+/// digests differ and the tips are few.
+pub(super) fn tips(snapshot: &Snapshot) -> Result<Arc<[PeerTip]>, StorageError> {
+    snapshot.derive(|| Ok(find_tips(snapshot)?.into()))
 }
 
 /// The tips of all branches, void entries left out: in the place of a void tip stands the last entry of its branch
 /// that counts. Void means cut off. An entry that exceeds a quota travels like any other.
 fn find_tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
     let any_void = snapshot.any_cut;
-    let mut out = BTreeSet::new();
+    let mut out = Vec::new();
+    let mut counting = Vec::new();
     // A branch may be void down to where it left another one. Its last entry that counts then lies inside the other
     // branch and is not a tip.
     let mut fallbacks = Vec::new();
+    let mut passed = HashSet::new();
     for tip in snapshot.tips()? {
         let own = PeerTip {
             author: tip.author,
@@ -51,71 +51,90 @@ fn find_tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
             id: tip.id,
         };
         if !any_void || !snapshot.is_cut_off(&tip.id)? {
-            out.insert(own);
-        } else if let Some(counting) = last_counting(snapshot, own)? {
-            fallbacks.push(counting);
+            out.push(own);
+            counting.push(tip.local);
+            continue;
+        }
+        match last_counting(snapshot, tip.local, &mut passed)? {
+            Found::Counting(local, meta) => fallbacks.push((own, local, meta)),
+            Found::TooFar => out.push(own),
+            Found::Nothing => {}
         }
     }
-    for fallback in fallbacks {
-        let mut inner = false;
-        for tip in out
-            .iter()
-            .filter(|tip| tip.author == fallback.author && tip.chain == fallback.chain)
-        {
-            inner |= snapshot
-                .branch_from(&tip.id, fallback.seq, 1)?
-                .first()
-                .copied()
-                == snapshot
-                    .branch_from(&fallback.id, fallback.seq, 1)?
-                    .first()
-                    .copied();
+    if !fallbacks.is_empty() {
+        let mut reached = HashMap::new();
+        for local in counting {
+            reach_up(snapshot, local, &mut reached)?;
         }
-        if !inner {
-            out.insert(fallback);
+        // The newest first, because an older one may lie inside its branch.
+        fallbacks.sort_unstable_by_key(|(_, local, _)| Reverse(*local));
+        for (tip, local, meta) in fallbacks {
+            if reached.get(&meta.branch) < Some(&meta.seq) {
+                reach_up(snapshot, local, &mut reached)?;
+                out.push(PeerTip {
+                    seq: meta.seq,
+                    id: meta.id,
+                    ..tip
+                });
+            }
         }
     }
-    Ok(out.into_iter().collect())
+    out.sort_unstable();
+    Ok(out)
 }
 
-fn last_counting(snapshot: &Snapshot, tip: PeerTip) -> Result<Option<PeerTip>, StorageError> {
-    let mut at = tip.id;
+/// Notes of each branch on the way from an entry to the first of its chain how far the way follows the branch.
+fn reach_up(
+    snapshot: &Snapshot,
+    local: LocalSeq,
+    reached: &mut HashMap<BranchId, Seq>,
+) -> Result<(), StorageError> {
+    let meta = dag::meta(&snapshot.rows, local)?;
+    let (mut branch, mut seq) = (meta.branch, meta.seq);
+    // Where a branch was followed as far already, so were those that it left.
+    while reached.get(&branch) < Some(&seq) {
+        reached.insert(branch, seq);
+        match dag::branch(&snapshot.rows, branch)?.parent {
+            Some((parent, at)) => (branch, seq) = (parent, at),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+enum Found {
+    Counting(LocalSeq, Meta),
+    TooFar,
+    Nothing,
+}
+
+/// The last entry that counts behind a void tip of its chain. `passed` holds the void entries that were passed on the
+/// way from other tips: what lies behind these was found already.
+fn last_counting(
+    snapshot: &Snapshot,
+    tip: LocalSeq,
+    passed: &mut HashSet<LocalSeq>,
+) -> Result<Found, StorageError> {
+    let mut local = tip;
+    let mut meta = dag::meta(&snapshot.rows, local)?;
     // The range has one step more than the bound, for the entry that counts behind the last void one.
     for _ in 0..=VOID_WALK_MAX {
-        let Some(stored) = snapshot.entry(&at)? else {
-            return Ok(None);
-        };
-        let header = stored.header;
-        if (header.author, header.chain) != (tip.author, tip.chain) {
-            return Ok(None);
+        if !snapshot.is_cut_off(&meta.id)? {
+            return Ok(Found::Counting(local, meta));
         }
-        if !snapshot.is_cut_off(&at)? {
-            return Ok(Some(PeerTip {
-                seq: header.seq,
-                id: at,
-                ..tip
-            }));
+        if !passed.insert(local) {
+            return Ok(Found::Nothing);
         }
-        match header.prev {
-            Some(prev) => at = prev,
-            None => return Ok(None),
+        // Before the first entry of a chain stands the genesis, which is of another chain.
+        match meta.prev {
+            Some(prev) if meta.seq.0 > 0 => local = prev,
+            _ => return Ok(Found::Nothing),
         }
+        meta = dag::meta(&snapshot.rows, local)?;
     }
     // The void entries are too many to pass over. To offer them costs bytes; to offer nothing would lose the entries
     // below, which count.
-    Ok(Some(tip))
-}
-
-/// The digest of sorted tips. Equal digests end a round.
-fn digest(tips: &[PeerTip]) -> Digest {
-    let mut hasher = blake3::Hasher::new_derive_key(TIPS_CONTEXT);
-    for tip in tips {
-        hasher.update(&tip.author.0);
-        hasher.update(&tip.chain.0.to_be_bytes());
-        hasher.update(&tip.seq.0.to_be_bytes());
-        hasher.update(&tip.id.0);
-    }
-    Digest(*hasher.finalize().as_bytes())
+    Ok(Found::TooFar)
 }
 
 /// Up to `limit` entries behind `from` in canonical order, void ones included: the position of each, its number in

@@ -1,40 +1,81 @@
-//! Summaries of ranges of the canonical order, computed in one pass and in slices.
+//! Summaries of ranges of the canonical order, made in slices from the fingerprints that the store keeps.
 
 use std::collections::VecDeque;
 
 use lattice_format::{IntentionId, Position};
 
-use super::limits::{BLOCKS_MAX, LEAF_IDS, RANGES_MAX};
+use super::limits::{LEAF_IDS, PARTS_ANSWERED_MAX, PARTS_LEAST, PARTS_MAX, SCAN_ROWS};
 use super::message::{Range, RangeContent, RangeSummary};
 use super::source;
-use crate::state::lthash::{Element, LtHash};
+use crate::state::fingerprints::{self, Sum};
 use crate::{Snapshot, StorageError};
 
 /// The most rows of one read.
 const PAGE_ROWS: usize = 256;
+/// Entries of a part that is small enough. A part that differs may then be listed, although the other side has some
+/// entries more.
+const PART_ENTRIES: u64 = LEAF_IDS as u64 * 3 / 4;
 
-pub(super) fn element(id: &IntentionId) -> Element {
-    Element::new(&[b"sync id", &id.0])
+/// Into how many parts each of so many ranges may be split in one answer.
+pub(super) fn parts_max(ranges: usize) -> usize {
+    (PARTS_ANSWERED_MAX / ranges.max(1)).clamp(PARTS_LEAST, PARTS_MAX)
 }
 
-fn merged(a: &LtHash, b: &LtHash) -> LtHash {
-    let (mut sum, other) = (a.to_bytes(), b.to_bytes());
-    for (lane, add) in sum
-        .as_chunks_mut::<2>()
-        .0
-        .iter_mut()
-        .zip(other.as_chunks::<2>().0)
-    {
-        *lane = u16::from_le_bytes(*lane)
-            .wrapping_add(u16::from_le_bytes(*add))
-            .to_le_bytes();
+/// How much one step has read. What it has begun when its rows are used up, it ends: a walk down the blocks.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    pub(super) rows_read: usize,
+}
+
+impl Budget {
+    pub(super) fn is_used_up(&self) -> bool {
+        self.left() == 0
     }
-    LtHash::from_slice(&sum).expect("both have the length of a hash")
+
+    fn left(&self) -> usize {
+        SCAN_ROWS.saturating_sub(self.rows_read)
+    }
+}
+
+/// Sums of ranges, which remember the last one's end, because ranges mostly follow each other.
+#[derive(Debug, Default)]
+pub(super) struct Sums(Option<(Position, Sum)>);
+
+impl Sums {
+    /// What counts at or below a position.
+    fn up_to(
+        &mut self,
+        snapshot: &Snapshot,
+        position: Position,
+        budget: &mut Budget,
+    ) -> Result<Sum, StorageError> {
+        if let Some((last, sum)) = &self.0
+            && *last == position
+        {
+            return Ok(sum.clone());
+        }
+        budget.rows_read += 1;
+        let sum = fingerprints::up_to(&snapshot.rows, position, &mut budget.rows_read)?;
+        self.0 = Some((position, sum.clone()));
+        Ok(sum)
+    }
+
+    /// What counts in a range.
+    pub(super) fn of(
+        &mut self,
+        snapshot: &Snapshot,
+        range: Range,
+        budget: &mut Budget,
+    ) -> Result<Sum, StorageError> {
+        let before = self.up_to(snapshot, range.from, budget)?;
+        let sum = self.up_to(snapshot, range.to, budget)?;
+        Ok(sum.less(&before))
+    }
 }
 
 /// Reads rows of one range, a page at a time.
 #[derive(Debug)]
-pub(super) struct Cursor {
+struct Cursor {
     at: Position,
     to: Position,
     page: VecDeque<(Position, bool)>,
@@ -42,7 +83,7 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(range: Range) -> Self {
+    fn new(range: Range) -> Self {
         Self {
             at: range.from,
             to: range.to,
@@ -52,11 +93,7 @@ impl Cursor {
     }
 
     /// The position of the next entry that counts, or why there is none.
-    pub(super) fn next(
-        &mut self,
-        snapshot: &Snapshot,
-        budget: &mut usize,
-    ) -> Result<Read, StorageError> {
+    fn next(&mut self, snapshot: &Snapshot, budget: &mut Budget) -> Result<Read, StorageError> {
         loop {
             while let Some((position, counts)) = self.page.pop_front() {
                 if position > self.to {
@@ -69,11 +106,11 @@ impl Cursor {
             if self.ended {
                 return Ok(Read::End);
             }
-            if *budget == 0 {
+            if budget.is_used_up() {
                 return Ok(Read::Later);
             }
-            let rows = source::rows(snapshot, self.at, PAGE_ROWS.min(*budget))?;
-            *budget -= rows.len().max(1).min(*budget);
+            let rows = source::rows(snapshot, self.at, PAGE_ROWS.min(budget.left()))?;
+            budget.rows_read += rows.len().max(1);
             match rows.last() {
                 Some((last, ..)) => self.at = *last,
                 None => self.ended = true,
@@ -86,175 +123,124 @@ impl Cursor {
     }
 }
 
-pub(super) enum Read {
+enum Read {
     Row(Position),
     End,
     Later,
 }
 
 #[derive(Debug)]
-struct Block {
-    last: Position,
-    count: u64,
-    hash: LtHash,
+enum Stage {
+    Begun,
+    /// The range has few entries, and their ids are listed.
+    Listing(Cursor, Vec<IntentionId>),
+    Splitting(Split),
 }
 
-/// Summarises one range in one pass, although its size is not known: the entries go into blocks of equal size, and
-/// blocks are merged in pairs when they become too many.
+#[derive(Debug)]
+struct Split {
+    /// What counts up to the range, and in it.
+    before: Sum,
+    inside: Sum,
+    parts: u64,
+    /// The end of the last part, and what counts up to there.
+    at: (Position, Sum),
+    done: Vec<RangeSummary>,
+}
+
+/// Summarises one range: lists its ids where they are few, and else splits it into parts of equal size.
 #[derive(Debug)]
 pub(super) struct Summarizer {
     range: Range,
-    cursor: Cursor,
-    ids: Vec<IntentionId>,
-    blocks: Vec<Block>,
-    block_rows: u64,
-    count: u64,
+    parts_max: u64,
+    stage: Stage,
 }
 
 impl Summarizer {
-    pub(super) fn new(range: Range) -> Self {
+    pub(super) fn new(range: Range, parts_max: usize) -> Self {
         Self {
             range,
-            cursor: Cursor::new(range),
-            ids: Vec::new(),
-            blocks: Vec::new(),
-            block_rows: (LEAF_IDS / 4) as u64,
-            count: 0,
+            parts_max: parts_max as u64,
+            stage: Stage::Begun,
         }
     }
 
-    /// Reads on. Tells whether the end of the range was reached.
+    /// Reads on. Returns the summaries when they are complete.
     pub(super) fn step(
         &mut self,
         snapshot: &Snapshot,
-        budget: &mut usize,
-    ) -> Result<bool, StorageError> {
-        loop {
-            match self.cursor.next(snapshot, budget)? {
-                Read::Row(position) => self.add(position),
-                Read::End => return Ok(true),
-                Read::Later => return Ok(false),
+        sums: &mut Sums,
+        budget: &mut Budget,
+    ) -> Result<Option<Vec<RangeSummary>>, StorageError> {
+        let range = self.range;
+        while !budget.is_used_up() {
+            match &mut self.stage {
+                Stage::Begun => {
+                    let before = sums.up_to(snapshot, range.from, budget)?;
+                    let inside = sums.up_to(snapshot, range.to, budget)?.less(&before);
+                    self.stage = match inside.count {
+                        count if count <= LEAF_IDS as u64 => {
+                            Stage::Listing(Cursor::new(range), Vec::new())
+                        }
+                        count => Stage::Splitting(Split {
+                            parts: count.div_ceil(PART_ENTRIES).min(self.parts_max),
+                            at: (range.from, before.clone()),
+                            before,
+                            inside,
+                            done: Vec::new(),
+                        }),
+                    };
+                }
+                Stage::Listing(cursor, ids) => match cursor.next(snapshot, budget)? {
+                    Read::Row(position) => ids.push(position.id),
+                    Read::Later => break,
+                    Read::End => {
+                        return Ok(Some(vec![RangeSummary {
+                            range,
+                            count: ids.len() as u64,
+                            content: RangeContent::Ids(std::mem::take(ids)),
+                        }]));
+                    }
+                },
+                Stage::Splitting(split) => {
+                    split.next(range, snapshot, budget)?;
+                    if split.done.len() as u64 == split.parts {
+                        return Ok(Some(std::mem::take(&mut split.done)));
+                    }
+                }
             }
         }
-    }
-
-    fn add(&mut self, position: Position) {
-        self.count += 1;
-        if self.ids.len() <= LEAF_IDS {
-            self.ids.push(position.id);
-        }
-        let full = self
-            .blocks
-            .last()
-            .is_none_or(|block| block.count >= self.block_rows);
-        if full && self.blocks.len() == BLOCKS_MAX {
-            self.block_rows *= 2;
-            self.blocks = std::mem::take(&mut self.blocks)
-                .chunks(2)
-                .map(join)
-                .collect();
-        }
-        if self
-            .blocks
-            .last()
-            .is_none_or(|block| block.count >= self.block_rows)
-        {
-            self.blocks.push(Block {
-                last: position,
-                count: 0,
-                hash: LtHash::default(),
-            });
-        }
-        let block = self
-            .blocks
-            .last_mut()
-            .expect("one was pushed if none was there");
-        block.last = position;
-        block.count += 1;
-        block.hash.add(&element(&position.id));
-    }
-
-    pub(super) fn finish(self) -> Vec<RangeSummary> {
-        if self.ids.len() <= LEAF_IDS {
-            return vec![RangeSummary {
-                range: self.range,
-                count: self.count,
-                content: RangeContent::Ids(self.ids),
-            }];
-        }
-        let mut from = self.range.from;
-        let parts = self.blocks.chunks(self.blocks.len().div_ceil(RANGES_MAX));
-        let mut out: Vec<_> = parts
-            .map(|blocks| {
-                let part = join(blocks);
-                let summary = RangeSummary {
-                    range: Range {
-                        from,
-                        to: part.last,
-                    },
-                    count: part.count,
-                    content: RangeContent::Fingerprint(part.hash.digest()),
-                };
-                from = part.last;
-                summary
-            })
-            .collect();
-        // The last part reaches to the end of the range, so that the asker's entries behind our last one are compared
-        // too.
-        if let Some(last) = out.last_mut() {
-            last.range.to = self.range.to;
-        }
-        out
+        Ok(None)
     }
 }
 
-fn join(blocks: &[Block]) -> Block {
-    let (first, rest) = blocks.split_first().expect("chunks are not empty");
-    let mut out = Block {
-        last: first.last,
-        count: first.count,
-        hash: first.hash.clone(),
-    };
-    for block in rest {
-        out.last = block.last;
-        out.count += block.count;
-        out.hash = merged(&out.hash, &block.hash);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use lattice_format::Time;
-
-    use super::*;
-
-    #[test]
-    fn blocks_of_a_summary_are_merged_in_pairs_when_they_are_many() {
-        let mut summarizer = Summarizer::new(Range::ALL);
-        let mut all = LtHash::default();
-        let mut add = |summarizer: &mut Summarizer| {
-            let n = summarizer.count;
-            let position = Position {
-                time: Time {
-                    wall_ms: n + 1,
-                    counter: 0,
-                },
-                id: IntentionId(*blake3::hash(&n.to_be_bytes()).as_bytes()),
-            };
-            all.add(&element(&position.id));
-            summarizer.add(position);
-        };
-        while summarizer.count < BLOCKS_MAX as u64 * summarizer.block_rows {
-            add(&mut summarizer);
+impl Split {
+    fn next(
+        &mut self,
+        range: Range,
+        snapshot: &Snapshot,
+        budget: &mut Budget,
+    ) -> Result<(), StorageError> {
+        let number = self.done.len() as u64 + 1;
+        let mut end = self.before.clone();
+        let mut to = range.to;
+        if number < self.parts {
+            let count = self.before.count + self.inside.count * number / self.parts;
+            budget.rows_read += 1;
+            let first = fingerprints::first(&snapshot.rows, count, &mut budget.rows_read)?;
+            (end, to) = first.ok_or_else(|| StorageError::row(b"F"))?;
+        } else {
+            // The last part reaches to the end of the range, so that the asker's entries behind our last one are
+            // compared too.
+            end.add_all(&self.inside);
         }
-        assert_eq!(summarizer.blocks.len(), BLOCKS_MAX);
-        add(&mut summarizer);
-        assert_eq!(summarizer.blocks.len(), BLOCKS_MAX / 2 + 1);
-        // Merging has lost no entry.
-        let whole = join(&summarizer.blocks);
-        assert_eq!((whole.count, whole.hash), (summarizer.count, all));
-        let parts = summarizer.finish();
-        assert!(parts.len() <= RANGES_MAX);
+        let (from, before) = std::mem::replace(&mut self.at, (to, end.clone()));
+        let sum = end.less(&before);
+        self.done.push(RangeSummary {
+            range: Range { from, to },
+            count: sum.count,
+            content: RangeContent::Fingerprint(sum.hash.digest()),
+        });
+        Ok(())
     }
 }

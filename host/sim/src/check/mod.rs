@@ -146,13 +146,13 @@ impl World {
                 by: id,
                 state: summary.state_root,
                 outcomes: summary.outcome_root,
-                heads: digest(&summary.heads),
+                heads: digest(summary.heads.iter()),
                 count: summary.count,
             };
             let before = self.seen.entry(summary.set).or_insert_with(now);
             let same = before.state == summary.state_root
                 && before.outcomes == summary.outcome_root
-                && before.heads == digest(&summary.heads)
+                && before.heads == digest(summary.heads.iter())
                 && before.count == summary.count;
             if !same {
                 let now = now();
@@ -341,7 +341,7 @@ fn own_entries(snapshot: &Snapshot, device: DeviceKey) -> Result<Vec<Stored>, St
     Ok(out)
 }
 
-fn digest(ids: &[IntentionId]) -> Digest {
+fn digest<'a>(ids: impl Iterator<Item = &'a IntentionId>) -> Digest {
     let mut hasher = blake3::Hasher::new();
     for id in ids {
         hasher.update(&id.0);
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(world.violation(), None);
         let known = world.seen.values_mut().last();
         let known = known.expect("the genesis is a set of entries");
-        known.heads = digest(&[IntentionId([7; 32])]);
+        known.heads = digest([IntentionId([7; 32])].iter());
         world.check_now(NodeId(0));
         let wrong = world.violation().expect("the heads differ");
         assert!(wrong.text.starts_with("the same entries"), "{wrong}");

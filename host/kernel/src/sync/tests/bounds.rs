@@ -113,7 +113,7 @@ fn every_list_is_read_at_its_bound_and_refused_beyond() {
         ("lacks", IDS_MAX, |n| Message::Lacks(vec![ID; n])),
         ("announce", IDS_MAX, |n| Message::Announce(vec![ID; n])),
         ("questions", RANGES_MAX, summarize),
-        ("answers", RANGES_MAX * RANGES_MAX, |n| summary(n, 1)),
+        ("answers", PARTS_ANSWERED_MAX, |n| summary(n, 1)),
         ("ids of a range", LEAF_IDS, |n| summary(1, n)),
     ];
     for (name, max, make) in lists {
@@ -184,7 +184,7 @@ fn a_body_is_pushed_up_to_its_bound_and_announced_beyond() {
             testing::program(&vec![add; steps]),
             now_ms,
         );
-        let head = a.snapshot().summary().heads[0];
+        let head = *a.snapshot().summary().heads.first().unwrap();
         let header = a.snapshot().entry(&head).unwrap().unwrap().header;
         link.changed(0).run(&mut a, &mut b);
         super::assert_equal(&a, &b);

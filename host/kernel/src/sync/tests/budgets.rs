@@ -5,11 +5,14 @@ use lattice_format::{Digest, IntentionId, Lane, Position, Signature, SignedHeade
 
 use super::{NOW, call, config, three, write};
 use crate::frame::FRAME_HEAD_BYTES;
-use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, FINGERPRINT_BLOCK_BLOCKS, FINGERPRINT_BLOCK_ENTRIES,
+};
 use crate::sync::limits::*;
 use crate::sync::message::{Hello, Message, PeerTip, Range, RangeContent, RangeSummary, Wants};
 use crate::sync::ranges::{RangeFault, Ranges};
 use crate::sync::reader::FrameReader;
+use crate::sync::summary::parts_max;
 use crate::sync::{Access, Effect, Input, Role, Session, source};
 use crate::testing;
 use crate::{BatchVerifier, LocalSeq, Received, Store};
@@ -46,7 +49,7 @@ fn hello(store: &Store) -> Hello {
 
 /// The digest that a peer with the same entries tells.
 fn digest(store: &Store) -> Digest {
-    source::tips(&store.snapshot()).unwrap().digest
+    source::digest(&store.snapshot()).unwrap()
 }
 
 /// The session of a node, whose peer the test plays.
@@ -439,7 +442,7 @@ fn batches_of_which_nothing_can_be_used_begin_a_round() {
 /// again and again.
 fn split(whole: Range, parts: usize, content: &RangeContent) -> Vec<RangeSummary> {
     let ends = (whole.from.time.wall_ms, whole.to.time.wall_ms);
-    let step = (ends.1 - ends.0) / 64;
+    let step = (ends.1 - ends.0) / 512;
     let mut from = whole.from;
     (1..=parts)
         .map(|n| {
@@ -483,7 +486,7 @@ fn question(ranges: &mut Ranges, store: &Store, jobs: usize) -> Vec<Range> {
 fn a_search_ends_when_too_many_ranges_wait() {
     let store = testing::found(0, NOW);
     let unlike = RangeContent::Fingerprint(Digest([9; 32]));
-    // Each question of 16 ranges is answered with 16 parts of each, until as many ranges wait as may wait.
+    // Each question is answered with as many parts as it may be, until as many ranges wait as may wait.
     let full = || {
         let mut ranges = Ranges::default();
         ranges.search();
@@ -491,9 +494,15 @@ fn a_search_ends_when_too_many_ranges_wait() {
         while waiting < FRONTIER_MAX {
             let asked = question(&mut ranges, &store, 0);
             assert_eq!(asked.len(), waiting.min(RANGES_MAX));
-            let parts = asked.iter().flat_map(|r| split(*r, RANGES_MAX, &unlike));
-            ranges.on_summary(parts.collect()).unwrap();
-            waiting += asked.len() * (RANGES_MAX - 1);
+            let room = FRONTIER_MAX - waiting + asked.len();
+            let parts = parts_max(asked.len()).min(room / asked.len());
+            let parts = asked.iter().enumerate().flat_map(|(at, range)| {
+                let more = usize::from(at < room % asked.len() && parts < parts_max(asked.len()));
+                split(*range, parts + more, &unlike)
+            });
+            let parts: Vec<_> = parts.collect();
+            waiting = waiting - asked.len() + parts.len();
+            ranges.on_summary(parts).unwrap();
         }
         assert_eq!(waiting, FRONTIER_MAX);
         ranges
@@ -507,6 +516,24 @@ fn a_search_ends_when_too_many_ranges_wait() {
         let others = others.iter().flat_map(|r| split(*r, 1, &listed));
         let answer: Vec<_> = answer.into_iter().chain(others).collect();
         assert_eq!(ranges.on_summary(answer), result);
+    }
+}
+
+/// Holds: invariant 10.
+#[test]
+fn a_range_is_split_into_so_many_parts_and_fewer_where_many_are_asked_about() {
+    assert_eq!(parts_max(1), PARTS_MAX);
+    assert_eq!(parts_max(RANGES_MAX), PARTS_LEAST);
+    for asked in 1..=RANGES_MAX {
+        assert!(asked * parts_max(asked) <= PARTS_ANSWERED_MAX, "{asked}");
+    }
+    let store = testing::found(0, NOW);
+    let unlike = RangeContent::Fingerprint(Digest([9; 32]));
+    for (parts, result) in [(PARTS_MAX, Ok(())), (PARTS_MAX + 1, Err(RangeFault::Shape))] {
+        let mut ranges = Ranges::default();
+        ranges.search();
+        let asked = question(&mut ranges, &store, 0);
+        assert_eq!(ranges.on_summary(split(asked[0], parts, &unlike)), result);
     }
 }
 
@@ -552,13 +579,24 @@ fn answered(ranges: &mut Ranges, store: &Store) -> (usize, Option<RangeFault>) {
 /// Holds: invariant 10.
 #[test]
 fn so_many_rows_are_read_before_the_shell_gets_its_turn() {
-    // The last read finds nothing and counts as a row, and so does the genesis.
     let mut store = testing::found(0, NOW);
-    write(&mut store, SCAN_ROWS - 2, NOW + 1);
+    write(&mut store, 3_000, NOW + 1);
     let mut ranges = Ranges::default();
-    assert_eq!(answered(&mut ranges, &store), (1, None));
-    write(&mut store, 1, NOW + 1_000_000);
-    assert_eq!(answered(&mut ranges, &store), (2, None));
+    ranges
+        .on_summarize(vec![Range::ALL], &store.snapshot())
+        .unwrap();
+    // The last thing that a step begins may read the blocks of each level and the entries of one block.
+    let most = SCAN_ROWS as u64 + 2 * FINGERPRINT_BLOCK_BLOCKS + FINGERPRINT_BLOCK_ENTRIES;
+    let mut steps = 0;
+    while !ranges.is_idle() {
+        let before = ranges.rows_read;
+        let step = ranges.step(&store.snapshot(), 0).unwrap();
+        let read = ranges.rows_read - before;
+        assert!(read <= most, "{read} rows");
+        assert!(!step.again || read >= SCAN_ROWS as u64, "{read} rows");
+        steps += 1;
+    }
+    assert!(steps > 1, "{} rows fit one step", ranges.rows_read);
 }
 
 /// Holds: invariant 10.
@@ -568,14 +606,18 @@ fn one_round_reads_the_rows_of_a_store_so_often() {
     write(&mut store, 254, NOW + 1);
     let count = store.snapshot().summary().count;
     let rows_max = SCANS_MAX * (count + SCAN_ROWS as u64);
-    // The read that finds the end counts too.
-    let each = count + 1;
     let mut ranges = Ranges::default();
-    for _ in 0..rows_max / each {
-        assert_eq!(answered(&mut ranges, &store), (1, None));
+    loop {
+        let before = ranges.rows_read;
+        let (_, fault) = answered(&mut ranges, &store);
+        let each = ranges.rows_read - before;
+        if ranges.rows_read > rows_max {
+            assert_eq!(fault, Some(RangeFault::TooMuch));
+            assert!(before <= rows_max && each > 0);
+            break;
+        }
+        assert_eq!(fault, None);
     }
-    let beyond = answered(&mut ranges, &store);
-    assert_eq!(beyond, (1, Some(RangeFault::TooMuch)));
 }
 
 /// Holds: invariant 10.
@@ -583,7 +625,7 @@ fn one_round_reads_the_rows_of_a_store_so_often() {
 fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     let [mut a, mut b, _] = three();
     write(&mut b, 1, NOW + 10);
-    let kept = b.snapshot().summary().heads[0];
+    let kept = *b.snapshot().summary().heads.first().unwrap();
     write(&mut b, VOID_WALK_MAX + 1, NOW + 20);
     let entries = |from: u64, count: usize| {
         let stored = b.snapshot().entries_from(LocalSeq(from), count).unwrap();
@@ -603,7 +645,7 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     call(&mut a, Lane::System, revoke, now_ms);
     while a.settle(1000).unwrap().pending > 0 {}
     let tip = |store: &Store| {
-        let tips = source::tips(&store.snapshot()).unwrap().tips;
+        let tips = source::tips(&store.snapshot()).unwrap();
         let tip = tips.iter().find(|t| t.author == testing::device(1));
         tip.map(|tip| tip.id)
     };
@@ -617,7 +659,7 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     )
     .unwrap();
     while a.settle(1000).unwrap().pending > 0 {}
-    let void = b.snapshot().summary().heads[0];
+    let void = *b.snapshot().summary().heads.first().unwrap();
     assert_eq!(tip(&a), Some(void), "too far to look");
     // Ranges read the index alone, and find the same entries as the history.
     let history = a.snapshot().history(None, usize::MAX, false).unwrap();

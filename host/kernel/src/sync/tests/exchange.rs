@@ -100,7 +100,7 @@ fn what_gossip_announces_is_fetched_with_everything_that_it_needs() {
     link.run(&mut a, &mut b);
     write(&mut a, 20, NOW + 500);
     // The sender's session is not told that the log has grown. The receiver hears of the last id alone.
-    let last = a.snapshot().summary().heads[0];
+    let last = *a.snapshot().summary().heads.first().unwrap();
     link.reconcile(0).inputs.clear();
     link.inputs.push_back((1, Input::Announced(vec![last])));
     link.run(&mut a, &mut b);

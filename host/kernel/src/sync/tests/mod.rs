@@ -7,6 +7,7 @@ mod exchange;
 mod golden;
 mod gossip;
 mod hostile;
+mod large;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
