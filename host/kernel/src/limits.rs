@@ -102,6 +102,13 @@ pub const OPEN_SEGMENTS_MAX: usize = 16;
 /// The most authors that are named one by one when their cuts must be asked for. Beyond them, everybody's cuts are
 /// asked for.
 pub const CUTS_DUE_MAX: usize = 64;
+/// The most authors of whom it is remembered what their cuts rest on. In a store with more, each change of governance
+/// asks about all of them.
+pub const CUT_READS_MAX: usize = 64 * 1024;
+/// The most authors whose cuts are remembered.
+pub const CUTS_CACHED_MAX: usize = 64;
+/// The most branches that all remembered cuts name. The cuts that were read last are kept even if they name more.
+pub const CUT_BRANCHES_CACHED_MAX: usize = 64 * 1024;
 /// The most notices that are kept until they are acknowledged. Further notices only raise a counter.
 pub const NOTICES_MAX: usize = 10_000;
 /// The most bytes of notices that are kept. Further notices only raise a counter.

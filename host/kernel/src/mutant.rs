@@ -36,6 +36,8 @@ pub enum Mutant {
     CutOffCallsTold,
     /// A revocation that keeps what was seen keeps nothing.
     SeenNotKept,
+    /// A governance component that traps when it is asked for cuts has cut off nobody.
+    TrappedCutsForgotten,
     /// A change of governance asks for the cuts of new authors alone.
     ChangedCutsMissed,
     /// Each transaction has its own bounds, and the intention has none.

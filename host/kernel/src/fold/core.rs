@@ -14,7 +14,7 @@ use lattice_format::{
 };
 use minicbor::Encoder;
 
-use crate::fold::cuts::CutReads;
+use crate::fold::cut_reads::CutReads;
 use crate::fold::execution::{Execution, outcome_of};
 use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;

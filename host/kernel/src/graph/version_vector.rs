@@ -159,7 +159,8 @@ impl PastCache {
         Ok(self.reach(rows, past, branch)? >= Some(seq))
     }
 
-    fn reach(
+    /// As [`Past::reach`], with the nodes that are remembered.
+    pub(crate) fn reach(
         &mut self,
         rows: &RowsView,
         past: &Past,

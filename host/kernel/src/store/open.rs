@@ -9,7 +9,7 @@ use lattice_format::{
 };
 
 use crate::fold::core::{Changes, Core, Stopped, calls_of};
-use crate::fold::cuts::CutReads;
+use crate::fold::cut_reads::CutReads;
 use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;
 use crate::graph::info::Info;

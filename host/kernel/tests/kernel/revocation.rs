@@ -5,6 +5,7 @@ use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::{Answer, Question, Role};
 use lattice_kernel::state::cell::Space;
 use lattice_kernel::{CallError, Notice, Outcome, Store, Stored};
+use lattice_testing::mutants::{self, Mutant};
 use lattice_testing::{self as testing, Step, device};
 
 use crate::world::{START_MS, adopt, all, deliver, judge, settle};
@@ -172,6 +173,29 @@ fn later_entries_of_a_revoked_member_are_void_and_kept_ones_count() {
     let changed = team.changed(ROGUE);
     assert!(changed.contains(&(cut_off, None)) && changed.contains(&(unaware, None)));
     assert!(!changed.iter().any(|(id, _)| *id == kept));
+}
+
+/// Holds: invariant 12.
+#[test]
+fn governance_that_traps_at_the_question_for_cuts_has_cut_off_everything() {
+    let wrong = || {
+        let mut team = Team::new();
+        let (before, _) = team.app(ROGUE, &put(1));
+        let (others, _) = team.app(MEMBER, &put(2));
+        team.sync();
+        // The revocation keeps what was seen. Whoever makes the answer trap must not undo it.
+        team.govern(testing::revoke_unseen(device(ROGUE)));
+        team.govern(testing::trap_at_cuts(device(ROGUE)));
+        team.sync();
+        let snapshot = team.stores[0].snapshot();
+        let fails_open = !snapshot.is_void(&before).unwrap();
+        if !fails_open {
+            team.agree(&[before], &[others]);
+        }
+        fails_open
+    };
+    assert!(!wrong());
+    assert!(mutants::with(Mutant::TrappedCutsForgotten, wrong));
 }
 
 /// Holds: invariant 12.

@@ -1,10 +1,11 @@
 //! The small governance of the model engine.
 //!
 //! Rows: `m` device → role, status, rank (44 bytes); `r` rank → device; `g` call → devices that it admitted;
-//! `x` device call → what is kept: nothing for what was seen, else a byte and ids; `q` → quota; `c` child; `s` → salt
-//! of the gossip topic.
+//! `x` device call → what is kept: nothing for what was seen, else a byte and ids; `h` device where the question for
+//! cuts traps; `q` → quota; `c` child; `s` → salt of the gossip topic.
 
 use lattice_format::{Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, StoreId};
+use lattice_kernel::TrapKind;
 use lattice_kernel::run::engine::{
     Answer, Child, Cut, InEffect, Kept, Member, MemberStatus, Question, Role,
 };
@@ -32,6 +33,12 @@ pub fn revoke(device: DeviceKey, kept: &[IntentionId]) -> Call {
 /// A call that revokes a device but for what the caller has seen of it.
 pub fn revoke_unseen(device: DeviceKey) -> Call {
     governance_call("revoke", device.0.to_vec())
+}
+
+/// A call after which the question for the cuts of a device traps, as it does in a component that has to list more
+/// than it can.
+pub fn trap_at_cuts(device: DeviceKey) -> Call {
+    governance_call("trap-at-cuts", device.0.to_vec())
 }
 
 /// A call that gives a device another role. Any but admin voids what the caller has not seen of it.
@@ -199,6 +206,17 @@ pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), S
             renew_salt(run)?;
             Ok(run.put(&cut_key(run, device)?, kept)?)
         }
+        "trap-at-cuts" => {
+            let device = DeviceKey::from_slice(args).ok_or(Stop::Refuse(1))?;
+            let own = run.get(&member_key(&author))?;
+            let (Some(own), Some(row)) = (own, run.get(&member_key(&device))?) else {
+                return Err(Stop::Refuse(2));
+            };
+            if own[2..] >= row[2..] {
+                return Err(Stop::Refuse(3));
+            }
+            Ok(run.put(&[b"h", args].concat(), b"")?)
+        }
         _ => Err(Stop::Refuse(0)),
     }
 }
@@ -249,6 +267,9 @@ pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault
             })
         }
         Question::Cuts(author) => {
+            if run.get(&[b"h", &author.0[..]].concat())?.is_some() {
+                return Err(RunFault::Trap(TrapKind::Limit));
+            }
             let mut start = vec![b'x'];
             start.extend_from_slice(&author.0);
             let end = lattice_kernel::storage::rows::prefix_end(&start).unwrap_or_default();

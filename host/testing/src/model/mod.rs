@@ -9,6 +9,7 @@ mod stores;
 
 pub use governance::{
     add_child, admit, genesis_with, resign, revoke, revoke_unseen, set_quota, set_role,
+    trap_at_cuts,
 };
 pub use stores::{body_of, device, found, genesis, key, memory_files, twin};
 

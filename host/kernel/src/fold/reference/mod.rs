@@ -274,14 +274,17 @@ impl Judge<'_> {
         let mut void = BTreeSet::new();
         let authors: BTreeSet<_> = self.entries.iter().map(|e| e.header.author).collect();
         for author in authors {
+            // Governance that does not answer has cut off everything.
             let cuts = match self.ask(rows, &Question::Cuts(author))? {
-                Some(Answer::Cuts(cuts)) => cuts,
-                _ => Vec::new(),
+                Some(Answer::Cuts(cuts)) => Some(cuts),
+                _ => None,
             };
             for entry in &self.entries {
+                let is_cut =
+                    |cuts: &Vec<Cut>| cuts.iter().any(|cut| !self.spares(cut, entry, before));
                 if entry.header.author == author
                     && !entry.header.is_genesis()
-                    && cuts.iter().any(|cut| !self.spares(cut, entry, before))
+                    && cuts.as_ref().is_none_or(is_cut)
                 {
                     void.insert(entry.header.id());
                 }
