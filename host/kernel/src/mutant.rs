@@ -36,6 +36,8 @@ pub enum Mutant {
     CutOffCallsTold,
     /// A revocation that keeps what was seen keeps nothing.
     SeenNotKept,
+    /// A call that changes governance names the oldest live heads, however many there are.
+    HeadsNotGathered,
     /// A governance component that traps when it is asked for cuts has cut off nobody.
     TrappedCutsForgotten,
     /// A change of governance asks for the cuts of new authors alone.

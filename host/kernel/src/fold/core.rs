@@ -389,7 +389,8 @@ impl Core {
     }
 }
 
-fn malformed() -> Outcome {
+/// The outcome of an entry whose body holds no call.
+pub(crate) fn malformed() -> Outcome {
     Outcome::Refused {
         index: 0,
         error: HostRefusal::Malformed.to_cbor(),

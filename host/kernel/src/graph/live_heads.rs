@@ -95,6 +95,26 @@ impl LiveHeads {
     }
 }
 
+/// Whether a new entry has more live heads to name than it can.
+pub(crate) fn exceed(
+    live: &mut LiveHeads,
+    rows: &RowsView,
+    heads: &Heads,
+    prev: LocalSeq,
+    max: usize,
+) -> Result<bool, StorageError> {
+    loop {
+        let before = live.0.as_ref().map_or(usize::MAX, OrdSet::len);
+        if live.oldest(rows, heads, prev, max + 1)?.len() > max {
+            return Ok(true);
+        }
+        // Those that lie in the past of others were taken out, and there may be more behind them.
+        if live.0.as_ref().map_or(0, OrdSet::len) >= before {
+            return Ok(false);
+        }
+    }
+}
+
 /// Searches from all heads through void entries, each once, for the live entries behind them.
 fn gather(rows: &RowsView, heads: &Heads) -> Result<OrdSet<LocalSeq>, StorageError> {
     let mut queue: Vec<LocalSeq> = heads.values().copied().collect();

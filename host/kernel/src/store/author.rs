@@ -12,11 +12,12 @@ use lattice_format::{
     Transaction, VerifiedBody, VerifiedHeader,
 };
 
-use crate::fold::core::{Effects, Stopped, calls_of};
+use crate::fold::core::{Effects, Stopped, calls_of, malformed};
 use crate::fold::execution::Execution;
 use crate::fold::governance::storage;
 use crate::graph::cut_off;
 use crate::graph::dag;
+use crate::graph::live_heads;
 use crate::graph::slot::Slot;
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
@@ -283,6 +284,61 @@ impl Store {
     ) -> Result<Open, CallError> {
         let revocations = self.core.revocations(&self.author)?;
         let (grant, cut_off) = self.own_grant(&revocations)?;
+        // What changes governance may keep all that its author has seen, and that is what the entry names. Everything
+        // that was applied here was shown to somebody.
+        if lane == Lane::System && !cut_off {
+            while self.has_more_heads()? && !mutant::active(Mutant::HeadsNotGathered) {
+                self.gather(now_ms, chain, grant)?;
+            }
+        }
+        self.open_at(lane, now_ms, chain, grant, cut_off)
+    }
+
+    /// Whether more live heads are applied here than an entry names.
+    fn has_more_heads(&mut self) -> Result<bool, StorageError> {
+        let tip = self.own_tip()?.map_or(LocalSeq(0), |(local, _)| local);
+        let core = &mut self.core;
+        let cache = &mut core.cache;
+        live_heads::exceed(
+            &mut cache.live_heads,
+            &core.rows,
+            &cache.heads,
+            tip,
+            DEPS_MAX,
+        )
+    }
+
+    /// Signs and inserts an entry that holds no call, and names as many live heads as it can. The next entry then has
+    /// these in its past.
+    fn gather(&mut self, now_ms: u64, chain: ChainId, grant: IntentionId) -> Result<(), CallError> {
+        let header = self.next_header(Lane::System, now_ms, chain, grant)?;
+        let header = VerifiedHeader::sign(header, &self.key)
+            .expect("this file makes headers as verification wants them");
+        let body = header
+            .check_body(Vec::new())
+            .expect("the header is that of an entry without a body");
+        let local = self.insert(&header, Some(&body), now_ms, Vec::new())?;
+        self.core.note_live(local)?;
+        let mut effects = Effects {
+            outcomes: vec![malformed()],
+            ..Effects::default()
+        };
+        self.core
+            .account(Lane::System, Slot::MAX, &header, local, &mut effects)
+            .map_err(CallError::from)?;
+        let slot = Slot::of(header.position());
+        self.core.install(Lane::System, slot, local, effects)?;
+        Ok(())
+    }
+
+    fn open_at(
+        &mut self,
+        lane: Lane,
+        now_ms: u64,
+        chain: ChainId,
+        grant: IntentionId,
+        cut_off: bool,
+    ) -> Result<Open, CallError> {
         let header = self.next_header(lane, now_ms, chain, grant)?;
         let place = CallPlace {
             names: header.names().collect(),

@@ -6,6 +6,7 @@ use lattice_format::{
     VerifiedHeader,
 };
 use lattice_kernel::{BatchVerifier, FloatReason, HostRefusal, Notice, Outcome};
+use lattice_testing::mutants::{self, Mutant};
 use lattice_testing::{self as testing, Step, device, key};
 
 use crate::scene::{Forged, MALLORY, NOW, Scene, program};
@@ -340,4 +341,48 @@ fn a_header_signed_here_is_what_verification_wants() {
     let forged = scene.first(1);
     let signed = VerifiedHeader::sign(forged.header.clone(), &key(MALLORY)).unwrap();
     assert_eq!(*signed.signed(), forged.signed());
+}
+
+/// Whether a revocation that keeps what was seen keeps everything that its node has applied, of a member that has
+/// written so many chains.
+fn keeps_what_was_applied(chains: u64) -> bool {
+    let mut scene = Scene::new();
+    let entries: Vec<_> = (0..chains).map(|chain| scene.first(100 + chain)).collect();
+    for batch in entries.chunks(64) {
+        let received = scene.send(batch.iter().map(Forged::entry).collect());
+        assert_eq!(received.witnessed.len(), batch.len(), "{received:?}");
+    }
+    assert!(scene.store.snapshot().summary().heads.len() as u64 >= chains);
+    let late = scene.first(1);
+    let revoke = testing::revoke_unseen(device(MALLORY));
+    let told = scene
+        .store
+        .call(Lane::System, vec![revoke], NOW, ChainId(1));
+    assert!(told.unwrap().outcome.is_ok());
+    scene.store.commit(NOW).unwrap();
+    settle(&mut scene.store);
+    let mut replica = scene.replica();
+    for store in [&mut scene.store, &mut replica] {
+        let received = store.receive(device(9), vec![late.entry()], NOW, BatchVerifier([5; 32]));
+        assert_eq!(received.unwrap().witnessed, vec![late.id()]);
+        settle(store);
+        judge(store).unwrap();
+        assert!(store.snapshot().is_void(&late.id()).unwrap());
+    }
+    let snapshot = replica.snapshot();
+    let kept = entries
+        .iter()
+        .filter(|entry| !snapshot.is_void(&entry.id()).unwrap());
+    kept.count() == entries.len()
+}
+
+/// Holds: invariant 12.
+#[test]
+fn a_revocation_keeps_all_that_its_node_has_applied_however_many_heads_there_are() {
+    for chains in [15, 16, 17, 300] {
+        assert!(keeps_what_was_applied(chains), "{chains} chains");
+    }
+    assert!(!mutants::with(Mutant::HeadsNotGathered, || {
+        keeps_what_was_applied(40)
+    }));
 }
