@@ -328,7 +328,10 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
             }
             Err(reason) => {
                 tracing::debug!(%peer, reason, ?tries, "dial failed");
-                context.peers.down(peer, &reason);
+                // The peer may have dialled meanwhile, and its connection stands.
+                if context.links.conn(&peer).is_none() {
+                    context.peers.down(peer, &reason);
+                }
                 tries.failed(context.elapsed_ms(), pauses, jitter());
             }
         }
