@@ -77,6 +77,7 @@ impl Client {
             store: store.to_owned(),
             calls: vec![function("put", arguments)],
             forms: vec![api::ValueForm::Cbor.into()],
+            accepts_leap: false,
         };
         let response = self.calls.call(request).await?.into_inner();
         let outcome = response.outcome.context("a call without an outcome")?;

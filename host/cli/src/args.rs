@@ -117,6 +117,8 @@ pub(crate) enum StoreCommand {
     Rename(store::RenameArgs),
     /// Drop a store's state and fold its log again
     Rebuild(store::StoreArgs),
+    /// Start another chain of this device below its last entry, which lies too far ahead of the clock
+    RestartChain(store::StoreArgs),
     /// Show a store's entries: time claimed, time received, author, call, outcome
     History(history::HistoryArgs),
     /// Print a token with which another node can join
@@ -170,6 +172,7 @@ impl StoreCommand {
             StoreCommand::Status(args) => store::status(context, args).await,
             StoreCommand::Rename(args) => store::rename(context, args).await,
             StoreCommand::Rebuild(args) => store::rebuild(context, args).await,
+            StoreCommand::RestartChain(args) => store::restart_chain(context, args).await,
             StoreCommand::History(args) => history::run(context, args).await,
             StoreCommand::Invite(args) => join::invite(context, args).await,
             StoreCommand::Join(args) => join::join(context, args).await,

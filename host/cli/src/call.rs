@@ -59,6 +59,9 @@ pub(crate) struct CallArgs {
     /// Run the calls in a file as one transaction, FUNCTION ARGS a line; - is standard input
     #[arg(long, value_name = "FILE")]
     tx: Option<PathBuf>,
+    /// Agree to sign by a clock that is far above the store's last entry and that no peer confirms
+    #[arg(long)]
+    yes: bool,
     /// Wait until the outcome is final. Part of the command line's promise, and refused until checkpoints are built.
     #[arg(long = "final", value_name = "TIMEOUT", hide = true, value_parser = not_final)]
     wait_final: Option<Infallible>,
@@ -115,7 +118,7 @@ pub(crate) async fn call(context: &Context, args: CallArgs) -> Result<()> {
         Some(file) => transaction(file.as_os_str(), &mut sources)?,
         None => vec![function_call(&args.words, &mut sources)?],
     };
-    run_call(context, context.store(&args.store)?, calls).await
+    run_call(context, context.store(&args.store)?, calls, args.yes).await
 }
 
 /// Runs calls as one transaction and prints its outcome.
@@ -123,6 +126,7 @@ pub(crate) async fn run_call(
     context: &Context,
     store: String,
     calls: Vec<api::FunctionCall>,
+    accepts_leap: bool,
 ) -> Result<()> {
     let functions: Vec<String> = calls.iter().map(|call| call.function.clone()).collect();
     let mut client = context.calls(Need::Node).await?;
@@ -131,6 +135,7 @@ pub(crate) async fn run_call(
             store,
             calls,
             forms: outcome::forms(context.output),
+            accepts_leap,
         })
         .await?
         .into_inner();

@@ -33,7 +33,7 @@ pub(crate) struct DaemonArgs {
     /// Do not look for peers, nor let them look for this node
     #[arg(long)]
     no_discovery: bool,
-    /// Sign even if this machine's clock is far ahead of those of all peers
+    /// Sign by this machine's clock, whatever the clocks of peers show
     #[arg(long)]
     trust_clock: bool,
 }

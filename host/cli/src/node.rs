@@ -96,13 +96,17 @@ fn status_text(
 }
 
 fn clock_text(lead_ms: i64, status: &api::NodeStatus) -> String {
+    let span = match lead_ms.unsigned_abs() {
+        ms @ ..10_000 => format!("{ms} ms"),
+        ms => text::duration(ms / 1000),
+    };
     let against = match lead_ms {
         0 => "equal to the peers' median".to_owned(),
-        1.. => format!("{lead_ms} ms ahead of the peers' median"),
-        ..0 => format!("{} ms behind the peers' median", lead_ms.unsigned_abs()),
+        1.. => format!("{span} ahead of the peers' median"),
+        ..0 => format!("{span} behind the peers' median"),
     };
     if status.signing_paused {
-        format!("{against}; nothing is signed until it is set right")
+        format!("{against}; stores whose members disagree are not signed until it is set right")
     } else {
         against
     }
@@ -332,6 +336,8 @@ mod tests {
         let behind = clock_text(-5, &status);
         assert_eq!(behind, "5 ms behind the peers' median");
         status.signing_paused = true;
-        assert!(clock_text(9, &status).contains("nothing is signed"));
+        let ahead = clock_text(3 * 86_400_000, &status);
+        assert!(ahead.starts_with("3days ahead"), "{ahead}");
+        assert!(ahead.contains("not signed"), "{ahead}");
     }
 }

@@ -273,7 +273,7 @@ async fn run_function(context: &Context, words: &[OsString]) -> Result<()> {
             .hint(format!("it has {}", names.join(", "))))
         }
         kinds if kinds.contains(&api::InterfaceKind::Commands) => {
-            call::run_call(context, store, vec![call]).await
+            call::run_call(context, store, vec![call], false).await
         }
         _ => call::run_query(context, store, call).await,
     }

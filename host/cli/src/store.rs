@@ -1,4 +1,4 @@
-//! `store create`, `list`, `status`, `rename` and `rebuild`.
+//! `store create`, `list`, `status`, `rename`, `rebuild` and `restart-chain`.
 
 use clap::Args;
 use lattice_daemon::api;
@@ -461,6 +461,29 @@ pub(crate) async fn rebuild(context: &Context, args: StoreArgs) -> Result<()> {
             })
         },
     )
+}
+
+/// Runs `store restart-chain`.
+pub(crate) async fn restart_chain(context: &Context, args: StoreArgs) -> Result<()> {
+    let store = context.store(&args.store)?;
+    let mut stores = context.stores(Need::Node).await?;
+    let restarted = stores
+        .restart_chain(api::RestartChainRequest { store })
+        .await?
+        .into_inner();
+    let chain = hex::encode(&restarted.chain);
+    context.output.result(String::new, || {
+        json!({
+            "left_chain": chain,
+            "above_ms": restarted.above_ms,
+            "ahead_ms": restarted.ahead_ms,
+        })
+    })?;
+    context.output.note(&format!(
+        "the next entry starts another chain; what the old one holds, {} ahead, reaches peers when their clocks get there",
+        text::duration(restarted.ahead_ms / 1000)
+    ));
+    Ok(())
 }
 
 fn rebuild_text(result: &api::RebuildResult, applied: u64) -> String {

@@ -255,7 +255,7 @@ async fn a_watch_compares_so_many_cells_and_lags_so_many_changes_behind() {
             // The arguments: a text of one character, and one byte.
             args: vec![0x82, 0x61, key, 0x41, b'x'],
         };
-        let done = store.call(Lane::App, vec![put]).await.unwrap();
+        let done = store.call(Lane::App, vec![put], false).await.unwrap();
         let entry = done.place.expect("it is logged").entry;
         loop {
             let changes = told.recv().await.unwrap();

@@ -176,15 +176,16 @@ pub(crate) type Progress = ReceiverStream<std::result::Result<api::JoinProgress,
 pub(crate) async fn inspect_token(node: &Node, text: &str) -> Result<api::InspectTokenResponse> {
     let token = parse(text)?;
     let net = node.need_net("a token")?;
-    if token.expires_ms != 0 && token.expires_ms <= node.clock.now_ms() {
-        return Err(failure(&JoinError::Expired {
+    // Members judge whether the invite has expired, because this clock may be wrong. It tells only why nobody answers.
+    let is_over = token.expires_ms != 0 && token.expires_ms <= node.clock.now_ms();
+    let inspected = net.inspect_token(&token).await;
+    let inspected = inspected.map_err(|error| match error {
+        JoinError::Unreachable { .. } if is_over => failure(&JoinError::Expired {
             at_ms: token.expires_ms,
-        }));
-    }
-    let inspected = net
-        .inspect_token(&token)
-        .await
-        .map_err(|error| failure(&error))?;
+        }),
+        error => failure(&error),
+    })?;
+    node.check_is_not_behind(inspected.clock_lead_ms, inspected.genesis.drift_ms)?;
     let mut described = Vec::new();
     let mut app_present = true;
     let genesis = &inspected.genesis;

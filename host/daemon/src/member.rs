@@ -110,7 +110,7 @@ async fn govern(
         function: function.into(),
         args,
     };
-    let done = call::commit(node, slot, store, Lane::System, vec![call]).await?;
+    let done = call::commit(slot, store, Lane::System, vec![call], false).await?;
     Ok(Governed { done, found })
 }
 
@@ -210,7 +210,10 @@ pub(crate) async fn invite(
                 .hint("make several invites"),
         );
     }
-    let expires_ms = node.clock.now_ms() + life_ms;
+    // Expiry is judged at the place of the claim in the order, which may be ahead of the clock.
+    let now_ms = node.verdict_on(&store.snapshot()).wall_ms;
+    let counts_from = store.with(move |store| store.next_time(now_ms)).await??;
+    let expires_ms = counts_from.wall_ms.saturating_add(life_ms);
     let invite = InviteKey::from_seed(clock::seed());
     let arguments = [
         (Type::Bytes, key(&invite.public())),

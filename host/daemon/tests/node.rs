@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bounds;
+mod clocks;
 mod support;
 
 use std::time::Duration;
 
-use lattice_daemon::{ClockOptions, api};
+use lattice_daemon::api;
 use support::{Client, Daemon, bank, exit_class, home};
 use tokio_stream::StreamExt as _;
 
@@ -375,70 +376,6 @@ async fn doctor_finds_nothing_wrong_with_a_new_home() {
     }
     assert!(checks.iter().any(|check| check.name == "runtime"));
     client.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_clock_is_corrected_by_the_peers_and_a_fast_one_signs_nothing() {
-    const HOUR_MS: i64 = 3_600_000;
-    let skewed = |skew_ms| ClockOptions {
-        skew_ms,
-        ..ClockOptions::default()
-    };
-    let (home_a, home_b) = (home(), home());
-    let a = Daemon::start(home_a.path()).await;
-    let b = Daemon::with_clock(home_b.path(), skewed(-HOUR_MS)).await;
-    let (mut on_a, mut on_b) = (a.client().await, b.client().await);
-    on_a.create("clicks", "counter").await;
-    on_a.call_ok("clicks", "add", &["1"]).await;
-    let token = on_a.invite("clicks", 1, 0).await;
-    on_b.join(&token).await.unwrap();
-    // Entries of the other node are an hour ahead of this clock, and are admitted nevertheless.
-    on_b.until("clicks", "value", &[], "1").await;
-    on_b.call_ok("clicks", "add", &["2"]).await;
-    on_a.until("clicks", "value", &[], "3").await;
-    let history = on_b.history("clicks").await;
-    let times: Vec<u64> = history.iter().map(|e| e.time.unwrap().wall_ms).collect();
-    let spread = times.iter().max().unwrap() - times.iter().min().unwrap();
-    assert!(spread < 60_000, "entries lie {spread} ms apart");
-    let clock = on_b.check("clock").await;
-    assert_eq!(clock.level(), api::CheckLevel::Warning);
-    assert!(clock.text.contains("theirs is used"), "{}", clock.text);
-    drop(on_b);
-    b.stop().await;
-
-    // With a clock that is ahead the same node goes on reading, and signs only if the clock is declared as trusted.
-    for (clock, signs) in [
-        (skewed(HOUR_MS), false),
-        (
-            ClockOptions {
-                trusted: true,
-                ..skewed(HOUR_MS)
-            },
-            true,
-        ),
-    ] {
-        let b = Daemon::with_clock(home_b.path(), clock).await;
-        let mut on_b = b.client().await;
-        on_b.until("clicks", "value", &[], "3").await;
-        while on_b.check("clock").await.text.contains("no peer was met") {
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        match on_b.try_call("clicks", "add", &["4"]).await {
-            Ok(_) => assert!(signs),
-            Err(status) => {
-                let genesis = on_b.try_create("other", "counter", &[]).await.unwrap_err();
-                assert_eq!(exit_class(&genesis).0, api::ExitClass::NotReady);
-                assert!(!signs);
-                let (class, said) = exit_class(&status);
-                assert_eq!(class, api::ExitClass::NotReady);
-                assert!(said.contains("--trust-clock"), "{said}");
-            }
-        }
-        drop(on_b);
-        b.stop().await;
-    }
-    drop(on_a);
-    a.stop().await;
 }
 
 /// Copies a directory; with `times` the copies get the modification times of the files.

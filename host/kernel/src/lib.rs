@@ -10,6 +10,7 @@ extern crate self as lattice_kernel;
 pub mod blob;
 #[cfg(test)]
 mod bounds;
+pub mod clock;
 pub mod fold;
 mod frame;
 pub mod graph;
@@ -42,6 +43,7 @@ pub use storage::keys::LocalSeq;
 pub use storage::log_files::{LogFiles, ReadSegment};
 pub use storage::machine::{Unopened, machine_remedy};
 pub use storage::node_file::{NodeFile, NodeFileError};
+pub use store::ahead::{RestartError, SetAside};
 pub use store::author::{CallError, Told};
 pub use store::commit::CommitError;
 pub use store::head_ids::HeadIds;

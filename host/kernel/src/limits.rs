@@ -129,6 +129,16 @@ pub const TICK_MS: u64 = 1_000;
 pub const TICKS_IDLE: u32 = 3;
 /// How far ahead of a node's clock an entry may lie unless the genesis says otherwise, in milliseconds.
 pub const DRIFT_MS_DEFAULT: u64 = 60_000;
+/// A step of a node's wall clock that its peers are told of at once, when it is larger, in milliseconds. What NTP slews
+/// is smaller.
+pub const CLOCK_STEP_MS: u64 = 1_000;
+/// The most peers whose clocks a node remembers.
+pub const CLOCKS_MAX: usize = 4_096;
+/// How far a clock that no member confirms may be above the last entry of a store without a question, in milliseconds:
+/// 92 days, so that what is used once in a quarter is not asked about.
+pub const LEAP_MS: u64 = 92 * 86_400_000;
+/// The most entries too far ahead that the search for what stands below them looks at.
+pub const AHEAD_LOOKED_AT_MAX: usize = 4_096;
 /// The largest frame of the sync and blob protocols, in bytes.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 

@@ -44,6 +44,8 @@ pub enum Mutant {
     ChangedCutsMissed,
     /// Each transaction has its own bounds, and the intention has none.
     IntentionUnbounded,
+    /// A clock that is behind its peers' is corrected by any difference.
+    CorrectionUnbounded,
 }
 
 #[cfg(feature = "mutants")]

@@ -10,6 +10,7 @@ use iroh::endpoint::{Connection, QuicTransportConfig, SendStream, VarInt, preset
 use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::blob::BlobStore;
+use lattice_kernel::clock::Reading;
 use lattice_kernel::run::engine::{Member, MemberStatus, Role};
 use lattice_kernel::sync::ALPN as SYNC_ALPN;
 use lattice_kernel::{Received, Snapshot};
@@ -32,8 +33,11 @@ const QUIET: Duration = Duration::from_millis(300);
 struct Idle;
 
 impl NetHost for Idle {
-    fn now_ms(&self) -> u64 {
-        1_800_000_000_000
+    fn reading(&self) -> Reading {
+        Reading {
+            wall_ms: 1_800_000_000_000,
+            elapsed_ms: 0,
+        }
     }
 
     fn stores(&self) -> Vec<StoreId> {

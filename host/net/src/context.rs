@@ -10,6 +10,7 @@ use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, TransportAddr};
 use lattice_format::{DeviceKey, StoreId};
+use lattice_kernel::clock::{Effect, Input};
 use lattice_kernel::sync::{Access, Jitter, Misbehaviour, MisbehaviourLog, Verdict};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -188,6 +189,16 @@ impl Context {
         self.links.address_learnt(&peer);
         self.address_news.notify_one();
         self.host.event(NetEvent::Addresses { peer, addresses });
+    }
+
+    /// Takes what happened to the clocks of this node and its peers. A step of this node's own is told to all peers.
+    pub(crate) fn clock(&self, input: Input) {
+        if let Some(Effect::TellPeers { by_ms }) = self.peers.clock(input, self.host.reading()) {
+            tracing::warn!(by_ms, "the clock of this machine was set; peers are told");
+            for store in self.stores() {
+                store.sessions.reconcile();
+            }
+        }
     }
 
     /// Counts a misbehaviour, logs it once for each kind, and says whether to drop the peer.

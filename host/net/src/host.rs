@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use lattice_format::{DeviceKey, Signature, SignedHeader, StoreId};
 use lattice_kernel::blob::BlobStore;
+use lattice_kernel::clock::Reading;
 pub use lattice_kernel::sync::{Access, Governance, Misbehaviour};
 use lattice_kernel::{Received, Snapshot};
 
@@ -17,8 +18,13 @@ pub type Entries = Vec<(SignedHeader, Option<Vec<u8>>)>;
 
 /// The node around the network.
 pub trait NetHost: Send + Sync + 'static {
+    /// Both clocks of the node.
+    fn reading(&self) -> Reading;
+
     /// The wall clock, in milliseconds since the Unix epoch.
-    fn now_ms(&self) -> u64;
+    fn now_ms(&self) -> u64 {
+        self.reading().wall_ms
+    }
 
     /// The stores that this node serves. A store whose governance component is missing is not among
     /// them, except while this node is joining it.
@@ -44,7 +50,7 @@ pub trait NetHost: Send + Sync + 'static {
         entries: Entries,
     ) -> BoxFuture<'static, Result<Received, DeliverError>>;
 
-    /// How an invite stands, by its public key, judged against this node's clock.
+    /// How an invite stands, by its public key, judged by the time that a claim would get now.
     fn invite(
         &self,
         store: StoreId,
@@ -151,6 +157,13 @@ pub enum NetEvent {
     },
     /// A peer and this node hold the same entries of a store.
     InSync {
+        /// The store.
+        store: StoreId,
+        /// The peer.
+        peer: DeviceKey,
+    },
+    /// A peer keeps entries of this node back, because their times lie too far ahead of its clock.
+    Parks {
         /// The store.
         store: StoreId,
         /// The peer.

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use lattice_format::{DeviceKey, StoreId};
+use lattice_kernel::clock;
 use lattice_kernel::sync::limits::FIRST_ROUND_LOOK_MS;
 use lattice_kernel::sync::{
     ALPN, Access, Backoff, Dial, ErrorCode, FrameError, Misbehaviour, Role, TooLong, refusal,
@@ -67,6 +68,7 @@ impl ProtocolHandler for SyncProtocol {
 async fn serve(context: Arc<Context>, conn: Arc<Conn>, place: Option<Place>) {
     let peer = conn.peer;
     context.peers.up(peer, context.host.now_ms());
+    context.clock(clock::Input::Connected(peer));
     context.host.event(NetEvent::PeerUp { peer });
     if let Some(socket) = remote_socket(&conn.connection) {
         // Only who shares a store is worth remembering.
@@ -80,6 +82,7 @@ async fn serve(context: Arc<Context>, conn: Arc<Conn>, place: Option<Place>) {
     let reason = take_streams(&context, &conn, place).await;
     if context.links.ended(&conn) {
         context.peers.down(peer, &reason);
+        context.clock(clock::Input::Left(peer));
         context.host.event(NetEvent::PeerDown { peer, reason });
     }
 }
@@ -331,6 +334,7 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
                 // The peer may have dialled meanwhile, and its connection stands.
                 if context.links.conn(&peer).is_none() {
                     context.peers.down(peer, &reason);
+                    context.clock(clock::Input::Left(peer));
                 }
                 tries.failed(context.elapsed_ms(), pauses, jitter());
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use iroh::protocol::Router;
 use iroh_gossip::net::Gossip;
 use lattice_format::{DeviceKey, IntentionId, StoreId};
+use lattice_kernel::clock::{Input, Medians, Terms, Verdict};
 use lattice_kernel::sync::{ALPN as SYNC_ALPN, Access};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -153,7 +154,7 @@ impl Net {
 
     /// What is known of every peer, by key.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        let mut peers = self.context.peers.list();
+        let mut peers = self.context.peers.list(self.context.host.reading());
         for peer in &mut peers {
             if let Some(conn) = self.context.links.conn(&peer.peer) {
                 let paths = conn.connection.paths();
@@ -166,17 +167,29 @@ impl Net {
         peers
     }
 
-    /// The median of the connected peers' clocks minus this node's, in milliseconds; `None` without any.
-    ///
-    /// Each peer counts once, with what its last Hello said. With two peers that disagree the one nearer to
-    /// this node's clock counts; one peer alone is believed.
-    pub fn live_clock_lead_ms(&self) -> Option<i64> {
-        self.context.peers.live_clock_lead_ms()
+    /// How this node's clock stands among those of a store's active members.
+    pub fn verdict(&self, store: &StoreId, terms: Terms) -> Verdict {
+        self.context.clock(Input::Use);
+        let medians = self.context.store(store);
+        let medians = medians.map(|store| store.medians(&self.context.peers));
+        let now = self.context.host.reading();
+        Verdict::of(now, &medians.unwrap_or_default(), terms)
     }
 
-    /// The median of the connected peers' clocks; while none is connected, of all peers met since the network started.
+    /// How this node's clock stands among those of the active members of all stores, for a store that is only made.
+    pub fn verdict_of_all(&self, terms: Terms) -> Verdict {
+        Verdict::of(self.context.host.reading(), &self.medians_of_all(), terms)
+    }
+
+    /// How far this node's clock is ahead of the median of the active members of all stores, in milliseconds, and
+    /// negative when it is behind; `None` when none of them was met.
     pub fn clock_lead_ms(&self) -> Option<i64> {
-        self.context.peers.clock_lead_ms()
+        self.medians_of_all().lead_ms(self.context.host.reading())
+    }
+
+    fn medians_of_all(&self) -> Medians {
+        let context = &self.context;
+        context.peers.medians(|peer| context.is_member_of_any(peer))
     }
 
     /// Whom a token for this store should name: this node, then other members, connected ones first.

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use lattice_format::{DeviceKey, StoreId};
+use lattice_kernel::clock::{Clocks, Effect, Input, Medians, Reading};
 use lattice_kernel::sync::Lack;
 use parking_lot::Mutex;
 
@@ -92,7 +92,6 @@ struct Row {
     addresses: Vec<SocketAddr>,
     connected: bool,
     last_seen_ms: Option<u64>,
-    clock_lead_ms: Option<i64>,
     stores: HashMap<StoreId, PeerStoreStatus>,
     reason: String,
 }
@@ -102,37 +101,7 @@ struct Row {
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     rows: Mutex<HashMap<DeviceKey, Row>>,
-    clocks: Clocks,
-}
-
-/// Medians of the peers' clocks. Kept outside of the lock of the table, because each commit of each store asks for them.
-#[derive(Debug)]
-struct Clocks {
-    /// The median of the peers that are connected.
-    live: AtomicI64,
-    /// The median of all peers whose clock was ever told.
-    known: AtomicI64,
-}
-
-/// Stands for no median. No lead has this value: they are clamped when they are told.
-const NO_LEAD: i64 = i64::MIN;
-
-impl Default for Clocks {
-    fn default() -> Self {
-        Self {
-            live: AtomicI64::new(NO_LEAD),
-            known: AtomicI64::new(NO_LEAD),
-        }
-    }
-}
-
-/// The median of some leads. Of the two in the middle of an even number the one nearer to 0 counts, or 0
-/// itself when it lies between them: with two peers, one that lies changes nothing.
-fn median(mut leads: Vec<i64>) -> Option<i64> {
-    leads.sort_unstable();
-    let upper = *leads.get(leads.len() / 2)?;
-    let lower = leads[(leads.len() - 1) / 2];
-    Some(0.clamp(lower, upper))
+    clocks: Mutex<Clocks>,
 }
 
 impl Peers {
@@ -199,7 +168,6 @@ impl Peers {
             row.last_seen_ms = Some(now_ms);
             row.reason.clear();
         });
-        self.count_clocks();
     }
 
     /// Notes that no connection stands, and why.
@@ -212,7 +180,6 @@ impl Peers {
                 store.in_sync = false;
             }
         });
-        self.count_clocks();
     }
 
     /// Notes that bytes came from the peer.
@@ -220,12 +187,19 @@ impl Peers {
         self.with(peer, RowFor::Anyone, |row| row.last_seen_ms = Some(now_ms));
     }
 
-    /// Notes what the peer said of its clock.
-    pub(crate) fn clock(&self, peer: DeviceKey, lead_ms: i64) {
-        self.with(peer, RowFor::Anyone, |row| {
-            row.clock_lead_ms = Some(lead_ms.max(NO_LEAD + 1))
-        });
-        self.count_clocks();
+    /// Takes what happened to the clocks of this node and its peers.
+    pub(crate) fn clock(&self, input: Input, now: Reading) -> Option<Effect> {
+        self.clocks.lock().handle(input, now)
+    }
+
+    /// The number of changes of clocks so far.
+    pub(crate) fn clock_version(&self) -> u64 {
+        self.clocks.lock().version()
+    }
+
+    /// The medians of the clocks of the peers that `counts` admits.
+    pub(crate) fn medians(&self, counts: impl Fn(&DeviceKey) -> bool) -> Medians {
+        self.clocks.lock().medians(counts)
     }
 
     /// Changes what is known of the peer in one store.
@@ -244,32 +218,10 @@ impl Peers {
         });
     }
 
-    fn count_clocks(&self) {
-        let rows = self.rows.lock();
-        let told = |row: &Row| row.clock_lead_ms;
-        let live = rows.values().filter(|row| row.connected).filter_map(told);
-        let live = median(live.collect()).unwrap_or(NO_LEAD);
-        let known = median(rows.values().filter_map(told).collect()).unwrap_or(NO_LEAD);
-        self.clocks.live.store(live, Ordering::Relaxed);
-        self.clocks.known.store(known, Ordering::Relaxed);
-    }
-
-    /// The median of the connected peers' clocks minus this node's, in milliseconds; `None` without any.
-    pub(crate) fn live_clock_lead_ms(&self) -> Option<i64> {
-        Some(self.clocks.live.load(Ordering::Relaxed)).filter(|lead| *lead != NO_LEAD)
-    }
-
-    /// The median of the connected peers' clocks; while none is connected, of all peers met since the node started.
-    pub(crate) fn clock_lead_ms(&self) -> Option<i64> {
-        let known = || Some(self.clocks.known.load(Ordering::Relaxed));
-        self.live_clock_lead_ms()
-            .or_else(known)
-            .filter(|lead| *lead != NO_LEAD)
-    }
-
     /// Every peer, sorted by key. The caller fills in `round_trip_us`.
-    pub(crate) fn list(&self) -> Vec<PeerStatus> {
+    pub(crate) fn list(&self, now: Reading) -> Vec<PeerStatus> {
         let rows = self.rows.lock();
+        let clocks = self.clocks.lock();
         let mut list: Vec<PeerStatus> = rows
             .iter()
             .map(|(peer, row)| {
@@ -281,7 +233,7 @@ impl Peers {
                     connected: row.connected,
                     last_seen_ms: row.last_seen_ms,
                     round_trip_us: None,
-                    clock_lead_ms: row.clock_lead_ms,
+                    clock_lead_ms: clocks.lead_ms(peer, now),
                     stores,
                     reason: row.reason.clone(),
                 }
@@ -328,7 +280,11 @@ mod tests {
         for n in 1..PEERS_MAX as u32 + 100 {
             peers.seen(key(n), u64::from(n) + 1);
         }
-        let list = peers.list();
+        let now = Reading {
+            wall_ms: 0,
+            elapsed_ms: 0,
+        };
+        let list = peers.list(now);
         assert_eq!(list.len(), PEERS_MAX);
         assert!(list[0].connected && list[0].peer == key(0));
     }
@@ -356,52 +312,5 @@ mod tests {
             assert_eq!(peers.addresses(&key(500_000)), address);
             assert!(peers.list().len() <= PEERS_MAX);
         }
-    }
-
-    #[test]
-    fn the_clock_is_the_median() {
-        let peers = Peers::default();
-        assert_eq!(peers.clock_lead_ms(), None);
-        for (n, lead) in [(1, 5), (2, -90_000), (3, 7)] {
-            peers.clock(key(n), lead);
-        }
-        assert_eq!(peers.clock_lead_ms(), Some(5));
-    }
-
-    #[test]
-    fn one_lying_clock_moves_nothing_where_another_peer_disagrees() {
-        for lie in [i64::MAX, 3_600_000, -3_600_000, i64::MIN] {
-            let peers = Peers::default();
-            peers.up(key(1), 1);
-            peers.clock(key(1), lie);
-            let alone = peers.live_clock_lead_ms();
-            assert_eq!(alone, Some(lie.max(-i64::MAX)), "alone it is believed");
-            peers.up(key(2), 1);
-            peers.clock(key(2), 3);
-            let lead = peers.live_clock_lead_ms().unwrap();
-            assert!((0..=3).contains(&lead), "{lie}: {lead}");
-            peers.up(key(3), 1);
-            peers.clock(key(3), -2);
-            let lead = peers.live_clock_lead_ms().unwrap();
-            assert!((-2..=3).contains(&lead), "{lie}: {lead}");
-            // Its latest word is the only one that it has.
-            for _ in 0..10 {
-                peers.clock(key(1), lie);
-            }
-            assert_eq!(peers.live_clock_lead_ms(), Some(lead));
-        }
-    }
-
-    #[test]
-    fn who_has_left_moves_no_clock_but_is_remembered() {
-        let peers = Peers::default();
-        peers.up(key(1), 1);
-        peers.clock(key(1), 9);
-        peers.down(key(1), "gone");
-        assert_eq!(peers.live_clock_lead_ms(), None);
-        assert_eq!(peers.clock_lead_ms(), Some(9));
-        peers.up(key(2), 1);
-        peers.clock(key(2), -4);
-        assert_eq!(peers.clock_lead_ms(), Some(-4), "who is here counts alone");
     }
 }

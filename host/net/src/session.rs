@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use iroh::endpoint::{RecvStream, SendStream};
 use lattice_kernel::Received;
+use lattice_kernel::clock;
 use lattice_kernel::sync::{
     Access, CloseReason, Config, Due, Effect, ErrorCode, Input, Misbehaviour, Pace, Role, Session,
     Wants,
@@ -295,6 +296,7 @@ impl Driver {
     }
 
     fn handle(&mut self, input: Input) -> Result<(), SessionEnd> {
+        self.context.clock(clock::Input::Use);
         let host = &self.context.host;
         let Some(snapshot) = host.snapshot(&self.store.id) else {
             return Err(SessionEnd::later("this node does not serve the store now"));
@@ -326,10 +328,8 @@ impl Driver {
                 self.delivery = Some(self.context.host.deliver(store, peer, entries));
             }
             Effect::PeerHello { clock_ms, count } => {
-                let lead = i128::from(clock_ms) - i128::from(now_ms);
-                let lead =
-                    i64::try_from(lead).unwrap_or(if lead > 0 { i64::MAX } else { i64::MIN });
-                peers.clock(peer, lead);
+                self.context
+                    .clock(clock::Input::Announced { peer, clock_ms });
                 peers.store(peer, store, |s| s.peer_count = Some(count));
             }
             Effect::InSync { count, .. } => {
@@ -348,12 +348,17 @@ impl Driver {
                     self.context.host.event(NetEvent::InSync { store, peer });
                 }
             }
-            Effect::PeerLacks(lack) => peers.store(peer, store, |s| {
-                s.in_sync = false;
-                s.compared_ms = Some(now_ms);
-                s.reason = format!("the peer lacks entries: {}", describe(&lack));
-                s.peer_lacks = Some(lack);
-            }),
+            Effect::PeerLacks(lack) => {
+                if lack.parked > 0 {
+                    self.context.host.event(NetEvent::Parks { store, peer });
+                }
+                peers.store(peer, store, |s| {
+                    s.in_sync = false;
+                    s.compared_ms = Some(now_ms);
+                    s.reason = format!("the peer lacks entries: {}", describe(&lack));
+                    s.peer_lacks = Some(lack);
+                });
+            }
             Effect::WeLack(lack) => {
                 let fault = self.store_fault.take();
                 peers.store(peer, store, |s| {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lattice_format::{DeviceKey, IntentionId, StoreId};
+use lattice_kernel::clock::Medians;
 use lattice_kernel::sync::Access;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::host::Governance;
 use crate::limits::{ANNOUNCE_MAX, PEERS_MAX};
+use crate::peers::Peers;
 use crate::sessions::Sessions;
 
 /// One store on the network.
@@ -26,6 +28,8 @@ pub(crate) struct StoreNet {
     /// Peers that a token named, or that served the join, until governance is known here.
     trusted: Mutex<HashSet<DeviceKey>>,
     pub(crate) sessions: Arc<Sessions>,
+    /// The medians of the members' clocks, and the change of clocks that they were counted at.
+    medians: Mutex<Option<(u64, Medians)>>,
 }
 
 /// What other tasks tell the gossip task of a store.
@@ -51,6 +55,7 @@ impl StoreNet {
             governance: Mutex::default(),
             trusted: Mutex::default(),
             sessions: Arc::default(),
+            medians: Mutex::default(),
         };
         (Arc::new(store), commands)
     }
@@ -74,6 +79,28 @@ impl StoreNet {
                 trusted.insert(peer);
             }
         }
+        drop(trusted);
+        *self.medians.lock() = None;
+    }
+
+    /// The medians of the clocks of this store's active members. Until the members are known, those that serve the
+    /// join count.
+    pub(crate) fn medians(&self, peers: &Peers) -> Medians {
+        let mut kept = self.medians.lock();
+        // Before the count, so that a change meanwhile makes it count again.
+        let version = peers.clock_version();
+        if let Some((at, medians)) = *kept
+            && at == version
+        {
+            return medians;
+        }
+        let governance = self.governance();
+        let medians = peers.medians(|peer| match &governance {
+            Some(governance) => governance.access(peer) == Access::All,
+            None => self.is_trusted(peer),
+        });
+        *kept = Some((version, medians));
+        medians
     }
 
     /// The members, as last read.
@@ -91,6 +118,10 @@ impl StoreNet {
             _ => false,
         };
         *governance = new;
+        drop(governance);
+        if !same {
+            *self.medians.lock() = None;
+        }
         !same
     }
 
@@ -129,6 +160,58 @@ impl StoreNet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn active_members_alone_judge_the_clock_of_a_store() {
+        use lattice_kernel::clock::{Input, Reading, Standing, Terms, Verdict};
+        use lattice_kernel::run::engine::{Member, MemberStatus, Role};
+        const YEAR_MS: u64 = 365 * 86_400_000;
+        const NOW: Reading = Reading {
+            wall_ms: 1_800_000_000_000,
+            elapsed_ms: 9,
+        };
+        let (store, _queue) = StoreNet::new(StoreId([0; 32]));
+        let peers = Peers::default();
+        let key = |n: u8| DeviceKey([n; 32]);
+        for n in 1..=5 {
+            peers.clock(Input::Connected(key(n)), NOW);
+            let clock_ms = NOW.wall_ms + if n > 1 { YEAR_MS } else { 0 };
+            let peer = key(n);
+            peers.clock(Input::Announced { peer, clock_ms }, NOW);
+        }
+        let standing = || {
+            let terms = Terms {
+                drift_ms: 60_000,
+                genesis_ms: 0,
+                trusted: false,
+            };
+            Verdict::of(NOW, &store.medians(&peers), terms).standing
+        };
+        assert_eq!(standing(), Standing::Alone, "strangers say nothing");
+        let governance = |revoked: bool| {
+            let member = |n: u8| Member {
+                device: key(n),
+                name: String::new(),
+                role: Role::Writer,
+                rank: vec![n],
+                status: match n > 1 && revoked {
+                    true => MemberStatus::Revoked,
+                    false => MemberStatus::Active,
+                },
+            };
+            let members = (1..=3).map(member).collect();
+            Some(Arc::new(Governance::of(members, Vec::new())))
+        };
+        store.set_governance(governance(false));
+        let by_ms = YEAR_MS;
+        assert_eq!(
+            standing(),
+            Standing::Behind { by_ms },
+            "most of them say so"
+        );
+        store.set_governance(governance(true));
+        assert_eq!(standing(), Standing::Agrees, "of whom two were revoked");
+    }
 
     #[test]
     fn so_many_ids_wait_to_be_announced_and_beyond_them_peers_are_to_compare() {

@@ -26,6 +26,10 @@ pub const OUT_BYTES_MAX: usize = OUT_BYTES_HIGH + 16 * 1024 * 1024;
 /// Virtual time after the last fault within which all members are equal, in milliseconds: one longest pause
 /// between dials, two comparisons, and room for bytes on slow links.
 pub const CONVERGE_MS: u64 = RETRY_MAX_MS + 2 * RECONCILE_MS + 60_000;
+/// A clock that is wrong by more is set when faults end, in milliseconds. The others stay wrong.
+pub const CLOCK_LEFT_MS: u64 = 90_000;
+/// The longest that a run waits, when faults have ended, for the time of what was signed ahead, in milliseconds.
+pub const AHEAD_WAIT_MS: u64 = 600_000;
 /// How often a node may be sent an entry that it has, over all entries that it was sent. Two peers may send the
 /// same one at the same time; the rest is waste.
 pub const RESENT_FACTOR: u64 = 4;

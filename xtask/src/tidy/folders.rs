@@ -13,7 +13,7 @@ const KERNEL: &str = "host/kernel/src/";
 
 /// The folders, and the files beside them, from the highest layer to the lowest. An item may use what lies in its
 /// own folder and in the layers below. ARCHITECTURE.md shows this table.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["sync", "blob"],
     &["store"],
     &["fold"],
@@ -21,6 +21,7 @@ const LAYERS: [&[&str]; 8] = [
     &["state"],
     &["graph", "log"],
     &["storage", "frame"],
+    &["clock"],
     &["limits", "outcome", "mutant"],
 ];
 

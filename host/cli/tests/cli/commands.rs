@@ -173,6 +173,13 @@ fn stores_are_renamed_and_rebuilt() {
     assert_eq!(rebuilt["state_root"], rebuilt["state_root_before"]);
     assert_eq!(rebuilt["outcome_root"], rebuilt["outcome_root_before"]);
     assert_eq!(home.ok(&["query", "taps", "value"]), "5\n");
+    // Its chain lies at the time that it is.
+    home.fails(
+        &["store", "restart-chain", "taps"],
+        4,
+        &["nothing to restart"],
+    );
+    home.ok(&["call", "--yes", "taps", "add", "1"]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::node::status;
 use crate::plugin;
 use crate::plugin::collect;
 use crate::store::call;
+use crate::store::chain;
 use crate::store::create;
 use crate::store::graph;
 use crate::store::history;
@@ -236,6 +237,13 @@ impl stores_server::Stores for Service {
         Ok(Response::new(
             status::store_summary(&self.node, &slot).await,
         ))
+    }
+
+    async fn restart_chain(
+        &self,
+        request: Request<api::RestartChainRequest>,
+    ) -> Answer<api::RestartChainResponse> {
+        answer(chain::restart(&self.node, request.into_inner()).await)
     }
 
     type RebuildStream = Messages<api::RebuildProgress>;

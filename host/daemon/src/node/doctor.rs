@@ -1,19 +1,20 @@
 //! The examination of a node, `lattice doctor`: checks of its parts, each with a hint about what to do.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
-use lattice_kernel::limits::DRIFT_MS_DEFAULT;
+use lattice_kernel::clock::{Span, Standing};
 use lattice_kernel::run::engine::HostFault;
-use lattice_net::Net;
 use lattice_runtime::golden;
 
 use crate::Embedding;
-use crate::api::{Check, CheckLevel, DoctorResponse};
+use crate::api::{Check, CheckLevel, DoctorResponse, NoticeKind};
 use crate::limits::{DESCRIPTORS_PER_STORE, DESCRIPTORS_SPARE, DISK_LOW_BYTES};
-use crate::node::Node;
 use crate::node::descriptors;
 use crate::node::home::check_socket_path;
+use crate::node::records::NoticeRecord;
 use crate::node::status;
+use crate::node::{Node, Slot};
 use crate::plugin::bundled::BUNDLED;
 
 fn check(name: &str, level: CheckLevel, text: impl Into<String>, hint: impl Into<String>) -> Check {
@@ -124,37 +125,65 @@ fn check_clock(node: &Node) -> Check {
             "set it: entries with wrong times sort wrongly",
         );
     }
-    let Some(lead_ms) = node.clock_lead_ms() else {
-        return ok("clock", "nothing to compare with: no peer was met");
+    let lead = match node.clock_lead_ms() {
+        None => "nothing to compare with: no peer was met".to_owned(),
+        Some(lead_ms @ 0..) => format!(
+            "{} ahead of the peers' median",
+            Span(lead_ms.unsigned_abs())
+        ),
+        Some(lead_ms) => format!("{} behind the peers' median", Span(lead_ms.unsigned_abs())),
     };
-    let text = match lead_ms {
-        0.. => format!("{lead_ms} ms ahead of the peers' median"),
-        ..0 => format!("{} ms behind the peers' median", lead_ms.unsigned_abs()),
-    };
-    if lead_ms.unsigned_abs() <= DRIFT_MS_DEFAULT / 2 {
-        return ok("clock", text);
+    let slots = node.slots();
+    let mut denied = Vec::new();
+    for slot in &slots {
+        if let Some(error) = status::clock_error(node, slot) {
+            denied.push(format!("{}: {error}", slot.name()));
+        }
     }
-    match lead_ms > 0 {
-        true if node.clock.0.trusted => ok("clock", format!("{text}, and trusted")),
-        true => check(
-            "clock",
-            CheckLevel::Failed,
-            format!("{text}: nothing is signed"),
-            "set the clock",
-        ),
-        // The peers' clocks are used only while peers are connected, see `NodeListener::now_ms`.
-        false if node.net().and_then(Net::live_clock_lead_ms).is_some() => check(
-            "clock",
-            CheckLevel::Warning,
-            format!("{text}: theirs is used"),
-            "set the clock",
-        ),
-        false => check(
+    if !denied.is_empty() {
+        let hint =
+            "set the clock; if it is the peers' that are wrong, run the daemon with --trust-clock";
+        return check("clock", CheckLevel::Failed, denied.join("; "), hint);
+    }
+    let leap = |slot: &Arc<Slot>| Some((slot.name(), status::clock_leap(node, slot)?));
+    if let Some((name, error)) = slots.iter().find_map(leap) {
+        let hint = "set the clock if it is ahead";
+        return check(
             "clock",
             CheckLevel::Warning,
-            format!("{text} when they were last met"),
+            format!("{name}: {error}"),
+            hint,
+        );
+    }
+    // What a wrong clock has left, until a person has acknowledged it.
+    let is_left = |notice: &NoticeRecord| {
+        notice.acknowledged_ms == 0 && notice.kind == i32::from(NoticeKind::Clock)
+    };
+    match node.records.notices() {
+        Ok(notices) => {
+            if let Some((_, notice)) = notices.into_iter().rev().find(|(_, n)| is_left(n)) {
+                let hint = "`lattice notices` shows all, and `lattice notices ack` ends this";
+                return check("clock", CheckLevel::Warning, notice.text, hint);
+            }
+        }
+        Err(error) => return check("clock", CheckLevel::Failed, error.to_string(), ""),
+    }
+    let is_corrected = |slot: &Arc<Slot>| {
+        let open = slot.opened()?;
+        let standing = node.verdict_on(&open.snapshot()).standing;
+        matches!(standing, Standing::Corrected { .. }).then_some(())
+    };
+    if node.clock.0.trusted {
+        return ok("clock", format!("{lead}, and trusted"));
+    }
+    match slots.iter().find_map(is_corrected) {
+        Some(()) => check(
+            "clock",
+            CheckLevel::Warning,
+            format!("{lead}: theirs is used"),
             "set the clock",
         ),
+        None => ok("clock", lead),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Weak;
 
 use lattice_format::{IntentionId, StoreId};
+use lattice_kernel::clock::Verdict;
 use lattice_kernel::{Changes, Notice};
-use lattice_net::Net;
 
 use crate::node::{Node, clock};
 use crate::store::notices;
@@ -23,14 +23,10 @@ impl Listener for NodeListener {
         }
     }
 
-    fn now_ms(&self, drift_ms: u64, genesis_ms: u64) -> u64 {
+    fn verdict(&self, store: &StoreId, drift_ms: u64, genesis_ms: u64) -> Verdict {
         match self.0.upgrade() {
-            Some(node) => {
-                // Peers that have left do not count: this clock may have been set since, and would be corrected twice.
-                let peers_lead_ms = node.net().and_then(Net::live_clock_lead_ms);
-                clock::corrected(node.clock.now_ms(), peers_lead_ms, drift_ms, genesis_ms)
-            }
-            None => clock::now_ms(),
+            Some(node) => node.verdict(store, drift_ms, genesis_ms),
+            None => Verdict::alone(clock::now_ms()),
         }
     }
 

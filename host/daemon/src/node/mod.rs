@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::SigningKey;
 use lattice_format::{DeviceKey, StoreId};
 use lattice_kernel::blob::{BlobError, BlobStore};
-use lattice_kernel::{Files, Store, machine_remedy};
+use lattice_kernel::clock::{ClockError, Medians, Terms, Verdict};
+use lattice_kernel::{Files, Snapshot, Store, machine_remedy};
 use lattice_net::Net;
 use tokio::sync::{Semaphore, watch};
 
@@ -279,7 +280,58 @@ impl Node {
     /// How far the node's clock is ahead of the median of its peers' clocks, in milliseconds; negative when it is
     /// behind, `None` when no peer was met.
     pub(crate) fn clock_lead_ms(&self) -> Option<i64> {
-        Some(-self.net()?.clock_lead_ms()?)
+        self.net()?.clock_lead_ms()
+    }
+
+    /// How the node's clock stands among those of a store's members.
+    pub(crate) fn verdict(&self, store: &StoreId, drift_ms: u64, genesis_ms: u64) -> Verdict {
+        let terms = self.terms(drift_ms, genesis_ms);
+        match self.net() {
+            Some(net) => net.verdict(store, terms),
+            None => Verdict::of(self.clock.reading(), &Medians::default(), terms),
+        }
+    }
+
+    /// As [`Node::verdict`], for a store that is open.
+    pub(crate) fn verdict_on(&self, snapshot: &Snapshot) -> Verdict {
+        let genesis_ms = snapshot.genesis_time().wall_ms;
+        self.verdict(
+            &snapshot.store_id(),
+            snapshot.genesis().drift_ms,
+            genesis_ms,
+        )
+    }
+
+    /// As [`Node::verdict`], for a store that is being made, by the members of all stores.
+    pub(crate) fn verdict_of_all(&self, drift_ms: u64) -> Verdict {
+        let terms = self.terms(drift_ms, 0);
+        match self.net() {
+            Some(net) => net.verdict_of_all(terms),
+            None => Verdict::of(self.clock.reading(), &Medians::default(), terms),
+        }
+    }
+
+    /// Checks the clock before a join by what a member says, who is `lead_ms` ahead. With a clock that is behind by more
+    /// than the drift, all that the store holds would be parked here, the admission of this node included.
+    ///
+    /// # Errors
+    /// When the clock is behind by more.
+    pub(crate) fn check_is_not_behind(&self, lead_ms: i64, drift_ms: u64) -> Result<()> {
+        match u64::try_from(lead_ms) {
+            Ok(by_ms) if by_ms > drift_ms && !self.clock.0.trusted => {
+                let error = ClockError::Behind { by_ms, drift_ms };
+                Err(Failure::not_ready(error.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn terms(&self, drift_ms: u64, genesis_ms: u64) -> Terms {
+        Terms {
+            drift_ms,
+            genesis_ms,
+            trusted: self.clock.0.trusted,
+        }
     }
 
     /// All stores, by id.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use futures_util::future::BoxFuture;
 use lattice_format::{Call, ComponentId, DeviceKey, Lane, StoreId};
 use lattice_kernel::blob::BlobStore;
+use lattice_kernel::clock::Reading;
 use lattice_kernel::run::engine::{CallEnd, HostFault, MemberStatus, Role};
 use lattice_kernel::{Outcome, Received, Snapshot};
 use lattice_net::{
@@ -240,8 +241,8 @@ impl Host {
 }
 
 impl NetHost for Host {
-    fn now_ms(&self) -> u64 {
-        self.clock.now_ms()
+    fn reading(&self) -> Reading {
+        self.clock.reading()
     }
 
     fn stores(&self) -> Vec<StoreId> {
@@ -313,6 +314,12 @@ impl NetHost for Host {
             NetEvent::PeerUp { peer } => tracing::debug!(%peer, "connected"),
             NetEvent::PeerDown { peer, reason } => tracing::debug!(%peer, reason, "disconnected"),
             NetEvent::InSync { store, peer } => tracing::debug!(%store, %peer, "in sync"),
+            // What lies ahead may be this device's, and its writer tells the person so.
+            NetEvent::Parks { store, .. } => {
+                if let Some(open) = self.slot(&store).and_then(|(_, slot)| slot.opened()) {
+                    open.wake();
+                }
+            }
             // The network itself writes misbehaviour to the log of the process.
             NetEvent::Misbehaviour { .. } => {}
         }
@@ -421,7 +428,10 @@ async fn invite_state(
         });
     }
     let at_ms = number("expires-ms");
-    if at_ms <= node.clock.now_ms() {
+    let now_ms = node.verdict_on(&snapshot).wall_ms;
+    let claimed_at = store.with(move |store| store.next_time(now_ms)).await;
+    let claimed_at = claimed_at.map_err(|failure| failure.to_string())?;
+    if at_ms < claimed_at.map_err(|error| error.to_string())?.wall_ms {
         return Ok(InviteState::Expired { at_ms });
     }
     Ok(InviteState::Open)

@@ -62,6 +62,12 @@ pub(crate) struct StoreRecord {
     /// A chain that this device does not continue, because the store was copied or restored.
     #[prost(uint64, optional, tag = "7")]
     pub(crate) left_chain: Option<u64>,
+    /// A chain that this device does not continue, because its end lies too far ahead.
+    #[prost(uint64, optional, tag = "8")]
+    pub(crate) aside_chain: Option<u64>,
+    /// Above which time nothing is followed since then, in milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "9")]
+    pub(crate) aside_above_ms: u64,
 }
 
 /// A join that has not ended.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use lattice_format::{ChainId, StoreId};
-use lattice_kernel::{Files, Store};
+use lattice_kernel::{Files, SetAside, Store};
 
 use crate::limits::TIMES_APART;
 use crate::node::Node;
@@ -134,7 +134,14 @@ pub(crate) fn leave_restored_chain(node: &Node, id: &StoreId, found: &Found, sto
             }
         }
     }
-    if let Some(chain) = slot.record().left_chain {
+    let record = slot.record();
+    if let Some(chain) = record.left_chain {
         store.leave_chain(ChainId(chain));
+    }
+    if let Some(chain) = record.aside_chain {
+        store.set_aside(SetAside {
+            chain: ChainId(chain),
+            above_ms: record.aside_above_ms,
+        });
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lattice_format::DeviceKey;
+use lattice_kernel::clock::ClockError;
 use lattice_kernel::run::engine::{HostFault, Member, MemberStatus};
 use lattice_kernel::{Files, FloatReason, LocalSeq, Snapshot, StorageError};
 use lattice_net::{PeerStatus, PeerStoreStatus};
@@ -19,7 +20,6 @@ use crate::limits::{HEADS_SHOWN, REPLAYS_SHOWN};
 use crate::member;
 use crate::node::lookup;
 use crate::node::{Node, Slot};
-use crate::store::call;
 use crate::store::create::NO_PLUGIN;
 
 /// How many entries of a store the peer lacked at the last comparison; `None` when that is not known.
@@ -44,7 +44,7 @@ pub(crate) fn status(node: &Node) -> Result<api::NodeStatus> {
     let peers = peers(node);
     let notices = node.records.notices()?;
     let lead_ms = node.clock_lead_ms();
-    let drift_ms = lattice_kernel::limits::DRIFT_MS_DEFAULT;
+    let signing_paused = slots.iter().any(|slot| clock_error(node, slot).is_some());
     Ok(api::NodeStatus {
         node_id: node.device().0.to_vec(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -64,8 +64,28 @@ pub(crate) fn status(node: &Node) -> Result<api::NodeStatus> {
             .count() as u32,
         notice_more_count: node.records.more_notices()?,
         clock_lead_ms: lead_ms,
-        signing_paused: call::clock_leads_by(node, drift_ms).is_some(),
+        signing_paused,
     })
+}
+
+/// Why nothing is signed in an open store by the node's clock, if so. A leap is not among the reasons: a person may
+/// agree to it.
+pub(crate) fn clock_error(node: &Node, slot: &Slot) -> Option<ClockError> {
+    let snapshot = slot.opened()?.snapshot();
+    let drift_ms = snapshot.genesis().drift_ms;
+    let verdict = node.verdict_on(&snapshot);
+    verdict.check(drift_ms, 0, true).err()
+}
+
+/// Why a person is asked before an open store is signed by the node's clock, if so.
+pub(crate) fn clock_leap(node: &Node, slot: &Slot) -> Option<ClockError> {
+    let snapshot = slot.opened()?.snapshot();
+    let (drift_ms, last) = (snapshot.genesis().drift_ms, snapshot.summary().last_time);
+    let checked = node
+        .verdict_on(&snapshot)
+        .check(drift_ms, last.wall_ms, false);
+    let error = checked.err()?;
+    matches!(error, ClockError::Leap { .. }).then_some(error)
 }
 
 /// What the network knows of the peers; nothing without a network.
@@ -304,6 +324,7 @@ pub(crate) async fn store_status(
     if member::own_role(node, &slot).is_none() && governance.is_some() {
         remarks.push("this handle is no member of the store any more".to_owned());
     }
+    remarks.extend(clock_error(node, &slot).map(|error| error.to_string()));
     let summary = snapshot.summary();
     Ok(api::StoreStatus {
         store: Some(shown),

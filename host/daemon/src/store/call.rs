@@ -166,7 +166,7 @@ pub(crate) async fn call(node: &Node, request: api::CallRequest) -> Result<api::
         ))
         .hint("call them one after the other"));
     }
-    let done = commit(node, &slot, &store, lane, calls).await?;
+    let done = commit(&slot, &store, lane, calls, request.accepts_leap).await?;
     let functions: Vec<_> = found.iter().map(|found| Some(found.function())).collect();
     let forms = Forms::from_request(&request.forms);
     Ok(call_response(node, &slot, &done, &functions, forms))
@@ -175,48 +175,21 @@ pub(crate) async fn call(node: &Node, request: api::CallRequest) -> Result<api::
 /// Runs calls as one transaction through the writer of a store. Durable when this returns.
 ///
 /// # Errors
-/// When the calls have no outcome, or this node's clock is too far ahead to sign.
+/// When the calls have no outcome, or this node may not sign by its clock.
 pub(crate) async fn commit(
-    node: &Node,
     slot: &Slot,
     store: &OpenStore,
     lane: Lane,
     calls: Vec<Call>,
+    accepts_leap: bool,
 ) -> Result<Done> {
-    check_lead(node, store.snapshot().genesis().drift_ms)?;
     store
-        .call(lane, calls)
+        .call(lane, calls, accepts_leap)
         .await
         .map_err(|failure| match slot.remedy().as_str() {
             "" => failure,
             remedy => failure.hint(remedy),
         })
-}
-
-/// Checks that this node's clock lets it sign in a store that allows `drift_ms` of drift.
-///
-/// # Errors
-/// When the clock is more than half of the drift ahead of those of its peers, and is not declared as trusted.
-pub(crate) fn check_lead(node: &Node, drift_ms: u64) -> Result<()> {
-    match clock_leads_by(node, drift_ms) {
-        None => Ok(()),
-        Some(lead_ms) => Err(Failure::not_ready(format!(
-            "this handle's clock is {lead_ms} ms ahead of its peers', so nothing is signed"
-        ))
-        .hint(
-            "set the clock; if it is the peers' that are wrong, run the daemon with --trust-clock",
-        )),
-    }
-}
-
-/// How far the clock is ahead of those of the peers, in milliseconds, if that is more than half of `drift_ms` and the
-/// clock is not declared as trusted.
-pub(crate) fn clock_leads_by(node: &Node, drift_ms: u64) -> Option<i64> {
-    if node.clock.0.trusted {
-        return None;
-    }
-    let lead_ms = node.clock_lead_ms()?;
-    (lead_ms > 0 && lead_ms.unsigned_abs() > drift_ms / 2).then_some(lead_ms)
 }
 
 /// The message for a call that has run.

@@ -271,7 +271,11 @@ fn make_store(
     for id in &components {
         node.components.make_ready(id)?;
     }
-    call::check_lead(node, genesis.drift_ms)?;
+    let clock = node.verdict_of_all(genesis.drift_ms);
+    // A store that is not made yet has no last entry to leap from.
+    clock
+        .check(genesis.drift_ms, u64::MAX, false)
+        .map_err(|error| Failure::not_ready(error.to_string()))?;
     let directory = NewDirectory::make(&node.home.path().join("stores"))?;
     let files = Files::in_dir(directory.path())?;
     let spec = NewStore {
@@ -298,6 +302,8 @@ fn make_store(
         log_mark: restored::mark(directory.path())
             .map_err(|error| Failure::failed(format!("the new log: {error}")))?,
         left_chain: None,
+        aside_chain: None,
+        aside_above_ms: 0,
     };
     // The store is closed before its directory is renamed, because its log creates segments under the old name.
     drop(store);

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lattice_format::{Call, ChainId, IntentionId, Lane, StoreId};
+use lattice_kernel::clock::Verdict;
 use lattice_kernel::{Changes, LocalSeq, NewStore, Notice, Snapshot, StorageError, Store};
 use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, files, uncached_files};
@@ -29,8 +30,8 @@ impl Listener for Nobody {
     fn noticed(&self, _: &StoreId, _: &[Notice]) -> bool {
         true
     }
-    fn now_ms(&self, _: u64, _: u64) -> u64 {
-        NOW_MS
+    fn verdict(&self, _: &StoreId, _: u64, _: u64) -> Verdict {
+        Verdict::alone(NOW_MS)
     }
     fn resting(&self) {}
 }
@@ -141,7 +142,7 @@ async fn one_read_that_fails_opens_the_store_anew_although_nobody_writes() {
     // Reads of the old views go on failing, but the store that they belong to is closed, so nothing is opened anew.
     store.with(|_| ()).await.unwrap();
     assert_eq!(count(&openings), 3);
-    let told = store.call(Lane::App, vec![add()]).await.unwrap();
+    let told = store.call(Lane::App, vec![add()], false).await.unwrap();
     assert!(told.outcome.is_ok());
     assert_eq!(store.snapshot().summary().count, entries + 1);
     done(store).await;
@@ -222,7 +223,7 @@ async fn calls_that_wait_behind_a_failed_read_are_done_or_are_told_and_leave_not
     for _ in 0..5 {
         let store = store.clone();
         calls.push(tokio::spawn(async move {
-            store.call(Lane::App, vec![add()]).await
+            store.call(Lane::App, vec![add()], false).await
         }));
     }
     let deadline = Instant::now() + PATIENCE;
@@ -261,12 +262,12 @@ async fn calls_that_wait_behind_a_failed_read_are_done_or_are_told_and_leave_not
 async fn a_writer_that_panics_tells_who_waits_and_opens_the_store_anew() {
     let (log, state) = grown();
     let (store, openings) = opened(&log, &state, STEADY);
-    let told = store.call(Lane::App, vec![add()]).await.unwrap();
+    let told = store.call(Lane::App, vec![add()], false).await.unwrap();
     assert!(told.outcome.is_ok());
     let entries = store.snapshot().summary().count;
     // Whoever asked, those behind, and those who come while the store rests.
     let asked = store.with::<()>(|_| panic!("in the middle of something"));
-    let behind = store.call(Lane::App, vec![add()]);
+    let behind = store.call(Lane::App, vec![add()], false);
     let (asked, behind) = tokio::time::timeout(PATIENCE, async { tokio::join!(asked, behind) })
         .await
         .expect("somebody hangs");
@@ -287,7 +288,7 @@ async fn a_writer_that_panics_tells_who_waits_and_opens_the_store_anew() {
     assert_eq!(count(&openings), 2);
     // Nothing acknowledged is lost, and it goes on.
     assert!(store.snapshot().summary().count >= entries);
-    let told = store.call(Lane::App, vec![add()]).await.unwrap();
+    let told = store.call(Lane::App, vec![add()], false).await.unwrap();
     assert!(told.outcome.is_ok());
     done(store).await;
 }

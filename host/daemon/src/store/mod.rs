@@ -2,6 +2,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod call;
+pub(crate) mod chain;
 pub(crate) mod create;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -136,10 +137,22 @@ impl OpenStore {
         self.changes.subscribe()
     }
 
-    /// Runs calls as one transaction. Durable when this returns.
-    pub(crate) async fn call(&self, lane: Lane, calls: Vec<Call>) -> Result<Done> {
+    /// Runs calls as one transaction. Durable when this returns. `accepts_leap` says whether a person agrees to sign by
+    /// a clock that no member confirms.
+    pub(crate) async fn call(
+        &self,
+        lane: Lane,
+        calls: Vec<Call>,
+        accepts_leap: bool,
+    ) -> Result<Done> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Call { lane, calls, reply }).await?;
+        let job = Job::Call {
+            lane,
+            calls,
+            accepts_leap,
+            reply,
+        };
+        self.send(job).await?;
         match answer.await {
             Ok(done) => done.map_err(call_failure),
             Err(_) => Err(self.gone().await),
@@ -248,5 +261,6 @@ fn call_failure(error: CallError) -> Failure {
         CallError::OverQuota { .. } => Failure::failed(error.to_string())
             .hint("an admin raises it with `lattice call STORE system/commands.set-quota BYTES`"),
         CallError::Malformed(_) | CallError::Time(_) => Failure::failed(error.to_string()),
+        CallError::Clock(_) | CallError::ChainAhead { .. } => Failure::not_ready(error.to_string()),
     }
 }

@@ -1,6 +1,7 @@
 //! Notices: what a person should know without asking. They are kept until they are acknowledged.
 
 use lattice_format::{Body, DeviceKey, IntentionId, StoreId};
+use lattice_kernel::clock::Span;
 use lattice_kernel::{Notice, Outcome};
 use lattice_runtime::Function;
 
@@ -62,6 +63,23 @@ fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> Option<Notice
                 short(author)
             );
             origin.update(b"divergence").update(&entry.0);
+        }
+        Notice::ClockLeapt { wall_ms, by_ms } => {
+            record.kind = api::NoticeKind::Clock.into();
+            record.text = format!(
+                "an entry was signed {} after the one before, by a clock that no peer confirmed; if the clock was ahead, set it and run `lattice store restart-chain`",
+                Span(*by_ms)
+            );
+            origin.update(b"leapt").update(&wall_ms.to_be_bytes());
+        }
+        Notice::ChainAhead { entry, wall_ms } => {
+            record.kind = api::NoticeKind::Clock.into();
+            record.entry = entry.0.to_vec();
+            record.text = format!(
+                "the last entry of this device is {} ahead, so peers park it, and would park all that follows; `lattice store restart-chain` starts a new chain below it",
+                Span(wall_ms.saturating_sub(now_ms))
+            );
+            origin.update(b"ahead").update(&entry.0);
         }
         Notice::More { .. } => return None,
     }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lattice_format::{Call, DeviceKey, IntentionId, Lane, SignedHeader, StoreId};
+use lattice_kernel::clock::Verdict;
 use lattice_kernel::run::engine::HostFault;
 use lattice_kernel::writer::{self, Effect, Group, Input, Next, Now, Rebuild};
 use lattice_kernel::{
@@ -45,6 +46,8 @@ pub(crate) enum Job {
     Call {
         lane: Lane,
         calls: Vec<Call>,
+        /// As in the kernel's job.
+        accepts_leap: bool,
         reply: oneshot::Sender<Result<Done, CallError>>,
     },
     /// Receive entries of a peer.
@@ -84,8 +87,8 @@ pub(crate) trait Listener: Send + Sync {
     fn changed(&self, store: &StoreId, changes: &Changes, written: &[IntentionId]);
     /// Notices were raised. Returns whether the node keeps them; if so, the store acknowledges them.
     fn noticed(&self, store: &StoreId, notices: &[Notice]) -> bool;
-    /// The time by which a store with this drift and genesis is written, in milliseconds since the Unix epoch.
-    fn now_ms(&self, drift_ms: u64, genesis_ms: u64) -> u64;
+    /// The time by which a store with this drift and genesis is written, and how its members judge the clock.
+    fn verdict(&self, store: &StoreId, drift_ms: u64, genesis_ms: u64) -> Verdict;
     /// No job waits, so the thread has time for other work of the node.
     fn resting(&self);
 }
@@ -114,6 +117,7 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
     let id = snapshot.store_id();
     let times = Times {
         listener: ends.listener.clone(),
+        store: id,
         drift_ms: snapshot.genesis().drift_ms,
         genesis_ms: snapshot.genesis_time().wall_ms,
     };
@@ -144,6 +148,7 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
 /// The clock of a writer.
 struct Times {
     listener: Arc<dyn Listener>,
+    store: StoreId,
     drift_ms: u64,
     genesis_ms: u64,
 }
@@ -151,7 +156,9 @@ struct Times {
 impl Times {
     fn now(&self, began: Instant) -> Now {
         Now {
-            wall_ms: self.listener.now_ms(self.drift_ms, self.genesis_ms),
+            clock: self
+                .listener
+                .verdict(&self.store, self.drift_ms, self.genesis_ms),
             elapsed_ms: began.elapsed().as_millis() as u64,
         }
     }
@@ -228,7 +235,7 @@ impl Writer {
         self.rebuild = None;
         self.show_rebuilding();
         let opens = Now {
-            wall_ms: 0,
+            clock: Verdict::alone(0),
             elapsed_ms: (now + rest - self.began).as_millis() as u64,
         };
         let value = std::mem::replace(&mut self.value, writer::Writer::closed(opens));
@@ -262,8 +269,14 @@ impl Writer {
     /// The input of the kernel's writer for a job, with the random numbers that the job needs.
     fn input(&mut self, job: Job) -> Given {
         Input::Job(match job {
-            Job::Call { lane, calls, reply } => writer::Job::Call {
+            Job::Call {
                 lane,
+                calls,
+                accepts_leap,
+                reply,
+            } => writer::Job::Call {
+                lane,
+                accepts_leap,
                 token: Caller {
                     reply,
                     calls: calls.len() as u32,

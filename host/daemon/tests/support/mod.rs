@@ -239,6 +239,7 @@ impl Client {
                 .map(|(name, arguments)| function(name, arguments))
                 .collect(),
             forms: Vec::new(),
+            accepts_leap: false,
         };
         let response = self.calls.call(request).await?.into_inner();
         Ok(response.outcome.unwrap())
@@ -250,10 +251,22 @@ impl Client {
         name: &str,
         arguments: &[&str],
     ) -> Result<api::Outcome, Status> {
+        self.call_by_clock(store, name, arguments, false).await
+    }
+
+    /// Calls, and agrees to a clock that has leapt if `accepts_leap`.
+    pub(crate) async fn call_by_clock(
+        &mut self,
+        store: &str,
+        name: &str,
+        arguments: &[&str],
+        accepts_leap: bool,
+    ) -> Result<api::Outcome, Status> {
         let request = api::CallRequest {
             store: store.into(),
             calls: vec![function(name, arguments)],
             forms: Vec::new(),
+            accepts_leap,
         };
         Ok(self
             .calls

@@ -7,7 +7,7 @@
 //! The set may hold an entry that lies in the past of another one, where void entries name old live ones. Naming it is
 //! redundant and harmless. It always holds enough: every live entry is in the past of an entry of the set, or in it.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use imbl::OrdSet;
 use lattice_format::IntentionId;
@@ -15,6 +15,8 @@ use lattice_format::IntentionId;
 use crate::graph::cut_off;
 use crate::graph::dag::{self, Meta};
 use crate::graph::lookup_cache::Heads;
+use crate::graph::slot::Slot;
+use crate::limits::AHEAD_LOOKED_AT_MAX;
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
@@ -113,6 +115,44 @@ pub(crate) fn exceed(
             return Ok(false);
         }
     }
+}
+
+/// As [`LiveHeads::oldest`], among the entries below `ceiling`: what stands above it is passed by, and what it names is
+/// searched for, through at most [`AHEAD_LOOKED_AT_MAX`] entries. What stands behind further ones goes unnamed.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub(crate) fn below(
+    rows: &RowsView,
+    heads: &Heads,
+    prev: LocalSeq,
+    ceiling: Slot,
+    max: usize,
+) -> Result<Vec<(LocalSeq, IntentionId)>, StorageError> {
+    let mut queue: VecDeque<LocalSeq> = heads.values().copied().collect();
+    let mut visited: HashSet<LocalSeq> = queue.iter().copied().collect();
+    let mut passed = 0;
+    let mut live = Vec::new();
+    while let Some(local) = queue.pop_front() {
+        let meta = dag::meta(rows, local)?;
+        let is_above = Slot::of(meta.position()) >= ceiling;
+        if !is_above && !cut_off::is_cut_off(rows, &meta.id)? {
+            if !dag::local_in_past_or_same(rows, local, prev)? {
+                live.push(local);
+            }
+        } else if passed < AHEAD_LOOKED_AT_MAX {
+            passed += 1;
+            queue.extend(meta.names().filter(|name| visited.insert(*name)));
+        }
+    }
+    live.sort_unstable();
+    if live.len() <= COMPARED_MAX {
+        live = uncovered(rows, &live)?.0;
+    }
+    live.truncate(max);
+    live.into_iter()
+        .map(|local| Ok((local, dag::id_at(rows, local)?)))
+        .collect()
 }
 
 /// Searches from all heads through void entries, each once, for the live entries behind them.
@@ -290,6 +330,45 @@ mod tests {
                 assert!(covered || self.void.contains(&local), "{local:?} is lost");
             }
         }
+    }
+
+    /// Holds: invariant 10.
+    #[test]
+    fn what_stands_below_is_found_behind_so_many_entries_ahead() {
+        let mut graph = Graph::new();
+        graph.add(1, &[], false);
+        let ahead = |graph: &mut Graph, at: u64| {
+            let local = LocalSeq(at);
+            let meta = Meta {
+                id: Graph::id(local),
+                time: Time {
+                    wall_ms: 9,
+                    counter: at as u32,
+                },
+                branch: BranchId(1),
+                seq: Seq(at),
+                lane: Lane::App,
+                chain_bytes: 0,
+                prev: Some(LocalSeq(at - 1)),
+                grant: None,
+                deps: Vec::new(),
+            };
+            graph.rows.put(dag::local_key(local), meta.encode(local));
+            graph.heads = Heads::new();
+            graph.heads.insert(meta.id, local);
+        };
+        let found = |graph: &Graph| {
+            let ceiling = Slot::after_ms(8);
+            below(&graph.rows, &graph.heads, LocalSeq(0), ceiling, 4).unwrap()
+        };
+        let end = AHEAD_LOOKED_AT_MAX as u64 + 2;
+        for at in 2..end {
+            ahead(&mut graph, at);
+        }
+        let only = LocalSeq(1);
+        assert_eq!(found(&graph), [(only, Graph::id(only))]);
+        ahead(&mut graph, end);
+        assert_eq!(found(&graph), []);
     }
 
     proptest! {

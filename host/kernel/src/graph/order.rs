@@ -1,6 +1,6 @@
 //! The canonical order as rows: for each slot the entry that stands there, and what the fold keeps of the entry.
 
-use lattice_format::Position;
+use lattice_format::{Position, Time};
 
 use crate::graph::slot::Slot;
 use crate::storage::error::StorageError;
@@ -45,4 +45,11 @@ pub(crate) fn last(rows: &RowsView) -> Result<Slot, StorageError> {
     Ok(last
         .and_then(|(key, _)| Slot::at_end_of(&key))
         .unwrap_or(Slot::MIN))
+}
+
+/// The time of the last entry below a slot.
+pub(crate) fn last_below(rows: &RowsView, slot: Slot) -> Result<Time, StorageError> {
+    let last = rows.first(b"T", &key(slot), true)?;
+    let last = last.and_then(|(key, _)| Slot::at_end_of(&key));
+    Ok(last.map_or(Time::default(), |slot| slot.time()))
 }

@@ -1,6 +1,6 @@
 //! Slots: positions in the canonical order, in the short form that keys hold.
 
-use lattice_format::Position;
+use lattice_format::{Position, Time};
 
 /// A position without the second half of its id, to save bytes in every key. Two entries of one store share a slot
 /// only if their ids agree in 128 bits. To find such a pair takes 2⁶⁴ hashes, as many as to forge the keys of calls
@@ -50,6 +50,32 @@ impl Slot {
         Self::MAX
     }
 
+    /// The smallest slot of a time.
+    pub(crate) fn first_of(time: Time) -> Self {
+        Self::of(Position {
+            time,
+            ..Position::MIN
+        })
+    }
+
+    /// The smallest slot above every entry up to this millisecond.
+    pub(crate) fn after_ms(wall_ms: u64) -> Self {
+        let counter = 0;
+        let next = wall_ms.checked_add(1);
+        next.map_or(Self::MAX, |wall_ms| {
+            Self::first_of(Time { wall_ms, counter })
+        })
+    }
+
+    /// The time of the slot.
+    pub(crate) fn time(&self) -> Time {
+        let (wall_ms, counter) = (self.0.first_chunk(), self.0[8..].first_chunk());
+        Time {
+            wall_ms: u64::from_be_bytes(*wall_ms.expect("a slot has 28 bytes")),
+            counter: u32::from_be_bytes(*counter.expect("a slot has 28 bytes")),
+        }
+    }
+
     /// Whether both slots are of one time.
     pub(crate) fn is_at_the_time_of(&self, other: &Self) -> bool {
         self.0[..12] == other.0[..12]
@@ -58,7 +84,7 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
-    use lattice_format::{IntentionId, Time};
+    use lattice_format::IntentionId;
 
     use super::*;
 
@@ -76,6 +102,14 @@ mod tests {
         assert!(slot(1, 0, 1).just_above() < slot(1, 0, 2));
         assert_eq!(slot(1, 0, 0xff).just_above(), slot(1, 1, 0));
         assert_eq!(Slot::MAX.just_above(), Slot::MAX);
+        assert!(slot(7, u32::MAX, 0xff) < Slot::after_ms(7));
+        assert_eq!(Slot::after_ms(7), slot(8, 0, 0));
+        assert_eq!(Slot::after_ms(u64::MAX), Slot::MAX);
+        let time = Time {
+            wall_ms: 7,
+            counter: 9,
+        };
+        assert_eq!(slot(7, 9, 3).time(), time);
         assert!(slot(1, 0, 1).is_at_the_time_of(&slot(1, 0, 2)));
         assert!(!slot(1, 0, 1).is_at_the_time_of(&slot(1, 1, 1)));
     }

@@ -36,6 +36,21 @@ pub enum Notice {
         /// The entry with the claim.
         entry: IntentionId,
     },
+    /// A person let this device sign by a clock that no member confirmed and that had leapt since the last entry of the
+    /// store.
+    ClockLeapt {
+        /// The time that was signed by, in milliseconds since the Unix epoch.
+        wall_ms: u64,
+        /// How far it is above that of the entry before, in milliseconds.
+        by_ms: u64,
+    },
+    /// The last entry of this device lies too far ahead of the members' clocks, so they park it.
+    ChainAhead {
+        /// The entry.
+        entry: IntentionId,
+        /// Its time, in milliseconds since the Unix epoch.
+        wall_ms: u64,
+    },
     /// More notices were raised than are kept.
     More {
         /// How many notices are not kept.
@@ -73,6 +88,16 @@ impl Notice {
                 out.push(3);
                 out.extend_from_slice(&author.0);
                 out.extend_from_slice(&entry.0);
+            }
+            Self::ClockLeapt { wall_ms, by_ms } => {
+                out.push(5);
+                out.extend_from_slice(&wall_ms.to_be_bytes());
+                out.extend_from_slice(&by_ms.to_be_bytes());
+            }
+            Self::ChainAhead { entry, wall_ms } => {
+                out.push(6);
+                out.extend_from_slice(&entry.0);
+                out.extend_from_slice(&wall_ms.to_be_bytes());
             }
             Self::More { count } => {
                 out.push(4);
@@ -114,6 +139,20 @@ impl Notice {
             4 => Some(Self::More {
                 count: u64::from_be_bytes(rest.try_into().ok()?),
             }),
+            5 => {
+                let (wall_ms, by_ms) = rest.split_first_chunk::<8>()?;
+                Some(Self::ClockLeapt {
+                    wall_ms: u64::from_be_bytes(*wall_ms),
+                    by_ms: u64::from_be_bytes(by_ms.try_into().ok()?),
+                })
+            }
+            6 => {
+                let (entry, wall_ms) = rest.split_at_checked(32)?;
+                Some(Self::ChainAhead {
+                    entry: IntentionId::from_slice(entry)?,
+                    wall_ms: u64::from_be_bytes(wall_ms.try_into().ok()?),
+                })
+            }
             _ => None,
         }
     }
@@ -201,12 +240,37 @@ mod tests {
             },
             Notice::Fork { author, entry },
             Notice::Divergence { author, entry },
+            Notice::ClockLeapt {
+                wall_ms: 9,
+                by_ms: 7,
+            },
+            Notice::ChainAhead {
+                entry,
+                wall_ms: u64::MAX,
+            },
             Notice::More { count: 1 },
         ] {
             assert_eq!(Notice::decode(&notice.encode()), Some(notice));
         }
         assert_eq!(Notice::decode(&[9]), None);
         assert_eq!(Notice::decode(&[4, 1]), None);
+    }
+
+    /// Holds: invariant 15.
+    #[test]
+    fn the_bytes_of_notices_about_clocks_are_fixed() {
+        let leapt = Notice::ClockLeapt {
+            wall_ms: 0x0102,
+            by_ms: 3,
+        };
+        let expected = [&[5, 0, 0, 0, 0, 0, 0, 1, 2][..], &[0, 0, 0, 0, 0, 0, 0, 3]];
+        assert_eq!(leapt.encode(), expected.concat());
+        let ahead = Notice::ChainAhead {
+            entry: IntentionId([7; 32]),
+            wall_ms: 4,
+        };
+        let expected = [&[6][..], &[7; 32], &[0, 0, 0, 0, 0, 0, 0, 4]];
+        assert_eq!(ahead.encode(), expected.concat());
     }
 
     fn fork(n: usize) -> Notice {

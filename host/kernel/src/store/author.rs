@@ -12,13 +12,14 @@ use lattice_format::{
     Transaction, VerifiedBody, VerifiedHeader,
 };
 
+use crate::clock::{ClockError, Span};
 use crate::fold::core::{Effects, Stopped, calls_of, malformed};
 use crate::fold::execution::Execution;
 use crate::fold::governance::storage;
 use crate::graph::cut_off;
 use crate::graph::dag;
-use crate::graph::live_heads;
 use crate::graph::slot::Slot;
+use crate::graph::{live_heads, order};
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, TrapKind};
@@ -28,6 +29,7 @@ use crate::state::written;
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::store::Store;
+use crate::store::ahead::Ceiling;
 
 /// What a caller is told about its transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,20 @@ pub enum CallError {
     /// No time is left above the last one of the store.
     #[error("no time is left above {0:?}, the last one applied")]
     Time(Time),
+    /// This node's clock is not to be signed by.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// The last entry of this device lies too far ahead of the time that the members agree on.
+    #[error(
+        "the last entry of this device in the store, {entry}, is {} ahead of its peers' clocks, so they park it, and would park all that follows until then; `lattice store restart-chain` starts a new chain below it",
+        Span(*.by_ms)
+    )]
+    ChainAhead {
+        /// The entry.
+        entry: IntentionId,
+        /// How far ahead it is, in milliseconds.
+        by_ms: u64,
+    },
     /// This host could not run the call.
     #[error(transparent)]
     Host(#[from] HostFault),
@@ -105,6 +121,8 @@ impl From<Stopped> for CallError {
 /// An open intention: calls are added until it is closed and signed.
 pub(crate) struct Open {
     header: Arc<Header>,
+    /// Where its calls run: at the end of the order, unless entries stand above it.
+    at: Slot,
     execution: Execution,
     transactions: Vec<Transaction>,
     outcomes: Vec<Outcome>,
@@ -113,6 +131,12 @@ pub(crate) struct Open {
     governing: Vec<CallId>,
     /// Whether the cuts known now make everything in it void.
     cut_off: bool,
+}
+
+impl Open {
+    pub(crate) fn time(&self) -> Time {
+        self.header.time
+    }
 }
 
 /// The most bytes that the claim of roots takes in a body.
@@ -247,7 +271,7 @@ impl Store {
 
     /// Refuses a transaction whose entry would be void by this device's quota, before the transaction runs.
     fn check_quota(&self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
-        let allowance = written::allowance(&self.core.rows, &self.author, Slot::MAX)?;
+        let allowance = written::allowance(&self.core.rows, &self.author, open.at)?;
         let Some(quota) = allowance.quota else {
             return Ok(());
         };
@@ -283,15 +307,21 @@ impl Store {
         chain: ChainId,
     ) -> Result<Open, CallError> {
         let revocations = self.core.revocations(&self.author)?;
-        let (grant, cut_off) = self.own_grant(&revocations)?;
+        let ceiling = self.ceiling(now_ms)?;
+        let (grant, cut_off) = self.own_grant(&revocations, ceiling)?;
         // What changes governance may keep all that its author has seen, and that is what the entry names. Everything
         // that was applied here was shown to somebody.
-        if lane == Lane::System && !cut_off {
+        if lane == Lane::System && !cut_off && matches!(ceiling, Ceiling::None) {
             while self.has_more_heads()? && !mutant::active(Mutant::HeadsNotGathered) {
                 self.gather(now_ms, chain, grant)?;
             }
         }
-        self.open_at(lane, now_ms, chain, grant, cut_off)
+        let header = self.next_header(lane, now_ms, chain, grant, ceiling)?;
+        let at = match ceiling {
+            Ceiling::None => Slot::MAX,
+            Ceiling::At(_) => Slot::first_of(header.time),
+        };
+        Ok(self.open_with(header, at, cut_off))
     }
 
     /// Whether more live heads are applied here than an entry names.
@@ -311,7 +341,7 @@ impl Store {
     /// Signs and inserts an entry that holds no call, and names as many live heads as it can. The next entry then has
     /// these in its past.
     fn gather(&mut self, now_ms: u64, chain: ChainId, grant: IntentionId) -> Result<(), CallError> {
-        let header = self.next_header(Lane::System, now_ms, chain, grant)?;
+        let header = self.next_header(Lane::System, now_ms, chain, grant, Ceiling::None)?;
         let header = VerifiedHeader::sign(header, &self.key)
             .expect("this file makes headers as verification wants them");
         let body = header
@@ -331,37 +361,30 @@ impl Store {
         Ok(())
     }
 
-    fn open_at(
-        &mut self,
-        lane: Lane,
-        now_ms: u64,
-        chain: ChainId,
-        grant: IntentionId,
-        cut_off: bool,
-    ) -> Result<Open, CallError> {
-        let header = self.next_header(lane, now_ms, chain, grant)?;
+    fn open_with(&self, header: Header, at: Slot, cut_off: bool) -> Open {
         let place = CallPlace {
             names: header.names().collect(),
             header: Arc::new(header),
             index: 0,
         };
-        let header = place.header.clone();
+        let (header, lane) = (place.header.clone(), place.header.lane);
         let run = Run::command(
             self.core.rows.view(),
             Some(self.core.info.id),
             lane,
-            Slot::MAX,
+            at,
             place,
         );
-        Ok(Open {
+        Open {
             header,
-            execution: Execution::new(lane, Slot::MAX, run, &self.core.info.genesis.limits),
+            at,
+            execution: Execution::new(lane, at, run, &self.core.info.genesis.limits),
             transactions: Vec::new(),
             outcomes: Vec::new(),
             bytes: 0,
             governing: Vec::new(),
             cut_off,
-        })
+        }
     }
 
     /// The devices that the calls of an intention have admitted, sorted.
@@ -401,10 +424,15 @@ impl Store {
         now_ms: u64,
         chain: ChainId,
         grant: IntentionId,
+        ceiling: Ceiling,
     ) -> Result<Header, CallError> {
         let author = self.author;
+        let tip = match self.own_tip()? {
+            Some((_, meta)) if self.is_set_aside(&meta, ceiling)? => None,
+            tip => tip,
+        };
         // The first entry of a chain has the genesis before it.
-        let (tip, chain, seq, prev, chain_bytes) = match self.own_tip()? {
+        let (tip, chain, seq, prev, chain_bytes) = match tip {
             Some((local, meta)) => {
                 let branch = dag::branch(&self.core.rows, meta.branch)?;
                 debug_assert_eq!(branch.tip_local, local);
@@ -418,10 +446,18 @@ impl Store {
         };
         let core = &mut self.core;
         let (rows, cache) = (&core.rows, &mut core.cache);
-        let heads = cache.live_heads.oldest(rows, &cache.heads, tip, DEPS_MAX)?;
+        let (heads, latest) = match ceiling {
+            Ceiling::None => (
+                cache.live_heads.oldest(rows, &cache.heads, tip, DEPS_MAX)?,
+                core.progress.last_time,
+            ),
+            Ceiling::At(slot) => (
+                live_heads::below(rows, &cache.heads, tip, slot, DEPS_MAX)?,
+                order::last_below(rows, slot)?,
+            ),
+        };
         let mut deps: Vec<IntentionId> = heads.into_iter().map(|(_, id)| id).collect();
         deps.sort_unstable();
-        let latest = self.core.progress.last_time;
         let time = Time::local(now_ms, latest).ok_or(CallError::Time(latest))?;
         Ok(Header {
             store: Some(self.core.info.id),
@@ -449,11 +485,16 @@ impl Store {
 
     /// The latest entry that admits this device, is not cut off, and has all of `revocations` in its past; `false`
     /// with it. If there is none, the latest one that is not cut off, and `true`: the cuts make void what names it.
-    fn own_grant(&self, revocations: &[LocalSeq]) -> Result<(IntentionId, bool), CallError> {
+    fn own_grant(
+        &self,
+        revocations: &[LocalSeq],
+        ceiling: Ceiling,
+    ) -> Result<(IntentionId, bool), CallError> {
         let mut void_by_cut = None;
         for local in dag::grants(&self.core.rows, &self.author)? {
-            let id = dag::meta(&self.core.rows, local)?.id;
-            if cut_off::is_cut_off(&self.core.rows, &id)? {
+            let meta = dag::meta(&self.core.rows, local)?;
+            let id = meta.id;
+            if ceiling.is_above(&meta) || cut_off::is_cut_off(&self.core.rows, &id)? {
                 continue;
             }
             let mut spared = true;
@@ -471,7 +512,7 @@ impl Store {
     }
 
     /// The tip of the chain that this device continues; `None` when it must start one.
-    fn own_tip(&self) -> Result<Option<(LocalSeq, dag::Meta)>, StorageError> {
+    pub(crate) fn own_tip(&self) -> Result<Option<(LocalSeq, dag::Meta)>, StorageError> {
         let Some(chain) = self
             .core
             .progress
@@ -512,6 +553,8 @@ impl Store {
         self.core.note_live(local)?;
         self.core
             .install(header.lane, Slot::of(header.position()), local, effects)?;
+        // Entries too far ahead may have read what was written below them.
+        self.core.progress.settled &= self.core.progress.due.total() == 0;
         Ok(())
     }
 
@@ -553,13 +596,13 @@ impl Store {
             writes,
         };
         if header.lane == Lane::App {
-            let (within, judged) = written::judge(&self.core.rows, &header, Slot::MAX)?;
+            let (within, judged) = written::judge(&self.core.rows, &header, open.at)?;
             assert!(within, "calls were let through above the quota");
             effects.judged(judged);
         }
         let next = self.core.progress.next;
         self.core
-            .account(header.lane, Slot::MAX, &header, next, &mut effects)
+            .account(header.lane, open.at, &header, next, &mut effects)
             .map_err(CallError::from)?;
         Ok((header, body, effects))
     }

@@ -292,7 +292,7 @@ impl Store {
     pub fn tick(&mut self, now_ms: u64) -> Result<Received, StorageError> {
         self.commit_calls(now_ms)?;
         let mut received = Received::default();
-        let due = self.waiting.unpark(now_ms);
+        let due = self.waiting.unpark(self.admits_ms(now_ms));
         if !due.is_empty() {
             if let Err(error) = self.admit_all(due.into(), now_ms, &mut received) {
                 self.roll_back();

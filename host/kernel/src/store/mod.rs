@@ -1,5 +1,6 @@
 //! One store and its single writer: the one path that local, gossiped and synced intentions take.
 
+pub(crate) mod ahead;
 pub(crate) mod author;
 pub(crate) mod commit;
 pub(crate) mod head_ids;
@@ -21,6 +22,7 @@ use crate::log::{Append, Closes, WitnessRecord};
 use crate::storage::error::StorageError;
 use crate::storage::health::Wake;
 use crate::storage::keys::LocalSeq;
+use crate::store::ahead::Ahead;
 use crate::store::author::{CallError, Open};
 use crate::store::commit::Undo;
 use crate::store::snapshot::Snapshot;
@@ -44,6 +46,7 @@ pub struct Store {
     pub(crate) kept_notices: Kept,
     pub(crate) published: Snapshot,
     pub(crate) undo: Option<Undo>,
+    pub(crate) ahead: Ahead,
     /// Why an intention could not be signed. The next commit returns it, so all callers that wait for it are told.
     pub(crate) unsigned: Option<CallError>,
     /// The error of the derived state after a batch was durable. From then on the store must be opened again.

@@ -27,6 +27,7 @@ use crate::storage::files::Files;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::Rows;
 use crate::store::Store;
+use crate::store::ahead::Ahead;
 use crate::store::head_ids::HeadIds;
 use crate::store::snapshot::{Snapshot, Summary};
 
@@ -445,6 +446,7 @@ impl Store {
             kept_notices,
             published,
             undo: None,
+            ahead: Ahead::default(),
             unsigned: None,
             broken: None,
             _closes: closes,

@@ -181,7 +181,7 @@ impl Store {
                     self.float(arrival, FloatReason::NotUnderstood(reason.into()), received);
                 }
                 Admission::Admitted => {
-                    let horizon = now_ms.saturating_add(self.core.info.genesis.drift_ms);
+                    let horizon = self.horizon_ms(now_ms);
                     let wall_ms = arrival.header.time.wall_ms;
                     if wall_ms > horizon {
                         let not_before = wall_ms - self.core.info.genesis.drift_ms;

@@ -10,6 +10,7 @@
 
 use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader, VerifiedHeader};
 
+use crate::clock::Verdict;
 use crate::fold::core::Changes;
 use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK_MS, TICKS_IDLE};
 use crate::log::notice::Notice;
@@ -34,6 +35,8 @@ pub enum Job<C, R, V> {
         calls: Vec<Call>,
         /// 64 fresh random bits, for when this device must start a chain.
         chain: ChainId,
+        /// Whether a person agrees to sign by a clock that no member confirms and that has leapt since the last entry.
+        accepts_leap: bool,
         /// The token of the caller.
         token: C,
     },
@@ -90,8 +93,8 @@ pub enum Input<C, R, V> {
 /// The time, by both of the clocks that a writer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// The time that entries get, in milliseconds since the Unix epoch. It may jump.
-    pub wall_ms: u64,
+    /// The time that entries get, and how the members of the store judge this node's clock. It may jump.
+    pub clock: Verdict,
     /// Milliseconds since a fixed moment. It never falls.
     pub elapsed_ms: u64,
 }
@@ -253,6 +256,9 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
     /// # Panics
     /// When it gets a job while [`Writer::next`] is [`Next::Continue`].
     pub fn handle(&mut self, input: Input<C, R, V>, now: Now, effects: &mut Vec<Effect<C, R>>) {
+        if let Some(store) = &mut self.store {
+            store.judge_by(now.clock);
+        }
         match input {
             Input::Job(job) => {
                 let next = self.next();
@@ -298,10 +304,11 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 lane,
                 calls,
                 chain,
+                accepts_leap,
                 token,
             } => {
                 let Some(store) = &mut self.store else { return };
-                let told = store.call(lane, calls, now.wall_ms, chain);
+                let told = store.call_by(now.clock, lane, calls, chain, accepts_leap);
                 self.group.push((token, told));
                 // The commit makes void what governance has cut off, and the next call must see that.
                 if self.group.len() >= GROUP_CALLS_MAX || lane == Lane::System {
@@ -315,7 +322,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 token,
             } => {
                 let Some(store) = &mut self.store else { return };
-                let received = store.receive(from, entries, now.wall_ms, verifier);
+                let received = store.receive(from, entries, now.clock.wall_ms, verifier);
                 self.received(token, received, effects);
             }
             Job::Ask(ask) => {
@@ -331,7 +338,10 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
             Job::ReadFailed => {}
             Job::Rebuild => self.rebuild(now, effects),
             Job::Close => {
-                let closed = self.store.take().map(|store| store.close(now.wall_ms));
+                let closed = self
+                    .store
+                    .take()
+                    .map(|store| store.close(now.clock.wall_ms));
                 effects.push(Effect::Closed(closed.unwrap_or(Ok(()))));
             }
         }
@@ -341,9 +351,13 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
     fn commit(&mut self, now: Now, effects: &mut Vec<Effect<C, R>>) {
         let mut answers = std::mem::take(&mut self.group);
         let Some(store) = &mut self.store else { return };
-        match store.commit(now.wall_ms) {
+        let raises_notices = store.raises_notices();
+        match store.commit(now.clock.wall_ms) {
             Ok(written) => {
                 let changes = self.show(effects);
+                if raises_notices {
+                    self.pass_notices(effects);
+                }
                 let ids = written.iter().map(VerifiedHeader::id).collect();
                 effects.push(Effect::Answer(Group { written, answers }));
                 tell(changes, ids, effects);
@@ -409,6 +423,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
     /// Does the work between two jobs: examines the store, settles at most `runs` runs, and ticks when it is time.
     fn go_on(&mut self, runs: u64, now: Now, effects: &mut Vec<Effect<C, R>>) {
         self.examine(effects);
+        self.look_ahead(now, effects);
         if self.wants_to_settle() {
             self.settle(runs, effects);
         }
@@ -425,6 +440,16 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
             && let Err(error) = store.examine()
         {
             self.stop(format!("a read failed: {error}"), effects);
+        }
+    }
+
+    /// Raises a notice when what this device has signed lies too far ahead.
+    fn look_ahead(&mut self, now: Now, effects: &mut Vec<Effect<C, R>>) {
+        let Some(store) = &mut self.store else { return };
+        match store.notice_ahead(now.clock.wall_ms) {
+            Ok(true) => self.pass_notices(effects),
+            Ok(false) => {}
+            Err(error) => self.stop(error.to_string(), effects),
         }
     }
 
@@ -456,7 +481,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         let Some(store) = &mut self.store else {
             return effects.push(Effect::Open);
         };
-        match store.tick(now.wall_ms) {
+        match store.tick(now.clock.wall_ms) {
             Ok(received) if received.witnessed.is_empty() => {}
             Ok(_) => self.pending = self.pending.max(1),
             Err(error) => return self.stop(error.to_string(), effects),
@@ -524,7 +549,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         self.rebuilding = true;
         self.slice_due = false;
         let Some(store) = &mut self.store else { return };
-        match store.rebuild(now.wall_ms) {
+        match store.rebuild(now.clock.wall_ms) {
             Ok(()) => {
                 self.pending = 1;
                 self.stands = false;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "one binary of modules")]
 
+mod clocks;
 mod crash;
 mod damage;
 mod failed_reads;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lattice_format::{Call, ChainId, ComponentId, Lane, Limits, SignedHeader};
+use lattice_kernel::clock::Verdict;
 use lattice_kernel::limits::{
     CUT_RUNS, GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK_MS, TICKS_IDLE,
 };
@@ -31,7 +32,7 @@ struct Driven {
 impl Driven {
     fn new(store: Store) -> Self {
         let now = Now {
-            wall_ms: WALL_MS,
+            clock: Verdict::alone(WALL_MS),
             elapsed_ms: 0,
         };
         let mut driven = Self {
@@ -44,8 +45,12 @@ impl Driven {
     }
 
     fn give(&mut self, input: Input) -> Effects {
+        self.give_at(input, Verdict::alone(WALL_MS + self.elapsed_ms))
+    }
+
+    fn give_at(&mut self, input: Input, clock: Verdict) -> Effects {
         let now = Now {
-            wall_ms: WALL_MS + self.elapsed_ms,
+            clock,
             elapsed_ms: self.elapsed_ms,
         };
         let mut effects = Vec::new();
@@ -63,6 +68,7 @@ impl Driven {
             lane,
             calls: vec![call],
             chain: ChainId(self.chains),
+            accepts_leap: false,
             token,
         }))
     }

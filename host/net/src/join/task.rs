@@ -282,7 +282,7 @@ impl JoinTask {
                 .map_or(0, |s| s.summary().count);
             let mut in_sync = false;
             let mut text = String::new();
-            for peer in net.context.peers.list() {
+            for peer in net.context.peers.list(net.context.host.reading()) {
                 for row in peer.stores.iter().filter(|s| s.store == store) {
                     in_sync |= row.in_sync;
                     total = total.max(row.peer_count.unwrap_or(0));

@@ -1,7 +1,7 @@
 //! A node of the tests: real kernel stores in memory, the model engine, a real endpoint on loopback.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
@@ -10,6 +10,7 @@ use lattice_format::{
     BlobId, Call, ChainId, ComponentId, DeviceKey, IntentionId, Lane, Limits, SignedHeader, StoreId,
 };
 use lattice_kernel::blob::BlobStore;
+use lattice_kernel::clock::Reading;
 use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
 use lattice_kernel::{BatchVerifier, NewStore, Received, Snapshot, Store};
@@ -113,8 +114,12 @@ impl Host {
 }
 
 impl NetHost for Host {
-    fn now_ms(&self) -> u64 {
-        now_ms()
+    fn reading(&self) -> Reading {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Reading {
+            wall_ms: now_ms(),
+            elapsed_ms: BEGAN.elapsed().as_millis() as u64,
+        }
     }
 
     fn stores(&self) -> Vec<StoreId> {

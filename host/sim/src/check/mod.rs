@@ -299,7 +299,10 @@ impl World {
                         short(&entry.0)
                     ));
                 }
-                Notice::Fork { .. } | Notice::More { .. } => {}
+                Notice::Fork { .. }
+                | Notice::ClockLeapt { .. }
+                | Notice::ChainAhead { .. }
+                | Notice::More { .. } => {}
             }
         }
         let snapshot = store.snapshot();

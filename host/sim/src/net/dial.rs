@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use lattice_kernel::clock;
 use lattice_kernel::sync::limits::{FIRST_ROUND_LOOK_MS, RETRY_MAX_MS, RETRY_MIN_MS};
 use lattice_kernel::sync::{
     Access, Backoff, Bootstrap, Config, Governance, Input, Jitter, Pace, Role, Session, Standing,
@@ -141,6 +142,8 @@ impl World {
         for (me, peer) in [(from, to), (to, from)] {
             let dialling = self.nodes[me.index()].dialling(peer, now_ms);
             dialling.tries.stands(0);
+            let peer = self.nodes[peer.index()].device;
+            self.hear_clock(me, clock::Input::Connected(peer));
         }
         self.note(from, format_args!("opens {} to {to}", id.0));
         let interval = RECONCILE_MS + self.dice.below(RECONCILE_MS / 4);

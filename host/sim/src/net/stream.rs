@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use lattice_kernel::Received;
+use lattice_kernel::clock;
 use lattice_kernel::sync::{Access, Bootstrap, BootstrapStep, Due, Effect, Input, Pace, Session};
 
 use crate::limits::{IDLE_MS, OUT_BYTES_HIGH, OUT_BYTES_MAX, RECONCILE_MS, RESEND_MS};
@@ -359,6 +360,8 @@ impl World {
             }
             Effect::PeerHello { clock_ms, count } => {
                 self.note(me, format_args!("hello of {peer}: {clock_ms} {count}"));
+                let peer = self.nodes[peer.index()].device;
+                self.hear_clock(me, clock::Input::Announced { peer, clock_ms });
             }
             Effect::Slow { ms, reason } => {
                 stream.end(side).read_after_ms = now_ms + ms;
@@ -413,6 +416,8 @@ impl World {
             let tries = &mut self.nodes[me.index()].dialling(peer, now_ms).tries;
             tries.stands(now_ms - opened_ms);
             tries.lost(now_ms, RETRY, jitter);
+            let peer = self.nodes[peer.index()].device;
+            self.hear_clock(me, clock::Input::Left(peer));
         }
         if other_open {
             let lost = self.is_blocked(me, peer) || !self.nodes[me.index()].is_on();

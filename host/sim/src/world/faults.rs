@@ -44,7 +44,10 @@ impl World {
                 lasts_ms,
             } if self.code.has_invites() => {
                 self.invites += 1;
-                let expires_ms = self.clock(by) + lasts_ms;
+                let now_ms = self.moment(by).clock.wall_ms;
+                let store = self.nodes[by.index()].store();
+                let next = store.and_then(|store| store.next_time(now_ms).ok());
+                let expires_ms = next.map_or(now_ms, |time| time.wall_ms) + lasts_ms;
                 let call = self.code.invite(self.invites, role, expires_ms, uses);
                 self.invite = Some(self.invites);
                 self.govern(by, vec![call]);

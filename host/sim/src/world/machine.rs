@@ -1,6 +1,7 @@
 //! Machines: how they come to have a store, fail, sleep and start again.
 
 use lattice_format::{DeviceKey, Genesis, SignedHeader};
+use lattice_kernel::clock::Clocks;
 use lattice_kernel::{CreateError, NewStore, Store};
 use lattice_testing::disk::{SURVIVALS, Survives};
 use lattice_testing::log_disk;
@@ -157,6 +158,7 @@ impl World {
         self.drop_ends(id);
         let node = &mut self.nodes[id.index()];
         node.dials.clear();
+        node.clocks = Clocks::default();
         self.misbehaviour.remove(&id);
         self.stats.crashes += 1;
         if self.is_child {

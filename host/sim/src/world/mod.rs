@@ -1,6 +1,7 @@
 //! A network of nodes in one thread: virtual time, and everything that happens in it.
 
 pub(crate) mod child_store;
+pub(crate) mod clocks;
 pub(crate) mod code;
 pub(crate) mod components;
 pub(crate) mod faults;
@@ -25,7 +26,7 @@ use lattice_testing::disk::Survives;
 use lattice_testing::verified::VerifiedHeaders;
 
 use crate::check::{Seen, View};
-use crate::limits::{CONVERGE_MS, MESH_NODES, NODES_MAX, START_MS};
+use crate::limits::{AHEAD_WAIT_MS, CONVERGE_MS, MESH_NODES, NODES_MAX, START_MS};
 use crate::net::neighbours::Neighbours;
 use crate::net::stream::{Stream, StreamId};
 use crate::world::code::Code;
@@ -373,7 +374,9 @@ impl World {
         self.heal();
         let skews = self.nodes.iter().map(|n| n.skew_ms.unsigned_abs());
         // What a clock that was wrong has parked comes when its time does.
-        self.converge(CONVERGE_MS + 2 * skews.max().unwrap_or(0))
+        self.converge(
+            CONVERGE_MS + 2 * skews.max().unwrap_or(0) + self.ahead_ms().min(AHEAD_WAIT_MS),
+        )
     }
 
     /// Runs until all members are equal, at most so long, as things are, and judges them then.
@@ -465,6 +468,7 @@ impl World {
         self.blocks.clear();
         self.mends.clear();
         self.weather = Weather::default();
+        self.set_clocks();
         for number in 0..self.nodes.len() as u16 {
             let id = NodeId(number);
             let node = &mut self.nodes[id.index()];

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::{Arc, Mutex};
 
 use ed25519_dalek::SigningKey;
 use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader};
-use lattice_kernel::Store;
+use lattice_kernel::clock::Clocks;
 use lattice_kernel::limits::SEGMENT_BYTES;
 use lattice_kernel::sync::{Dial, Governance};
+use lattice_kernel::{SetAside, Store};
 use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, LogImage};
 use lattice_testing::verified::RememberingVerifier;
@@ -70,6 +72,8 @@ pub(crate) enum Job {
     Receive(Delivery),
     /// A read of the store failed: the writer looks whether the disk failed.
     ReadFailed,
+    /// Start another chain below the end of this device's.
+    RestartChain,
     /// Drop the state and fold the log again.
     Rebuild,
 }
@@ -169,7 +173,11 @@ pub(crate) struct Node {
     /// Its topic and neighbours.
     pub(crate) gossip: Membership,
     /// Who is and was a member; read anew when the system lane changes.
-    pub(crate) members: Option<std::sync::Arc<Governance>>,
+    pub(crate) members: Option<Arc<Governance>>,
+    /// What it knows of the clocks of its peers.
+    pub(crate) clocks: Clocks,
+    /// The chain that it does not continue, since its end lay too far ahead.
+    pub(crate) aside: Arc<Mutex<Option<SetAside>>>,
     /// Peers that served the join, until governance is known here.
     pub(crate) trusted: BTreeSet<NodeId>,
     /// Entries whose callers were answered.
@@ -221,6 +229,8 @@ impl Node {
             neighbours,
             gossip: Membership::default(),
             members: None,
+            clocks: Clocks::default(),
+            aside: Arc::default(),
             trusted: BTreeSet::new(),
             acknowledged: Vec::new(),
             chains: 0,

@@ -468,6 +468,19 @@ fn burst(dice: &mut Dice, nodes: u16, code: &Code, at_ms: u64, steps: &mut Vec<S
     }
 }
 
+/// How far a clock is wrong, by a roll below 180,001: mostly by less than a minute and a half, at times by more than
+/// anybody corrects.
+fn skew_ms(roll: u64) -> i64 {
+    const YEAR_MS: i64 = 365 * 86_400_000;
+    match roll % 16 {
+        0 => 180_000,
+        1 => -180_000,
+        2 => 5 * YEAR_MS,
+        3 => -5 * YEAR_MS,
+        _ => roll as i64 - 90_000,
+    }
+}
+
 fn act(dice: &mut Dice, nodes: u16, rough: u64, shape: Shape, code: &Code) -> Act {
     let node = NodeId(dice.below(u64::from(nodes)) as u16);
     let other = NodeId(dice.below(u64::from(nodes)) as u16);
@@ -532,7 +545,7 @@ fn act(dice: &mut Dice, nodes: u16, rough: u64, shape: Shape, code: &Code) -> Ac
             },
             8 => Act::Skew {
                 node,
-                ms: dice.below(180_001) as i64 - 90_000,
+                ms: skew_ms(dice.below(180_001)),
             },
             9 => Act::Move { node },
             10 => Act::Storm {

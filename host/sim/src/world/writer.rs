@@ -4,7 +4,8 @@
 //! do to the rest of the network.
 
 use lattice_format::{Lane, VerifiedHeader};
-use lattice_kernel::writer::{self, Effect, Group, Input, Next, Now, Rebuild};
+use lattice_kernel::clock;
+use lattice_kernel::writer::{self, Effect, Group, Input, Next, Rebuild};
 use lattice_kernel::{Changes, OpenError, Received, StorageError, Store};
 use lattice_testing::log_disk;
 
@@ -75,14 +76,6 @@ impl World {
         store.on_failed_read(move || failed.lock().expect("no holder panics").push(id));
     }
 
-    /// The time as the writer of a node has it.
-    pub(crate) fn moment(&self, id: NodeId) -> Now {
-        Now {
-            wall_ms: self.clock(id),
-            elapsed_ms: self.now_ms,
-        }
-    }
-
     /// A turn of a writer, unless an earlier one took its place: what is done without a pause takes no time.
     pub(crate) fn work(&mut self, id: NodeId, turn: u64) {
         let node = &mut self.nodes[id.index()];
@@ -127,6 +120,7 @@ impl World {
                 lane,
                 calls,
                 chain: node.fresh_chain(id),
+                accepts_leap: false,
                 token: (),
             },
             Job::Receive(delivery) => {
@@ -142,6 +136,7 @@ impl World {
                     entries: delivery.entries,
                 }
             }
+            Job::RestartChain => writer::Job::Ask(self.restart_chain(id)),
             Job::ReadFailed => writer::Job::ReadFailed,
             Job::Rebuild => writer::Job::Rebuild,
         }))
@@ -149,6 +144,7 @@ impl World {
 
     /// Takes a step of a writer, and those that its effects lead to.
     fn writer_step(&mut self, id: NodeId, input: Given) {
+        self.hear_clock(id, clock::Input::Use);
         let life = self.nodes[id.index()].life;
         let mut input = Some(input);
         let mut effects = Vec::new();
@@ -218,7 +214,10 @@ impl World {
                     self.note(id, format_args!("tells {}", short(&digest.0)));
                     self.nodes[id.index()].last_told = Some(told.outcome);
                 }
-                Err(error) => self.note(id, format_args!("cannot call: {error}")),
+                Err(error) => {
+                    self.note(id, format_args!("cannot call: {error}"));
+                    self.follow_remedy(id, &error);
+                }
             }
         }
     }
@@ -273,7 +272,7 @@ impl World {
                 node.disks.state = state;
                 Store::open(files, engine, key, now_ms)
             });
-        let store = match opened {
+        let mut store = match opened {
             Ok(store) => store,
             // A full disk, and one that fails, may be repaired; anything else is a loss.
             Err(error) if may_be_repaired(&disks) => {
@@ -293,6 +292,9 @@ impl World {
                 return None;
             }
         };
+        if let Some(aside) = *node.aside.lock().expect("no holder panics") {
+            store.set_aside(aside);
+        }
         let snapshot = store.snapshot();
         let lost = node
             .acknowledged

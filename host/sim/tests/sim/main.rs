@@ -3,6 +3,7 @@
 
 mod bans;
 mod child_store;
+mod clocks;
 mod components;
 mod determinism;
 mod dials;

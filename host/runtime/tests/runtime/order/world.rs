@@ -359,7 +359,10 @@ impl World {
                 Notice::Divergence { entry, .. } => {
                     return Err(TestCaseError::fail(format!("the roots of {entry} differ")));
                 }
-                Notice::Fork { .. } | Notice::More { .. } => {}
+                Notice::Fork { .. }
+                | Notice::ClockLeapt { .. }
+                | Notice::ChainAhead { .. }
+                | Notice::More { .. } => {}
             }
         }
         for row in store.snapshot().history(None, usize::MAX, false).unwrap() {
