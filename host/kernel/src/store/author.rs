@@ -13,7 +13,7 @@ use lattice_format::{
 };
 
 use crate::clock::{ClockError, Span};
-use crate::fold::core::{Effects, Stopped, calls_of, malformed};
+use crate::fold::core::{Effects, Stopped, calls_of};
 use crate::fold::execution::Execution;
 use crate::fold::governance::storage;
 use crate::graph::cut_off;
@@ -324,43 +324,6 @@ impl Store {
         Ok(self.open_with(header, at, cut_off))
     }
 
-    /// Whether more live heads are applied here than an entry names.
-    fn has_more_heads(&mut self) -> Result<bool, StorageError> {
-        let tip = self.own_tip()?.map_or(LocalSeq(0), |(local, _)| local);
-        let core = &mut self.core;
-        let cache = &mut core.cache;
-        live_heads::exceed(
-            &mut cache.live_heads,
-            &core.rows,
-            &cache.heads,
-            tip,
-            DEPS_MAX,
-        )
-    }
-
-    /// Signs and inserts an entry that holds no call, and names as many live heads as it can. The next entry then has
-    /// these in its past.
-    fn gather(&mut self, now_ms: u64, chain: ChainId, grant: IntentionId) -> Result<(), CallError> {
-        let header = self.next_header(Lane::System, now_ms, chain, grant, Ceiling::None)?;
-        let header = VerifiedHeader::sign(header, &self.key)
-            .expect("this file makes headers as verification wants them");
-        let body = header
-            .check_body(Vec::new())
-            .expect("the header is that of an entry without a body");
-        let local = self.insert(&header, Some(&body), now_ms, Vec::new())?;
-        self.core.note_live(local)?;
-        let mut effects = Effects {
-            outcomes: vec![malformed()],
-            ..Effects::default()
-        };
-        self.core
-            .account(Lane::System, Slot::MAX, &header, local, &mut effects)
-            .map_err(CallError::from)?;
-        let slot = Slot::of(header.position());
-        self.core.install(Lane::System, slot, local, effects)?;
-        Ok(())
-    }
-
     fn open_with(&self, header: Header, at: Slot, cut_off: bool) -> Open {
         let place = CallPlace {
             names: header.names().collect(),
@@ -418,7 +381,7 @@ impl Store {
     }
 
     /// The next header, with every field that is fixed before its calls run.
-    fn next_header(
+    pub(crate) fn next_header(
         &mut self,
         lane: Lane,
         now_ms: u64,

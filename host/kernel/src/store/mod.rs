@@ -3,6 +3,7 @@
 pub(crate) mod ahead;
 pub(crate) mod author;
 pub(crate) mod commit;
+mod gather;
 pub(crate) mod head_ids;
 mod open;
 pub(crate) mod receive;
