@@ -52,6 +52,7 @@ pub fn ship() -> Result<()> {
 /// Builds the whole workspace with its tests, and the program as it is shipped. Both builds share dependencies.
 fn build() -> Result<()> {
     plugins()?;
+    setup::tests()?;
     ship::build()?;
     shell::step("build", || {
         shell::run(shell::cargo().args(["build", "--workspace", "--all-targets"]))

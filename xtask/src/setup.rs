@@ -51,7 +51,14 @@ const GRAPHVIZ: Tool = Tool {
     reason: "draws the pictures of docs/",
 };
 
-/// Installs what is missing for building, testing and the demo.
+/// The program that joins network namespaces. Only tests of the command line need it, which have machines of their own.
+const IPROUTE: Tool = Tool {
+    program: "ip",
+    package: "iproute2",
+    reason: "joins the network namespaces of tests",
+};
+
+/// Installs what is missing for building and the demo.
 ///
 /// # Errors
 ///
@@ -65,6 +72,18 @@ pub fn machine() -> Result<()> {
         install(&missing)?;
     }
     Ok(())
+}
+
+/// Installs what tests need besides.
+///
+/// # Errors
+///
+/// As [`machine`].
+pub fn tests() -> Result<()> {
+    if shell::is_installed(IPROUTE.program) {
+        return Ok(());
+    }
+    install(&[&IPROUTE])
 }
 
 /// Installs what is missing for drawing pictures.

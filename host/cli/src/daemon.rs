@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::failure::{Class, Failure, Result};
 use crate::output::{Output, fields};
+use crate::ways::WayArgs;
 use crate::{signals, text};
 
 /// Arguments of `daemon`.
@@ -21,18 +22,16 @@ use crate::{signals, text};
 Prints the node's id and addresses when it is ready, and tells systemd. Other
 commands with the same --home then talk to it.
 
-On one machine, or without the internet:
-  lattice daemon --bind 127.0.0.1:0 --no-relay --no-discovery")]
+On one machine:
+  lattice daemon --bind 127.0.0.1:0 --no-relay --no-discovery
+On a network without the internet, where nodes find each other by mDNS:
+  lattice daemon --no-relay --no-discovery")]
 pub(crate) struct DaemonArgs {
     /// The address and UDP port for peers [default: any address, a free port]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<SocketAddr>,
-    /// Do not use relays: peers must reach this node's own addresses
-    #[arg(long)]
-    no_relay: bool,
-    /// Do not look for peers, nor let them look for this node
-    #[arg(long)]
-    no_discovery: bool,
+    #[command(flatten)]
+    ways: WayArgs,
     /// Sign by this machine's clock, whatever the clocks of peers show
     #[arg(long)]
     trust_clock: bool,
@@ -43,8 +42,7 @@ impl DaemonArgs {
         DaemonOptions {
             home,
             bind: self.bind,
-            relay: !self.no_relay,
-            discovery: !self.no_discovery,
+            ways: self.ways.ways(),
             clock: ClockOptions {
                 trusted: self.trust_clock,
                 ..ClockOptions::default()
@@ -146,25 +144,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relays_and_discovery_serve_until_a_flag_turns_each_off_and_no_flag_skews_the_clock() {
+    fn every_way_to_peers_is_open_until_a_flag_closes_it_and_no_flag_skews_the_clock() {
         #[derive(clap::Parser)]
         struct Line {
             #[command(flatten)]
             daemon: DaemonArgs,
         }
-        for (flags, relay, discovery, trusted) in [
-            (&[][..], true, true, false),
-            (&["--no-relay"], false, true, false),
-            (&["--no-discovery"], true, false, false),
-            (&["--no-relay", "--no-discovery"], false, false, false),
-            (&["--trust-clock"], true, true, true),
+        for (flags, relay, discovery, mdns, trusted) in [
+            (&[][..], true, true, true, false),
+            (&["--no-relay"], false, true, true, false),
+            (&["--no-discovery"], true, false, true, false),
+            (&["--no-relay", "--no-discovery"], false, false, true, false),
+            (&["--no-mdns"], true, true, false, false),
+            (&["--trust-clock"], true, true, true, true),
         ] {
             let line = ["daemon"].iter().chain(flags);
             let line = <Line as clap::Parser>::try_parse_from(line).expect("it parses");
             let options = line.daemon.options("home".into(), Idle::default());
             assert_eq!(
-                (options.relay, options.discovery, options.clock.trusted),
-                (relay, discovery, trusted),
+                (options.ways, options.clock.trusted),
+                (
+                    lattice_daemon::Ways {
+                        relay,
+                        discovery,
+                        mdns
+                    },
+                    trusted
+                ),
                 "{flags:?}"
             );
             assert_eq!(options.clock.skew_ms, 0, "{flags:?}");

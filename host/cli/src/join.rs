@@ -13,6 +13,7 @@ use crate::output::{Yes, fields};
 use crate::plugin::or_none;
 use crate::progress::{Progress, Unit};
 use crate::session::Need;
+use crate::ways::WayArgs;
 use crate::{store, text};
 
 /// Arguments of `store invite`.
@@ -39,7 +40,7 @@ pub(crate) struct InviteArgs {
 #[command(after_help = "\
 Shows the name, hash and imports of the plugin that the store runs, and asks.
 A join that is interrupted goes on when the node runs again; the same command
-watches it.")]
+watches it. While a daemon runs, its switches decide how members are found.")]
 pub(crate) struct JoinArgs {
     /// What `store invite` printed; `-` for standard input, `@PATH` for a file; asked for when it is left out, so
     /// that other users of this machine do not see it among its processes
@@ -53,6 +54,8 @@ pub(crate) struct JoinArgs {
     /// Do not ask; agree to run the store's plugin
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    ways: WayArgs,
 }
 
 fn parse_expiry(text: &str) -> std::result::Result<u64, String> {
@@ -91,7 +94,7 @@ pub(crate) async fn invite(context: &Context, args: InviteArgs) -> Result<()> {
     if invite.addresses.is_empty() {
         context.output.warn(
             "the token has no address of this node; run `lattice daemon` and make another one, \
-             unless the joiner finds this node by a relay or discovery",
+             unless the joiner finds this node by a relay, by discovery or on the local network",
         );
     }
     context.output.note(&format!(
@@ -145,7 +148,12 @@ pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<()> {
         );
     }
     let token = token(args.token.as_deref())?;
-    let mut stores = context.stores(Need::Network).await?;
+    let mut stores = context.stores(Need::Network(args.ways.ways())).await?;
+    if !args.ways.is_all() {
+        let mut node = context.node().await?;
+        let status = node.status(api::NodeStatusRequest {}).await?.into_inner();
+        args.ways.check(&status)?;
+    }
     let offer = stores
         .inspect_token(api::InspectTokenRequest {
             token: token.clone(),

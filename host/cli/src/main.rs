@@ -32,6 +32,7 @@ mod sim;
 mod store;
 mod text;
 mod usage;
+mod ways;
 mod written;
 
 use std::ffi::OsString;
@@ -55,6 +56,10 @@ use crate::output::{Form, Output};
 
 /// How long background work may take to end after the command.
 const BACKGROUND_WAIT: Duration = Duration::from_millis(500);
+
+/// Which log lines a daemon writes. Without the internet or a network, lookups of peers fail again and again, which is
+/// told to who asks for more.
+const USUAL_LINES: &str = "warn,lattice=info,iroh::address_lookup=error,swarm_discovery=off";
 
 fn main() -> ExitCode {
     // The node compiles components in a child process of this same binary. The child must not parse a command
@@ -137,12 +142,12 @@ fn run_one(runtime: &Runtime, context: &Context, command: Command) -> Result<()>
 /// for it.
 fn start_tracing(cli: &Cli) {
     let quiet = match cli.command {
-        Command::Daemon(_) => "warn,lattice=info",
+        Command::Daemon(_) => USUAL_LINES,
         _ => "off",
     };
     let filter = match cli.global.verbose {
         0 => quiet,
-        1 => "warn,lattice=info",
+        1 => USUAL_LINES,
         2 => "info,lattice=debug",
         _ => "debug,lattice=trace",
     };

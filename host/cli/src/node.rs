@@ -69,6 +69,9 @@ fn status_text(
         ("daemon", daemon),
         ("addresses", addresses),
     ];
+    if status.network {
+        rows.push(("finds by", ways_text(status)));
+    }
     if !status.relay_url.is_empty() {
         rows.push(("relay", status.relay_url.clone()));
     }
@@ -93,6 +96,23 @@ fn status_text(
         shown.push_str(&peer_table(peers, now_ms));
     }
     shown
+}
+
+/// By which ways peers are found, besides the addresses that are known.
+fn ways_text(status: &api::NodeStatus) -> String {
+    let ways = [
+        (status.relay, "relays"),
+        (status.discovery, "public discovery"),
+        (status.mdns, "mDNS on the local network"),
+    ];
+    let open: Vec<&str> = ways
+        .iter()
+        .filter_map(|(open, way)| open.then_some(*way))
+        .collect();
+    match open.is_empty() {
+        true => "known addresses alone".to_owned(),
+        false => open.join(", "),
+    }
 }
 
 fn clock_text(lead_ms: i64, status: &api::NodeStatus) -> String {
@@ -162,6 +182,11 @@ fn status_json(status: &api::NodeStatus) -> Value {
         "started_ms": status.started_ms,
         "daemon": !status.embedded,
         "network": status.network,
+        "ways": {
+            "relay": status.relay,
+            "discovery": status.discovery,
+            "mdns": status.mdns,
+        },
         "addresses": status.addresses,
         "relay": status.relay_url,
         "notice_count": status.notice_count,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use lattice_daemon::api::{PingRequest, node_client::NodeClient};
-use lattice_daemon::{Embedded, OpenError};
+use lattice_daemon::{Embedded, OpenError, Ways};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
@@ -32,8 +32,9 @@ pub(crate) enum Need {
     Home,
     /// The peers of a running daemon. The text names what needs them, for the error.
     Daemon(&'static str),
-    /// Peers while the command runs: those of a daemon, or of the node inside this process.
-    Network,
+    /// Peers while the command runs: those of a daemon, or of the node inside this process, which finds them in
+    /// these ways.
+    Network(Ways),
 }
 
 /// A connection to the node; the node is inside this process if `embedded` is set.
@@ -102,10 +103,8 @@ impl Session {
     /// Class `Unreachable` if a daemon is needed and this process has opened the home.
     pub(crate) fn serves(&self, need: Need) -> Result<bool> {
         match (&self.embedded, need) {
-            (None, _)
-            | (Some(_), Need::Node | Need::Home)
-            | (Some((_, Need::Network)), Need::Network) => Ok(true),
-            (Some(_), Need::Network) => Ok(false),
+            (None, _) | (Some(_), Need::Node | Need::Home) => Ok(true),
+            (Some((_, has)), Need::Network(_)) => Ok(*has == need),
             (Some(_), Need::Daemon(what)) => Err(Failure::new(
                 Class::Unreachable,
                 format!("{what} needs a daemon, and this shell opened the home itself"),
@@ -169,7 +168,7 @@ async fn answers(channel: Channel, socket: &Path) -> Result<()> {
 
 async fn open_embedded(home: &Path, need: Need) -> std::result::Result<Embedded, OpenError> {
     match need {
-        Need::Network => lattice_daemon::embedded_with_network(home).await,
+        Need::Network(ways) => lattice_daemon::embedded_with_network(home, ways).await,
         Need::Home => lattice_daemon::embedded(home).await,
         Need::Node | Need::Daemon(_) => lattice_daemon::embedded_existing(home).await,
     }

@@ -35,6 +35,32 @@ use node::home::{self, Missing};
 use node::network::{self, NetOptions};
 use node::{Node, NodeOptions};
 
+/// By which ways a node finds peers and is found, besides the addresses that it knows. What is off sends nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ways {
+    /// Public relays carry traffic that finds no direct path.
+    pub relay: bool,
+    /// Addresses are published to, and looked up in, the public discovery service.
+    pub discovery: bool,
+    /// Addresses are announced to, and heard from, nodes on the local network, by multicast DNS.
+    pub mdns: bool,
+}
+
+impl Ways {
+    /// All of them.
+    pub const ALL: Self = Self {
+        relay: true,
+        discovery: true,
+        mdns: true,
+    };
+    /// None: peers are found where they were, or where a token says that they are.
+    pub const NONE: Self = Self {
+        relay: false,
+        discovery: false,
+        mdns: false,
+    };
+}
+
 /// The options of a daemon.
 #[derive(Clone, Debug)]
 pub struct DaemonOptions {
@@ -42,10 +68,8 @@ pub struct DaemonOptions {
     pub home: PathBuf,
     /// The UDP socket for peers; port 0 takes a free one. `None` listens on all interfaces.
     pub bind: Option<SocketAddr>,
-    /// Whether public relays may carry traffic that finds no direct path.
-    pub relay: bool,
-    /// Whether addresses are published to, and looked up in, the public discovery service.
-    pub discovery: bool,
+    /// By which ways the node finds peers and is found.
+    pub ways: Ways,
     /// What the node is told about its clock.
     pub clock: ClockOptions,
     /// The work for threads that have nothing else to do.
@@ -89,8 +113,7 @@ pub async fn run(
 ) -> Result<(), DaemonError> {
     let network = NetOptions {
         bind: options.bind,
-        relay: options.relay,
-        discovery: options.discovery,
+        ways: options.ways,
     };
     let clock = Clock(options.clock);
     // First: a home that no daemon can serve is not made.
@@ -207,18 +230,14 @@ async fn open_command(home: &Path, missing: Missing) -> Result<Arc<Node>, OpenEr
     .await
 }
 
-/// Opens the node of a home in this process as [`embedded`] does, with network: on all interfaces, with relays and
-/// discovery.
+/// Opens the node of a home in this process as [`embedded`] does, with network: on all interfaces, with these ways to
+/// find peers.
 ///
 /// # Errors
 /// Those of [`embedded`], and [`OpenError::Network`].
-pub async fn embedded_with_network(home: &Path) -> Result<Embedded, OpenError> {
+pub async fn embedded_with_network(home: &Path, ways: Ways) -> Result<Embedded, OpenError> {
     let node = open_command(home, Missing::Make).await?;
-    let options = NetOptions {
-        bind: None,
-        relay: true,
-        discovery: true,
-    };
+    let options = NetOptions { bind: None, ways };
     if let Err(error) = network::start(&node, &options).await {
         node.close().await;
         return Err(error);

@@ -470,7 +470,7 @@ impl Net {
             })
             .unwrap_or_default();
         // Candidates are taken from the end: first who is connected, and never who has no address.
-        candidates.retain(|p| context.discovery || !context.peers.addresses(p).is_empty());
+        candidates.retain(|p| context.can_dial(p));
         candidates.sort_by_key(|p| context.links.conn(p).is_some());
         candidates.dedup();
         let wish = Wish {

@@ -20,6 +20,8 @@ pub struct NetConfig {
     pub relay: bool,
     /// Whether addresses are published and looked up in the public discovery service.
     pub discovery: bool,
+    /// Whether peers on the local network are looked for by multicast DNS, and told where this node is.
+    pub mdns: bool,
     /// Where peers were reached earlier.
     pub known: Vec<PeerAddr>,
     /// Times; the defaults suit everything but tests.
@@ -27,13 +29,14 @@ pub struct NetConfig {
 }
 
 impl NetConfig {
-    /// A node on this socket alone, without relays and discovery.
+    /// A node on this socket alone, without relays, discovery and multicast DNS.
     pub fn local(key: SigningKey, bind: SocketAddr) -> Self {
         Self {
             key,
             bind: Some(bind),
             relay: false,
             discovery: false,
+            mdns: false,
             known: Vec::new(),
             timings: Timings::default(),
         }

@@ -19,6 +19,7 @@ use crate::allowances::{Place, Places};
 use crate::config::{Timings, millis};
 use crate::endpoint::{code, id_of};
 use crate::host::{NetEvent, NetHost};
+use crate::lan::Lan;
 use crate::limits::{CONNECTIONS_MAX, DIALS_MAX, INCOMING_MAX, STRANGERS_MAX};
 use crate::links::Links;
 use crate::peers::{Peers, Source};
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) me: DeviceKey,
     pub(crate) timings: Timings,
     pub(crate) discovery: bool,
+    /// Announcements on the local network; `None` when they are switched off.
+    pub(crate) lan: Option<Lan>,
     pub(crate) peers: Peers,
     misbehaviour: Mutex<MisbehaviourLog>,
     pub(crate) links: Links,
@@ -56,7 +59,7 @@ impl Context {
     pub(crate) fn new(
         host: Arc<dyn NetHost>,
         endpoint: Endpoint,
-        lookup: MemoryLookup,
+        (lookup, lan): (MemoryLookup, Option<Lan>),
         timings: Timings,
         discovery: bool,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
@@ -70,6 +73,7 @@ impl Context {
             begun: Instant::now(),
             timings,
             discovery,
+            lan,
             peers: Peers::default(),
             links: Links::default(),
             address_news: Notify::new(),
@@ -109,6 +113,9 @@ impl Context {
 
     /// Ends all tasks and starts no more.
     pub(crate) fn stop(&self) {
+        if let Some(lan) = &self.lan {
+            lan.stop();
+        }
         self.stop.send_replace(true);
         self.alive.lock().take();
     }
@@ -171,6 +178,14 @@ impl Context {
     /// Whether the peer is an active member of any store here.
     pub(crate) fn is_member_of_any(&self, peer: &DeviceKey) -> bool {
         self.stores().iter().any(|s| s.access(peer) == Access::All)
+    }
+
+    /// Whether there is any place at which to look for the peer.
+    pub(crate) fn can_dial(&self, peer: &DeviceKey) -> bool {
+        let is_heard = |lan: &Lan| !lan.addresses(peer).is_empty();
+        self.discovery
+            || !self.peers.addresses(peer).is_empty()
+            || self.lan.as_ref().is_some_and(is_heard)
     }
 
     /// Where a peer is; tells the host, and whoever waits to dial it.

@@ -12,6 +12,7 @@ use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, T
 use lattice_format::DeviceKey;
 
 use crate::config::NetConfig;
+use crate::lan::{Lan, News};
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION,
 };
@@ -58,8 +59,16 @@ pub mod code {
     pub const FAULT: VarInt = VarInt::from_u32(6);
 }
 
-/// Binds the endpoint of a node, with the address book that it dials from.
-pub(crate) async fn bind(config: &NetConfig) -> Result<(Endpoint, MemoryLookup), StartError> {
+/// The ways in which a node finds its peers.
+pub(crate) struct Lookups {
+    /// The address book.
+    pub(crate) book: MemoryLookup,
+    /// Announcements on the local network; `None` when they are switched off.
+    pub(crate) lan: Option<(Lan, News)>,
+}
+
+/// Binds the endpoint of a node, with the lookups that it dials from.
+pub(crate) async fn bind(config: &NetConfig) -> Result<(Endpoint, Lookups), StartError> {
     let lookup = MemoryLookup::new();
     for peer in &config.known {
         if let Some(addr) = endpoint_addr(peer) {
@@ -97,7 +106,15 @@ pub(crate) async fn bind(config: &NetConfig) -> Result<(Endpoint, MemoryLookup),
             .map_err(|e| failed(e.to_string()))?;
     }
     let endpoint = builder.bind().await.map_err(|e| failed(format!("{e:#}")))?;
-    Ok((endpoint, lookup))
+    let lan = config.mdns.then(|| Lan::new(endpoint.id()));
+    if let Some((lan, _)) = &lan {
+        let lookups = endpoint
+            .address_lookup()
+            .map_err(|e| failed(format!("{e:#}")))?;
+        lookups.add(lan.clone());
+    }
+    let lookups = Lookups { book: lookup, lan };
+    Ok((endpoint, lookups))
 }
 
 fn transport(config: &NetConfig) -> Result<QuicTransportConfig, StartError> {

@@ -13,6 +13,7 @@
 //! | `link`, `links` | connections to peers |
 //! | `session`, `sessions`, `stores` | one sync session a store and peer |
 //! | `gossip` | announcements of new ids |
+//! | `lan` | peers on the local network, by multicast DNS |
 //! | `blob` | blobs by hash, in the scope of a store |
 //! | `token`, `join` | invitations, and how a device becomes a member |
 //! | `peers`, `allowances` | what is known of peers, and granted to them |
@@ -34,6 +35,7 @@ mod allowances;
 mod bounds;
 mod context;
 mod frame;
+mod lan;
 mod link;
 mod links;
 mod net;

@@ -13,6 +13,10 @@ pub const CONNECTIONS_MAX: usize = 256;
 pub const DIALS_MAX: usize = 16;
 /// The most socket addresses that are remembered of one peer; the newest stay.
 pub const ADDRESSES_PER_PEER: usize = 8;
+/// The most devices whose places on the local network are remembered; the ones heard last stay.
+pub const LAN_PEERS_MAX: usize = 1024;
+/// The most devices that were heard at new places and wait to be dialled.
+pub const LAN_NEWS_MAX: usize = 256;
 /// The most peers that one message of addresses names.
 pub const ADDRESS_ROWS_MAX: usize = 256;
 /// The largest message of addresses, in bytes.

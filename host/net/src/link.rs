@@ -293,7 +293,7 @@ async fn maintain(context: Arc<Context>, peer: DeviceKey) {
         if fresh.swap(false, Ordering::Relaxed) {
             tries.address_learnt(context.elapsed_ms());
         }
-        let undialable = context.peers.addresses(&peer).is_empty() && !context.discovery;
+        let undialable = !context.can_dial(&peer);
         if undialable || context.is_banned(&peer) {
             tries.put_off(context.elapsed_ms(), retry);
         }

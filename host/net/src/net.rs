@@ -22,6 +22,7 @@ use crate::endpoint::{self, StartError, own_addr, remote_socket};
 use crate::gossip::{self, GossipGate};
 use crate::host::NetHost;
 use crate::join::{self, JoinProtocol};
+use crate::lan;
 use crate::limits::TOKEN_ADDRESSES_MAX;
 use crate::link::{self, SyncProtocol};
 use crate::peers::{PeerStatus, Source};
@@ -50,12 +51,13 @@ impl Net {
     /// # Errors
     /// When the socket cannot be bound.
     pub async fn start(config: NetConfig, host: Arc<dyn NetHost>) -> Result<Self, StartError> {
-        let (endpoint, lookup) = endpoint::bind(&config).await?;
+        let (endpoint, lookups) = endpoint::bind(&config).await?;
+        let (lan, heard) = lookups.lan.unzip();
         let stores = host.stores();
         let (context, ended) = Context::new(
             host,
             endpoint.clone(),
-            lookup,
+            (lookups.book, lan),
             config.timings.clone(),
             config.discovery,
         );
@@ -82,6 +84,9 @@ impl Net {
             ended: Mutex::new(Some(ended)),
         };
         net.context.spawn(addresses::spread(net.context.clone()));
+        if let Some(heard) = heard {
+            net.context.spawn(lan::follow(net.context.clone(), heard));
+        }
         for store in stores {
             net.store_added(store);
         }

@@ -53,10 +53,11 @@ const FOR_TESTS: &str = "host/testing";
 const MUTANTS: &str = "mutants";
 
 /// Heavy dependencies, and the crates that alone may import them. A name also stands for the family `name-*`.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 9] = [
     ("wasmtime", &["host/runtime"]),
     ("iroh", &["host/net"]),
     ("iroh-gossip", &["host/net", "host/sim"]),
+    ("swarm-discovery", &["host/net"]),
     // The bench compares figures with commits of redb alone.
     (
         "redb",

@@ -88,9 +88,16 @@ pub(crate) fn start_daemon(home: &Path) -> Daemon {
 
 /// The same with this command, which says where standard error goes. Nobody reads it.
 pub(crate) fn start_daemon_with(command: &mut Command) -> Daemon {
+    daemon_by(
+        command
+            .args(["daemon", "--json", "--bind", "127.0.0.1:0"])
+            .args(["--no-relay", "--no-discovery"]),
+    )
+}
+
+/// The daemon that this command runs, which prints JSON, once it is ready.
+pub(crate) fn daemon_by(command: &mut Command) -> Daemon {
     let mut child = command
-        .args(["daemon", "--json", "--bind", "127.0.0.1:0"])
-        .args(["--no-relay", "--no-discovery"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the binary starts");

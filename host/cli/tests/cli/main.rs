@@ -9,6 +9,7 @@ mod harness;
 #[cfg(target_os = "linux")]
 mod hostile;
 #[cfg(target_os = "linux")]
+mod lan;
 mod machine;
 mod sim;
 #[cfg(target_os = "linux")]

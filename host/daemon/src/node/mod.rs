@@ -28,7 +28,6 @@ use lattice_kernel::{Files, Snapshot, Store, machine_remedy};
 use lattice_net::Net;
 use tokio::sync::{Semaphore, watch};
 
-use crate::Embedding;
 use crate::api::failure::{Failure, Result};
 use crate::join::Looked;
 use crate::limits::{FLUSH_WAIT, GOODBYE_WAIT, WATCHES_MAX, queries_long};
@@ -43,6 +42,7 @@ use crate::plugin::components::Components;
 use crate::store::OpenStore;
 use crate::store::notices;
 use crate::store::writer::{Listener, Opener};
+use crate::{Embedding, Ways};
 
 /// The options with which a node is opened.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ pub(crate) struct Node {
     slots: RwLock<BTreeMap<StoreId, Arc<Slot>>>,
     /// Held while a store is created or named, so that two stores never get one name.
     pub(crate) naming: tokio::sync::Mutex<()>,
-    net: OnceLock<Net>,
+    net: OnceLock<(Net, Ways)>,
     closing: watch::Sender<bool>,
     own: Weak<Node>,
     /// The home. It is the last field, so that its lock is released after every file is closed.
@@ -247,7 +247,7 @@ impl Node {
 
     /// The network, if the node has one.
     pub(crate) fn net(&self) -> Option<&Net> {
-        self.net.get()
+        self.net.get().map(|(net, _)| net)
     }
 
     /// The network, for `what`, which needs one.
@@ -261,8 +261,13 @@ impl Node {
         })
     }
 
-    pub(crate) fn set_net(&self, net: Net) {
-        let _ = self.net.set(net);
+    pub(crate) fn set_net(&self, net: Net, ways: Ways) {
+        let _ = self.net.set((net, ways));
+    }
+
+    /// By which ways the node finds peers; none without a network.
+    pub(crate) fn ways(&self) -> Ways {
+        self.net.get().map_or(Ways::NONE, |(_, ways)| *ways)
     }
 
     /// The addresses at which peers can dial the node; none without a network.

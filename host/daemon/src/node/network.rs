@@ -17,6 +17,7 @@ use lattice_runtime::limits::COMPONENT_BYTES_MAX;
 use lattice_runtime::values::{Type, Value, cbor};
 use tokio::sync::mpsc;
 
+use crate::Ways;
 use crate::api::failure::Failure;
 use crate::join;
 use crate::limits::{FETCH_PAUSE, PEER_ADDRESSES_MAX, PEER_EVENTS_QUEUE};
@@ -38,10 +39,8 @@ const INVITE_OF: &str = "invite-of";
 pub(crate) struct NetOptions {
     /// The UDP socket to listen on; `None` for all interfaces.
     pub(crate) bind: Option<SocketAddr>,
-    /// Whether relays may be used.
-    pub(crate) relay: bool,
-    /// Whether public discovery is used.
-    pub(crate) discovery: bool,
+    /// By which ways peers are found.
+    pub(crate) ways: Ways,
 }
 
 /// Starts the network of a node.
@@ -71,8 +70,9 @@ pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), 
     let config = NetConfig {
         key: node.key.clone(),
         bind: options.bind,
-        relay: options.relay,
-        discovery: options.discovery,
+        relay: options.ways.relay,
+        discovery: options.ways.discovery,
+        mdns: options.ways.mdns,
         known,
         timings: Timings::default(),
     };
@@ -80,7 +80,7 @@ pub(crate) async fn start(node: &Arc<Node>, options: &NetOptions) -> Result<(), 
     let net = Net::start(config, Arc::new(host))
         .await
         .map_err(|error| OpenError::Network(error.to_string()))?;
-    node.set_net(net);
+    node.set_net(net, options.ways);
     panics::spawn(keep_addresses(node.handle(), seen_end), |said| {
         tracing::error!("addresses of peers are not written down any more: a panic: {said}");
     });

@@ -45,6 +45,7 @@ pub(crate) fn status(node: &Node) -> Result<api::NodeStatus> {
     let notices = node.records.notices()?;
     let lead_ms = node.clock_lead_ms();
     let signing_paused = slots.iter().any(|slot| clock_error(node, slot).is_some());
+    let ways = node.ways();
     Ok(api::NodeStatus {
         node_id: node.device().0.to_vec(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -65,6 +66,9 @@ pub(crate) fn status(node: &Node) -> Result<api::NodeStatus> {
         notice_more_count: node.records.more_notices()?,
         clock_lead_ms: lead_ms,
         signing_paused,
+        relay: ways.relay,
+        discovery: ways.discovery,
+        mdns: ways.mdns,
     })
 }
 

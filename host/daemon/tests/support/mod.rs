@@ -9,7 +9,7 @@ use lattice_daemon::api::{
     self, calls_client::CallsClient, node_client::NodeClient, plugins_client::PluginsClient,
     stores_client::StoresClient,
 };
-use lattice_daemon::{ClockOptions, DaemonOptions, Embedded, Idle};
+use lattice_daemon::{ClockOptions, DaemonOptions, Embedded, Idle, Ways};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -107,8 +107,7 @@ impl Daemon {
         let options = DaemonOptions {
             home: home.to_owned(),
             bind: Some(bind),
-            relay: false,
-            discovery: false,
+            ways: Ways::NONE,
             clock,
             idle: Idle::default(),
         };

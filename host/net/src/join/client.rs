@@ -1,5 +1,7 @@
 //! The joiner's side of a join: one request after the other, to whichever member answers.
 
+use std::net::SocketAddr;
+
 use iroh::endpoint::Connection;
 use iroh::{EndpointAddr, TransportAddr};
 use lattice_format::{
@@ -261,8 +263,23 @@ impl<'a> Member<'a> {
         }
         let known = net.context.peers.addresses(&peer.device);
         addr = addr.with_addrs(known.into_iter().map(TransportAddr::Ip));
-        let dial = net.context.endpoint.connect(addr, super::ALPN);
-        let connection = match timeout(net.dial_limit(), dial).await {
+        let dial = async |addr| {
+            let dial = net.context.endpoint.connect(addr, super::ALPN);
+            timeout(net.dial_limit(), dial).await
+        };
+        let mut dialled = dial(addr.clone()).await;
+        if !matches!(dialled, Ok(Ok(_)))
+            && let Some(lan) = &net.context.lan
+        {
+            // It may have been heard on the local network only while the dial was under way.
+            let heard = lan.addresses(&peer.device);
+            let is_news = |place: &SocketAddr| addr.ip_addrs().all(|known| known != place);
+            if heard.iter().any(is_news) {
+                let heard = heard.into_iter().map(TransportAddr::Ip);
+                dialled = dial(addr.with_addrs(heard)).await;
+            }
+        }
+        let connection = match dialled {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(not_now(format!("{error:#}"))),
             Err(_) => {
