@@ -211,11 +211,12 @@ pub(crate) fn words(line: &str) -> Option<Vec<OsString>> {
 }
 
 fn json_calls(content: &str) -> std::result::Result<Vec<api::FunctionCall>, String> {
-    let calls: Vec<Value> = serde_json::from_str(content).map_err(|error| error.to_string())?;
+    let calls = lattice_daemon::parse_json(content).map_err(|error| error.to_string())?;
+    let calls = calls.as_array().ok_or("no array of calls")?;
     calls
-        .into_iter()
+        .iter()
         .enumerate()
-        .map(|(index, call)| json_call(&call).map_err(|why| format!("call {index}: {why}")))
+        .map(|(index, call)| json_call(call).map_err(|why| format!("call {index}: {why}")))
         .collect()
 }
 

@@ -230,8 +230,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs) -> Result<()> {
         crate::failure::Class::Unreachable,
         "the node ended the watch",
     )
-    .hint("watch again when it is back")
-    .with_document_printed())
+    .hint("watch again when it is back"))
 }
 
 #[cfg(test)]

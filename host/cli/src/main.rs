@@ -72,10 +72,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return wrong_usage(&error, &words),
     };
-    let output = Output::new(if cli.global.json {
-        Form::Json
-    } else {
-        Form::Text
+    let output = Output::new(match (cli.global.json, &cli.command) {
+        (false, _) => Form::Text,
+        (true, Command::Shell) => Form::JsonLines,
+        (true, _) => Form::Json,
     });
     start_tracing(&cli);
     let done = run(cli, output);

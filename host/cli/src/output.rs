@@ -18,6 +18,8 @@ pub(crate) enum Form {
     Text,
     /// One JSON document; for a stream, one document a line.
     Json,
+    /// One JSON document a line, of every command: what a shell prints is one stream.
+    JsonLines,
 }
 
 /// The standard streams, and the form in which results are printed to them.
@@ -34,7 +36,7 @@ impl Output {
 
     /// Whether JSON was asked for.
     pub(crate) fn is_json(self) -> bool {
-        self.form == Form::Json
+        self.form != Form::Text
     }
 
     /// Prints a command's result in the form that was asked for. Text that does not end with a line end gets
@@ -47,6 +49,7 @@ impl Output {
         match self.form {
             Form::Text => self.text(&text()),
             Form::Json => self.text(&json_text(&document(), Layout::Pretty)),
+            Form::JsonLines => self.text(&json_text(&document(), Layout::Line)),
         }
     }
 
@@ -58,7 +61,7 @@ impl Output {
     ) -> Result<()> {
         match self.form {
             Form::Text => self.text(&text()),
-            Form::Json => self.text(&json_text(&document(), Layout::Line)),
+            Form::Json | Form::JsonLines => self.text(&json_text(&document(), Layout::Line)),
         }
     }
 
@@ -89,16 +92,21 @@ impl Output {
         let _ = writeln!(io::stderr(), "warning: {}", text::line(text));
     }
 
-    /// Reports how a command failed.
+    /// Reports how a command failed. In JSON that is one line: the command may have printed a stream before.
     pub(crate) fn failure(self, failure: &Failure) {
+        self.document(failure);
+        if let Some(line) = failure.line() {
+            let _ = writeln!(io::stderr(), "error: {line}");
+        }
+    }
+
+    /// Prints the document of a failure, if JSON was asked for and it has none yet.
+    pub(crate) fn document(self, failure: &Failure) {
         if let Some(document) = failure.document()
             && self.is_json()
         {
             // If the document cannot be written, the line on standard error still follows.
-            let _ = self.text(&json_text(&document, Layout::Pretty));
-        }
-        if let Some(line) = failure.line() {
-            let _ = writeln!(io::stderr(), "error: {line}");
+            let _ = self.text(&json_text(&document, Layout::Line));
         }
     }
 

@@ -68,7 +68,7 @@ pub(crate) fn run(runtime: &Runtime, context: &Context) -> Result<()> {
         let _ = editor.load_history(&history);
         context
             .output
-            .text("`help` lists the commands, `use STORE` chooses a store, Ctrl-D leaves.")?;
+            .note("`help` lists the commands, `use STORE` chooses a store, Ctrl-D leaves.");
     }
     let ended = read_lines(runtime, context, &mut editor, reader);
     if reader == Reader::Person {
@@ -211,16 +211,25 @@ fn run_command(runtime: &Runtime, context: &Context, words: &[OsString]) -> Resu
             .hint("run `lattice daemon` outside of it"));
     }
     let mut context = context.clone();
-    if cli.global.json {
+    let alone = cli.global.json && !context.output.is_json();
+    if alone {
         context.output = output::Output::new(Form::Json);
     }
     context.verbosity = context.verbosity.max(cli.global.verbose);
     let at_signal = cli.command.at_signal();
-    runtime.block_on(guard::interruptible(
+    let done = runtime.block_on(guard::interruptible(
         &context,
         at_signal,
         cli.command.run(&context),
-    ))
+    ));
+    match done {
+        Err(failure) if alone => {
+            // The shell itself prints text; the document that this line asked for is printed here.
+            context.output.document(&failure);
+            Err(failure.with_document_printed())
+        }
+        done => done,
+    }
 }
 
 /// `use`: chooses the current store, or none.

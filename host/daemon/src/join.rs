@@ -145,8 +145,24 @@ pub(crate) fn failure(error: &JoinError) -> Failure {
         JoinError::Unreachable { .. } | JoinError::NotNow { .. } => {
             Failure::unreachable(text).hint("try again when a member's node runs")
         }
+        // The remedy stands in the text.
         JoinError::AdmittedBefore => Failure::unauthorized(text),
-        _ => Failure::failed(text),
+        JoinError::Expired { .. }
+        | JoinError::Spent { .. }
+        | JoinError::Cancelled
+        | JoinError::UnknownInvite => Failure::failed(text),
+        JoinError::Refused(_) => {
+            Failure::failed(text).hint("ask an admin of the store what its rules are")
+        }
+        JoinError::NotAgreed { .. } => {
+            Failure::failed(text).hint("join again, and look at what the token leads to")
+        }
+        JoinError::Wrong { .. } => Failure::failed(text)
+            .hint("try again, since another member may answer; both should run the same version"),
+        JoinError::Node(_) => Failure::failed(text).hint("`lattice doctor` examines this node"),
+        JoinError::Component(_) => {
+            Failure::failed(text).hint("a newer version of Lattice may run this component")
+        }
     }
 }
 
@@ -276,7 +292,7 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
         None => {
             if node.slots().len() >= STORES_MAX {
                 return Err(Failure::failed(format!(
-                    "this handle has {STORES_MAX} stores already"
+                    "this node has {STORES_MAX} stores already"
                 )));
             }
             descriptors::check_room()?;
@@ -348,7 +364,7 @@ fn watch_join(node: &Arc<Node>, slot: Arc<Slot>) -> Progress {
             tokio::select! {
                 changed = phases.changed() => if changed.is_err() { return },
                 _ = closing.wait_for(|closing| *closing) => {
-                    let gone = Failure::unreachable("the handle is shutting down")
+                    let gone = Failure::unreachable("the node is shutting down")
                         .hint("the join goes on at its next start");
                     let _ = out.try_send(Err(gone.into()));
                     return;

@@ -25,6 +25,8 @@ mod store;
 
 /// The stack, in bytes, that each thread of a node's async runtime must have, because guests run on it.
 pub use lattice_runtime::profile::THREAD_STACK_BYTES;
+/// JSON as arguments may hold it, with errors that say what to write instead.
+pub use lattice_runtime::values::json::{NotJson, parse as parse_json};
 pub use node::clock::ClockOptions;
 pub use node::home::{OpenError, SOCKET_NAME};
 pub use node::idle::Idle;

@@ -29,6 +29,38 @@ fn a_wrong_argument_type_changes_nothing() {
 }
 
 #[test]
+fn a_number_that_no_type_holds_is_told_with_its_remedy() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    let before = home.entries("clicks");
+    let file = home.path().join("transaction");
+    for number in ["1e309", "-1e400"] {
+        let call = format!(r#"[{{"function": "add", "args": [{number}]}}]"#);
+        std::fs::write(&file, call).expect("written");
+        let says = [number, "largest number", "inf"];
+        let file = file.to_str().expect("UTF-8");
+        home.fails(&["call", "clicks", "--tx", file], 4, &says);
+    }
+    assert_eq!(home.entries("clicks"), before);
+}
+
+#[test]
+fn a_name_that_no_command_line_can_say_is_given_to_no_store() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    for name in [".", "..", "", "a/b", "/", "./clicks", "-x", "a b"] {
+        // After `--`, since a command line takes a leading dash for a switch.
+        let create = ["store", "create", "--plugin", "counter", "--", name];
+        home.fails(&create, 2, &["cannot be the name", &format!("{name:?}")]);
+        let rename = ["store", "rename", "--", "clicks", name];
+        home.fails(&rename, 2, &["cannot be the name", &format!("{name:?}")]);
+    }
+    assert_eq!(count(&home, "store"), 1);
+    home.fails(&["store", "status", "."], 2, &["current store"]);
+    home.fails(&["store", "status", ""], 2, &["there is no store"]);
+}
+
+#[test]
 fn an_unknown_function_changes_nothing() {
     let home = Home::new();
     home.ok(&["store", "create", "clicks", "--plugin", "counter"]);

@@ -127,6 +127,67 @@ fn a_second_daemon_names_the_first() {
     );
 }
 
+/// Every line of a stream of JSON, each of which must be one document.
+fn documents(printed: &str) -> Vec<serde_json::Value> {
+    let document = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+    printed.lines().map(document).collect()
+}
+
+#[test]
+fn a_stream_of_json_tells_its_end_in_one_line_too() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    let daemon = home.daemon();
+    // Errors before the first message.
+    for words in [
+        &["--json", "watch", "nothing", "value"][..],
+        &["--json", "watch", "clicks", "nothing"],
+        &["--json", "watch", "clicks"],
+    ] {
+        let ended = home.run(words);
+        assert_eq!(ended.code, 2, "{ended:?}");
+        let said = documents(&ended.stdout);
+        assert_eq!(said.len(), 1, "{ended:?}");
+        assert_eq!(said[0]["error"]["exit_code"], 2, "{ended:?}");
+    }
+    // The end of the stream itself.
+    let mut watch = home
+        .command()
+        .args(["--json", "watch", "clicks", "value"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut printed = BufReader::new(watch.stdout.take().expect("piped"));
+    let first = documents(&read_line(&mut printed));
+    assert!(first[0].get("error").is_none(), "{first:?}");
+    daemon.end("TERM");
+    let rest = documents(&read_rest(printed));
+    assert_eq!(watch.wait().expect("it ends").code(), Some(3));
+    let last = rest.last().expect("a last word");
+    assert_eq!(last["error"]["class"], "unreachable", "{rest:?}");
+    assert_ne!(last["error"]["hint"], "", "{rest:?}");
+}
+
+#[test]
+fn a_shell_that_prints_json_prints_a_document_a_line() {
+    let home = Home::new();
+    home.ok(&["store", "create", "clicks", "--plugin", "counter"]);
+    let script = "call clicks add 1\nstore list\nuse clicks\nvalue\nnothing\nadd 1\n";
+    let ended = finish_with_input(home.command().args(["--json", "shell"]), script.as_bytes());
+    assert_eq!(ended.code, 2, "{ended:?}");
+    let said = documents(&ended.stdout);
+    assert_eq!(said.len(), 4, "{ended:?}");
+    assert!(said[1]["stores"].is_array(), "{ended:?}");
+    assert_eq!(said[3]["error"]["class"], "usage", "{ended:?}");
+    // A line that asks for JSON itself gets its failure as a document as well.
+    let script = b"store status nothing --json\n";
+    let ended = finish_with_input(home.command().arg("shell"), script);
+    let said = documents(&ended.stdout);
+    assert_eq!(said.len(), 1, "{ended:?}");
+    assert_eq!(said[0]["error"]["class"], "usage", "{ended:?}");
+}
+
 #[test]
 fn a_watch_prints_each_new_result_and_ends_at_a_signal() {
     let home = Home::new();

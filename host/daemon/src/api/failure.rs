@@ -43,6 +43,11 @@ impl Failure {
         Self::new(ExitClass::Usage, Code::NotFound, text)
     }
 
+    /// The failure of a request that the end of the node cut off.
+    pub(crate) fn shutting_down() -> Self {
+        Self::unreachable("the node is shutting down").hint("try again when it runs")
+    }
+
     /// A peer, or the network, cannot be reached.
     pub(crate) fn unreachable(text: impl Into<String>) -> Self {
         Self::new(ExitClass::Unreachable, Code::Unavailable, text)

@@ -77,13 +77,13 @@ fn check_home(node: &Node) -> Check {
 fn check_key(node: &Node) -> Check {
     match node.home.identity() {
         Ok(key) if key.verifying_key() == node.key.verifying_key() => {
-            ok("key", format!("this handle is {}", node.device()))
+            ok("key", format!("this node is {}", node.device()))
         }
         Ok(_) => check(
             "key",
             CheckLevel::Failed,
-            "identity.key was replaced while the handle runs",
-            "restart the handle, and find out who replaced it",
+            "identity.key was replaced while the node runs",
+            "restart the node, and find out who replaced it",
         ),
         Err(error) => check("key", CheckLevel::Failed, error.to_string(), ""),
     }

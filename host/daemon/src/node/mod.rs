@@ -396,10 +396,7 @@ impl Node {
         if let Some(store) = slot.opened() {
             return Ok(store);
         }
-        let node = self
-            .own
-            .upgrade()
-            .ok_or_else(|| Failure::unreachable("the node is shutting down"))?;
+        let node = self.own.upgrade().ok_or_else(|| Failure::shutting_down())?;
         let slot = slot.clone();
         tokio::task::spawn_blocking(move || node.open_slot(&slot))
             .await
@@ -416,7 +413,7 @@ impl Node {
             return Ok(store);
         }
         if *self.closing.borrow() {
-            return Err(Failure::unreachable("the node is shutting down"));
+            return Err(Failure::shutting_down());
         }
         let directory = self.home.store(&slot.id);
         let opened = match Files::are_in(&directory) {

@@ -326,7 +326,7 @@ pub(crate) async fn store_status(
         remarks.push("later changes of the parent's members do not reach this store".to_owned());
     }
     if member::own_role(node, &slot).is_none() && governance.is_some() {
-        remarks.push("this handle is no member of the store any more".to_owned());
+        remarks.push("this node is no member of the store any more".to_owned());
     }
     remarks.extend(clock_error(node, &slot).map(|error| error.to_string()));
     let summary = snapshot.summary();

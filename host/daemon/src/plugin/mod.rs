@@ -181,7 +181,7 @@ fn install_now(node: &Node, name: String, bytes: &[u8]) -> Result<api::InstallPl
         }
         if before.bundled {
             return Err(Failure::usage(format!(
-                "{name} is the name of a component that came with this handle"
+                "{name} is the name of a component that came with this node"
             ))
             .hint("give it another one with --name"));
         }
@@ -347,7 +347,7 @@ pub(crate) fn remove_plugin(node: &Node, text: &str) -> Result<api::RemovePlugin
     let (name, record) = lookup::find_plugin(node, text)?;
     if record.bundled {
         return Err(Failure::usage(format!(
-            "{name} came with this handle and cannot be removed"
+            "{name} came with this node and cannot be removed"
         )));
     }
     let users = blob::stores_using(node, &record.id())?;
@@ -359,7 +359,7 @@ pub(crate) fn remove_plugin(node: &Node, text: &str) -> Result<api::RemovePlugin
     };
     if last_name && !users.is_empty() {
         return Err(
-            Failure::usage(format!("{name} is used by stores of this handle"))
+            Failure::usage(format!("{name} is used by stores of this node"))
                 .hint("it stays as long as they are here")
                 .candidates(users),
         );

@@ -138,8 +138,8 @@ fn from_content(ty: &Type, content: Vec<u8>) -> std::result::Result<Value, Strin
 }
 
 fn from_json(function: &Function, text: &str) -> Result<Vec<Value>> {
-    let given: serde_json::Value = serde_json::from_str(text)
-        .map_err(|error| misfit(function, format!("the arguments are no JSON: {error}")))?;
+    let given =
+        json::parse(text).map_err(|error| misfit(function, format!("the arguments: {error}")))?;
     let read = |param: &Param, value: &serde_json::Value| {
         json::from_json(&param.ty, value)
             .map_err(|error| misfit(function, format!("`{}`: {error}", param.name)))
@@ -275,6 +275,10 @@ mod tests {
             (json("{}"), "`key`"),
             (json("7"), "neither"),
             (json("["), "no JSON"),
+            (
+                json(r#"["a", "Yg==", -1e309]"#),
+                "-1e309 is beyond the largest number",
+            ),
         ] {
             let failure = encode(&put(), Some(arguments)).unwrap_err();
             assert!(failure.to_string().contains(said), "{failure}");

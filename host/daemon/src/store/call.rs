@@ -203,8 +203,8 @@ pub(crate) fn call_response(
     let mut outcome = outcome::show(&done.outcome, functions, forms);
     if let Outcome::Unauthorized { .. } = done.outcome {
         outcome.detail = match member::own_role(node, slot) {
-            Some(role) => format!("this handle's role is {role}"),
-            None => "this handle is no member of the store".into(),
+            Some(role) => format!("this node's role is {role}"),
+            None => "this node is no member of the store".into(),
         };
     }
     let mut response = api::CallResponse {
@@ -277,7 +277,7 @@ pub(crate) async fn run_query(
             return Ok(queried);
         }
     }
-    let ends = |_| Failure::unreachable("the handle is shutting down");
+    let ends = |_| Failure::shutting_down();
     let among_its = store.long_queries.clone().acquire_owned().await;
     let among_all = node.long_queries.clone().acquire_owned().await;
     let turn = (among_its.map_err(ends)?, among_all.map_err(ends)?);

@@ -197,7 +197,7 @@ pub(crate) async fn create(
     )?;
     if node.slots().len() >= STORES_MAX {
         return Err(
-            Failure::failed(format!("this handle has {STORES_MAX} stores already"))
+            Failure::failed(format!("this node has {STORES_MAX} stores already"))
                 .hint("run another handle for more"),
         );
     }

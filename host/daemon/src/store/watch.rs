@@ -51,7 +51,7 @@ pub(crate) async fn watch(node: &Arc<Node>, request: api::WatchRequest) -> Resul
     let slot = lookup::find_slot(node, &request.store)?;
     let store = call::running(node, &slot).await?;
     let permit = node.watches.clone().try_acquire_owned().map_err(|_| {
-        Failure::failed("too many watches run on this handle").hint("end some of them")
+        Failure::failed("too many watches run on this node").hint("end some of them")
     })?;
     // Subscribed before the snapshot is taken, so that no change between the two is missed.
     let mut changes = store.changes();
@@ -81,7 +81,7 @@ pub(crate) async fn watch(node: &Arc<Node>, request: api::WatchRequest) -> Resul
                 }
                 () = out.closed() => return,
                 _ = closing.wait_for(|closing| *closing) => {
-                    let gone = Failure::unreachable("the handle is shutting down");
+                    let gone = Failure::shutting_down();
                     let _ = out.try_send(Err(gone.into()));
                     return;
                 }

@@ -1,8 +1,11 @@
 //! The joiner's side of a join: one request after the other, to whichever member answers.
 
 use std::net::SocketAddr;
+use std::time::{Duration, UNIX_EPOCH};
 
-use iroh::endpoint::Connection;
+use iroh::endpoint::{
+    ConnectError, ConnectWithOptsError, ConnectingError, Connection, ConnectionError,
+};
 use iroh::{EndpointAddr, TransportAddr};
 use lattice_format::{
     BlobId, Body, ComponentId, DeviceKey, Genesis, Header, IntentionId, Signature, SignedHeader,
@@ -22,7 +25,7 @@ use crate::token::{PeerAddr, Token, shortened};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// Nobody that the token names answers.
-    #[error("none of {tried} members answers; the last one: {last}")]
+    #[error("none of the {tried} members that the token names answers; of the last one: {last}")]
     Unreachable {
         /// How many were tried.
         tried: usize,
@@ -30,13 +33,13 @@ pub enum JoinError {
         last: String,
     },
     /// The invite ended.
-    #[error("the invite expired at {at_ms} ms since 1970; ask for a new one")]
+    #[error("the invite expired at {}; ask for a new one", date(*.at_ms))]
     Expired {
         /// When, in milliseconds since the Unix epoch.
         at_ms: u64,
     },
     /// Others used it up.
-    #[error("the invite is spent: it was good for {uses} device(s); ask for a new one")]
+    #[error("the invite is spent: it was good for {}; ask for a new one", devices(*.uses))]
     Spent {
         /// How many uses it had.
         uses: u32,
@@ -64,7 +67,7 @@ pub enum JoinError {
         agreed: String,
     },
     /// A member cannot help now.
-    #[error("{peer} cannot help now: {text}")]
+    #[error("the member {} cannot help now: {text}", short(.peer))]
     NotNow {
         /// The member.
         peer: DeviceKey,
@@ -72,7 +75,7 @@ pub enum JoinError {
         text: String,
     },
     /// A member sent something that is not what was asked for.
-    #[error("{peer} answers wrongly: {text}")]
+    #[error("the member {} answers wrongly: {text}", short(.peer))]
     Wrong {
         /// The member.
         peer: DeviceKey,
@@ -80,11 +83,56 @@ pub enum JoinError {
         text: String,
     },
     /// This node itself could not go on.
-    #[error("this node: {0}")]
+    #[error("this node cannot go on: {0}")]
     Node(String),
     /// A component, or the genesis, is not one that this node can use.
     #[error("the component cannot be used: {0}")]
     Component(String),
+}
+
+/// As many digits of a device's key as tell it from others.
+fn short(device: &DeviceKey) -> String {
+    device.to_string().chars().take(16).collect()
+}
+
+fn devices(uses: u32) -> String {
+    match uses {
+        1 => "one device".into(),
+        uses => format!("{uses} devices"),
+    }
+}
+
+/// A time as people read it.
+fn date(at_ms: u64) -> String {
+    // RFC 3339 has no years after 9999.
+    const YEAR_10000_MS: u64 = 253_402_300_800_000;
+    match UNIX_EPOCH.checked_add(Duration::from_millis(at_ms)) {
+        Some(at) if at_ms < YEAR_10000_MS => humantime::format_rfc3339_seconds(at).to_string(),
+        _ => format!("{at_ms} ms since 1970"),
+    }
+}
+
+/// Why a dial failed, in words.
+fn dial_words(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Connect {
+            source: ConnectWithOptsError::NoAddress { .. },
+            ..
+        } => "no place is known where it could be reached".into(),
+        ConnectError::Connection { source, .. }
+        | ConnectError::Connecting {
+            source: ConnectingError::ConnectionError { source, .. },
+            ..
+        } => match source {
+            ConnectionError::TimedOut => "it does not answer".into(),
+            ConnectionError::ApplicationClosed(closed) => {
+                let reason = String::from_utf8_lossy(&closed.reason);
+                format!("it closed the connection, saying {reason:?}")
+            }
+            other => format!("the connection failed: {other}"),
+        },
+        other => format!("the connection failed: {other:#}"),
+    }
 }
 
 impl JoinError {
@@ -281,9 +329,10 @@ impl<'a> Member<'a> {
         }
         let connection = match dialled {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Err(not_now(format!("{error:#}"))),
+            Ok(Err(error)) => return Err(not_now(dial_words(&error))),
             Err(_) => {
-                return Err(not_now(format!("no answer within {:?}", net.dial_limit())));
+                let limit = net.dial_limit();
+                return Err(not_now(format!("it does not answer within {limit:?}")));
             }
         };
         Ok(Self {
@@ -455,7 +504,7 @@ impl<'a> Member<'a> {
         let limit = self.net.context.timings.stall;
         let (mut answer, streams) = timeout(limit, asked)
             .await
-            .map_err(|_| broken(format!("no answer within {limit:?}")))??;
+            .map_err(|_| broken(format!("it does not answer within {limit:?}")))??;
         match answer.refusal.take() {
             None => Ok((answer, streams)),
             Some(refusal) => Err(self.refused(Why::from_wire(refusal))),
@@ -491,3 +540,36 @@ impl<'a> Member<'a> {
 }
 
 type Streams = (iroh::endpoint::SendStream, iroh::endpoint::RecvStream);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_join_ends_is_said_in_sentences() {
+        let peer = DeviceKey([0xab; 32]);
+        let expired = |at_ms| JoinError::Expired { at_ms }.to_string();
+        assert_eq!(
+            expired(1_777_636_800_000),
+            "the invite expired at 2026-05-01T12:00:00Z; ask for a new one"
+        );
+        assert!(expired(u64::MAX).contains("ms since 1970"), "no such year");
+        assert_eq!(
+            JoinError::Spent { uses: 1 }.to_string(),
+            "the invite is spent: it was good for one device; ask for a new one"
+        );
+        let last = JoinError::NotNow {
+            peer,
+            text: "it does not answer within 6s".into(),
+        };
+        let error = JoinError::Unreachable {
+            tried: 2,
+            last: last.to_string(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "none of the 2 members that the token names answers; of the last one: the member \
+             abababababababab cannot help now: it does not answer within 6s"
+        );
+    }
+}

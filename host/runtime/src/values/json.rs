@@ -25,6 +25,56 @@ pub struct FromJsonError {
     expected: String,
 }
 
+/// A text that is not taken for JSON.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotJson {
+    /// The text has a number that is too large for every type.
+    #[error(
+        "{number} is beyond the largest number, {:e}; write \"inf\" or \"-inf\" for an infinity",
+        f64::MAX
+    )]
+    Beyond {
+        /// The number, as written; a long one is cut.
+        number: String,
+    },
+    /// The text is no JSON.
+    #[error("no JSON: {0}")]
+    Syntax(String),
+}
+
+/// Reads a JSON text.
+///
+/// # Errors
+/// When it is no JSON, or has a number beyond those of 64 bits.
+pub fn parse(text: &str) -> Result<Json, NotJson> {
+    serde_json::from_str(text).map_err(|error| match number_beyond(text, &error) {
+        Some(number) => NotJson::Beyond { number },
+        None => NotJson::Syntax(error.to_string()),
+    })
+}
+
+/// The number at which the reading of a text ended, if it ended for the size of a number.
+fn number_beyond(text: &str, error: &serde_json::Error) -> Option<String> {
+    // The crate tells this kind of error in its text alone.
+    if !error.to_string().starts_with("number out of range") {
+        return None;
+    }
+    let line = text.split('\n').nth(error.line().checked_sub(1)?)?;
+    let is_part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+    let (before, after) = line.as_bytes().split_at_checked(error.column())?;
+    let begin = before.iter().rposition(|byte| !is_part(byte));
+    let begin = begin.map_or(0, |at| at + 1);
+    let rest = after.iter().take_while(|byte| is_part(byte)).count();
+    let number = &line[begin..before.len() + rest];
+    Some(match number.get(..NUMBER_CHARS) {
+        Some(first) if number.len() > NUMBER_CHARS => format!("{first}…"),
+        _ => number.to_owned(),
+    })
+}
+
+/// How many characters of a number an error shows.
+const NUMBER_CHARS: usize = 40;
+
 /// The JSON form of `value`, which must be one of `ty`.
 ///
 /// # Panics
@@ -158,8 +208,24 @@ fn read(ty: &Type, json: &Json, at: &mut JsonPath) -> Result<Value, FromJsonErro
         Type::U16 => integer!(U16, as_u64, false),
         Type::U32 => integer!(U32, as_u64, false),
         Type::U64 => integer!(U64, as_u64, true),
-        Type::F32 => number(json).map(|number| Value::f32(number as f32)),
-        Type::F64 => number(json).map(Value::f64),
+        Type::F32 | Type::F64 => {
+            let Some(number) = number(json) else {
+                let expected = format!("{ty}: a number, \"nan\", \"inf\" or \"-inf\"");
+                return at.error(json, expected);
+            };
+            let narrow = number as f32;
+            if *ty == Type::F32 && narrow.is_infinite() && number.is_finite() {
+                let expected = format!(
+                    "f32, whose largest number is {:e}; write \"inf\" or \"-inf\" for an infinity",
+                    f32::MAX
+                );
+                return at.error(json, expected);
+            }
+            Some(match ty {
+                Type::F32 => Value::f32(narrow),
+                _ => Value::f64(number),
+            })
+        }
         Type::Char => {
             let mut chars = json.as_str().unwrap_or_default().chars();
             chars

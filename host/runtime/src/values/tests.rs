@@ -291,6 +291,80 @@ fn encodings_have_golden_bytes() {
     check(&flags, b"\x82\x62aa\x61z", Some(Value::Flags(vec![0, 1])));
 }
 
+/// Digits that round to an infinity stand for no value of any float, alone and inside of other types, in WAVE and JSON.
+#[test]
+fn a_number_beyond_its_type_is_refused_and_no_infinity() {
+    let record = Type::Record(
+        Record::new(
+            "",
+            "",
+            vec![Field {
+                name: "x".into(),
+                docs: String::new(),
+                ty: Type::F64,
+            }],
+        )
+        .into(),
+    );
+    let list = Type::List(Type::F64.into());
+    for (ty, text) in [
+        (&Type::F64, "1e309"),
+        (&Type::F64, "-1e309"),
+        (&Type::F32, "1e39"),
+        (&Type::F32, "-3.5e38"),
+        (&list, "[1, 1e400]"),
+        (&record, "{x: 1e400}"),
+        (&Type::option(Type::F64), "1e400"),
+        (&Type::option(Type::F64), "some(-1e400)"),
+    ] {
+        let error = wave::parse(ty, text).unwrap_err().to_string();
+        assert!(error.contains("largest number"), "{error}");
+        assert!(error.contains("inf"), "{error}");
+    }
+    let f64s = [("1.7976931348623157e308", f64::MAX), ("inf", f64::INFINITY)];
+    for (text, value) in f64s {
+        assert_eq!(wave::parse(&Type::F64, text), Ok(Value::f64(value)));
+    }
+    let f32s = [
+        ("3.4028235e38", f32::MAX),
+        ("-inf", f32::NEG_INFINITY),
+        ("1e-50", 0.0),
+    ];
+    for (text, value) in f32s {
+        assert_eq!(wave::parse(&Type::F32, text), Ok(Value::f32(value)));
+    }
+    for (text, shown) in [
+        ("1e309", "1e309"),
+        ("[7, -1e309]", "-1e309"),
+        ("{\"x\":\n {\"y\": [1e400, 2]}}", "1e400"),
+        ("[9e999999999]", "9e999999999"),
+    ] {
+        let error = json::parse(text).unwrap_err();
+        let number = shown.to_owned();
+        assert_eq!(error, json::NotJson::Beyond { number }, "{text}");
+        assert!(error.to_string().contains("inf"), "{error}");
+    }
+    let long = format!("[1{}]", "0".repeat(400));
+    let error = json::parse(&long).unwrap_err().to_string();
+    assert!(error.starts_with("1000") && error.len() < 200, "{error}");
+    for (ty, text) in [
+        (&Type::F32, "1e39"),
+        (&list, "[\"NaN\"]"),
+        (&Type::F64, "\"1\""),
+    ] {
+        let error = json::from_json(ty, &json::parse(text).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("\"inf\""), "{error}");
+    }
+    for text in ["NaN", "Infinity", "-Infinity", "[nan]", "1e", "0x10"] {
+        let error = json::parse(text).unwrap_err();
+        assert!(matches!(error, json::NotJson::Syntax(_)), "{text}: {error}");
+    }
+    let widest = json::from_json(&Type::F32, &json::parse("3.4028235e38").unwrap());
+    assert_eq!(widest, Ok(Value::f32(f32::MAX)));
+    let infinite = json::from_json(&Type::F32, &"inf".into());
+    assert_eq!(infinite, Ok(Value::f32(f32::INFINITY)));
+}
+
 #[test]
 fn what_is_not_canonical_is_refused() {
     check(&Type::U64, &[0x18, 23], None);

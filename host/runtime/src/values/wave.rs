@@ -207,6 +207,22 @@ fn float(out: &mut String, number: impl fmt::Display, wide: f64) -> fmt::Result 
     }
 }
 
+/// Refuses an infinity that was written in digits: nobody who writes `1e309` means it.
+fn is_meant(
+    node: &Node,
+    source: &str,
+    is_infinite: bool,
+    max: &dyn fmt::LowerExp,
+) -> Result<(), Wrong> {
+    let is_word = source[node.span()].trim_start_matches('-') == "inf";
+    if is_infinite && !is_word {
+        let expected =
+            format!("within the largest number, {max:e}; write inf or -inf for an infinity");
+        return Err(mismatch(node, source, &expected));
+    }
+    Ok(())
+}
+
 /// The value of `ty` that a node of the parsed text stands for.
 fn build(ty: &Type, node: &Node, source: &str) -> Result<Value, Wrong> {
     Ok(match ty {
@@ -219,8 +235,16 @@ fn build(ty: &Type, node: &Node, source: &str) -> Result<Value, Wrong> {
         Type::U16 => Value::U16(node.as_number(source)?),
         Type::U32 => Value::U32(node.as_number(source)?),
         Type::U64 => Value::U64(node.as_number(source)?),
-        Type::F32 => Value::f32(node.as_number(source)?),
-        Type::F64 => Value::f64(node.as_number(source)?),
+        Type::F32 => {
+            let number: f32 = node.as_number(source)?;
+            is_meant(node, source, number.is_infinite(), &f32::MAX)?;
+            Value::f32(number)
+        }
+        Type::F64 => {
+            let number: f64 = node.as_number(source)?;
+            is_meant(node, source, number.is_infinite(), &f64::MAX)?;
+            Value::f64(number)
+        }
         Type::Char => Value::Char(node.as_char(source)?),
         Type::String => Value::String(node.as_str(source)?.into_owned()),
         Type::Bytes => {
