@@ -9,6 +9,7 @@ use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question};
 use lru::LruCache;
 use parking_lot::{Mutex, MutexGuard};
+use rustix::process::{Resource, getrlimit};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
     Enabled, Engine as WasmEngine, InstanceAllocationStrategy, PoolingAllocationConfig,
@@ -22,8 +23,8 @@ use crate::inspect::{self, InspectError};
 use crate::instance_pool::{InstancePool, Loaded};
 use crate::limits::{
     COMPONENT_BYTES_MAX, LOADED_COMPONENTS_MAX, POOL_CORE_INSTANCES, POOL_CORE_INSTANCES_EACH,
-    POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_MEMORIES, POOL_MEMORIES_EACH, POOL_TABLES,
-    POOL_TABLES_EACH,
+    POOL_INSTANCE_BYTES, POOL_INSTANCES, POOL_INSTANCES_LEAST, POOL_MEMORIES, POOL_MEMORIES_EACH,
+    POOL_SPACE_PART, POOL_TABLES, POOL_TABLES_EACH,
 };
 use crate::pace::{Pacer, RunningGuests};
 use crate::profile::{MEMORY_BYTES_MAX, PROFILE, TABLE_ELEMENTS_MAX};
@@ -32,7 +33,8 @@ use crate::{governance, host, instance, wasi};
 
 /// Runs WebAssembly components: the kernel's engine.
 ///
-/// One a process: it reserves address space for every instance that may exist at a time.
+/// One a process: it reserves address space for every instance that may exist at a time. Where a process may have little
+/// of it (`ulimit -v`), fewer instances may.
 pub struct Wasm {
     engine: wasmtime::Engine,
     linker: Linker<Data>,
@@ -62,7 +64,9 @@ pub enum OpenError {
         error: std::io::Error,
     },
     /// The engine refuses its settings, or finds no address space.
-    #[error("the WebAssembly engine does not start: {0}")]
+    #[error(
+        "the WebAssembly engine does not start: {0}; if memory cannot be reserved, allow more address space: see `ulimit -v`"
+    )]
     Engine(String),
 }
 
@@ -93,7 +97,8 @@ impl Wasm {
     pub fn open(dir: &Path, compiler: Compiler) -> Result<Self, OpenError> {
         let engine_error = |error: wasmtime::Error| OpenError::Engine(format!("{error:#}"));
         let mut config = compiler.config().map_err(engine_error)?;
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        let places = Places::within(getrlimit(Resource::As).current);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&places)));
         let engine = wasmtime::Engine::new(&config).map_err(engine_error)?;
         let mut linker = Linker::new(&engine);
         host::add_to_linker(&mut linker).map_err(engine_error)?;
@@ -269,21 +274,67 @@ const MEMORY_KEPT_BYTES: usize = 128 * 1024;
 /// How much of a table is, likewise, in bytes.
 const TABLE_KEPT_BYTES: usize = 16 * 1024;
 
-fn pool() -> PoolingAllocationConfig {
+/// How much the pool has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    instances: u32,
+    memories: u32,
+    tables: u32,
+}
+
+impl Places {
+    /// All that there may be.
+    const ALL: Self = Self {
+        instances: POOL_INSTANCES,
+        memories: POOL_MEMORIES,
+        tables: POOL_TABLES,
+    };
+    /// What one component may have of each, and some instances of components that have one.
+    const LEAST: Self = Self {
+        instances: POOL_INSTANCES_LEAST,
+        memories: POOL_MEMORIES_EACH,
+        tables: POOL_TABLES_EACH,
+    };
+
+    /// The places of a process that may have so much address space, in bytes; `None` for any.
+    ///
+    /// Only how much runs at a time depends on it. A call that finds no place fails, and no outcome is logged for that.
+    fn within(space: Option<u64>) -> Self {
+        let Some(space) = space else { return Self::ALL };
+        let (have, wanted) = (space / POOL_SPACE_PART, Self::ALL.space_bytes());
+        let part = |all: u32, least: u32| {
+            let scaled = u64::from(all).saturating_mul(have) / wanted;
+            u32::try_from(scaled).map_or(all, |scaled| scaled.clamp(least, all))
+        };
+        Self {
+            instances: part(Self::ALL.instances, Self::LEAST.instances),
+            memories: part(Self::ALL.memories, Self::LEAST.memories),
+            tables: part(Self::ALL.tables, Self::LEAST.tables),
+        }
+    }
+
+    /// The address space that they take, in bytes, guards apart.
+    fn space_bytes(&self) -> u64 {
+        let table = u64::from(TABLE_ELEMENTS_MAX) * size_of::<usize>() as u64;
+        u64::from(self.memories) * MEMORY_BYTES_MAX + u64::from(self.tables) * table
+    }
+}
+
+fn pool(places: &Places) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
     let elements = TABLE_ELEMENTS_MAX as usize;
     let memory_bytes = usize::try_from(MEMORY_BYTES_MAX).expect("a memory fits the address space");
-    pool.total_component_instances(POOL_INSTANCES)
+    pool.total_component_instances(places.instances)
         .max_component_instance_size(POOL_INSTANCE_BYTES)
         .max_core_instance_size(POOL_INSTANCE_BYTES)
         .total_core_instances(POOL_CORE_INSTANCES)
         .max_core_instances_per_component(POOL_CORE_INSTANCES_EACH)
-        .total_memories(POOL_MEMORIES)
+        .total_memories(places.memories)
         .max_memories_per_component(POOL_MEMORIES_EACH)
         .max_memory_size(memory_bytes)
         // Nothing here is asynchronous, and a thousand stacks with a guard page each cost milliseconds at start.
         .total_stacks(0)
-        .total_tables(POOL_TABLES)
+        .total_tables(places.tables)
         .max_tables_per_component(POOL_TABLES_EACH)
         .max_tables_per_module(POOL_TABLES_EACH)
         .table_elements(elements)
@@ -341,6 +392,35 @@ impl Engine for Wasm {
 mod tests {
     use super::*;
     use crate::bounds::{engine, with_modules};
+
+    /// Holds: invariant 10.
+    #[test]
+    fn a_process_with_little_address_space_has_a_smaller_pool_that_fits() {
+        assert_eq!(Places::within(None), Places::ALL);
+        let enough = Places::ALL.space_bytes() * POOL_SPACE_PART;
+        assert_eq!(Places::within(Some(enough)), Places::ALL);
+        assert_ne!(Places::within(Some(enough - POOL_SPACE_PART)), Places::ALL);
+        assert_eq!(Places::within(Some(u64::MAX)), Places::ALL);
+        let four_gb = 4_000_000 * 1024;
+        let few = Places::within(Some(four_gb));
+        assert!(few.space_bytes() <= four_gb / POOL_SPACE_PART, "{few:?}");
+        assert_eq!(few.instances, POOL_INSTANCES_LEAST);
+        assert!(few.memories > POOL_MEMORIES_EACH, "{few:?}");
+        // However little there is, one component has what it may have, or the engine does not start and says so.
+        assert_eq!(Places::within(Some(1)), Places::LEAST);
+        // More space never means less room.
+        let growing: Vec<_> = (0..64).map(|n| Places::within(Some(n << 30))).collect();
+        for pair in growing.windows(2) {
+            assert!(pair[0].instances <= pair[1].instances);
+            assert!(pair[0].memories <= pair[1].memories);
+            assert!(pair[0].tables <= pair[1].tables);
+        }
+        // The smallest pool is one that the engine takes.
+        let mut config = Compiler::InProcess.config().unwrap();
+        let pool = pool(&Places::LEAST);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        wasmtime::Engine::new(&config).unwrap();
+    }
 
     #[test]
     fn so_many_components_are_kept_ready_and_the_one_used_last_stays() {

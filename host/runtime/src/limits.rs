@@ -37,6 +37,12 @@ pub const POOL_TABLES_EACH: u32 = 64;
 /// The bookkeeping of one component instance, in bytes.
 pub(crate) const POOL_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
 
+/// Of the address space that a process may have, the pool takes one part in so many. The others are for threads, files
+/// that are mapped and the heap.
+pub(crate) const POOL_SPACE_PART: u64 = 3;
+/// Instances that exist at the same time where address space is scarce: those of some writers and queries, and spares.
+pub(crate) const POOL_INSTANCES_LEAST: u32 = 8;
+
 /// Instances that are started ahead of a call, of all components together.
 pub(crate) const SPARES_READY_MAX: usize = 8;
 /// Instances that were used and wait to be dropped.
@@ -69,3 +75,5 @@ const _: () = assert!(POOL_CORE_INSTANCES_EACH <= POOL_CORE_INSTANCES);
 const _: () = assert!(POOL_MEMORIES_EACH <= POOL_MEMORIES && POOL_TABLES_EACH <= POOL_TABLES);
 // The pool reserves this much address space, of which nothing is used before an instance runs.
 const _: () = assert!(POOL_MEMORIES as u64 * profile::MEMORY_BYTES_MAX <= 16 << 30);
+// What one component may have fits into the smallest pool as well.
+const _: () = assert!(POOL_MEMORIES_EACH <= POOL_INSTANCES_LEAST);

@@ -136,6 +136,20 @@ pub(crate) fn command(home: &Path) -> Command {
     command
 }
 
+/// The same, run by another program, whose own arguments `outer` has.
+pub(crate) fn command_by(mut outer: Command, home: &Path) -> Command {
+    let plain = command(home);
+    outer.arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer.stdin(Stdio::null());
+    outer
+}
+
 /// How a command ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ended {

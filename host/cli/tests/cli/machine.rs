@@ -6,7 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::harness::{Daemon, Ended, Home, built, command, finish, program, start_daemon_with};
+use crate::harness::{
+    Daemon, Ended, Home, built, command, command_by, daemon_by, finish, program, start_daemon_with,
+};
 
 /// The binary on a home, with a limit that the shell's `ulimit` sets.
 fn limited(home: &Path, limit: &str, words: &[&str]) -> Ended {
@@ -511,6 +513,39 @@ fn limits_that_were_inherited_are_narrowed_and_compiling_goes_on() {
     let ended = finish(&mut command);
     assert_eq!(ended.code, 0, "{ended:?}");
     home.ok(&["call", "clicks", "add", "7"]);
+}
+
+#[test]
+fn a_process_with_four_gigabytes_of_address_space_does_everything() {
+    let limited = |home: &Home| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -v 4000000 && exec \"$0\" \"$@\""]);
+        command_by(shell, home.path())
+    };
+    let ok = |home: &Home, words: &[&str]| {
+        let ended = finish(limited(home).args(words));
+        assert_eq!(ended.code, 0, "lattice {words:?}: {ended:?}");
+        ended.stdout.trim().to_owned()
+    };
+    let daemon = |home: &Home| {
+        let switches = ["--no-relay", "--no-discovery", "--bind", "127.0.0.1:0"];
+        daemon_by(limited(home).args(["daemon", "--json"]).args(switches))
+    };
+    let (a, b) = (Home::new(), Home::new());
+    // Without a daemon, compiling included.
+    ok(&a, &["store", "create", "clicks", "--plugin", "counter"]);
+    ok(&a, &["call", "clicks", "add", "1"]);
+    let (_first, _second) = (daemon(&a), daemon(&b));
+    for number in 0..20 {
+        let name = format!("notes-{number}");
+        ok(&a, &["store", "create", &name, "--plugin", "kv"]);
+        ok(&a, &["call", &name, "put", "a", "b"]);
+    }
+    let token = ok(&a, &["store", "invite", "clicks"]);
+    ok(&b, &["store", "join", "--yes", &token]);
+    assert_eq!(ok(&b, &["query", "clicks", "value"]), "1");
+    ok(&b, &["call", "clicks", "add", "2"]);
+    assert!(ok(&a, &["doctor"]).contains("golden outcomes hold"));
 }
 
 #[test]
