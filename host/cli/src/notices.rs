@@ -109,6 +109,7 @@ fn kind_name(kind: api::NoticeKind) -> &'static str {
         api::NoticeKind::Divergence => "divergence",
         api::NoticeKind::Paused => "paused",
         api::NoticeKind::Clock => "clock",
+        api::NoticeKind::Copy => "copy",
         api::NoticeKind::Other | api::NoticeKind::Unspecified => "other",
     }
 }

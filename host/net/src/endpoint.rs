@@ -1,6 +1,6 @@
 //! The iroh endpoint of a node, and conversions between iroh's names and ours.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use ed25519_dalek::SigningKey;
 use iroh::address_lookup::memory::MemoryLookup;
@@ -173,6 +173,11 @@ pub(crate) fn own_addr(endpoint: &Endpoint) -> PeerAddr {
         addresses: addr.ip_addrs().copied().collect(),
         relay: addr.relay_urls().next().map(ToString::to_string),
     }
+}
+
+/// Whether an interface of this machine has the address.
+pub(crate) fn is_here(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// The socket address at the other end of a connection; `None` while a relay carries it.

@@ -155,6 +155,11 @@ pub enum NetEvent {
         /// At most [`crate::limits::ADDRESSES_PER_PEER`], the newest first.
         addresses: Vec<SocketAddr>,
     },
+    /// Another node on the local network announces itself with this device's key. Anybody there can say so. Raised once.
+    KeyElsewhere {
+        /// Where it says that it is.
+        addresses: Vec<SocketAddr>,
+    },
     /// A peer and this node hold the same entries of a store.
     InSync {
         /// The store.

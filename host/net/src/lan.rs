@@ -8,7 +8,7 @@
 //! network without a way out has no default route. An endpoint on loopback alone sends nothing.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::context::Context;
-use crate::endpoint::{device_of, id_of};
+use crate::endpoint::{device_of, id_of, is_here};
+use crate::host::NetEvent;
 use crate::limits::{ADDRESSES_PER_PEER, LAN_NEWS_MAX, LAN_PEERS_MAX};
 
 /// The service, which is `_lattice._udp.local` on the wire.
@@ -39,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The shortest time between two announcements of one peer that each make this node dial.
 const WAKE_PAUSE: Duration = Duration::from_secs(1);
 
+/// After how long this device's key is taken to be in use elsewhere as well.
+const ELSEWHERE_AFTER: Duration = Duration::from_secs(3);
+
 /// The announcements on the local network: this node's, and what it hears.
 #[derive(Clone)]
 pub(crate) struct Lan(Arc<Shared>);
@@ -51,6 +55,39 @@ struct Shared {
     /// Devices that were heard at a place that is new.
     news: mpsc::Sender<DeviceKey>,
     running: Mutex<Option<DropGuard>>,
+    own: Mutex<Own>,
+}
+
+/// What is said of this node's own device.
+#[derive(Default)]
+struct Own {
+    /// Where this node says that it is.
+    announced: BTreeSet<SocketAddr>,
+    /// Where else its device was heard, and when for the first time.
+    elsewhere: Option<(Vec<SocketAddr>, Instant)>,
+    /// Whether that was told.
+    is_told: bool,
+}
+
+impl Own {
+    /// Takes an announcement of this device. Returns whether it stands for another node, which is not told before it was
+    /// heard there for a while: what this node said before it moved may come late.
+    fn hear(&mut self, places: Vec<SocketAddr>, now: Instant) -> bool {
+        if places.is_empty() || places.iter().any(|place| self.announced.contains(place)) {
+            return false;
+        }
+        match &self.elsewhere {
+            Some((known, first)) if *known == places => {
+                let tells = !self.is_told && now.duration_since(*first) >= ELSEWHERE_AFTER;
+                self.is_told |= tells;
+                tells
+            }
+            _ => {
+                self.elsewhere = Some((places, now));
+                false
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Lan {
@@ -72,6 +109,7 @@ impl Lan {
             heard: watch::Sender::new(0),
             news,
             running: Mutex::default(),
+            own: Mutex::default(),
         };
         (Self(Arc::new(shared)), heard)
     }
@@ -79,6 +117,13 @@ impl Lan {
     /// Where the peer was heard last.
     pub(crate) fn addresses(&self, peer: &DeviceKey) -> Vec<SocketAddr> {
         self.0.table.lock().addresses(peer)
+    }
+
+    /// Where else this node's own device was heard.
+    fn elsewhere(&self) -> Vec<SocketAddr> {
+        let own = self.0.own.lock();
+        let elsewhere = own.elsewhere.as_ref();
+        elsewhere.map_or_else(Vec::new, |(places, _)| places.clone())
     }
 
     /// Ends the announcements.
@@ -116,6 +161,9 @@ impl Lan {
 impl Shared {
     fn hear(&self, device: DeviceKey, places: impl Iterator<Item = SocketAddr>) {
         if id_of(&device) == Some(self.me) {
+            if self.own.lock().hear(places.collect(), Instant::now()) {
+                let _ = self.news.try_send(device);
+            }
             return;
         }
         let heard = self.table.lock().hear(device, places, Instant::now());
@@ -133,6 +181,7 @@ impl Shared {
 impl AddressLookup for Lan {
     fn publish(&self, data: &EndpointData) {
         let places = announced(data.ip_addrs().copied(), is_here);
+        self.0.own.lock().announced.clone_from(&places);
         let mut running = self.0.running.lock();
         // Begun anew each time, also with the same places: an interface that was gone meanwhile has left its groups.
         *running = None;
@@ -190,10 +239,15 @@ impl Listening {
     }
 }
 
-/// Dials members as soon as they are heard at a new place.
+/// Dials members as soon as they are heard at a new place, and tells of another node with this device's key.
 pub(crate) async fn follow(context: Arc<Context>, mut news: News) {
     while let Some(peer) = news.recv().await {
-        context.links.address_learnt(&peer);
+        match &context.lan {
+            Some(lan) if peer == context.me => context.host.event(NetEvent::KeyElsewhere {
+                addresses: lan.elsewhere(),
+            }),
+            _ => context.links.address_learnt(&peer),
+        }
     }
 }
 
@@ -298,11 +352,6 @@ fn announced(
     places
 }
 
-/// Whether an interface of this machine has the address.
-fn is_here(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
-}
-
 /// The families to speak; `None` when there is nothing to announce.
 fn class_of(places: &BTreeSet<SocketAddr>) -> Option<IpClass> {
     let v4 = places.iter().any(SocketAddr::is_ipv4);
@@ -396,6 +445,27 @@ mod tests {
         assert_eq!(waiting, LAN_NEWS_MAX);
         // What was not queued was heard all the same.
         assert_eq!(lan.addresses(&device(LAN_NEWS_MAX as u32)), [place(1)]);
+    }
+
+    #[test]
+    fn a_second_node_with_this_key_is_told_once_and_an_echo_is_none() {
+        let mut own = Own {
+            announced: [place(1), place(2)].into(),
+            ..Own::default()
+        };
+        let begun = Instant::now();
+        let later = begun + ELSEWHERE_AFTER;
+        // What it says itself, and what it said of fewer interfaces.
+        assert!(!own.hear(vec![place(1), place(2)], begun));
+        assert!(!own.hear(vec![place(2)], later));
+        assert!(!own.hear(Vec::new(), later));
+        assert!(own.elsewhere.is_none());
+        // A late echo of where it was is not repeated for long.
+        assert!(!own.hear(vec![place(3)], begun));
+        assert!(!own.hear(vec![place(3)], later - Duration::from_millis(1)));
+        assert!(!own.hear(vec![place(4)], later));
+        assert!(own.hear(vec![place(4)], later + ELSEWHERE_AFTER));
+        assert!(!own.hear(vec![place(4)], later + ELSEWHERE_AFTER * 2));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Daemon, Home, command, daemon_by, finish};
+use crate::harness::{Daemon, Home, command_by, daemon_by, finish};
 
 /// Machines whose interfaces `eth0` are joined by a bridge. They live until this is dropped.
 struct Lan {
@@ -105,17 +105,7 @@ impl Lan {
 
     /// `lattice` on a machine, with this home.
     fn lattice(&self, machine: usize, home: &Path) -> Command {
-        let mut inside = self.inside(self.machines[machine - 1].id());
-        let plain = command(home);
-        inside.arg(plain.get_program()).args(plain.get_args());
-        for (name, value) in plain.get_envs() {
-            match value {
-                Some(value) => inside.env(name, value),
-                None => inside.env_remove(name),
-            };
-        }
-        inside.stdin(Stdio::null());
-        inside
+        command_by(self.inside(self.machines[machine - 1].id()), home)
     }
 
     /// A daemon on a machine, once it is ready.
@@ -244,6 +234,70 @@ fn peers_without_a_way_out_find_each_other_wherever_they_go() {
 #[test]
 fn peers_that_have_ipv6_alone_find_each_other_wherever_they_go() {
     find_each_other("fd77::1/64", "fd77::101/64", "fd77::2/64", "fd77::102/64");
+}
+
+/// No way to find peers but the addresses that are known.
+const ALONE: [&str; 3] = ["--no-relay", "--no-discovery", "--no-mdns"];
+
+/// One key on two machines: the copy says so when it is opened, and each of the two when it meets the other's traces.
+#[test]
+fn a_home_that_was_copied_to_two_machines_is_told_on_both() {
+    let lan = Lan::of(3);
+    let (ann, copy, carol) = (Home::new(), Home::new(), Home::new());
+    for machine in 1..=3 {
+        lan.address(machine, &format!("10.77.0.{machine}/24"));
+    }
+    lan.ok(
+        1,
+        &ann,
+        &["store", "create", "clicks", "--plugin", "counter"],
+    );
+    let daemon = lan.daemon(1, ann.path(), &ALONE);
+    let token = lan.ok(1, &ann, &["store", "invite", "clicks"]);
+    let _carol = lan.daemon(3, carol.path(), &ALONE);
+    lan.ok(3, &carol, &["store", "join", "--yes", &token]);
+    daemon.end("TERM");
+    assert!(
+        lan.ok(1, &ann, &["doctor"])
+            .contains("no sign of another home")
+    );
+    let copied = Command::new("cp")
+        .args(["-r", &format!("{}/.", ann.path().display())])
+        .arg(copy.path())
+        .status()
+        .expect("cp");
+    assert!(copied.success());
+    let told = |machine, home: &Home, sign: &str| {
+        let begun = Instant::now();
+        while !lan.ok(machine, home, &["notices"]).contains(sign) {
+            assert!(begun.elapsed() < Duration::from_secs(40), "no {sign:?}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let doctor = lan.ok(machine, home, &["doctor"]);
+        let says = doctor.contains(sign) && doctor.contains("end its node");
+        assert!(says, "{doctor}");
+    };
+    // The copy, from its files, with nobody near.
+    assert_eq!(lan.ok(2, &copy, &["query", "clicks", "value"]), "0");
+    told(2, &copy, "copied or restored");
+    // The first home, from what the copy signed.
+    let ann_daemon = lan.daemon(1, ann.path(), &ALONE);
+    let copy_daemon = lan.daemon(2, copy.path(), &ALONE);
+    lan.ok(2, &copy, &["call", "clicks", "add", "1"]);
+    told(1, &ann, "this home does not have");
+    // Each of them, from the other's announcements.
+    drop((ann_daemon, copy_daemon));
+    let _ann = lan.daemon(1, ann.path(), &[]);
+    let copy_daemon = lan.daemon(2, copy.path(), &[]);
+    told(1, &ann, "10.77.0.2:");
+    told(2, &copy, "10.77.0.1:");
+    // What doctor says to do.
+    drop(copy_daemon);
+    lan.ok(1, &ann, &["notices", "ack", "--all"]);
+    assert!(
+        lan.ok(1, &ann, &["doctor"])
+            .contains("no sign of another home")
+    );
 }
 
 /// Each switch alone, and all: what it forbids is not sent, and what the others allow is.

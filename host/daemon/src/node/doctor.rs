@@ -10,6 +10,7 @@ use lattice_runtime::golden;
 use crate::Embedding;
 use crate::api::{Check, CheckLevel, DoctorResponse, NoticeKind};
 use crate::limits::{DESCRIPTORS_PER_STORE, DESCRIPTORS_SPARE, DISK_LOW_BYTES};
+use crate::node::copies;
 use crate::node::descriptors;
 use crate::node::home::check_socket_path;
 use crate::node::records::NoticeRecord;
@@ -48,6 +49,7 @@ pub(crate) fn doctor(node: &Node) -> DoctorResponse {
     let checks = vec![
         check_home(node),
         check_key(node),
+        check_copies(node),
         check_disk(node),
         check_descriptors(node),
         check_clock(node),
@@ -86,6 +88,26 @@ fn check_key(node: &Node) -> Check {
             "restart the node, and find out who replaced it",
         ),
         Err(error) => check("key", CheckLevel::Failed, error.to_string(), ""),
+    }
+}
+
+/// Repeats what was seen of other homes with this key, until a person has acknowledged it.
+fn check_copies(node: &Node) -> Check {
+    let notices = match node.records.notices() {
+        Ok(notices) => notices,
+        Err(failure) => return check("copies", CheckLevel::Failed, failure.to_string(), ""),
+    };
+    let seen = notices
+        .iter()
+        .map(|(_, notice)| notice)
+        .rfind(|notice| notice.kind == i32::from(NoticeKind::Copy) && notice.acknowledged_ms == 0);
+    match seen {
+        None => ok("copies", "no sign of another home with this device's key"),
+        Some(notice) => {
+            let what = notice.text.split(';').next().unwrap_or_default();
+            let hint = format!("{}; then run `lattice notices ack --all`", copies::REMEDY);
+            check("copies", CheckLevel::Warning, what, hint)
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A node: an open home and everything that runs in it.
 
 pub(crate) mod clock;
+pub(crate) mod copies;
 pub(crate) mod descriptors;
 pub(crate) mod doctor;
 pub(crate) mod home;
@@ -70,6 +71,8 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     /// When the node was opened, in milliseconds since the Unix epoch.
     pub(crate) started_ms: u64,
+    /// What a person was told of other homes with this key.
+    pub(crate) copies_told: copies::Told,
     /// A permit for each query that may run on a thread of its own.
     pub(crate) long_queries: Arc<Semaphore>,
     /// A permit for each watch that may run.
@@ -125,6 +128,7 @@ impl Node {
             embedding: options.embedding,
             started_ms: options.clock.now_ms(),
             clock: options.clock,
+            copies_told: copies::Told::default(),
             long_queries: Arc::new(Semaphore::new(queries_long())),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             looked: Looked::default(),

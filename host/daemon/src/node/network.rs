@@ -23,6 +23,7 @@ use crate::join;
 use crate::limits::{FETCH_PAUSE, PEER_ADDRESSES_MAX, PEER_EVENTS_QUEUE};
 use crate::member;
 use crate::node::clock::Clock;
+use crate::node::copies;
 use crate::node::home::OpenError;
 use crate::node::panics;
 use crate::node::records::PeerRecord;
@@ -271,8 +272,12 @@ impl NetHost for Host {
         entries: Entries,
     ) -> BoxFuture<'static, Result<Received, DeliverError>> {
         let open = self.slot(&store).and_then(|(_, slot)| slot.opened());
+        let node = self.node.upgrade();
         Box::pin(async move {
             let open = open.ok_or_else(|| unreachable("the store is not open"))?;
+            if let Some(node) = node {
+                copies::look(&node, store, &entries, &open.snapshot());
+            }
             let received = open.receive(from, entries).await;
             received.map_err(|failure| unreachable(failure.to_string()))
         })
@@ -310,6 +315,14 @@ impl NetHost for Host {
             NetEvent::Addresses { peer, addresses } => {
                 // If the queue is full, the addresses come again with the next connection.
                 let _ = self.seen.try_send((peer, addresses));
+            }
+            NetEvent::KeyElsewhere { addresses } => {
+                if let Some(node) = self.node.upgrade() {
+                    // The notice is written, which may take long.
+                    tokio::task::spawn_blocking(move || {
+                        copies::tell(&node, &copies::Sign::Elsewhere(addresses));
+                    });
+                }
             }
             NetEvent::PeerUp { peer } => tracing::debug!(%peer, "connected"),
             NetEvent::PeerDown { peer, reason } => tracing::debug!(%peer, reason, "disconnected"),

@@ -18,7 +18,7 @@ use lattice_format::{ChainId, StoreId};
 use lattice_kernel::{Files, SetAside, Store};
 
 use crate::limits::TIMES_APART;
-use crate::node::Node;
+use crate::node::{Node, copies};
 
 /// The mark of a log that the node knows nothing about. No log has this mark.
 pub(crate) const UNKNOWN: &[u8] = b"unknown";
@@ -115,6 +115,7 @@ pub(crate) fn leave_restored_chain(node: &Node, id: &StoreId, found: &Found, sto
             store = %id,
             "the store's files were copied or restored: what is signed next starts a new chain"
         );
+        copies::tell(node, &copies::Sign::Files(*id));
     }
     if mark != record.log_mark || found.set_back {
         let leaves = (moved || found.set_back)
