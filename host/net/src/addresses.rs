@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iroh::endpoint::RecvStream;
+use iroh::Watcher as _;
+use iroh::endpoint::{Connection, LocalTransportAddr, RecvStream};
 use lattice_format::DeviceKey;
 use lattice_kernel::sync::{Access, Misbehaviour};
 use prost::Message;
 
 use crate::context::Context;
-use crate::endpoint::{code, own_addr};
+use crate::endpoint::{code, is_here, own_addr, remote_socket};
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESS_ROWS_MAX, ADDRESSES_PER_PEER};
 use crate::links::Conn;
 use crate::peers::Source;
@@ -120,6 +121,31 @@ pub(crate) fn send(context: &Arc<Context>, conn: &Arc<Conn>) {
     });
 }
 
+/// Whether the path of a connection begins at an address that this machine does not have any more.
+fn is_cut_off(connection: &Connection) -> bool {
+    let paths = connection.paths();
+    let chosen = paths.iter().find(|path| path.is_selected());
+    match chosen.map(|path| path.local_addr().clone()) {
+        Some(LocalTransportAddr::Ip(Some(ip))) => !is_here(ip),
+        _ => false,
+    }
+}
+
+/// Has peers told where this node is whenever that changes: who is connected now may have to dial after a restart.
+pub(crate) async fn follow_own(context: Arc<Context>) {
+    let mut own = context.endpoint.watch_addr();
+    while own.updated().await.is_ok() {
+        for conn in context.links.conns() {
+            if is_cut_off(&conn.connection) {
+                // Its peer would notice by the silence, after seconds, and so would this node.
+                conn.connection.close(code::BYE, b"this node has moved");
+                context.links.address_learnt(&conn.peer);
+            }
+        }
+        context.address_news.notify_one();
+    }
+}
+
 /// Passes on what was learnt, to everyone that is connected, not too often.
 pub(crate) async fn spread(context: Arc<Context>) {
     loop {
@@ -167,6 +193,13 @@ pub(crate) async fn receive(context: Arc<Context>, conn: Arc<Conn>, mut recv: Re
     };
     let stores = context.stores();
     for told in message.peers.into_iter().filter_map(WirePeer::read) {
+        if told.device == peer {
+            // Who it is was proved. Where it is reached now comes first, so that no list of its own pushes that out.
+            let reached = remote_socket(&conn.connection);
+            let places: Vec<SocketAddr> = reached.into_iter().chain(told.addresses).collect();
+            context.learn(peer, &places, Source::Seen);
+            continue;
+        }
         let believed = stores
             .iter()
             .any(|s| s.access(&peer) == Access::All && s.access(&told.device) == Access::All);

@@ -84,6 +84,8 @@ impl Net {
             ended: Mutex::new(Some(ended)),
         };
         net.context.spawn(addresses::spread(net.context.clone()));
+        net.context
+            .spawn(addresses::follow_own(net.context.clone()));
         if let Some(heard) = heard {
             net.context.spawn(lan::follow(net.context.clone(), heard));
         }

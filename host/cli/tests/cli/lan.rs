@@ -239,6 +239,43 @@ fn peers_that_have_ipv6_alone_find_each_other_wherever_they_go() {
 /// No way to find peers but the addresses that are known.
 const ALONE: [&str; 3] = ["--no-relay", "--no-discovery", "--no-mdns"];
 
+/// Without any lookup: who was connected tells where it went, and that is written down.
+#[test]
+fn a_peer_that_moved_while_connected_is_found_there_after_a_restart() {
+    let lan = Lan::of(2);
+    let (ann, bob) = (Home::new(), Home::new());
+    lan.address(1, "10.77.0.1/24");
+    lan.address(2, "10.77.0.2/24");
+    lan.ok(
+        1,
+        &ann,
+        &["store", "create", "clicks", "--plugin", "counter"],
+    );
+    let _ann = lan.daemon(1, ann.path(), &ALONE);
+    let token = lan.ok(1, &ann, &["store", "invite", "clicks"]);
+    let daemon = lan.daemon(2, bob.path(), &ALONE);
+    lan.ok(2, &bob, &["store", "join", "--yes", &token]);
+    lan.address(1, "10.77.0.101/24");
+    let moved = Instant::now();
+    lan.ok(1, &ann, &["call", "clicks", "add", "1"]);
+    lan.until(2, &bob, "1", Duration::from_secs(15));
+    let told = Instant::now();
+    while !lan
+        .ok(2, &bob, &["--json", "status"])
+        .contains("10.77.0.101:")
+    {
+        assert!(told.elapsed() < Duration::from_secs(5), "it was not told");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    eprintln!("known {:?} after it moved", moved.elapsed());
+    // It has gone elsewhere itself meanwhile, where nobody else finds it.
+    drop(daemon);
+    lan.address(2, "10.77.0.102/24");
+    let _bob = lan.daemon(2, bob.path(), &ALONE);
+    lan.ok(2, &bob, &["call", "clicks", "add", "1"]);
+    lan.until(1, &ann, "2", Duration::from_secs(15));
+}
+
 /// One key on two machines: the copy says so when it is opened, and each of the two when it meets the other's traces.
 #[test]
 fn a_home_that_was_copied_to_two_machines_is_told_on_both() {
