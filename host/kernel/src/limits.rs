@@ -68,6 +68,10 @@ pub const PARKED_BYTES_PER_PEER: usize = 8 * 1024 * 1024;
 pub const PARKED_MAX: usize = 16 * PARKED_PER_PEER;
 /// The most bytes of parked entries of all peers.
 pub const PARKED_BYTES_MAX: usize = 4 * PARKED_BYTES_PER_PEER;
+/// The most void entries of one author that are kept, unless entries that count name more of them.
+pub const VOID_ENTRIES_PER_AUTHOR: u64 = 256;
+/// The most bytes of bodies of void entries of one author that are kept, unless entries that count name more of them.
+pub const VOID_BYTES_PER_AUTHOR: u64 = 1024 * 1024;
 /// Ids of dropped entries that are remembered, so that they are refused without work.
 pub const DROPPED_MAX: usize = 4096;
 /// The most answers of governance that are cached.

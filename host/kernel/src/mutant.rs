@@ -30,6 +30,8 @@ pub enum Mutant {
     DeniedCallRuns,
     /// The judgement by a quota does not track the number of bytes that the author has written as a read.
     WrittenBytesUntracked,
+    /// Entries of the system lane, all that a reader can write, are not judged by a quota.
+    ReaderQuotaIgnored,
     /// Whether a call was observed is not tracked as a read.
     ObservedCallsUntracked,
     /// A device that was admitted again without knowledge of all its revocations is told that its calls count.

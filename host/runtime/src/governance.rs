@@ -97,18 +97,19 @@ fn put(
             interface,
             function,
         } => {
-            let lane = match lane {
-                Lane::System => wit::Lane::System,
-                Lane::App => wit::Lane::App,
-            };
             let author = author.0.to_vec();
+            let lane = lane_of(*lane);
             let allowed = guest.call_authorize(store, &author, lane, interface, function)?;
             Some(Answer::Authorize(allowed))
+        }
+        Question::Quota { author, lane } => {
+            let author = author.0.to_vec();
+            let quota = guest.call_quota_of(store, &author, lane_of(*lane))?;
+            Some(Answer::Quota(quota))
         }
         Question::InEffect => {
             let effect = guest.call_in_effect(store)?;
             Some(Answer::InEffect(InEffect {
-                quota_bytes: effect.limits.quota_bytes,
                 topic_salt: effect.topic_salt,
                 key_number: effect.key_number,
             }))
@@ -147,6 +148,13 @@ fn put(
             })))
         }
     })
+}
+
+fn lane_of(lane: Lane) -> wit::Lane {
+    match lane {
+        Lane::System => wit::Lane::System,
+        Lane::App => wit::Lane::App,
+    }
 }
 
 fn all<T, U>(items: Vec<T>, convert: fn(T) -> Option<U>) -> Option<Vec<U>> {

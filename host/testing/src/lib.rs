@@ -22,7 +22,8 @@ pub mod verified;
 
 pub use dice::Dice;
 pub use model::{
-    APP, APP_COMMANDS, GOVERNANCE, GOVERNANCE_COMMANDS, KEYS, ModelEngine, START_FUEL, Step,
-    add_child, admit, body_of, device, found, genesis, genesis_with, key, memory_files, program,
-    resign, revoke, revoke_unseen, saw, set_quota, set_role, trap_at_cuts, twin,
+    APP, APP_COMMANDS, GOVERNANCE, GOVERNANCE_COMMANDS, KEYS, ModelEngine, READER_QUOTA,
+    START_FUEL, Step, add_child, admit, body_of, device, found, genesis, genesis_with, key,
+    memory_files, program, resign, revoke, revoke_unseen, saw, set_quota, set_quota_of_member,
+    set_quota_of_role, set_role, trap_at_cuts, twin,
 };

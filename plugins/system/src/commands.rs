@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use lattice_sdk::{Entry, context};
 
-use crate::bindings::exports::lattice::system::commands::{Error, Guest};
+use crate::bindings::exports::lattice::system::commands::{Error, Guest, QuotaHolder};
 use crate::bindings::exports::lattice::system::governance::{Kept, Role, Status};
 use crate::invite::Invite;
 use crate::key::PublicKey;
 use crate::member::{Member, Rank};
+use crate::quota::Holder;
 use crate::{System, cut, rows};
 
 impl Guest for System {
@@ -197,7 +198,17 @@ impl Guest for System {
 
     fn set_quota(bytes: Option<u64>) -> Result<(), Error> {
         Author::current()?;
-        rows::set_quota_bytes(bytes);
+        Holder::Anyone.set_bytes(bytes);
+        Ok(())
+    }
+
+    fn set_quota_of(holder: QuotaHolder, bytes: Option<u64>) -> Result<(), Error> {
+        let author = Author::current()?;
+        let holder = match holder {
+            QuotaHolder::Role(role) => Holder::Role(role),
+            QuotaHolder::Member(member) => Holder::Member(author.below(&member)?.0),
+        };
+        holder.set_bytes(bytes);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::bindings::exports::lattice::store::lifecycle::Guest;
 use crate::bindings::exports::lattice::system::governance::{Role, Status};
 use crate::key::{KEY_BYTES, PublicKey};
 use crate::member::{Member, Rank};
+use crate::quota::Holder;
 use crate::rows;
 
 impl Guest for System {
@@ -32,7 +33,7 @@ impl Guest for System {
                     let bytes = value
                         .parse()
                         .map_err(|_| format!("`quota-bytes` is not a number: `{value}`"))?;
-                    rows::set_quota_bytes(Some(bytes));
+                    Holder::Anyone.set_bytes(Some(bytes));
                 }
                 "member" => members.push(FirstMember::parse(value)?),
                 other => {

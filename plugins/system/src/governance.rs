@@ -5,6 +5,7 @@ use crate::bindings::exports::lattice::system::governance::{
 };
 use crate::key::PublicKey;
 use crate::member::Member;
+use crate::quota::{self, Holder};
 use crate::{System, cut, rows};
 
 const COMMANDS: &str = "lattice:system/commands";
@@ -21,12 +22,16 @@ impl Guest for System {
     fn in_effect() -> Effect {
         Effect {
             limits: Limits {
-                quota_bytes: rows::quota_bytes(),
+                quota_bytes: Holder::Anyone.bytes(),
             },
             topic_salt: rows::salt(),
             // Bodies are in plain until encryption is built, which brings a command that changes this.
             key_number: 0,
         }
+    }
+
+    fn quota_of(author: Vec<u8>, lane: Lane) -> Option<u64> {
+        quota::of(PublicKey::lookup(&author).as_ref(), lane)
     }
 
     fn cuts(author: Vec<u8>) -> Vec<Cut> {

@@ -1,7 +1,7 @@
 //! Who may do what in a store: members with ranks and roles, invites, revocations, children, names.
 //!
 //! - [`key`] decides which public keys are fit for members and invites, and checks claims.
-//! - [`member`], [`invite`], [`cut`] are rows of the state, with the rules for them.
+//! - [`member`], [`invite`], [`cut`], [`quota`] are rows of the state, with the rules for them.
 //! - [`genesis`] makes the first members out of the store's parameters.
 //! - [`commands`], [`queries`] and [`governance`] are the exports; the host asks `governance`.
 //!
@@ -20,7 +20,9 @@
 //! x <device key> <position, 40>       revocation of the member
 //! c <store id>                        child: its name, UTF-8
 //! n                                   name of the store, UTF-8
-//! q                                   quota in bytes, 8 bytes big-endian; absent for none
+//! q                                   quota in bytes, 8 bytes big-endian, of whom no other row bounds; absent for none
+//! q <role code>                       quota of each member with the role
+//! q <device key>                      quota of the member
 //! s                                   salt of the gossip topic, 32 bytes
 //! ```
 
@@ -32,6 +34,7 @@ pub mod invite;
 pub mod key;
 pub mod member;
 pub mod queries;
+pub mod quota;
 pub mod rows;
 
 lattice_sdk::plugin!(

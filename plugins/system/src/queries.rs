@@ -1,12 +1,14 @@
 //! The questions that people ask.
 
 use crate::System;
-use crate::bindings::exports::lattice::system::governance::{Child, Member as ListedMember, Role};
+use crate::bindings::exports::lattice::system::governance::{
+    Child, Lane, Member as ListedMember, Role,
+};
 use crate::bindings::exports::lattice::system::queries::{Guest, Invite as ListedInvite};
 use crate::invite::Invite;
 use crate::key::PublicKey;
 use crate::member::Member;
-use crate::rows;
+use crate::{quota, rows};
 
 /// Rows of a page when nothing is said.
 const LIMIT_DEFAULT: u32 = 256;
@@ -37,6 +39,10 @@ impl Guest for System {
 
     fn children(after: Option<Vec<u8>>, limit: Option<u32>) -> Vec<Child> {
         rows::children(after.as_deref(), rows_of(limit))
+    }
+
+    fn quota_of(member: Vec<u8>) -> Option<u64> {
+        quota::of(PublicKey::lookup(&member).as_ref(), Lane::App)
     }
 
     fn name() -> String {

@@ -21,7 +21,6 @@ const ADMISSION: u8 = b'g';
 const MEMBER_NAME: u8 = b'a';
 const CHILD: u8 = b'c';
 const NAME: &[u8] = b"n";
-const QUOTA: &[u8] = b"q";
 const SALT: &[u8] = b"s";
 
 /// Largest name of a store or a member, in bytes of UTF-8.
@@ -78,22 +77,6 @@ pub fn member_name(key: &PublicKey) -> String {
 /// Names a member. The name has a row of its own, so that a late change of it leaves authorizations alone.
 pub fn set_member_name(key: &PublicKey, name: &str) {
     state::put(&keyed(MEMBER_NAME, key), name.as_bytes());
-}
-
-/// The bytes that one author may write; none for no bound.
-pub fn quota_bytes() -> Option<u64> {
-    let row = state::get(QUOTA)?;
-    Some(u64::from_be_bytes(
-        row.try_into().expect("a quota has 8 bytes"),
-    ))
-}
-
-/// Bounds the bytes that one author may write.
-pub fn set_quota_bytes(bytes: Option<u64>) {
-    match bytes {
-        Some(bytes) => state::put(QUOTA, &bytes.to_be_bytes()),
-        None => state::delete(QUOTA),
-    }
 }
 
 /// The salt of the gossip topic; zeros before the first entry.

@@ -18,11 +18,11 @@ use crate::fold::cut_reads::CutReads;
 use crate::fold::execution::{Execution, outcome_of};
 use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;
-use crate::graph::cut_off;
 use crate::graph::dag;
 use crate::graph::info::Info;
 use crate::graph::lookup_cache::LookupCache;
 use crate::graph::slot::Slot;
+use crate::graph::void;
 use crate::limits::CUT_ROUNDS_EXTRA;
 use crate::log::notice::Notice;
 use crate::log::{Log, Noticed, Stored};
@@ -34,7 +34,6 @@ use crate::state::cell::{Cell, Op, Space};
 use crate::state::fingerprints::Fingerprints;
 use crate::state::live;
 use crate::state::reads::Reads;
-use crate::state::written;
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::Rows;
@@ -93,15 +92,18 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
-    /// Adds the reads of the judgement by the author's quota. The quota in effect is read alike by all entries of an
-    /// author, so that read belongs to the shared set.
+    /// Adds the reads of the judgement by the author's quota. What governance read for the quota is read alike by all
+    /// entries of an author, so these reads belong to the shared set.
     pub(crate) fn judged(&mut self, judged: Reads) {
         let (own, host) = judged
             .cells
             .into_iter()
             .partition(|(cell, _)| cell.space() == Space::Written);
         self.reads.cells.extend::<BTreeMap<_, _>>(own);
-        self.host.cells.extend::<BTreeMap<_, _>>(host);
+        self.host.merge(&Reads {
+            cells: host,
+            ranges: judged.ranges,
+        });
     }
 }
 
@@ -226,16 +228,16 @@ impl Core {
 
     /// Runs a logged intention at its position. A genesis has a half in each lane, and the half of `lane` runs.
     fn run_logged(&mut self, lane: Lane, slot: Slot, local: LocalSeq) -> Result<Effects, Stopped> {
-        if self.cache.any_cut && cut_off::is_cut_off(&self.rows, &dag::id_at(&self.rows, local)?)? {
+        if self.cache.any_void && void::is_cut_off(&self.rows, &dag::id_at(&self.rows, local)?)? {
             return Ok(Effects {
                 void: true,
                 ..Effects::default()
             });
         }
         let stored = self.stored(local)?;
-        let (within, judged) = match (lane, local.0) {
-            (Lane::System, _) | (_, 0) => (true, Reads::default()),
-            (Lane::App, _) => written::judge(&self.rows, &stored.header, slot)?,
+        let (within, judged) = match local.0 {
+            0 => (true, Reads::default()),
+            _ => self.judge_quota(&stored.header, slot)?,
         };
         if !within {
             let mut effects = Effects {
@@ -247,7 +249,7 @@ impl Core {
         }
         let mut effects = self.run_body(lane, slot, local, &stored)?;
         effects.judged(judged);
-        self.account(lane, slot, &stored.header, local, &mut effects)?;
+        self.account(lane, &stored.header, local, &mut effects);
         effects.calls = calls_of(lane, &stored.header, call_count(stored.body.as_deref()));
         Ok(effects)
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use lattice_format::{DeviceKey, IntentionId, Lane, Seq};
+use lattice_format::{DeviceKey, IntentionId, Lane, Seq, VerifiedHeader};
 
 use crate::fold::core::Core;
 use crate::fold::cut_reads::CutRead;
@@ -17,9 +17,9 @@ use crate::fold::governance::storage;
 use crate::fold::placed_cuts::{
     BranchJudge, Loaded, PlacedCut, Reach, UNANSWERED, decode_cuts, encode_cuts,
 };
-use crate::graph::cut_off;
 use crate::graph::dag::{self, BranchId, Meta};
 use crate::graph::slot::Slot;
+use crate::graph::void;
 use crate::limits::{CUT_ROUNDS_EXTRA, CUTS_DUE_MAX};
 use crate::mutant::{self, Mutant};
 use crate::run::engine::{Answer, AskError, Cut, HostFault, Kept, Question};
@@ -199,6 +199,30 @@ impl Core {
         Ok(cuts)
     }
 
+    /// Whether the cuts known now make a new entry void, whatever its place. What a revocation keeps by its id or by
+    /// its past was here when the revocation came, so only the grant can spare the entry. False while the grant is
+    /// unknown.
+    pub(crate) fn would_be_cut_off(
+        &mut self,
+        header: &VerifiedHeader,
+    ) -> Result<bool, StorageError> {
+        let cuts = self.cuts_known(&header.author)?;
+        let Some(grant) = header.grant.filter(|_| !cuts.is_empty()) else {
+            return Ok(false);
+        };
+        let Some(grant) = self.local_of(&grant)? else {
+            return Ok(false);
+        };
+        for cut in cuts.iter() {
+            let is_known = cut.revocation != UNANSWERED
+                && dag::local_in_past_or_same(&self.rows, cut.revocation, grant)?;
+            if !is_known {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Sets whether a new entry is void by the cuts known now. [`Core::refresh_cuts`] judges it again when they
     /// change.
     pub(crate) fn judge_new(
@@ -221,7 +245,7 @@ impl Core {
     pub(crate) fn note_live(&mut self, local: LocalSeq) -> Result<(), StorageError> {
         if self.cache.live_heads.is_known() {
             let meta = dag::meta(&self.rows, local)?;
-            let is_void = self.cache.any_cut && cut_off::is_cut_off(&self.rows, &meta.id)?;
+            let is_void = self.cache.any_void && void::is_void(&self.rows, &meta.id)?;
             self.cache.live_heads.added(local, &meta, is_void);
         }
         Ok(())
@@ -235,12 +259,16 @@ impl Core {
         judge: &mut BranchJudge,
     ) -> Result<bool, StorageError> {
         // No cut voids the genesis, because without it there is no store.
-        let void = local.0 != 0 && judge.is_void(&self.rows, meta)?;
-        let changed = cut_off::is_cut_off(&self.rows, &meta.id)? != void;
+        let cut_off = local.0 != 0 && judge.is_void(&self.rows, meta)?;
+        let changed = void::is_cut_off(&self.rows, &meta.id)? != cut_off;
         if changed {
-            cut_off::set_cut_off(&mut self.rows, &meta.id, void);
-            self.cache.any_cut |= void;
-            self.fingerprints.judged(meta.position(), void);
+            // Whether an entry that counts again is within its quota is found out when it runs.
+            let reason = cut_off.then_some(void::Reason::CutOff);
+            let author = self.cache.branch(&self.rows, meta.branch)?.author;
+            if void::set(&mut self.rows, &author, meta, reason)? {
+                self.fingerprints.judged(meta.position(), cut_off);
+            }
+            self.cache.any_void |= cut_off;
             let slot = Slot::of(meta.position());
             self.progress.due.set(&mut self.rows, meta.lane, slot)?;
         }

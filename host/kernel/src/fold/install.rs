@@ -6,14 +6,15 @@ use lattice_format::{CallId, DeviceKey, IntentionId, Lane};
 
 use crate::fold::core::{Core, Effects, calls_of};
 use crate::fold::record::{self, OrderRow, Record};
-use crate::graph::dag;
+use crate::graph::dag::{self, Meta};
 use crate::graph::slot::Slot;
+use crate::graph::void::{self, Reason};
 use crate::limits::CHANGED_CELLS_MAX;
 use crate::state::call_index;
 use crate::state::cell::{Cell, Space};
 use crate::state::read_sets;
 use crate::state::versions;
-use crate::state::written::written_cell;
+use crate::state::written::written_cells;
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 
@@ -54,6 +55,7 @@ impl Core {
             (true, false) => self.progress.void = self.progress.void.saturating_sub(1),
             _ => {}
         }
+        self.note_quota(&entry_author, &meta, local, effects.void)?;
         // A genesis runs in both lanes and has an outcome in each, so the app lane's outcome has index 1.
         let first = self.first_index(lane, local);
         let old_outcomes = old.as_ref().map_or(&[][..], |r| &r.outcomes);
@@ -80,10 +82,11 @@ impl Core {
         *last = slot.max(*last);
         let mut changed = Vec::new();
         let at = (slot, local);
-        let written = written_cell(&entry_author);
+        let written = written_cells(lane, &entry_author);
         let counted_before = old.as_ref().is_some_and(|run| run.counted);
         let before = old.iter().flat_map(|r| &r.writes);
-        for cell in before.chain(counted_before.then_some(&written)) {
+        let counted_cells = written.iter().filter(|_| counted_before);
+        for cell in before.chain(counted_cells) {
             if !effects.writes.contains_key(cell)
                 && versions::set(&mut self.rows, &mut self.progress.roots, cell, at, None)?
             {
@@ -101,7 +104,10 @@ impl Core {
         if old.is_some() {
             *Arc::make_mut(&mut self.replays).entry(author).or_default() += 1;
         }
-        let counted = effects.writes.remove(&written).is_some();
+        let mut counted = false;
+        for cell in &written {
+            counted |= effects.writes.remove(cell).is_some();
+        }
         row.runs[half] = Some(Record {
             void: effects.void,
             counted,
@@ -148,6 +154,30 @@ impl Core {
         Ok(())
     }
 
+    /// Notes whether an entry that has run is above its author's quota, unless it is cut off.
+    fn note_quota(
+        &mut self,
+        author: &DeviceKey,
+        meta: &Meta,
+        local: LocalSeq,
+        is_void: bool,
+    ) -> Result<(), StorageError> {
+        if local.0 == 0 || !(is_void || self.cache.any_void) {
+            return Ok(());
+        }
+        let known = void::reason(&self.rows, &meta.id)?;
+        let reason = is_void.then_some(Reason::OverQuota);
+        if known == Some(Reason::CutOff) || known == reason {
+            return Ok(());
+        }
+        if void::set(&mut self.rows, author, meta, reason)? {
+            self.fingerprints.judged(meta.position(), is_void);
+        }
+        self.cache.any_void |= is_void;
+        self.cache.live_heads.forget();
+        Ok(())
+    }
+
     fn first_index(&self, lane: Lane, local: LocalSeq) -> u32 {
         u32::from(local.0 == 0 && lane == Lane::App)
     }
@@ -155,7 +185,7 @@ impl Core {
     /// Notes the change of a cell for watches and cuts, and marks its readers as due. `by` is the author whose entry
     /// caused the change: of the entry that ran, or of the one that made it run again.
     fn note_change(&mut self, cell: &Cell, slot: Slot, by: DeviceKey) -> Result<(), StorageError> {
-        if cell.lane() == Lane::System {
+        if cell.lane() == Lane::System && cell.space() != Space::Written {
             self.cuts_are_due(cell);
         }
         if matches!(cell.space(), Space::Written | Space::Called) {

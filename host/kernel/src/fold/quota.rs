@@ -1,65 +1,94 @@
-//! Quotas: how many bytes of bodies one author may write, judged where an entry stands in the order.
+//! Quotas: how many bytes one author may write, judged where an entry stands in the order.
 //!
-//! Governance says which quota is in effect. The host keeps the answer in a cell, as a write of each entry that
-//! changes governance. So an entry of the app lane reads one cell, and runs again only when the quota changes, not
-//! when governance changes anything else (members, names, the salt).
-//!
-//! The bytes that an author has written are a number, one for each author. Each entry that counts adds the length of
-//! its body, whatever its chain and lane. An entry of the app lane that would exceed the quota is void: it does not
+//! Governance says how many bytes an author may write in a lane, at the entry's place. What counts is the bytes of
+//! header and body of each of the author's entries below that counts, whatever its chain: of the system lane those of
+//! this lane, and of the app lane those of both. An entry that would exceed its author's quota is void: it does not
 //! run, has no outcome and adds nothing, so a smaller entry may still fit.
 //!
-//! Entries of the system lane add their bytes and are never void by a quota, because an admin at its bound must be
-//! able to raise it, and anyone must be able to leave.
+//! An entry depends on the rows that governance read for the answer, and on whether it fits; so it runs again when its
+//! author's role or quota changes, not when governance changes anything else (other members, names, the salt).
 
-use lattice_format::{Header, Lane, Time};
+use lattice_format::{DeviceKey, Lane, VerifiedHeader};
 
 use crate::fold::core::{Core, Effects, Stopped};
 use crate::graph::slot::Slot;
-use crate::run::Run;
-use crate::run::engine::{Answer, AskError, Question};
+use crate::mutant::{self, Mutant};
+use crate::run::Reads;
+use crate::run::engine::{Answer, AskError, HostFault, Question};
 use crate::state::cell::Op;
-use crate::state::written::{quota_cell, written_cell};
+use crate::state::written;
 use crate::storage::keys::LocalSeq;
 
+/// How many bytes an entry counts for: of its header and its body. Entries without a body take room as well.
+pub(crate) fn charge(header: &VerifiedHeader) -> u64 {
+    header.signed().bytes.len() as u64 + u64::from(header.body.len)
+}
+
+/// What an author may write, with the reads behind the answer.
+pub(crate) struct Quota {
+    /// `None` where there is no bound.
+    pub(crate) bytes: Option<u64>,
+    pub(crate) reads: Reads,
+}
+
 impl Core {
-    /// Adds the host's own writes to the effects of a run: its author's written bytes, unless the run is void, and
-    /// the quota in effect, where the run changed governance.
+    /// The bytes that `author` may write in `lane`, as governance has it at a slot.
+    pub(crate) fn quota_at(
+        &mut self,
+        author: DeviceKey,
+        lane: Lane,
+        at: Slot,
+    ) -> Result<Quota, Stopped> {
+        let asked = self.ask_at(&Question::Quota { author, lane }, at)?;
+        let bytes = match asked.answer {
+            Ok(Answer::Quota(_))
+                if lane == Lane::System && mutant::active(Mutant::ReaderQuotaIgnored) =>
+            {
+                None
+            }
+            Ok(Answer::Quota(bytes)) => bytes,
+            // A governance component that traps at this question bounds nobody, on every replica alike.
+            Ok(_) | Err(AskError::Trapped(_)) => None,
+            Err(AskError::Host(HostFault::Storage(error))) => return Err(error.into()),
+            Err(AskError::Host(fault)) => return Err(fault.into()),
+        };
+        Ok(Quota {
+            bytes,
+            reads: asked.reads,
+        })
+    }
+
+    /// Whether an entry is within its author's quota at a slot, with the reads behind the answer.
+    pub(crate) fn judge_quota(
+        &mut self,
+        header: &VerifiedHeader,
+        at: Slot,
+    ) -> Result<(bool, Reads), Stopped> {
+        let (author, lane) = (&header.author, header.lane);
+        let Quota { bytes, mut reads } = self.quota_at(*author, lane, at)?;
+        let Some(quota) = bytes else {
+            return Ok((true, reads));
+        };
+        let by = (author, lane);
+        let (fits, read) = written::judge(&self.rows, by, charge(header), quota, at)?;
+        reads.merge(&read);
+        Ok((fits, reads))
+    }
+
+    /// Adds the bytes of an entry to the effects of its run, unless the run is void.
     pub(crate) fn account(
         &self,
         lane: Lane,
-        slot: Slot,
-        header: &Header,
+        header: &VerifiedHeader,
         local: LocalSeq,
         effects: &mut Effects,
-    ) -> Result<(), Stopped> {
-        if lane == Lane::System && !effects.writes.is_empty() {
-            let mut run = Run::query(
-                self.rows.view(),
-                Some(self.info.id),
-                Lane::System,
-                slot,
-                Time::default(),
-            );
-            run.own = effects.writes.clone();
-            let asked = self.asking().ask_in(run, &Question::InEffect);
-            let quota = match asked.answer {
-                Ok(Answer::InEffect(effect)) => effect.quota_bytes,
-                // A governance component that traps at this question bounds nobody, on every replica alike.
-                Ok(_) | Err(AskError::Trapped(_)) => None,
-                Err(AskError::Host(fault)) => return Err(fault.into()),
-            };
-            effects.reads.merge(&asked.reads);
-            let op = match quota {
-                Some(quota) => Op::Put(quota.to_be_bytes()[..].into()),
-                None => Op::Delete,
-            };
-            effects.writes.insert(quota_cell(), op);
-        }
-        // The two halves of a genesis share one body, which is counted once.
+    ) {
+        // The two halves of a genesis share one entry, which is counted once.
         if !effects.void && (local.0 != 0 || lane == Lane::System) {
-            let len = Op::Add(i64::from(header.body.len));
-            effects.writes.insert(written_cell(&header.author), len);
+            let bytes = i64::try_from(charge(header)).expect("headers and bodies are bounded");
+            for cell in written::written_cells(lane, &header.author) {
+                effects.writes.insert(cell, Op::Add(bytes));
+            }
         }
-        Ok(())
     }
 }

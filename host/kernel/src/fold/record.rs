@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! local (varint) flags (1: bit 0, 1: the system, app half is due; 2, 3: it has run) then for each that has run:
-//!   length, for the first of two; flags (1: bit 0 void, by a cut or by its author's quota; 1 its body's bytes count)
+//!   length, for the first of two; flags (1: bit 0 void, by a cut or by its author's quota; 1 its bytes count)
 //!   how many calls count, the number of its shared set of reads plus 1 (0: it has none)
 //!   outcomes, ranges (start, end): each a count, then each behind its length
 //!   cells: a count, then each behind four times its length, and 1 if it was read, 2 if it was written
 //! ```
 //!
-//! Numbers are varints. A run whose body's bytes count has written a version of its author's number of written bytes.
-//! That cell is not in the list: nearly every run writes it, and a flag is shorter. The row of an entry that has not
+//! Numbers are varints. A run whose bytes count has written versions of its author's numbers of written bytes, of which
+//! the system lane has one more. These cells are not in the list: nearly every run writes them, and a flag is shorter. The row of an entry that has not
 //! run and is not due ends behind `local`.
 
 use std::collections::BTreeMap;

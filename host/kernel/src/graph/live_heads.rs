@@ -1,7 +1,7 @@
 //! Live heads: what the next entry of this device should name, so that everything that counts is in its past.
 //!
-//! An entry is *live* unless governance has cut it off. The live heads are kept while entries come, rather than
-//! searched for at each new entry, because authors who were cut off can make any number of void entries, and would
+//! An entry is *live* unless it is void. The live heads are kept while entries come, rather than
+//! searched for at each new entry, because authors can make any number of void entries, and would
 //! else choose what an entry of somebody else costs.
 //!
 //! The set may hold an entry that lies in the past of another one, where void entries name old live ones. Naming it is
@@ -12,10 +12,10 @@ use std::collections::{HashSet, VecDeque};
 use imbl::OrdSet;
 use lattice_format::IntentionId;
 
-use crate::graph::cut_off;
 use crate::graph::dag::{self, Meta};
 use crate::graph::lookup_cache::Heads;
 use crate::graph::slot::Slot;
+use crate::graph::void;
 use crate::limits::AHEAD_LOOKED_AT_MAX;
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
@@ -73,7 +73,7 @@ impl LiveHeads {
             unknown => unknown.insert(gather(rows, heads)?),
         };
         // Only an entry that counts covers others for good.
-        let prev_is_live = !cut_off::is_cut_off(rows, &dag::id_at(rows, prev)?)?;
+        let prev_is_live = !void::is_void(rows, &dag::id_at(rows, prev)?)?;
         let mut covered = Vec::new();
         let mut chosen = Vec::new();
         for &local in known.iter() {
@@ -136,7 +136,7 @@ pub(crate) fn below(
     while let Some(local) = queue.pop_front() {
         let meta = dag::meta(rows, local)?;
         let is_above = Slot::of(meta.position()) >= ceiling;
-        if !is_above && !cut_off::is_cut_off(rows, &meta.id)? {
+        if !is_above && !void::is_void(rows, &meta.id)? {
             if !dag::local_in_past_or_same(rows, local, prev)? {
                 live.push(local);
             }
@@ -163,7 +163,7 @@ fn gather(rows: &RowsView, heads: &Heads) -> Result<OrdSet<LocalSeq>, StorageErr
     let mut any_is_void = false;
     while let Some(local) = queue.pop() {
         let meta = dag::meta(rows, local)?;
-        if cut_off::is_cut_off(rows, &meta.id)? {
+        if void::is_void(rows, &meta.id)? {
             any_is_void = true;
             queue.extend(meta.names().filter(|name| visited.insert(*name)));
         } else {
@@ -202,7 +202,7 @@ fn uncovered(
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use lattice_format::{Lane, Seq, Time};
+    use lattice_format::{DeviceKey, Lane, Seq, Time};
     use proptest::prelude::*;
     use redb::Database;
     use redb::backends::InMemoryBackend;
@@ -247,6 +247,11 @@ mod tests {
             let mut id = [0; 32];
             id[..8].copy_from_slice(&local.0.to_be_bytes());
             IntentionId(id)
+        }
+
+        fn set(rows: &mut Rows, meta: &Meta, is_void: bool) {
+            let reason = is_void.then_some(void::Reason::CutOff);
+            void::set(rows, &DeviceKey([1; 32]), meta, reason).unwrap();
         }
 
         /// Adds an entry of `author` that names its last one and `deps`.
@@ -300,7 +305,7 @@ mod tests {
             self.pasts.push(past);
             self.tips.insert(author, local);
             if is_void {
-                cut_off::set_cut_off(&mut self.rows, &meta.id, true);
+                Self::set(&mut self.rows, &meta, true);
                 self.void.insert(local);
             }
             self.live.added(local, &meta, is_void);
@@ -394,7 +399,8 @@ mod tests {
                         if is_void {
                             graph.void.insert(local);
                         }
-                        cut_off::set_cut_off(&mut graph.rows, &Graph::id(local), is_void);
+                        let meta = dag::meta(&graph.rows, local).unwrap();
+                        Graph::set(&mut graph.rows, &meta, is_void);
                         graph.live.forget();
                     }
                     _ => {}

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use imbl::OrdMap;
 use lattice_format::{DeviceKey, IntentionId, Seq, Time};
 
-use crate::graph::cut_off;
 use crate::graph::dag::{self, Branch, BranchId};
 use crate::graph::ids::IdMap;
 use crate::graph::live_heads::LiveHeads;
 use crate::graph::version_vector::PastCache;
+use crate::graph::void;
 use crate::limits::{BRANCHES_MAX, NAMES_MAX};
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
@@ -31,7 +31,7 @@ pub(crate) struct LookupCache {
     pub(crate) heads: Heads,
     pub(crate) live_heads: LiveHeads,
     /// Whether governance may have cut any entry off.
-    pub(crate) any_cut: bool,
+    pub(crate) any_void: bool,
 }
 
 impl LookupCache {
@@ -39,7 +39,7 @@ impl LookupCache {
     pub(crate) fn of(rows: &RowsView) -> Result<Self, StorageError> {
         Ok(Self {
             heads: dag::heads(rows)?,
-            any_cut: cut_off::any_is_cut_off(rows)?,
+            any_void: void::any_is_void(rows)?,
             ..Self::default()
         })
     }

@@ -1,7 +1,6 @@
 //! The graph of witnessed entries: admission, chains, heads, causal past, and entries that wait for admission.
 
 pub mod admit;
-pub(crate) mod cut_off;
 pub(crate) mod dag;
 pub(crate) mod ids;
 pub(crate) mod info;
@@ -14,3 +13,4 @@ pub(crate) mod pending;
 pub(crate) mod shares;
 pub(crate) mod slot;
 pub(crate) mod version_vector;
+pub(crate) mod void;

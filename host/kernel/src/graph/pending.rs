@@ -152,6 +152,30 @@ impl Waiting {
             .is_some_and(|arrival| arrival.body.is_none())
     }
 
+    /// Whether an entry that floats here waits for `id`, by itself or through others that do: one of an author whose
+    /// entries are not `refused`.
+    pub(crate) fn is_needed<E>(
+        &self,
+        id: &IntentionId,
+        mut refused: impl FnMut(&DeviceKey) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let mut queue = vec![*id];
+        let mut visited = BTreeSet::new();
+        while let Some(name) = queue.pop() {
+            for waiter in self.waiting_for.get(&name).into_iter().flatten() {
+                let arrival = self.floating.get(waiter).and_then(|f| f.arrival.as_ref());
+                let Some(arrival) = arrival.filter(|_| visited.insert(*waiter)) else {
+                    continue;
+                };
+                if !refused(&arrival.header.author)? {
+                    return Ok(true);
+                }
+                queue.push(*waiter);
+            }
+        }
+        Ok(false)
+    }
+
     pub(crate) fn was_dropped(&self, id: &IntentionId) -> bool {
         self.dropped.contains(id)
     }

@@ -79,6 +79,13 @@ pub enum Question {
     },
     /// Which limits and numbers are in effect?
     InEffect,
+    /// How many bytes may this author write in this lane?
+    Quota {
+        /// The author of the entry.
+        author: DeviceKey,
+        /// The entry's lane.
+        lane: Lane,
+    },
     /// Which revocations cut this author off, and what do they keep?
     Cuts(DeviceKey),
     /// Which devices did this call admit?
@@ -110,6 +117,8 @@ pub enum Answer {
     Authorize(bool),
     /// The answer to [`Question::InEffect`].
     InEffect(InEffect),
+    /// The answer to [`Question::Quota`]: bytes of the author's entries, or `None` for no bound.
+    Quota(Option<u64>),
     /// The answer to [`Question::Cuts`].
     Cuts(Vec<Cut>),
     /// The answer to [`Question::Admitted`].
@@ -127,8 +136,6 @@ pub enum Answer {
 /// Limits and numbers in effect.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct InEffect {
-    /// How many bytes of bodies one author may add at most, all chains together. `None` means no bound.
-    pub quota_bytes: Option<u64>,
     /// Bytes that are hashed with the store's id into the gossip topic. They change when a member is revoked.
     pub topic_salt: Vec<u8>,
     /// Number of the body key in use; 0 is plain.

@@ -21,8 +21,6 @@ pub enum Space {
     Pins = 2,
     /// Rows that the host keeps, such as the code in effect.
     Host = 3,
-    /// The host's row of the quota in effect. The root leaves it out, because it follows from governance's rows.
-    Quota = 4,
     /// Numbers that the host keeps: how many bytes each author has written. The root leaves them out.
     Written = 5,
     /// The host's rows of the calls of entries that count. The root leaves them out.
@@ -36,7 +34,6 @@ impl Space {
             1 => Some(Self::Numbers),
             2 => Some(Self::Pins),
             3 => Some(Self::Host),
-            4 => Some(Self::Quota),
             5 => Some(Self::Written),
             6 => Some(Self::Called),
             _ => None,
@@ -50,7 +47,7 @@ impl Space {
 
     /// Whether the cells of this space are part of the state root.
     pub(crate) fn in_root(self) -> bool {
-        !matches!(self, Self::Quota | Self::Written | Self::Called)
+        !matches!(self, Self::Written | Self::Called)
     }
 }
 

@@ -18,10 +18,10 @@ use std::ops::ControlFlow;
 
 use lattice_format::{IntentionId, Position};
 
-use crate::graph::cut_off;
 use crate::graph::dag;
 use crate::graph::order;
 use crate::graph::slot::Slot;
+use crate::graph::void;
 use crate::limits::{FINGERPRINT_BLOCK_BLOCKS, FINGERPRINT_BLOCK_ENTRIES, FINGERPRINT_CHANGES_MAX};
 use crate::state::lthash::{Element, LtHash};
 use crate::storage::error::StorageError;
@@ -178,10 +178,10 @@ fn entries(
     if let Some(damage) = damage {
         return Err(damage);
     }
-    let any_cut = cut_off::any_is_cut_off(rows)?;
+    let any_void = void::any_is_void(rows)?;
     let entry = |local| {
         let position = dag::position_of(rows, local)?;
-        let void = any_cut && cut_off::is_cut_off(rows, &position.id)?;
+        let void = any_void && void::is_void(rows, &position.id)?;
         Ok((position, !void))
     };
     locals.into_iter().map(entry).collect()
@@ -589,14 +589,8 @@ mod tests {
             Position { time, id }
         }
 
-        fn come(&mut self, wall_ms: u64) {
-            let position = Self::position(wall_ms);
-            if self.entries.contains_key(&position) {
-                return;
-            }
-            let local = LocalSeq(self.entries.len() as u64);
-            self.entries.insert(position, true);
-            let meta = Meta {
+        fn meta(position: Position, local: LocalSeq) -> Meta {
+            Meta {
                 id: position.id,
                 time: position.time,
                 branch: BranchId(0),
@@ -606,7 +600,17 @@ mod tests {
                 prev: None,
                 grant: None,
                 deps: Vec::new(),
-            };
+            }
+        }
+
+        fn come(&mut self, wall_ms: u64) {
+            let position = Self::position(wall_ms);
+            if self.entries.contains_key(&position) {
+                return;
+            }
+            let local = LocalSeq(self.entries.len() as u64);
+            self.entries.insert(position, true);
+            let meta = Self::meta(position, local);
             order::put_new(&mut self.rows, Slot::of(position), local);
             self.rows.put(dag::local_key(local), meta.encode(local));
             self.fingerprints.came(position);
@@ -616,7 +620,10 @@ mod tests {
             let at = at % self.entries.len();
             let (position, counts) = self.entries.iter_mut().nth(at).unwrap();
             *counts = !*counts;
-            cut_off::set_cut_off(&mut self.rows, &position.id, !*counts);
+            let meta = Self::meta(*position, LocalSeq(0));
+            let reason = (!*counts).then_some(void::Reason::CutOff);
+            let author = lattice_format::DeviceKey([1; 32]);
+            assert!(void::set(&mut self.rows, &author, &meta, reason).unwrap());
             self.fingerprints.judged(*position, !*counts);
         }
 

@@ -1,46 +1,40 @@
-//! The host's cells for quotas: the quota in effect, and how many bytes each author has written.
+//! The host's cells for quotas: how many bytes each author has written.
 //!
-//! Of an author's number of bytes an entry reads only whether its own body still fits. A late entry changes the
-//! number for every later entry of its author, and only those entries run again for which the answer differs.
+//! Of an author's number of bytes an entry reads only whether it still fits itself. A late entry changes the number for
+//! every later entry of its author, and only those entries run again for which the answer differs.
 
 use std::ops::ControlFlow;
 
-use lattice_format::{DeviceKey, Header, Lane};
+use lattice_format::{DeviceKey, Lane};
 
 use crate::graph::slot::Slot;
 use crate::mutant::{self, Mutant};
-use crate::state::cell::{Cell, Space, ValueMark, live_key, reader_key};
+use crate::state::cell::{Cell, Space, ValueMark, reader_key};
 use crate::state::live;
 use crate::state::numbers;
 use crate::state::reads::Reads;
 use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::rows::RowsView;
 
-/// The cell of the quota in effect: 8 bytes big-endian, or no value when there is no quota.
-pub(crate) fn quota_cell() -> Cell {
-    Cell::new(Lane::System, Space::Quota, b"")
+/// The cell of the number of bytes that an author has written, by which entries of `lane` are judged: in the system
+/// lane its bytes there, and in the app lane its bytes in both. The system lane must not wait for the app lane.
+///
+/// The key is the first half of the author's key, to save bytes, because every entry has a row with that key. Two
+/// devices that share a half take 2⁶⁴ keys to find.
+pub(crate) fn written_cell(lane: Lane, author: &DeviceKey) -> Cell {
+    Cell::new(lane, Space::Written, &author.0[..16])
 }
 
-/// The cell of the number of bytes that an author has written. Its key is the first half of the author's key, to save
-/// bytes, because every entry has a row with that key. Two devices that share a half take 2⁶⁴ keys to find.
-pub(crate) fn written_cell(author: &DeviceKey) -> Cell {
-    Cell::new(Lane::App, Space::Written, &author.0[..16])
-}
-
-/// What an author has written and may write, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Allowance {
-    pub(crate) written: u64,
-    /// `None` where there is no bound.
-    pub(crate) quota: Option<u64>,
-}
-
-impl Allowance {
-    /// Whether a body of `len` bytes more is within the quota.
-    pub(crate) fn fits(&self, len: u64) -> bool {
-        self.quota
-            .is_none_or(|quota| self.written.saturating_add(len) <= quota)
-    }
+/// The cells that an entry of `lane` adds its bytes to.
+pub(crate) fn written_cells(lane: Lane, author: &DeviceKey) -> Vec<Cell> {
+    let lanes: &[Lane] = match lane {
+        Lane::System => &[Lane::System, Lane::App],
+        Lane::App => &[Lane::App],
+    };
+    lanes
+        .iter()
+        .map(|lane| written_cell(*lane, author))
+        .collect()
 }
 
 /// The mark of a read of a number of bytes: whether the number is at most `most`.
@@ -68,52 +62,33 @@ fn bytes_of(number: i64) -> Result<u64, StorageError> {
     })
 }
 
-fn quota_at(rows: &RowsView, at: Slot) -> Result<(Option<u64>, ValueMark), StorageError> {
-    let value = live::bytes_at(rows, &quota_cell(), at)?;
-    let mark = ValueMark::of_bytes(value.as_deref());
-    let quota = value
-        .map(|bytes| {
-            let bytes = (*bytes)
-                .try_into()
-                .map_err(|_| StorageError::row(&live_key(&quota_cell())))?;
-            Ok::<_, StorageError>(u64::from_be_bytes(bytes))
-        })
-        .transpose()?;
-    Ok((quota, mark))
-}
-
-/// What `author` has written below `at`, and the quota in effect at `at`.
-pub(crate) fn allowance(
+/// The bytes that `author` has written below `at`, by which entries of `lane` are judged.
+pub(crate) fn written_at(
     rows: &RowsView,
     author: &DeviceKey,
+    lane: Lane,
     at: Slot,
-) -> Result<Allowance, StorageError> {
-    let written = live::number_at(rows, &written_cell(author), at)?;
-    Ok(Allowance {
-        written: bytes_of(written)?,
-        quota: quota_at(rows, at)?.0,
-    })
+) -> Result<u64, StorageError> {
+    bytes_of(live::number_at(rows, &written_cell(lane, author), at)?)
 }
 
-/// Whether an entry of the app lane at `at` is within its author's quota, with the reads behind the answer.
+/// Whether an entry of `bytes` at `at` is within its author's quota for `lane`, with the read behind the answer.
 pub(crate) fn judge(
     rows: &RowsView,
-    header: &Header,
+    (author, lane): (&DeviceKey, Lane),
+    bytes: u64,
+    quota: u64,
     at: Slot,
 ) -> Result<(bool, Reads), StorageError> {
     let mut reads = Reads::default();
-    let (quota, seen) = quota_at(rows, at)?;
-    reads.cells.insert(quota_cell(), seen);
-    let Some(quota) = quota else {
-        return Ok((true, reads));
-    };
-    let Some(most) = quota.checked_sub(u64::from(header.body.len)) else {
+    let Some(most) = quota.checked_sub(bytes) else {
         return Ok((false, reads));
     };
-    let cell = written_cell(&header.author);
-    let fits = bytes_of(live::number_at(rows, &cell, at)?)? <= most;
+    let fits = written_at(rows, author, lane, at)? <= most;
     if !mutant::active(Mutant::WrittenBytesUntracked) {
-        reads.cells.insert(cell, mark(most, fits));
+        reads
+            .cells
+            .insert(written_cell(lane, author), mark(most, fits));
     }
     Ok((fits, reads))
 }
@@ -125,12 +100,13 @@ pub(crate) fn stale_readers(
     cell: &Cell,
     slot: Slot,
 ) -> Result<Vec<(Lane, Slot)>, StorageError> {
-    let damaged = || StorageError::row(&reader_key(cell, Lane::App, slot));
+    let lane = cell.lane();
+    let damaged = || StorageError::row(&reader_key(cell, lane, slot));
     let from = slot.just_above();
     let mut readers = Vec::new();
     rows.scan(
-        &reader_key(cell, Lane::App, from),
-        &reader_key(cell, Lane::App, Slot::MAX),
+        &reader_key(cell, lane, from),
+        &reader_key(cell, lane, Slot::MAX),
         false,
         |row, mark| {
             readers.push((Slot::at_end_of(row), mark.to_vec()));
@@ -151,7 +127,7 @@ pub(crate) fn stale_readers(
             written += bytes_of(len)?;
         }
         if !still_holds(&mark, written).ok_or_else(damaged)? {
-            stale.push((Lane::App, at));
+            stale.push((lane, at));
         }
     }
     Ok(stale)
@@ -160,15 +136,6 @@ pub(crate) fn stale_readers(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_fits_exactly_is_within_the_quota() {
-        let allowance = |quota| Allowance { written: 90, quota };
-        assert!(allowance(Some(100)).fits(10));
-        assert!(!allowance(Some(100)).fits(11));
-        assert!(!allowance(Some(80)).fits(0));
-        assert!(allowance(None).fits(u64::MAX));
-    }
 
     #[test]
     fn a_mark_says_what_it_depends_on() {

@@ -29,7 +29,8 @@
 //! | `Z` | `set-digests-1` | digest (16) | set |
 //! | `J` | `set-cells-1` | 0 and cell, or 1 and prefix, behind its length, set (4) | |
 //! | `U` | `past-nodes-1` | node (8) | a node of the trees of version vectors |
-//! | `V` | `cut-off-1` | id (32) | |
+//! | `V` | `void-1` | id (32) | void entries: nothing for one that is cut off, 1 for one above its author's quota |
+//! | `W` | `void-kept-1` | author (32) | void entries of the author: their number, and the bytes of their bodies |
 //! | `X` | `cuts-1` | author (32) | cuts of an author |
 //! | `M` | `marks-1` | name | values of the whole store, such as how many entries the rows cover |
 
@@ -60,7 +61,8 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'S', "pasts-2"),
     (b'T', "order-2"),
     (b'U', "past-nodes-1"),
-    (b'V', "cut-off-1"),
+    (b'V', "void-1"),
+    (b'W', "void-kept-1"),
     (b'X', "cuts-2"),
     (b'Y', "sets-1"),
     (b'Z', "set-digests-1"),

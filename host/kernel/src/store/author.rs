@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use lattice_format::limits::{ADMITS_MAX, CALLS_MAX, DEPS_MAX, NAME_BYTES_MAX};
+use lattice_format::limits::{ADMITS_MAX, CALLS_MAX, DEPS_MAX, HEADER_BYTES_MAX, NAME_BYTES_MAX};
 use lattice_format::{
     Body, BodyRef, Call, CallId, ChainId, DeviceKey, Digest, Header, IntentionId, Lane, Seq, Time,
     Transaction, VerifiedBody, VerifiedHeader,
@@ -16,9 +16,9 @@ use crate::clock::{ClockError, Span};
 use crate::fold::core::{Effects, Stopped, calls_of};
 use crate::fold::execution::Execution;
 use crate::fold::governance::storage;
-use crate::graph::cut_off;
 use crate::graph::dag;
 use crate::graph::slot::Slot;
+use crate::graph::void;
 use crate::graph::{live_heads, order};
 use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
@@ -68,14 +68,15 @@ pub enum CallError {
     },
     /// With this transaction the device would exceed its quota.
     #[error(
-        "this call makes an entry of {len} bytes, and with the {written} that this device has written it exceeds {quota}, the quota of one author in this store; an admin can raise it"
+        "this call makes an entry of {len} bytes, and with the {written} that this device has written it exceeds {quota}, its quota in this store; an admin can raise it"
     )]
     OverQuota {
-        /// The length of the entry's body with this transaction in it, in bytes.
+        /// The length of the entry with this transaction in it, header and body, in bytes. In the system lane with as
+        /// many devices as an entry admits.
         len: u64,
-        /// The bytes of bodies that this device has written, in all of its chains together.
+        /// The bytes that this device has written, in all of its chains together: in the system lane those of this lane.
         written: u64,
-        /// The quota in effect, in bytes.
+        /// The device's quota, in bytes.
         quota: u64,
     },
     /// The transaction has no call or too many, or a name is empty or too long.
@@ -138,6 +139,9 @@ impl Open {
         self.header.time
     }
 }
+
+/// The most bytes that a device takes in a header that admits it.
+const ADMIT_BYTES: usize = 34;
 
 /// The most bytes that the claim of roots takes in a body.
 const CLAIM_BYTES: usize = 256;
@@ -207,9 +211,7 @@ impl Store {
             Some(open) => open,
             None => self.open_intention(lane, now_ms, chain)?,
         };
-        if lane == Lane::App
-            && let Err(error) = self.check_quota(&open, &calls, bytes)
-        {
+        if let Err(error) = self.check_quota(&open, &calls, bytes) {
             self.open = Some(open);
             return Err(error);
         }
@@ -270,15 +272,18 @@ impl Store {
     }
 
     /// Refuses a transaction whose entry would be void by this device's quota, before the transaction runs.
-    fn check_quota(&self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
-        let allowance = written::allowance(&self.core.rows, &self.author, open.at)?;
-        let Some(quota) = allowance.quota else {
+    fn check_quota(&mut self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
+        let lane = open.header.lane;
+        let Some(quota) = self.core.quota_at(self.author, lane, open.at)?.bytes else {
             return Ok(());
         };
-        if allowance.fits((open.bytes + bytes + CLAIM_BYTES) as u64) {
+        let written = written::written_at(&self.core.rows, &self.author, lane, open.at)?;
+        let fits = |len: usize| written.saturating_add(len as u64) <= quota;
+        if fits(HEADER_BYTES_MAX + open.bytes + bytes + CLAIM_BYTES) {
             return Ok(());
         }
-        // The upper bound does not fit, so the length is computed. Only the claim may still be left out at signing.
+        // The upper bound does not fit, so the length is computed. Only the claim may still be left out at signing, and
+        // what the call admits is not known before it runs.
         let mut transactions = open.transactions.clone();
         transactions.push(Transaction {
             calls: calls.to_vec(),
@@ -289,13 +294,21 @@ impl Store {
             genesis: None,
             claim: self.core.progress.settled.then(|| self.core.claim()),
         };
-        let len = body.encode().len() as u64;
-        if allowance.fits(len) {
+        let body_len = body.encode().len();
+        let mut header = Header::clone(&open.header);
+        header.body.len = u32::try_from(body_len).expect("bounded by LOCAL_BODY_BYTES");
+        header.chain_bytes += body_len as u64;
+        let admits = match lane {
+            Lane::System => ADMITS_MAX * ADMIT_BYTES,
+            Lane::App => 0,
+        };
+        let len = header.encode().len() + admits + body_len;
+        if fits(len) {
             return Ok(());
         }
         Err(CallError::OverQuota {
-            len,
-            written: allowance.written,
+            len: len as u64,
+            written,
             quota,
         })
     }
@@ -457,7 +470,7 @@ impl Store {
         for local in dag::grants(&self.core.rows, &self.author)? {
             let meta = dag::meta(&self.core.rows, local)?;
             let id = meta.id;
-            if ceiling.is_above(&meta) || cut_off::is_cut_off(&self.core.rows, &id)? {
+            if ceiling.is_above(&meta) || void::is_cut_off(&self.core.rows, &id)? {
                 continue;
             }
             let mut spared = true;
@@ -558,15 +571,11 @@ impl Store {
             host,
             writes,
         };
-        if header.lane == Lane::App {
-            let (within, judged) = written::judge(&self.core.rows, &header, open.at)?;
-            assert!(within, "calls were let through above the quota");
-            effects.judged(judged);
-        }
+        let (within, judged) = self.core.judge_quota(&header, open.at)?;
+        assert!(within, "calls were let through above the quota");
+        effects.judged(judged);
         let next = self.core.progress.next;
-        self.core
-            .account(header.lane, open.at, &header, next, &mut effects)
-            .map_err(CallError::from)?;
+        self.core.account(header.lane, &header, next, &mut effects);
         Ok((header, body, effects))
     }
 }

@@ -420,7 +420,7 @@ impl Store {
             rows: self.core.rows.view(),
             log: self.core.log.clone(),
             names: self.core.cache.names.clone(),
-            any_cut: self.core.cache.any_cut,
+            any_void: self.core.cache.any_void,
             summary: Arc::new(Summary {
                 count: self.core.progress.next.0,
                 applied: self.core.progress.roots.applied_count,

@@ -256,9 +256,7 @@ impl Store {
                     outcome: outcome.clone(),
                 });
             }
-            self.core
-                .account(*lane, slot, &header, LocalSeq(0), &mut effects)
-                .map_err(failed)?;
+            self.core.account(*lane, &header, LocalSeq(0), &mut effects);
             effects.calls = calls_of(*lane, &header, 1);
             self.core.install(*lane, slot, LocalSeq(0), effects)?;
         }
@@ -395,7 +393,7 @@ impl Store {
             rows: rows.view(),
             log: log.clone(),
             names: cache.names.clone(),
-            any_cut: cache.any_cut,
+            any_void: cache.any_void,
             summary: Arc::new(Summary {
                 count: 0,
                 applied: 0,

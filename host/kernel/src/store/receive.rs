@@ -4,8 +4,11 @@ use std::collections::VecDeque;
 
 use lattice_format::{DeviceKey, Header, IntentionId, SignedHeader, VerifiedHeader, VerifyError};
 
+use crate::fold::core::Stopped;
 use crate::graph::admit::{self, Admission};
 use crate::graph::pending::{Arrival, FloatReason};
+use crate::graph::slot::Slot;
+use crate::graph::void::Kept;
 use crate::mutant::{self, Mutant};
 use crate::storage::error::StorageError;
 use crate::store::Store;
@@ -33,6 +36,9 @@ pub struct Received {
     pub parked: usize,
     /// The number of entries that were dropped because too many wait. Ask for them again later.
     pub no_room: usize,
+    /// Void entries that were left out, because as many of their authors' are kept as is allowed. Whoever counts them
+    /// offers them again.
+    pub left_out: Vec<IntentionId>,
     /// Ids that floating entries name and this store does not have. They are to be asked for.
     pub missing: Vec<IntentionId>,
     /// Entries of which only the header is here. Their bodies are to be asked for.
@@ -157,6 +163,10 @@ impl Store {
             if self.core.local_of(&id)?.is_some() {
                 continue;
             }
+            if self.is_left_out(&arrival.header)? {
+                received.left_out.push(id);
+                continue;
+            }
             let core = &mut self.core;
             match admit::admit(&core.rows, &mut core.cache, &core.info, &arrival.header)? {
                 Admission::Never(error) => {
@@ -203,6 +213,35 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Whether an entry ends at the door: it would be void, as many void entries of its author are kept as is allowed,
+    /// and no entry that waits here needs it.
+    ///
+    /// An entry that is void now can count later, when its revocation is itself cut off or a quota is raised. Then peers
+    /// that have it offer it, and it comes in.
+    fn is_left_out(&mut self, header: &VerifiedHeader) -> Result<bool, StorageError> {
+        if !self.core.cache.any_void || header.author == self.author {
+            return Ok(false);
+        }
+        let rows = &self.core.rows;
+        let bytes = u64::from(header.body.len);
+        if !Kept::of(rows, &header.author)?.is_full(bytes) {
+            return Ok(false);
+        }
+        let refused = |author: &DeviceKey| Ok(Kept::of(rows, author)?.is_full(0));
+        if self.waiting.is_needed(&header.id(), refused)? {
+            return Ok(false);
+        }
+        if self.core.would_be_cut_off(header)? {
+            return Ok(true);
+        }
+        match self.core.judge_quota(header, Slot::of(header.position())) {
+            Ok((within, _)) => Ok(!within),
+            Err(Stopped::Storage(error)) => Err(error),
+            // While governance cannot be asked, nobody is known to be over a quota.
+            Err(Stopped::Fault(_)) => Ok(false),
+        }
     }
 
     fn float(&mut self, arrival: Arrival, reason: FloatReason, received: &mut Received) {

@@ -13,12 +13,12 @@ use lattice_format::{
 use crate::fold::core::code_cell;
 use crate::fold::governance;
 use crate::fold::record::OrderRow;
-use crate::graph::cut_off;
 use crate::graph::dag;
 use crate::graph::info::Info;
 use crate::graph::lookup_cache::Names;
 use crate::graph::order;
 use crate::graph::slot::Slot;
+use crate::graph::void;
 use crate::log::{Log, Stored};
 use crate::outcome::{HostRefusal, Outcome};
 use crate::run::engine::{Answer, AskError, CallEnd, CallKind, Engine, HostFault, Question};
@@ -126,8 +126,8 @@ pub struct Snapshot {
     /// A cache of entries that were added lately. The writer shares it, so it may hold entries that this view does not
     /// have: readers check `local < count`.
     pub(crate) names: Names,
-    /// Whether governance may have cut any entry off.
-    pub(crate) any_cut: bool,
+    /// Whether any entry may be void.
+    pub(crate) any_void: bool,
     pub(crate) summary: Arc<Summary>,
     /// A value that readers derive from this view, computed once for all clones.
     pub(crate) derived: Arc<OnceLock<Box<dyn Any + Send + Sync>>>,
@@ -326,12 +326,21 @@ impl Snapshot {
         Ok(self.standing(local, meta.lane, &meta.position())?.void)
     }
 
-    /// Whether governance has cut the entry off. A node neither offers such an entry to peers nor counts it.
+    /// Whether the entry is void by what is known now: cut off, or found to exceed its author's quota when it ran last. A
+    /// node neither offers such an entry to peers nor counts it in digests.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn is_left_out(&self, id: &IntentionId) -> Result<bool, StorageError> {
+        Ok(self.any_void && void::is_void(&self.rows, id)?)
+    }
+
+    /// Whether governance has cut the entry off.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn is_cut_off(&self, id: &IntentionId) -> Result<bool, StorageError> {
-        Ok(self.any_cut && cut_off::is_cut_off(&self.rows, id)?)
+        Ok(self.any_void && void::is_cut_off(&self.rows, id)?)
     }
 
     /// When a device was first admitted, by the time of the entry that did and is not cut off; `None` when it never was.
@@ -342,7 +351,7 @@ impl Snapshot {
         let mut first = None;
         for local in dag::grants(&self.rows, device)? {
             let position = dag::position_of(&self.rows, local)?;
-            if self.any_cut && cut_off::is_cut_off(&self.rows, &position.id)? {
+            if self.any_void && void::is_cut_off(&self.rows, &position.id)? {
                 continue;
             }
             let time = position.time;
@@ -374,7 +383,7 @@ impl Snapshot {
             (0, Some(_)) => &[Lane::System, Lane::App],
             _ => std::slice::from_ref(&lane),
         };
-        let cut_off = cut_off::is_cut_off(&self.rows, &position.id)?;
+        let cut_off = void::is_cut_off(&self.rows, &position.id)?;
         let mut void = cut_off;
         let mut outcomes = Vec::new();
         let mut pending = false;

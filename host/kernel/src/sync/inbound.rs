@@ -48,6 +48,8 @@ pub(super) struct Inbound {
     hinted: VecDeque<(u64, IntentionId)>,
     /// Entries that the store took and did not witness: they float, are parked, or were dropped.
     undigested: BTreeSet<IntentionId>,
+    /// Void entries that the store left out. The node lacks none of them.
+    left_out: BTreeSet<IntentionId>,
     parked: u64,
     /// How many batches in a row had missing ancestors and no entry that could be witnessed.
     pub(super) misses: u32,
@@ -72,6 +74,7 @@ impl Inbound {
             refused: BTreeSet::new(),
             hinted: VecDeque::new(),
             undigested: BTreeSet::new(),
+            left_out: BTreeSet::new(),
             parked: 0,
             misses: 0,
             interrupted: false,
@@ -193,10 +196,16 @@ impl Inbound {
             self.interrupted = true;
             return Ok(Vec::new());
         };
+        for id in &received.left_out {
+            if self.left_out.len() < KNOWN_MAX {
+                self.left_out.insert(*id);
+            }
+        }
         self.parked += received.parked as u64;
         if received.floating + received.parked + received.no_room > 0 {
             for id in delivery.ids {
-                if self.undigested.len() < KNOWN_MAX && !snapshot.contains(&id)? {
+                let fits = self.undigested.len() < KNOWN_MAX && !self.left_out.contains(&id);
+                if fits && !snapshot.contains(&id)? {
                     self.undigested.insert(id);
                 }
             }
@@ -292,6 +301,7 @@ impl Inbound {
         for id in self.refused.iter().chain(unknown) {
             if missing.len() < LISTED_MAX
                 && !self.undigested.contains(id)
+                && !self.left_out.contains(id)
                 && !snapshot.contains(id)?
             {
                 missing.insert(*id);

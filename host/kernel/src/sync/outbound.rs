@@ -338,7 +338,7 @@ impl Outbound {
                 AskedEntry::Local(local) => (snapshot.entry_at(local)?, None),
             };
             match (stored, id) {
-                (Some(stored), Some(id)) if snapshot.is_cut_off(&id)? => {
+                (Some(stored), Some(id)) if snapshot.is_left_out(&id)? => {
                     let before =
                         source::void_ancestors(snapshot, &stored.header, VOID_ANCESTORS_MAX)?;
                     self.asked.push_front(AskedEntry::Local(stored.local));
@@ -409,7 +409,7 @@ impl Outbound {
             *rows -= 1;
             self.live = Some(LocalSeq(local.0 + 1));
             let id = stored.header.id();
-            if self.known.take(&id) || snapshot.is_cut_off(&id)? {
+            if self.known.take(&id) || snapshot.is_left_out(&id)? {
                 continue;
             }
             let small = stored.header.body.len <= PUSH_BODY_BYTES_MAX;

@@ -34,9 +34,9 @@ pub(super) fn tips(snapshot: &Snapshot) -> Result<Arc<[PeerTip]>, StorageError> 
 }
 
 /// The tips of all branches, void entries left out: in the place of a void tip stands the last entry of its branch
-/// that counts. Void means cut off. An entry that exceeds a quota travels like any other.
+/// that counts.
 fn find_tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
-    let any_void = snapshot.any_cut;
+    let any_void = snapshot.any_void;
     let mut out = Vec::new();
     let mut counting = Vec::new();
     // A branch may be void down to where it left another one. Its last entry that counts then lies inside the other
@@ -50,7 +50,7 @@ fn find_tips(snapshot: &Snapshot) -> Result<Vec<PeerTip>, StorageError> {
             seq: tip.seq,
             id: tip.id,
         };
-        if !any_void || !snapshot.is_cut_off(&tip.id)? {
+        if !any_void || !snapshot.is_left_out(&tip.id)? {
             out.push(own);
             counting.push(tip.local);
             continue;
@@ -119,7 +119,7 @@ fn last_counting(
     let mut meta = dag::meta(&snapshot.rows, local)?;
     // The range has one step more than the bound, for the entry that counts behind the last void one.
     for _ in 0..=VOID_WALK_MAX {
-        if !snapshot.is_cut_off(&meta.id)? {
+        if !snapshot.is_left_out(&meta.id)? {
             return Ok(Found::Counting(local, meta));
         }
         if !passed.insert(local) {
@@ -144,11 +144,11 @@ pub(super) fn rows(
     from: Position,
     limit: usize,
 ) -> Result<Vec<(Position, LocalSeq, bool)>, StorageError> {
-    let any_void = snapshot.any_cut;
+    let any_void = snapshot.any_void;
     snapshot
         .places(Some(from), limit, false)?
         .into_iter()
-        .map(|(at, local)| Ok((at, local, !(any_void && snapshot.is_cut_off(&at.id)?))))
+        .map(|(at, local)| Ok((at, local, !(any_void && snapshot.is_left_out(&at.id)?))))
         .collect()
 }
 
@@ -163,7 +163,7 @@ pub(super) fn void_ancestors(
     let mut at: Option<IntentionId> = header.prev;
     while let Some(id) = at
         && out.len() < max
-        && snapshot.is_cut_off(&id)?
+        && snapshot.is_left_out(&id)?
         && let Some(stored) = snapshot.entry(&id)?
     {
         out.push(stored.local);

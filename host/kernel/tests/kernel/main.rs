@@ -6,6 +6,7 @@ mod clocks;
 mod crash;
 mod damage;
 mod failed_reads;
+mod flood;
 mod fold;
 mod hostile;
 mod intention;

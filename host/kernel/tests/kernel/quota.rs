@@ -1,7 +1,7 @@
 //! Quotas: an entry beyond its author's quota is void on every replica alike, and a node does not sign an entry that
 //! would be void.
 
-use lattice_format::{ChainId, IntentionId, Lane};
+use lattice_format::{ChainId, IntentionId, Lane, VerifiedHeader};
 use lattice_kernel::run::engine::Role;
 use lattice_kernel::{CallError, Notice, Store};
 use lattice_testing::{self as testing, Step, device};
@@ -53,7 +53,7 @@ fn put(k: u8) -> lattice_format::Call {
     }])
 }
 
-/// Logs one call as an entry. Returns the entry's id and the length of its body.
+/// Logs one call as an entry. Returns the entry's id and how many bytes it counts for.
 fn write(
     store: &mut Store,
     lane: Lane,
@@ -65,7 +65,12 @@ fn write(
     let headers = store.commit(now).unwrap();
     settle(store);
     let header = headers.last().unwrap();
-    (header.id(), u64::from(header.body.len))
+    (header.id(), charge(header))
+}
+
+/// How many bytes an entry counts for: of its header and its body.
+fn charge(header: &VerifiedHeader) -> u64 {
+    header.signed().bytes.len() as u64 + u64::from(header.body.len)
 }
 
 fn set_quota(store: &mut Store, bytes: Option<u64>, now: u64) {
@@ -80,11 +85,13 @@ fn stand(stores: &[Store], void: &[IntentionId], count: &[IntentionId]) {
         for id in void {
             assert!(snapshot.is_void(id).unwrap(), "{id} counts");
             assert_eq!(snapshot.outcomes(id).unwrap(), None);
-            // Void by a quota is not cut off: peers are offered the entry like any other.
+            // Void by a quota is not cut off, and peers are offered neither.
             assert!(!snapshot.is_cut_off(id).unwrap());
+            assert!(snapshot.is_left_out(id).unwrap());
         }
         for id in count {
             assert!(!snapshot.is_void(id).unwrap(), "{id} is void");
+            assert!(!snapshot.is_left_out(id).unwrap());
             assert!(snapshot.outcomes(id).unwrap().is_some());
         }
         let digest = stores[0].snapshot().tips_digest().unwrap();
@@ -98,10 +105,10 @@ fn what_stands_above_a_quota_is_void_there_and_nowhere_else() {
     let mut stores = team();
     let now = START_MS + 100;
     let (first, len) = write(&mut stores[MEMBER], Lane::App, put(1), now + 10);
-    let (second, _) = write(&mut stores[MEMBER], Lane::App, put(2), now + 20);
+    let (second, next) = write(&mut stores[MEMBER], Lane::App, put(2), now + 20);
     let (third, _) = write(&mut stores[MEMBER], Lane::App, put(3), now + 30);
     // The founder's clock is behind and it has seen none of the entries, so the quota sorts below them.
-    set_quota(&mut stores[FOUNDER], Some(2 * len + 8), now);
+    set_quota(&mut stores[FOUNDER], Some(len + next), now);
     sync(&mut stores);
     stand(&stores, &[third], &[first, second]);
     let notices = stores[MEMBER].notices().unwrap();
@@ -111,7 +118,7 @@ fn what_stands_above_a_quota_is_void_there_and_nowhere_else() {
     );
 
     // A later raise lets later entries through. The void entry does not count for the raised quota.
-    set_quota(&mut stores[FOUNDER], Some(3 * len + 16), now + 40);
+    set_quota(&mut stores[FOUNDER], Some(3 * len + 100), now + 40);
     sync(&mut stores);
     let (fourth, _) = write(&mut stores[MEMBER], Lane::App, put(4), now + 50);
     sync(&mut stores);
@@ -160,9 +167,9 @@ fn a_smaller_entry_fits_where_a_larger_one_did_not() {
     let large = testing::program(&[Step::LoadGlobal; 40]);
     let (small, len) = write(&mut stores[MEMBER], Lane::App, put(1), now + 10);
     let (wide, wide_len) = write(&mut stores[MEMBER], Lane::App, large, now + 20);
-    let (after, _) = write(&mut stores[MEMBER], Lane::App, put(2), now + 30);
-    assert!(wide_len > 2 * len);
-    set_quota(&mut stores[FOUNDER], Some(2 * len + 8), now);
+    let (after, after_len) = write(&mut stores[MEMBER], Lane::App, put(2), now + 30);
+    assert!(wide_len > after_len);
+    set_quota(&mut stores[FOUNDER], Some(len + after_len), now);
     sync(&mut stores);
     stand(&stores, &[wide], &[small, after]);
 }
@@ -173,10 +180,10 @@ fn a_call_beyond_the_quota_is_refused_before_anything_is_signed() {
     let mut stores = team();
     let now = START_MS + 100;
     let (_, len) = write(&mut stores[MEMBER], Lane::App, put(1), now);
-    set_quota(&mut stores[FOUNDER], Some(2 * len + 8), now + 1);
+    set_quota(&mut stores[FOUNDER], Some(2 * len + 100), now + 1);
     sync(&mut stores);
     let store = &mut stores[MEMBER];
-    let large = testing::program(&[Step::LoadGlobal; 40]);
+    let large = testing::program(&[Step::LoadGlobal; 400]);
     let before = store.snapshot().summary().clone();
     let refused = store
         .call(Lane::App, vec![large.clone()], now + 10, ChainId(9))
@@ -189,8 +196,8 @@ fn a_call_beyond_the_quota_is_refused_before_anything_is_signed() {
     else {
         panic!("not a matter of the quota: {refused}");
     };
-    assert_eq!((written, quota), (len, 2 * len + 8));
-    assert!(asked > len + 8);
+    assert_eq!((written, quota), (len, 2 * len + 100));
+    assert!(asked > len + 100);
     for number in [asked, written, quota] {
         assert!(
             refused.to_string().contains(&number.to_string()),

@@ -30,13 +30,23 @@ pub struct Scene {
 
 impl Scene {
     pub fn new() -> Self {
-        Self::with_limits(Limits {
+        Self::of(Role::Writer)
+    }
+
+    /// A scene in which the forger has this role.
+    pub fn of(forger: Role) -> Self {
+        let limits = Limits {
             body_bytes: 64 * 1024,
             ..Limits::DEFAULT
-        })
+        };
+        Self::made(limits, forger)
     }
 
     pub fn with_limits(limits: Limits) -> Self {
+        Self::made(limits, Role::Writer)
+    }
+
+    fn made(limits: Limits, forger: Role) -> Self {
         let mut genesis = testing::genesis();
         genesis.limits = limits;
         genesis.drift_ms = DRIFT_MS;
@@ -48,8 +58,8 @@ impl Scene {
         let engine = Arc::new(ModelEngine);
         let mut store = Store::create(memory_files(), engine, key(0), spec, START_MS).unwrap();
         let mut grants = Vec::new();
-        for number in [1, MALLORY] {
-            let call = testing::admit(device(number), Role::Writer);
+        for (number, role) in [(1, Role::Writer), (MALLORY, forger)] {
+            let call = testing::admit(device(number), role);
             store
                 .call(Lane::System, vec![call], START_MS, ChainId(1))
                 .unwrap();

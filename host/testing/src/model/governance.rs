@@ -2,7 +2,7 @@
 //!
 //! Rows: `m` device → role, status, rank (44 bytes); `r` rank → device; `g` call → devices that it admitted;
 //! `x` device call → what is kept: nothing for what was seen, else a byte and ids; `h` device where the question for
-//! cuts traps; `q` → quota; `c` child; `s` → salt of the gossip topic.
+//! cuts traps; `q` role or device → quota, `q` alone for all others; `c` child; `s` → salt of the gossip topic.
 
 use lattice_format::{Call, CallId, DeviceKey, Genesis, IntentionId, Lane, Param, StoreId};
 use lattice_kernel::TrapKind;
@@ -12,6 +12,9 @@ use lattice_kernel::run::engine::{
 use lattice_kernel::run::{Run, RunFault};
 
 use super::{GOVERNANCE_COMMANDS, Stop, genesis};
+
+/// The quota of a reader, in bytes, unless another one is set. Whoever is no active member has the quota of readers.
+pub const READER_QUOTA: u64 = 64 * 1024;
 
 /// What is kept when ids follow; without it what was seen is.
 const KEEPS_IDS: u8 = 1;
@@ -56,10 +59,26 @@ pub fn add_child(child: StoreId) -> Call {
     governance_call("add-child", child.0.to_vec())
 }
 
-/// A call that sets the quota of one author in bytes, or with `None` takes it away.
+/// A call that sets the quota in bytes of every author who has no other one, or with `None` takes it away.
 pub fn set_quota(bytes: Option<u64>) -> Call {
     let args = bytes.map_or(Vec::new(), |bytes| bytes.to_be_bytes().to_vec());
     governance_call("quota", args)
+}
+
+/// A call that sets the quota of all members of a role in bytes, or with `None` takes it away.
+pub fn set_quota_of_role(role: Role, bytes: Option<u64>) -> Call {
+    set_quota_of(&[role as u8], bytes)
+}
+
+/// A call that sets the quota of one member in bytes, or with `None` takes it away.
+pub fn set_quota_of_member(device: DeviceKey, bytes: Option<u64>) -> Call {
+    set_quota_of(&device.0, bytes)
+}
+
+fn set_quota_of(whom: &[u8], bytes: Option<u64>) -> Call {
+    let bytes = bytes.map_or(Vec::new(), |bytes| bytes.to_be_bytes().to_vec());
+    let args = [&[whom.len() as u8], whom, &bytes].concat();
+    governance_call("quota-of", args)
 }
 
 /// A genesis of the model components whose first members are these, in the order of their ranks: its founder is
@@ -148,6 +167,16 @@ pub(super) fn govern(run: &mut Run, function: &str, args: &[u8]) -> Result<(), S
         "add-child" => Ok(run.put(&[b"c", args].concat(), b"")?),
         "quota" if args.is_empty() => Ok(run.delete(b"q")?),
         "quota" => Ok(run.put(b"q", args)?),
+        "quota-of" => {
+            let of = args.split_first();
+            let of = of.and_then(|(len, rest)| rest.split_at_checked(usize::from(*len)));
+            let (whom, bytes) = of.ok_or(Stop::Refuse(1))?;
+            let key = [b"q", whom].concat();
+            match bytes.is_empty() {
+                true => Ok(run.delete(&key)?),
+                false => Ok(run.put(&key, bytes)?),
+            }
+        }
         "admit" => {
             let Some((device, [role])) = args.split_first_chunk::<32>() else {
                 return Err(Stop::Refuse(1));
@@ -258,14 +287,11 @@ pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault
                 _ => false,
             })
         }
-        Question::InEffect => {
-            let quota = run.get(b"q")?;
-            Answer::InEffect(InEffect {
-                quota_bytes: quota.and_then(|q| Some(u64::from_be_bytes((*q).try_into().ok()?))),
-                topic_salt: run.get(b"s")?.map_or_else(Vec::new, |salt| salt.to_vec()),
-                ..InEffect::default()
-            })
-        }
+        Question::Quota { author, lane } => Answer::Quota(quota(run, author, *lane)?),
+        Question::InEffect => Answer::InEffect(InEffect {
+            topic_salt: run.get(b"s")?.map_or_else(Vec::new, |salt| salt.to_vec()),
+            ..InEffect::default()
+        }),
         Question::Cuts(author) => {
             if run.get(&[b"h", &author.0[..]].concat())?.is_some() {
                 return Err(RunFault::Trap(TrapKind::Limit));
@@ -327,6 +353,30 @@ pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault
         }
         Question::Checkpoint => Answer::Checkpoint(None),
     })
+}
+
+fn quota(run: &mut Run, author: &DeviceKey, lane: Lane) -> Result<Option<u64>, RunFault> {
+    let row = run.get(&member_key(author))?;
+    let active = row.filter(|row| row[1] == 0);
+    let role = active.as_ref().map_or(Role::Reader, |row| role(row[0]));
+    // An admin at its bound must be able to raise it.
+    if (role, lane) == (Role::Admin, Lane::System) {
+        return Ok(None);
+    }
+    let mut of = |whom: &[u8]| -> Result<Option<u64>, RunFault> {
+        let row = run.get(&[b"q", whom].concat())?;
+        Ok(row.and_then(|row| Some(u64::from_be_bytes((*row).try_into().ok()?))))
+    };
+    let own = active.is_some().then_some(&author.0[..]);
+    for whom in own.into_iter().chain([&[role as u8][..]]) {
+        if let Some(bytes) = of(whom)? {
+            return Ok(Some(bytes));
+        }
+    }
+    match role {
+        Role::Reader => Ok(Some(READER_QUOTA)),
+        _ => of(b""),
+    }
 }
 
 fn page_start(kind: u8, after: Option<&[u8]>) -> Vec<u8> {

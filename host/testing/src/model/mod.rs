@@ -8,8 +8,8 @@ mod governance;
 mod stores;
 
 pub use governance::{
-    add_child, admit, genesis_with, resign, revoke, revoke_unseen, set_quota, set_role,
-    trap_at_cuts,
+    READER_QUOTA, add_child, admit, genesis_with, resign, revoke, revoke_unseen, set_quota,
+    set_quota_of_member, set_quota_of_role, set_role, trap_at_cuts,
 };
 pub use stores::{body_of, device, found, genesis, key, memory_files, twin};
 

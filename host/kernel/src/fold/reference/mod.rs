@@ -15,6 +15,7 @@ use redb::backends::InMemoryBackend;
 
 use crate::fold::core::{call_count, calls_of};
 use crate::fold::governance::storage;
+use crate::fold::quota::charge;
 use crate::graph::dag;
 use crate::graph::insert;
 use crate::graph::lookup_cache::LookupCache;
@@ -183,25 +184,30 @@ impl Judge<'_> {
             Lane::App => Some(self.fresh()?),
             Lane::System => None,
         };
+        // By author: in the system lane the bytes there, in the app lane those of both.
         let mut written: HashMap<DeviceKey, u64> = HashMap::new();
         for entry in &self.entries {
             let id = entry.header.id();
             let genesis = entry.header.is_genesis();
-            if void.contains(&id) {
+            // The entries of the system lane that are over their quota are known when the app lane is folded.
+            if void.contains(&id) || over_quota.contains(&id) {
                 continue;
             }
-            if let Some(governance) = &system {
-                let len = u64::from(entry.header.body.len);
-                let sum = written.entry(entry.header.author).or_default();
-                if entry.header.lane == Lane::App
+            if lane == Lane::App || genesis || entry.header.lane == Lane::System {
+                let author = entry.header.author;
+                let bytes = charge(&entry.header);
+                let sum = written.entry(author).or_default();
+                let governance = system.as_ref().unwrap_or(&rows);
+                if !genesis
+                    && entry.header.lane == lane
                     && self
-                        .quota(governance)?
-                        .is_some_and(|quota| *sum + len > quota)
+                        .quota(governance, author, lane)?
+                        .is_some_and(|quota| *sum + bytes > quota)
                 {
                     over_quota.insert(id);
                     continue;
                 }
-                *sum += len;
+                *sum += bytes;
             }
             if let Some(system) = &mut system
                 && (genesis || entry.header.lane == Lane::System)
@@ -256,10 +262,15 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// The quota in effect, as the state `governance` has it.
-    fn quota(&self, governance: &Rows) -> Result<Option<u64>, HostFault> {
-        match self.ask(governance, &Question::InEffect)? {
-            Some(Answer::InEffect(effect)) => Ok(effect.quota_bytes),
+    /// The quota of an author in a lane, as the state `governance` has it.
+    fn quota(
+        &self,
+        governance: &Rows,
+        author: DeviceKey,
+        lane: Lane,
+    ) -> Result<Option<u64>, HostFault> {
+        match self.ask(governance, &Question::Quota { author, lane })? {
+            Some(Answer::Quota(quota)) => Ok(quota),
             _ => Ok(None),
         }
     }
