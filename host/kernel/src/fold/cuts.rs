@@ -200,27 +200,27 @@ impl Core {
     }
 
     /// Whether the cuts known now make a new entry void, whatever its place. What a revocation keeps by its id or by
-    /// its past was here when the revocation came, so only the grant can spare the entry. False while the grant is
-    /// unknown.
+    /// its past was here when the revocation came, so only the grant can spare the entry. `None` while the grant of an
+    /// author with cuts is unknown.
     pub(crate) fn would_be_cut_off(
         &mut self,
         header: &VerifiedHeader,
-    ) -> Result<bool, StorageError> {
+    ) -> Result<Option<bool>, StorageError> {
         let cuts = self.cuts_known(&header.author)?;
         let Some(grant) = header.grant.filter(|_| !cuts.is_empty()) else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         let Some(grant) = self.local_of(&grant)? else {
-            return Ok(false);
+            return Ok(None);
         };
         for cut in cuts.iter() {
             let is_known = cut.revocation != UNANSWERED
                 && dag::local_in_past_or_same(&self.rows, cut.revocation, grant)?;
             if !is_known {
-                return Ok(true);
+                return Ok(Some(true));
             }
         }
-        Ok(false)
+        Ok(Some(false))
     }
 
     /// Sets whether a new entry is void by the cuts known now. [`Core::refresh_cuts`] judges it again when they

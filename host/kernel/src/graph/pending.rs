@@ -152,12 +152,11 @@ impl Waiting {
             .is_some_and(|arrival| arrival.body.is_none())
     }
 
-    /// Whether an entry that floats here waits for `id`, by itself or through others that do: one of an author whose
-    /// entries are not `refused`.
+    /// Whether an entry that floats here waits for `id`, by itself or through others that float, and is not `refused`.
     pub(crate) fn is_needed<E>(
         &self,
         id: &IntentionId,
-        mut refused: impl FnMut(&DeviceKey) -> Result<bool, E>,
+        mut refused: impl FnMut(&VerifiedHeader) -> Result<bool, E>,
     ) -> Result<bool, E> {
         let mut queue = vec![*id];
         let mut visited = BTreeSet::new();
@@ -167,7 +166,7 @@ impl Waiting {
                 let Some(arrival) = arrival.filter(|_| visited.insert(*waiter)) else {
                     continue;
                 };
-                if !refused(&arrival.header.author)? {
+                if !refused(&arrival.header)? {
                     return Ok(true);
                 }
                 queue.push(*waiter);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use lattice_format::{DeviceKey, Header, IntentionId, SignedHeader, VerifiedHeader, VerifyError};
 
-use crate::fold::core::Stopped;
+use crate::fold::core::{Core, Stopped};
 use crate::graph::admit::{self, Admission};
 use crate::graph::pending::{Arrival, FloatReason};
 use crate::graph::slot::Slot;
@@ -216,32 +216,22 @@ impl Store {
     }
 
     /// Whether an entry ends at the door: it would be void, as many void entries of its author are kept as is allowed,
-    /// and no entry that waits here needs it.
+    /// and no entry that waits here and could count needs it.
     ///
     /// An entry that is void now can count later, when its revocation is itself cut off or a quota is raised. Then peers
     /// that have it offer it, and it comes in.
     fn is_left_out(&mut self, header: &VerifiedHeader) -> Result<bool, StorageError> {
-        if !self.core.cache.any_void || header.author == self.author {
+        let core = &mut self.core;
+        if !core.cache.any_void || header.author == self.author {
             return Ok(false);
         }
-        let rows = &self.core.rows;
-        let bytes = u64::from(header.body.len);
-        if !Kept::of(rows, &header.author)?.is_full(bytes) {
+        if would_be_void(core, header, u64::from(header.body.len))? != Some(true) {
             return Ok(false);
         }
-        let refused = |author: &DeviceKey| Ok(Kept::of(rows, author)?.is_full(0));
-        if self.waiting.is_needed(&header.id(), refused)? {
-            return Ok(false);
-        }
-        if self.core.would_be_cut_off(header)? {
-            return Ok(true);
-        }
-        match self.core.judge_quota(header, Slot::of(header.position())) {
-            Ok((within, _)) => Ok(!within),
-            Err(Stopped::Storage(error)) => Err(error),
-            // While governance cannot be asked, nobody is known to be over a quota.
-            Err(Stopped::Fault(_)) => Ok(false),
-        }
+        // Of a waiting entry it must be known that it could count: else each costs its author no more than a name.
+        let refused = |waiter: &VerifiedHeader| Ok(would_be_void(core, waiter, 0)? != Some(false));
+        let is_needed = self.waiting.is_needed(&header.id(), refused)?;
+        Ok(!is_needed)
     }
 
     fn float(&mut self, arrival: Arrival, reason: FloatReason, received: &mut Received) {
@@ -250,5 +240,27 @@ impl Store {
         } else {
             received.no_room += 1;
         }
+    }
+}
+
+/// Whether an entry would be void and one too many of its author's, with `bytes` more of bodies; `None` if its grant
+/// decides that and is unknown.
+fn would_be_void(
+    core: &mut Core,
+    header: &VerifiedHeader,
+    bytes: u64,
+) -> Result<Option<bool>, StorageError> {
+    if !Kept::of(&core.rows, &header.author)?.is_full(bytes) {
+        return Ok(Some(false));
+    }
+    match core.would_be_cut_off(header)? {
+        Some(false) => {}
+        decided => return Ok(decided),
+    }
+    match core.judge_quota(header, Slot::of(header.position())) {
+        Ok((within, _)) => Ok(Some(!within)),
+        Err(Stopped::Storage(error)) => Err(error),
+        // While governance cannot be asked, nobody is known to be over a quota.
+        Err(Stopped::Fault(_)) => Ok(Some(false)),
     }
 }

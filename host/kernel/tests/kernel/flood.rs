@@ -359,6 +359,36 @@ fn what_was_left_out_comes_in_when_its_revocation_is_cut_off() {
 
 /// Holds: invariant 5.
 #[test]
+fn a_chain_goes_on_behind_what_was_left_out_when_its_quota_is_raised() {
+    let mut scene = Kind::OverQuota.scene();
+    let mut forged = Kind::OverQuota.first(&scene, 1);
+    let mut flood = Vec::new();
+    for _ in 0..500 {
+        flood.push(forged.entry());
+        forged = forged.next();
+    }
+    let received = send(&mut scene, &flood);
+    assert!(received.iter().any(|r| !r.left_out.is_empty()));
+    let raise = testing::set_quota_of_member(device(MALLORY), Some(QUOTA + 1_000));
+    let at = NOW + 40_000;
+    let told = scene.store.call(Lane::System, vec![raise], at, ChainId(1));
+    assert!(told.unwrap().outcome.is_ok());
+    scene.store.commit(at).unwrap();
+    // The author has heard of the raise. What it writes next counts, behind entries that are void.
+    let next = forged.with(|h| h.time.wall_ms = NOW + 50_000);
+    let received = scene.send(vec![next.entry()]);
+    assert_eq!(received.floating, 1);
+    answer(&mut scene, received.missing, &flood);
+    let snapshot = scene.store.snapshot();
+    assert!(snapshot.contains(&next.id()).unwrap());
+    assert!(!snapshot.is_void(&next.id()).unwrap());
+    let (_, void, _) = kept(&scene.store);
+    assert!(void > VOID_ENTRIES_PER_AUTHOR, "{void}");
+    judge(&scene.store).unwrap();
+}
+
+/// Holds: invariant 5.
+#[test]
 fn what_was_left_out_comes_in_when_the_quota_is_raised() {
     let mut scene = Kind::OverQuota.scene();
     let flood = Kind::OverQuota.flood(&scene, 500, true);

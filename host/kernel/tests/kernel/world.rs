@@ -34,9 +34,10 @@ pub enum Event {
     Resign {
         by: u8,
     },
-    /// A device bounds what each author may write, or takes the bound away.
+    /// A device bounds what authors may write, or takes the bound away.
     Quota {
         by: u8,
+        of: Holder,
         bytes: Option<u16>,
     },
     /// One device gives another everything that it lacks.
@@ -53,6 +54,14 @@ pub enum Event {
     Reopen {
         of: u8,
     },
+}
+
+/// Whose quota it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Holder {
+    Anyone,
+    Role(u8),
+    Member(u8),
 }
 
 /// What a revocation keeps of what its device has seen.
@@ -99,12 +108,17 @@ pub fn event(governance: u32) -> impl Strategy<Value = Event> {
 
 /// Events of a world with a twin in which quotas come and go.
 pub fn event_with_quotas() -> impl Strategy<Value = Event> {
-    let quota = (0..2u8, prop::option::weighted(0.8, 300..2_500u16));
+    let of = prop_oneof![
+        3 => Just(Holder::Anyone),
+        1 => (0..3u8).prop_map(Holder::Role),
+        2 => (0..DEVICES).prop_map(Holder::Member),
+    ];
+    let quota = (0..2u8, of, prop::option::weighted(0.8, 300..6_000u16));
     let programs = prop::collection::vec(prop::collection::vec(step(), 1..5), 1..3);
     prop_oneof![
         6 => event_by(TWIN + 1, 1),
         6 => (TWIN - 1..=TWIN, programs).prop_map(|(by, programs)| Event::Call { by, programs }),
-        1 => quota.prop_map(|(by, bytes)| Event::Quota { by, bytes }),
+        1 => quota.prop_map(|(by, of, bytes)| Event::Quota { by, of, bytes }),
     ]
 }
 
@@ -204,7 +218,8 @@ impl World {
         let mut world = Self::new();
         world.step(&Event::Quota {
             by: 0,
-            bytes: Some(1_200),
+            of: Holder::Anyone,
+            bytes: Some(2_500),
         });
         let entries = all(&world.stores[0].snapshot());
         let mut twin = adopt(DEVICES - 1, &entries[0]);
@@ -268,9 +283,17 @@ impl World {
                 self.call(*by, Lane::System, testing::resign());
                 self.commit(*by);
             }
-            Event::Quota { by, bytes } => {
+            Event::Quota { by, of, bytes } => {
                 let quota = bytes.map(u64::from);
-                self.call(*by, Lane::System, testing::set_quota(quota));
+                let roles = [Role::Admin, Role::Writer, Role::Reader];
+                let call = match of {
+                    Holder::Anyone => testing::set_quota(quota),
+                    Holder::Role(role) => {
+                        testing::set_quota_of_role(roles[usize::from(*role)], quota)
+                    }
+                    Holder::Member(whom) => testing::set_quota_of_member(device(*whom), quota),
+                };
+                self.call(*by, Lane::System, call);
                 self.commit(*by);
             }
             Event::Sync { from, to } if from != to => {

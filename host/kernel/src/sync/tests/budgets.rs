@@ -623,16 +623,15 @@ fn one_round_reads_the_rows_of_a_store_so_often() {
 /// Holds: invariant 10.
 #[test]
 fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
-    let [mut a, mut b, _] = three();
+    let [mut a, mut b, mut c] = three();
     write(&mut b, 1, NOW + 10);
     let kept = *b.snapshot().summary().heads.first().unwrap();
     write(&mut b, VOID_WALK_MAX + 1, NOW + 20);
+    let wire = |s: crate::Stored| (s.header.signed().clone(), s.body.map(|body| body.to_vec()));
     let entries = |from: u64, count: usize| {
         let stored = b.snapshot().entries_from(LocalSeq(from), count).unwrap();
-        let wire = |s: crate::Stored| (s.header.signed().clone(), s.body.map(|body| body.to_vec()));
         stored.into_iter().map(wire).collect::<Vec<_>>()
     };
-    let last = b.snapshot().summary().count - 1;
     let now_ms = NOW + 1_000_000;
     a.receive(
         testing::device(1),
@@ -651,16 +650,18 @@ fn void_entries_at_the_end_of_a_branch_are_looked_behind_up_to_their_number() {
     };
     // Only void entries name the last entry that counts, so it is offered in their place.
     assert_eq!(tip(&a), Some(kept));
-    a.receive(
-        testing::device(1),
-        entries(last, 1),
-        now_ms,
-        BatchVerifier([1; 32]),
-    )
-    .unwrap();
-    while a.settle(1000).unwrap().pending > 0 {}
+    // Another node has one entry more, and hears of the revocation last.
+    let verifier = || BatchVerifier([1; 32]);
+    let from = testing::device(1);
+    let all = entries(3, VOID_WALK_MAX + 2);
+    c.receive(from, all, now_ms, verifier()).unwrap();
+    let revocation = a.snapshot().entries_from(LocalSeq(0), usize::MAX).unwrap();
+    let revocation = revocation.into_iter().map(wire).next_back().unwrap();
+    c.receive(from, vec![revocation], now_ms, verifier())
+        .unwrap();
+    while c.settle(1000).unwrap().pending > 0 {}
     let void = *b.snapshot().summary().heads.first().unwrap();
-    assert_eq!(tip(&a), Some(void), "too far to look");
+    assert_eq!(tip(&c), Some(void), "too far to look");
     // Ranges read the index alone, and find the same entries as the history.
     let history = a.snapshot().history(None, usize::MAX, false).unwrap();
     let history = history.iter().skip(1);

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::BatchVerifier;
+use crate::limits::VOID_ENTRIES_PER_AUTHOR;
 use crate::sync::message::Message;
 use crate::sync::ranges::Ranges;
 use crate::sync::{Bootstrap, BootstrapStep, ErrorCode, source};
@@ -273,6 +274,36 @@ fn void_entries_are_not_offered_and_do_not_keep_a_round_open() {
     assert!(link.in_sync(), "{:?}", link.log);
     assert_eq!(link.kinds, [vec![HELLO], vec![HELLO]]);
     assert!(c.snapshot().summary().count < a.snapshot().summary().count);
+}
+
+/// Holds: invariant 9.
+#[test]
+fn what_is_left_out_of_a_flood_is_not_lacked_and_nobody_gets_it() {
+    for count in [10, 100, 1_000] {
+        let [mut a, mut b, mut c] = three();
+        write(&mut b, 3, NOW + 10);
+        Link::new(&a, 0, &b, 1).run(&mut a, &mut b);
+        let revoke = testing::revoke_unseen(testing::device(1));
+        super::call(&mut a, Lane::System, revoke, NOW + 900);
+        let before = a.snapshot().summary().count;
+        // The revoked member has not heard of it yet, and offers all that it writes.
+        write(&mut b, count, NOW + 2000);
+        let mut link = Link::new(&a, 0, &b, 1);
+        link.run(&mut a, &mut b);
+        assert!(link.in_sync(), "{count}: {:?}", link.log);
+        let kept = a.snapshot().summary().count - before;
+        assert_eq!(kept, VOID_ENTRIES_PER_AUTHOR.min(count as u64));
+        link.reconcile(0).run(&mut a, &mut b);
+        assert_eq!(link.kinds, [vec![HELLO], vec![HELLO]], "{count}");
+        let mut link = Link::new(&a, 0, &c, 2);
+        link.run(&mut a, &mut c);
+        assert!(link.in_sync(), "{count}: {:?}", link.log);
+        assert_eq!(c.snapshot().summary().count, before);
+        assert_eq!(
+            a.snapshot().summary().state_root,
+            c.snapshot().summary().state_root
+        );
+    }
 }
 
 /// Lets `b` write, which does not know that it was revoked, and `a` receive the entries, which are void there.
