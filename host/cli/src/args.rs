@@ -131,6 +131,8 @@ pub(crate) enum StoreCommand {
     Revoke(members::RevokeArgs),
     /// Give a member another role
     Role(members::RoleArgs),
+    /// Show or set how many bytes a member, or each member with a role, may write
+    Quota(members::QuotaArgs),
     /// Admit a member again that was revoked or has resigned
     Readmit(members::ReadmitArgs),
 }
@@ -179,6 +181,7 @@ impl StoreCommand {
             StoreCommand::Members(args) => members::list(context, args).await,
             StoreCommand::Revoke(args) => members::revoke(context, args).await,
             StoreCommand::Role(args) => members::role(context, args).await,
+            StoreCommand::Quota(args) => members::quota(context, args).await,
             StoreCommand::Readmit(args) => members::readmit(context, args).await,
         }
     }

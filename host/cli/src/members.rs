@@ -5,7 +5,7 @@ use lattice_daemon::api;
 use serde_json::{Value, json};
 
 use crate::context::{Context, pages};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::node::lag;
 use crate::output::Columns;
 use crate::session::Need;
@@ -30,6 +30,18 @@ pub(crate) struct RoleArgs {
     member: String,
     /// admin, writer or reader
     role: String,
+}
+
+/// Arguments of `store quota`.
+#[derive(Args, Debug)]
+pub(crate) struct QuotaArgs {
+    /// A name, a path, or at least 8 digits of an id
+    store: String,
+    /// A role, a member's name, at least 8 digits of its id or of a device's key, or `all` for each admin and writer without
+    /// a quota of their own
+    whom: String,
+    /// The most bytes of headers and bodies, or `none` to take the bound back [default: show the member's quota]
+    bytes: Option<String>,
 }
 
 /// Arguments of `store readmit`.
@@ -166,6 +178,44 @@ pub(crate) async fn role(context: &Context, args: RoleArgs) -> Result<()> {
         .await?
         .into_inner();
     changed(context, &response, "the change of role")
+}
+
+/// Runs `store quota`.
+pub(crate) async fn quota(context: &Context, args: QuotaArgs) -> Result<()> {
+    let store = context.store(&args.store)?;
+    let Some(bytes) = args.bytes else {
+        let mut stores = context.stores(Need::Node).await?;
+        let quota = stores
+            .get_quota(api::GetQuotaRequest {
+                store,
+                member: args.whom,
+            })
+            .await?
+            .into_inner();
+        let shown = || match quota.bytes {
+            Some(bytes) => format!("{bytes}\n"),
+            None => "none\n".into(),
+        };
+        let document = || json!({ "quota_bytes": quota.bytes });
+        return context.output.result(shown, document);
+    };
+    let bytes = match bytes.as_str() {
+        "none" => None,
+        number => Some(number.parse::<u64>().map_err(|_| {
+            Failure::usage(format!("{number:?} is no number of bytes"))
+                .hint("give a whole number, or `none` to take the bound back")
+        })?),
+    };
+    let whom = match args.whom.as_str() {
+        "all" => String::new(),
+        _ => args.whom,
+    };
+    let mut stores = context.stores(Need::Node).await?;
+    let response = stores
+        .set_quota(api::SetQuotaRequest { store, whom, bytes })
+        .await?
+        .into_inner();
+    changed(context, &response, "the change of the quota")
 }
 
 /// Runs `store readmit`.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use lattice_format::{Call, DeviceKey, Lane};
 use lattice_kernel::Outcome;
-use lattice_kernel::run::engine::{Member, MemberStatus, Role};
+use lattice_kernel::run::engine::{Answer, AskError, Member, MemberStatus, Question, Role};
 use lattice_net::{Governance, InviteKey, PeerAddr, Token};
-use lattice_runtime::values::{Type, Value, cbor};
+use lattice_runtime::values::{Case, Type, Value, Variant, cbor};
 
 use crate::api;
 use crate::api::failure::{Failure, Result};
@@ -275,6 +275,78 @@ pub(crate) async fn set_role(
     let slot = lookup::find_slot(node, &request.store)?;
     let member = find_member(&*governance(&slot)?, &request.member)?;
     with_role(node, &slot, "set-role", &member, request.role).await
+}
+
+/// Bounds the bytes that a member, each member with a role, or whoever has no other quota may write.
+pub(crate) async fn set_quota(
+    node: &Node,
+    request: api::SetQuotaRequest,
+) -> Result<api::CallResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let store = call::running(node, &slot).await?;
+    let bytes = request.bytes.map(|bytes| Box::new(Value::U64(bytes)));
+    let bytes = (Type::option(Type::U64), Value::Option(bytes));
+    let (command, arguments) = match request.whom.as_str() {
+        "" => ("set-quota", vec![bytes]),
+        whom => {
+            let holder = quota_holder(&*governance(&slot)?, whom)?;
+            ("set-quota-of", vec![holder, bytes])
+        }
+    };
+    let made = govern(node, &slot, &store, command, &arguments).await?;
+    let function = made.found.function();
+    Ok(call::call_response(
+        node,
+        &slot,
+        &made.done,
+        &[Some(function)],
+        Forms::from_request(&[]),
+    ))
+}
+
+/// Whose quota a person named, as the argument of `set-quota-of`. The name of a role means the role: a member may choose
+/// any name.
+fn quota_holder(governance: &Governance, whom: &str) -> Result<(Type, Value)> {
+    let case = |name: &str, ty| Case {
+        name: name.into(),
+        docs: String::new(),
+        ty: Some(ty),
+    };
+    let ty = Type::Variant(Arc::new(Variant {
+        name: String::new(),
+        docs: String::new(),
+        cases: vec![case("role", Type::String), case("member", Type::Bytes)],
+    }));
+    let roles = [Role::Admin, Role::Writer, Role::Reader];
+    let value = match roles.iter().find(|role| role.name() == whom) {
+        Some(role) => Value::Variant(0, Some(Box::new(Value::String(role.name().into())))),
+        None => Value::Variant(1, Some(Box::new(key(&find_member(governance, whom)?)))),
+    };
+    Ok((ty, value))
+}
+
+/// How many bytes a member may write, in both lanes together.
+pub(crate) async fn get_quota(
+    node: &Node,
+    request: api::GetQuotaRequest,
+) -> Result<api::GetQuotaResponse> {
+    let slot = lookup::find_slot(node, &request.store)?;
+    let member = find_member(&*governance(&slot)?, &request.member)?;
+    let snapshot = node.store(&slot).await?.snapshot();
+    let question = Question::Quota {
+        author: member,
+        lane: Lane::App,
+    };
+    // Governance runs, which must not hold up other requests.
+    let answer = tokio::task::spawn_blocking(move || snapshot.ask(&question))
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    match answer {
+        Ok(Answer::Quota(bytes)) => Ok(api::GetQuotaResponse { bytes }),
+        Ok(_) => Err(Failure::failed("governance answered another question")),
+        Err(AskError::Host(fault)) => Err(fault.into()),
+        Err(error @ AskError::Trapped(_)) => Err(Failure::failed(error.to_string())),
+    }
 }
 
 /// Admits a member again that was revoked or has resigned.

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Ended, Home, built, finish_with_input, read_line, read_rest, send};
 
@@ -411,6 +411,32 @@ fn a_plugin_is_installed_by_its_hash_from_members_of_a_store() {
 }
 
 #[test]
+fn quotas_are_set_by_role_and_member_and_shown() {
+    let (a, _first, b, _second) = shared("kv");
+    let members = a.ok(&["store", "members", "shared"]);
+    let writer = members.lines().find(|line| line.contains("writer"));
+    let writer = writer.and_then(|line| line.split_whitespace().nth(1));
+    let writer = writer.expect("b is a writer");
+    let show = ["store", "quota", "shared", writer];
+    assert_eq!(a.ok(&show), "none\n");
+    assert_eq!(a.json(&show), json!({ "quota_bytes": null }));
+    let set = |whom: &str, bytes: &str| {
+        a.ok(&["store", "quota", "shared", whom, bytes]);
+        a.ok(&show)
+    };
+    assert_eq!(set("all", "30000"), "30000\n");
+    assert_eq!(set("reader", "10000"), "30000\n");
+    assert_eq!(set("writer", "20000"), "20000\n");
+    assert_eq!(set(writer, "1000000"), "1000000\n");
+    assert_eq!(set(writer, "none"), "20000\n");
+    assert_eq!(set("writer", "none"), "30000\n");
+    let much = ["store", "quota", "shared", "all", "much"];
+    a.fails(&much, 2, &["much", "none"]);
+    let mine = ["store", "quota", "shared", "writer", "1000000"];
+    b.run(&mine).failed(6, &["set-quota-of"]);
+}
+
+#[test]
 fn a_call_beyond_the_quota_is_refused_until_an_admin_raises_it() {
     let (a, _first, b, _second) = shared("kv");
     let value = "x".repeat(3000);
@@ -427,7 +453,7 @@ fn a_call_beyond_the_quota_is_refused_until_an_admin_raises_it() {
         assert!(Instant::now() < deadline, "the quota did not arrive");
         std::thread::sleep(Duration::from_millis(50));
     };
-    b.fails(&put, 4, &["quota", "5000", "set-quota"]);
+    b.fails(&put, 4, &["quota", "5000", "store quota"]);
     // The refused call wrote nothing. A call that fits succeeds.
     assert_eq!(b.entries("shared"), before);
     b.ok(&["call", "shared", "put", "k", "small"]);

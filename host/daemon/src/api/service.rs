@@ -340,6 +340,17 @@ impl stores_server::Stores for Service {
         answer(member::set_role(&self.node, request.into_inner()).await)
     }
 
+    async fn set_quota(&self, request: Request<api::SetQuotaRequest>) -> Answer<api::CallResponse> {
+        answer(member::set_quota(&self.node, request.into_inner()).await)
+    }
+
+    async fn get_quota(
+        &self,
+        request: Request<api::GetQuotaRequest>,
+    ) -> Answer<api::GetQuotaResponse> {
+        answer(member::get_quota(&self.node, request.into_inner()).await)
+    }
+
     async fn readmit(&self, request: Request<api::ReadmitRequest>) -> Answer<api::CallResponse> {
         answer(member::readmit(&self.node, request.into_inner()).await)
     }

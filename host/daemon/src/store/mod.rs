@@ -259,9 +259,7 @@ fn call_failure(error: CallError) -> Failure {
             Failure::failed(error.to_string()).hint("put large content into several calls")
         }
         CallError::OverQuota { .. } => Failure::failed(error.to_string())
-            .hint(
-                "an admin raises it with `lattice call STORE system/commands.set-quota BYTES`, or for one role or member with `set-quota-of`",
-            ),
+            .hint("an admin raises it with `lattice store quota STORE MEMBER BYTES`"),
         CallError::Malformed(_) | CallError::Time(_) => Failure::failed(error.to_string()),
         CallError::Clock(_) | CallError::ChainAhead { .. } => Failure::not_ready(error.to_string()),
     }
