@@ -132,6 +132,9 @@ pub(crate) struct Open {
     governing: Vec<CallId>,
     /// Whether the cuts known now make everything in it void.
     cut_off: bool,
+    /// The quota of this device in the lane; `None` where there is no bound. Nothing else is applied while the intention
+    /// is open, so neither the quota nor what is written changes.
+    quota: Option<u64>,
 }
 
 impl Open {
@@ -272,11 +275,11 @@ impl Store {
     }
 
     /// Refuses a transaction whose entry would be void by this device's quota, before the transaction runs.
-    fn check_quota(&mut self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
-        let lane = open.header.lane;
-        let Some(quota) = self.core.quota_at(self.author, lane, open.at)?.bytes else {
+    fn check_quota(&self, open: &Open, calls: &[Call], bytes: usize) -> Result<(), CallError> {
+        let Some(quota) = open.quota else {
             return Ok(());
         };
+        let lane = open.header.lane;
         let written = written::written_at(&self.core.rows, &self.author, lane, open.at)?;
         let fits = |len: usize| written.saturating_add(len as u64) <= quota;
         if fits(HEADER_BYTES_MAX + open.bytes + bytes + CLAIM_BYTES) {
@@ -334,16 +337,17 @@ impl Store {
             Ceiling::None => Slot::MAX,
             Ceiling::At(_) => Slot::first_of(header.time),
         };
-        Ok(self.open_with(header, at, cut_off))
+        self.open_with(header, at, cut_off)
     }
 
-    fn open_with(&self, header: Header, at: Slot, cut_off: bool) -> Open {
+    fn open_with(&mut self, header: Header, at: Slot, cut_off: bool) -> Result<Open, CallError> {
         let place = CallPlace {
             names: header.names().collect(),
             header: Arc::new(header),
             index: 0,
         };
         let (header, lane) = (place.header.clone(), place.header.lane);
+        let quota = self.core.quota_at(self.author, lane, at)?.bytes;
         let run = Run::command(
             self.core.rows.view(),
             Some(self.core.info.id),
@@ -351,16 +355,17 @@ impl Store {
             at,
             place,
         );
-        Open {
+        Ok(Open {
             header,
             at,
+            quota,
             execution: Execution::new(lane, at, run, &self.core.info.genesis.limits),
             transactions: Vec::new(),
             outcomes: Vec::new(),
             bytes: 0,
             governing: Vec::new(),
             cut_off,
-        }
+        })
     }
 
     /// The devices that the calls of an intention have admitted, sorted.
