@@ -8,9 +8,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::BatchVerifier;
 use crate::limits::VOID_ENTRIES_PER_AUTHOR;
+use crate::sync::limits::FORKS_COMPARED_MAX;
 use crate::sync::message::Message;
 use crate::sync::ranges::Ranges;
 use crate::sync::{Bootstrap, BootstrapStep, ErrorCode, source};
+use crate::{BatchVerifier, LocalSeq};
 
 const HELLO: u8 = 1;
 const ENTRIES: u8 = 3;
@@ -149,6 +151,41 @@ fn forked_chains_that_the_other_does_not_know_are_found_by_ranges() {
             link.reconcile(1).run(&mut x, &mut y);
             assert_eq!(link.kinds, [vec![HELLO], vec![HELLO]]);
         }
+    }
+}
+
+#[test]
+fn a_chain_with_many_forks_is_brought_over_by_ranges() {
+    for dialer in 0..2 {
+        let [mut a, mut b, mut c] = three();
+        write(&mut b, 1, NOW + 10);
+        let first = b.snapshot().entry_at(LocalSeq(3)).unwrap().unwrap();
+        let fork = |n: i8| {
+            let body = testing::body_of(testing::program(&[Step::Add { k: 3, by: n }]));
+            let header = testing::twin(&first.header, Lane::App, &body, &testing::key(1));
+            (header.signed().clone(), Some(body))
+        };
+        let forks = 2 * FORKS_COMPARED_MAX as i8;
+        let entries = (1..=forks).map(fork).collect();
+        let verifier = BatchVerifier([1; 32]);
+        let received = a.receive(testing::device(9), entries, NOW + 1_000, verifier);
+        assert_eq!(received.unwrap().witnessed.len(), forks as usize);
+        while a.settle(1_000).unwrap().pending > 0 {}
+        // The first peer has one of the forks, the second one has none, and the third one has the genesis alone.
+        let mut fresh = join(&a, 2);
+        for (number, other) in [(1, &mut b), (2, &mut c), (2, &mut fresh)] {
+            let mut link = match dialer {
+                0 => Link::new(&a, 0, other, number),
+                _ => Link::new(other, number, &a, 0),
+            };
+            match dialer {
+                0 => link.run(&mut a, other),
+                _ => link.run(other, &mut a),
+            };
+            assert_equal(&a, other);
+            assert!(link.in_sync(), "{:?}", link.log);
+        }
+        assert_eq!(a.snapshot().summary().forks, forks as u64);
     }
 }
 
