@@ -1,6 +1,7 @@
 //! Nodes whose clocks are wrong: what they sign, what they say about it, and how they go on.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -30,8 +31,8 @@ fn settable() -> (&'static AtomicI64, ClockOptions) {
     (steps, options)
 }
 
-/// Starts a daemon once a dial of the one before, which nobody answers, has given its files back.
-async fn restart(home: &Path, clock: ClockOptions) -> Daemon {
+/// Waits until a dial of the daemon before, which nobody answers, has given its files back.
+async fn until_free(home: &Path) {
     let index = home.join("blobs/index.redb");
     let index = File::options().write(true).open(index).unwrap();
     let free = async {
@@ -42,8 +43,16 @@ async fn restart(home: &Path, clock: ClockOptions) -> Daemon {
     tokio::time::timeout(Duration::from_secs(20), free)
         .await
         .unwrap();
-    drop(index);
+}
+
+async fn restart(home: &Path, clock: ClockOptions) -> Daemon {
+    until_free(home).await;
     Daemon::with_clock(home, clock).await
+}
+
+async fn restart_at(home: &Path, address: SocketAddr) -> Daemon {
+    until_free(home).await;
+    Daemon::start_at(home, address).await
 }
 
 /// A call that is not signed. Returns what the person is told.
@@ -183,6 +192,8 @@ async fn a_call_years_ahead_asks_first_and_its_chain_is_restarted() {
     on_b.call_ok("clicks", "add", &["1"]).await;
     on_a.until("clicks", "value", &[], "1").await;
     drop((on_a, on_b));
+    // Both restart, so one of them must be where it was.
+    let address = a.address();
     a.stop().await;
     b.stop().await;
 
@@ -203,7 +214,7 @@ async fn a_call_years_ahead_asks_first_and_its_chain_is_restarted() {
     b.stop().await;
 
     // Back among its peers.
-    let a = restart(home_a.path(), skewed(0)).await;
+    let a = restart_at(home_a.path(), address).await;
     let b = restart(home_b.path(), skewed(0)).await;
     let (mut on_a, mut on_b) = (a.client().await, b.client().await);
     until_clock(&mut on_b, api::CheckLevel::Warning, "peers park it").await;
@@ -231,7 +242,7 @@ async fn a_call_years_ahead_asks_first_and_its_chain_is_restarted() {
     on_b.call_ok("clicks", "add", &["10000"]).await;
     let again = on_b.stores.restart_chain(request()).await.unwrap_err();
     assert_eq!(exit_class(&again).0, api::ExitClass::Failed);
-    let a = restart(home_a.path(), skewed(0)).await;
+    let a = restart_at(home_a.path(), address).await;
     let mut on_a = a.client().await;
     on_a.until("clicks", "value", &[], "11101").await;
     drop((on_a, on_b));
