@@ -325,6 +325,7 @@ mod tests {
             words: words(),
             tx: None,
             wait_final: None,
+            yes: false,
         };
         let query_args = QueryArgs {
             store: store(),

@@ -6,7 +6,6 @@ use lattice_format::{IntentionId, Lane};
 use proptest::prelude::*;
 
 use super::*;
-use crate::BatchVerifier;
 use crate::limits::VOID_ENTRIES_PER_AUTHOR;
 use crate::sync::limits::FORKS_COMPARED_MAX;
 use crate::sync::message::Message;

@@ -3,6 +3,8 @@
 //! The network runs a join ([`lattice_net::JoinTask`]). This file keeps it: the join is recorded before it begins, goes
 //! on after a restart of the node, and its record is removed when it has succeeded or failed for good.
 
+mod inspect;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -28,10 +30,11 @@ use crate::node::records::{JoinRecord, PluginRecord, StoreRecord};
 use crate::node::restored;
 use crate::node::status;
 use crate::node::{Node, Slot};
-use crate::plugin;
 use crate::plugin::blob;
 use crate::store::OpenStore;
 use crate::store::create::NewDirectory;
+
+pub(crate) use inspect::inspect_token;
 
 /// The phase of a join, for those who watch it; `None` before it has begun in this process.
 pub(crate) struct JoinState(watch::Sender<Option<JoinPhase>>);
@@ -187,67 +190,6 @@ fn hash(field: &str, bytes: &[u8]) -> Result<Option<ComponentId>> {
 
 /// The stream of a join's progress.
 pub(crate) type Progress = ReceiverStream<std::result::Result<api::JoinProgress, Status>>;
-
-/// Shows the store that a token leads to, and its components, without joining.
-pub(crate) async fn inspect_token(node: &Node, text: &str) -> Result<api::InspectTokenResponse> {
-    let token = parse(text)?;
-    let net = node.need_net("a token")?;
-    // Members judge whether the invite has expired, because this clock may be wrong. It tells only why nobody answers.
-    let is_over = token.expires_ms != 0 && token.expires_ms <= node.clock.now_ms();
-    let inspected = net.inspect_token(&token).await;
-    let inspected = inspected.map_err(|error| match error {
-        JoinError::Unreachable { .. } if is_over => failure(&JoinError::Expired {
-            at_ms: token.expires_ms,
-        }),
-        error => failure(&error),
-    })?;
-    node.check_is_not_behind(inspected.clock_lead_ms, inspected.genesis.drift_ms)?;
-    let mut described = Vec::new();
-    let mut app_present = true;
-    let genesis = &inspected.genesis;
-    for component in std::iter::once(&genesis.system).chain(&genesis.app) {
-        let present = node.components.contains(&component.id);
-        if genesis
-            .app
-            .as_ref()
-            .is_some_and(|app| app.id == component.id)
-        {
-            app_present = present;
-        }
-        let plugin = if present {
-            plugin::describe_component(node, &component.id, &component.name)?
-        } else {
-            node.looked.add(token.store, component.id);
-            net.fetch_component(&token, component.id, &|_, _| {})
-                .await
-                .map_err(|error| failure(&error))?;
-            let bytes = node
-                .blobs
-                .read(token.store, blob::of(&component.id))?
-                .unwrap_or_default();
-            let mut plugin = plugin::inspect_bytes(&bytes)?;
-            plugin.name.clone_from(&component.name);
-            plugin
-        };
-        described.push(plugin);
-    }
-    let mut described = described.into_iter();
-    let inviter = token.peers.first();
-    Ok(api::InspectTokenResponse {
-        store_id: token.store.0.to_vec(),
-        store_name: token.store_name.clone(),
-        inviter: inviter.map_or(Vec::new(), |peer| peer.device.0.to_vec()),
-        addresses: inviter.map_or(Vec::new(), |peer| {
-            peer.addresses.iter().map(ToString::to_string).collect()
-        }),
-        role: token.role.clone(),
-        expires_ms: token.expires_ms,
-        governance: described.next(),
-        app: described.next(),
-        app_present,
-        joined: node.slot(&token.store).is_some(),
-    })
-}
 
 /// The name of a store that is joined without one: the name in the token, or one made of the store's id if that is not
 /// allowed. A number is appended if the name is taken.

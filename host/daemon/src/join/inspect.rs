@@ -1,0 +1,71 @@
+//! What a token leads to, shown before a person joins.
+
+use lattice_net::JoinError;
+
+use super::{failure, parse};
+use crate::api;
+use crate::api::failure::Result;
+use crate::node::Node;
+use crate::plugin;
+use crate::plugin::blob;
+
+/// Shows the store that a token leads to, and its components, without joining.
+pub(crate) async fn inspect_token(node: &Node, text: &str) -> Result<api::InspectTokenResponse> {
+    let token = parse(text)?;
+    let net = node.need_net("a token")?;
+    // Members judge whether the invite has expired, because this clock may be wrong. It tells only why nobody answers.
+    let is_over = token.expires_ms != 0 && token.expires_ms <= node.clock.now_ms();
+    let inspected = net.inspect_token(&token).await;
+    let inspected = inspected.map_err(|error| match error {
+        JoinError::Unreachable { .. } if is_over => failure(&JoinError::Expired {
+            at_ms: token.expires_ms,
+        }),
+        error => failure(&error),
+    })?;
+    node.check_is_not_behind(inspected.clock_lead_ms, inspected.genesis.drift_ms)?;
+    let mut described = Vec::new();
+    let mut app_present = true;
+    let genesis = &inspected.genesis;
+    for component in std::iter::once(&genesis.system).chain(&genesis.app) {
+        let present = node.components.contains(&component.id);
+        if genesis
+            .app
+            .as_ref()
+            .is_some_and(|app| app.id == component.id)
+        {
+            app_present = present;
+        }
+        let plugin = if present {
+            plugin::describe_component(node, &component.id, &component.name)?
+        } else {
+            node.looked.add(token.store, component.id);
+            net.fetch_component(&token, component.id, &|_, _| {})
+                .await
+                .map_err(|error| failure(&error))?;
+            let bytes = node
+                .blobs
+                .read(token.store, blob::of(&component.id))?
+                .unwrap_or_default();
+            let mut plugin = plugin::inspect_bytes(&bytes)?;
+            plugin.name.clone_from(&component.name);
+            plugin
+        };
+        described.push(plugin);
+    }
+    let mut described = described.into_iter();
+    let inviter = token.peers.first();
+    Ok(api::InspectTokenResponse {
+        store_id: token.store.0.to_vec(),
+        store_name: token.store_name.clone(),
+        inviter: inviter.map_or(Vec::new(), |peer| peer.device.0.to_vec()),
+        addresses: inviter.map_or(Vec::new(), |peer| {
+            peer.addresses.iter().map(ToString::to_string).collect()
+        }),
+        role: token.role.clone(),
+        expires_ms: token.expires_ms,
+        governance: described.next(),
+        app: described.next(),
+        app_present,
+        joined: node.slot(&token.store).is_some(),
+    })
+}
