@@ -90,7 +90,7 @@ pub(crate) enum Command {
     Query(call::QueryArgs),
     /// Run a query again each time its result changes
     Watch(call::WatchArgs),
-    /// Show what a person should know: changed outcomes, forks, divergence
+    /// Show what a person should know: changed outcomes, forks, divergence, clocks, copied homes
     Notices(notices::NoticesArgs),
     /// The same commands at a prompt, with completion, history and a current store
     Shell,
@@ -117,7 +117,7 @@ pub(crate) enum StoreCommand {
     Rename(store::RenameArgs),
     /// Drop a store's state and fold its log again
     Rebuild(store::StoreArgs),
-    /// Start another chain of this device below its last entry, which lies too far ahead of the clock
+    /// Start a new chain of this device when its last entry lies too far ahead of the clock
     RestartChain(store::StoreArgs),
     /// Show a store's entries: time claimed, time received, author, call, outcome
     History(history::HistoryArgs),

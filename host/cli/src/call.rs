@@ -59,7 +59,7 @@ pub(crate) struct CallArgs {
     /// Run the calls in a file as one transaction, FUNCTION ARGS a line; - is standard input
     #[arg(long, value_name = "FILE")]
     tx: Option<PathBuf>,
-    /// Agree to sign by a clock that is far above the store's last entry and that no peer confirms
+    /// Agree to sign by a clock that is more than 92 days above the store's last entry and that no member confirms
     #[arg(long)]
     yes: bool,
     /// Wait until the outcome is final. Part of the command line's promise, and refused until checkpoints are built.

@@ -32,7 +32,7 @@ pub(crate) struct DaemonArgs {
     bind: Option<SocketAddr>,
     #[command(flatten)]
     ways: WayArgs,
-    /// Sign by this machine's clock, whatever the clocks of peers show
+    /// Sign by this machine's clock, whatever the clocks of members show
     #[arg(long)]
     trust_clock: bool,
 }

@@ -42,8 +42,8 @@ Shows the name, hash and imports of the plugin that the store runs, and asks.
 A join that is interrupted goes on when the node runs again; the same command
 watches it. While a daemon runs, its switches decide how members are found.")]
 pub(crate) struct JoinArgs {
-    /// What `store invite` printed; `-` for standard input, `@PATH` for a file; asked for when it is left out, so
-    /// that other users of this machine do not see it among its processes
+    /// What `store invite` printed; `-` for standard input, `@PATH` for a file [default: ask, so that other users of
+    /// this machine do not see the token among its processes]
     token: Option<String>,
     /// What to call the store here [default: the inviter's name]
     #[arg(long)]

@@ -37,10 +37,10 @@ pub(crate) struct RoleArgs {
 pub(crate) struct QuotaArgs {
     /// A name, a path, or at least 8 digits of an id
     store: String,
-    /// A role, a member's name, at least 8 digits of its id or of a device's key, or `all` for each admin and writer without
-    /// a quota of their own
+    /// A member, by name or at least 8 digits of its id or of a device's key. To set a quota, also a role, or `all` for
+    /// each admin and writer that no other quota bounds
     whom: String,
-    /// The most bytes of headers and bodies, or `none` to take the bound back [default: show the member's quota]
+    /// The most bytes of headers and bodies, or `none` to remove the quota [default: show the quota of the member]
     bytes: Option<String>,
 }
 

@@ -53,7 +53,7 @@ impl WayArgs {
         }
         let switches = used.join(" ");
         Err(Failure::usage(format!(
-            "{switches} cannot be had: a daemon runs in this home without it"
+            "a daemon runs in this home without {switches}, so join cannot use it"
         ))
         .hint(format!(
             "end the daemon and run `lattice daemon {switches}`, or leave the switch out"

@@ -256,7 +256,7 @@ pub struct Verdict {
 pub enum ClockError {
     /// The clock is ahead of the members'.
     #[error(
-        "this handle's clock is {} ahead of its peers', so nothing is signed; set the clock, or, if it is the peers' that are wrong, run the daemon with --trust-clock",
+        "this node's clock is {} ahead of those of the store's members, so nothing is signed; set the clock, or, if it is the members' that are wrong, run the daemon with --trust-clock",
         Span(*.by_ms)
     )]
     Ahead {
@@ -265,7 +265,7 @@ pub enum ClockError {
     },
     /// The clock is behind the members'.
     #[error(
-        "this handle's clock is {} behind its peers', more than the {} that are corrected, so nothing is signed; set the clock, or, if it is the peers' that are wrong, run the daemon with --trust-clock",
+        "this node's clock is {} behind those of the store's members, more than the {} that are corrected, so nothing is signed; set the clock, or, if it is the members' that are wrong, run the daemon with --trust-clock",
         Span(*.by_ms), Span(*.drift_ms)
     )]
     Behind {
@@ -276,7 +276,7 @@ pub enum ClockError {
     },
     /// No member tells the time, and the clock has leapt since the store's last entry.
     #[error(
-        "this handle's clock is {} after the last entry of the store, and no peer is known to confirm it; what is signed by a clock that is ahead reaches others only when their clocks get there; check the date, then agree to it with `lattice call --yes`",
+        "this node's clock is {} after the last entry of the store, and no active member is known to confirm it; what is signed by a clock that is ahead reaches others only when their clocks get there; check the date, then agree to it with `lattice call --yes`",
         Span(*.by_ms)
     )]
     Leap {

@@ -53,7 +53,7 @@ impl Graph {
         self.work.written += work.written;
         self.work.bytes += work.bytes;
         self.headers.push(header);
-        if self.headers.len() % 1_000 == 0 {
+        if self.headers.len().is_multiple_of(1_000) {
             self.rows.flush().unwrap();
         }
     }

@@ -72,6 +72,10 @@ pub const PARKED_BYTES_MAX: usize = 4 * PARKED_BYTES_PER_PEER;
 pub const VOID_ENTRIES_PER_AUTHOR: u64 = 256;
 /// The most bytes of bodies of void entries of one author that are kept, unless entries that count name more of them.
 pub const VOID_BYTES_PER_AUTHOR: u64 = 1024 * 1024;
+/// The most void entries of one author that are kept because entries that wait and could count need them.
+pub const VOID_NEEDED_ENTRIES: u64 = 65_536;
+/// The most bytes of the bodies of those, as [`VOID_BYTES_PER_AUTHOR`] bounds the others.
+pub const VOID_NEEDED_BYTES: u64 = 256 * 1024 * 1024;
 /// Ids of dropped entries that are remembered, so that they are refused without work.
 pub const DROPPED_MAX: usize = 4096;
 /// The most answers of governance that are cached.

@@ -42,7 +42,8 @@ const _: () = assert!(DEPTH_BYTES_MAX as usize <= STACK_BYTES_MAX);
 pub const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
 const _: () = assert!(2 * STACK_BYTES_MAX <= THREAD_STACK_BYTES);
 
-/// Fuel of instantiation, which is not charged to the call: start functions must end within it.
+/// The most fuel of one instantiation. The first of an intention is free; those after traps are charged to the
+/// intention.
 pub(crate) const START_FUEL: u64 = 1_000_000_000;
 /// Charge of one call into the host.
 pub(crate) const HOST_CALL_FUEL: u64 = 400;

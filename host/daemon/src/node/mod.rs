@@ -400,7 +400,7 @@ impl Node {
         if let Some(store) = slot.opened() {
             return Ok(store);
         }
-        let node = self.own.upgrade().ok_or_else(|| Failure::shutting_down())?;
+        let node = self.own.upgrade().ok_or_else(Failure::shutting_down)?;
         let slot = slot.clone();
         tokio::task::spawn_blocking(move || node.open_slot(&slot))
             .await

@@ -202,7 +202,12 @@ async fn a_call_years_ahead_asks_first_and_its_chain_is_restarted() {
     let mut on_b = b.client().await;
     let said = refused(&mut on_b, "clicks").await;
     assert!(said.contains("--yes"), "{said}");
-    until_clock(&mut on_b, api::CheckLevel::Warning, "no peer is known").await;
+    until_clock(
+        &mut on_b,
+        api::CheckLevel::Warning,
+        "no active member is known",
+    )
+    .await;
     on_b.call_by_clock("clicks", "add", &["10"], true)
         .await
         .unwrap();
@@ -268,7 +273,10 @@ async fn a_joiner_is_told_that_its_clock_is_behind_and_joins_with_one_that_is_ah
     let behind = on_b.stores.inspect_token(request).await.unwrap_err();
     let (class, said) = exit_class(&behind);
     assert_eq!(class, api::ExitClass::NotReady, "{said}");
-    assert!(said.contains("behind its peers'"), "{said}");
+    assert!(
+        said.contains("behind those of the store's members"),
+        "{said}"
+    );
     // By a clock that is three days ahead the invite has long expired, and members know better.
     steps.store(3 * DAY_MS, Ordering::Relaxed);
     on_b.join(&token).await.unwrap();

@@ -6,7 +6,9 @@
 use lattice_format::{DeviceKey, IntentionId};
 
 use crate::graph::dag::{self, Meta};
-use crate::limits::{VOID_BYTES_PER_AUTHOR, VOID_ENTRIES_PER_AUTHOR};
+use crate::limits::{
+    VOID_BYTES_PER_AUTHOR, VOID_ENTRIES_PER_AUTHOR, VOID_NEEDED_BYTES, VOID_NEEDED_ENTRIES,
+};
 use crate::storage::error::StorageError;
 use crate::storage::keys::{put_varint, take_varint};
 use crate::storage::rows::{Rows, RowsView};
@@ -125,6 +127,11 @@ impl Kept {
         rows.put(kept_key(author), row);
     }
 
+    /// Whether no further void entry of the author, with a body of `bytes`, is kept even if another entry needs it.
+    pub(crate) fn is_beyond_need(self, bytes: u64) -> bool {
+        self.entries >= VOID_NEEDED_ENTRIES || self.bytes.saturating_add(bytes) > VOID_NEEDED_BYTES
+    }
+
     /// Whether no further void entry of the author, with a body of `bytes`, is kept.
     pub(crate) fn is_full(self, bytes: u64) -> bool {
         self.entries >= VOID_ENTRIES_PER_AUTHOR
@@ -144,5 +151,15 @@ mod tests {
         assert!(!kept(entries - 1, bytes - 7).is_full(7));
         assert!(kept(entries - 1, bytes - 7).is_full(8));
         assert!(kept(entries, 0).is_full(0));
+    }
+
+    /// Holds: invariant 10.
+    #[test]
+    fn what_another_entry_needs_has_a_bound_too() {
+        let kept = |entries, bytes| Kept { entries, bytes };
+        let (entries, bytes) = (VOID_NEEDED_ENTRIES, VOID_NEEDED_BYTES);
+        assert!(!kept(entries - 1, bytes - 7).is_beyond_need(7));
+        assert!(kept(entries - 1, bytes - 7).is_beyond_need(8));
+        assert!(kept(entries, 0).is_beyond_need(0));
     }
 }

@@ -1,6 +1,6 @@
 //! Sets of reads that many runs share: the reads that the host makes for a run before the guest's code begins.
 //!
-//! The host asks whether the author may call, which code is in effect, and whether there is a quota. The answers rest
+//! The host asks whether the author may call, which code is in effect, and which quota the author has. The answers rest
 //! on a handful of cells that rarely change, so nearly all entries of an author read the same values there. Such a
 //! set stands in one row and has a number, and an entry's row of the order names the number. When a cell of a set
 //! changes, its readers are searched for among the author's entries, branch by branch. No mark is kept for a single

@@ -87,10 +87,11 @@ impl RowsView {
         let (kind, rest) = key.split_first().expect("a key begins with its kind");
         match self.on_disk(*kind) {
             None => Ok(None),
-            Some((disk, table)) => {
-                let value = disk.read(|| table.get(rest))?;
-                Ok(value.map(|guard| Arc::from(guard.value())))
-            }
+            // The value's bounds are in a page, which damage can set beyond it: under the guard the panic is an error.
+            Some((disk, table)) => disk.read(|| {
+                let value = table.get(rest)?;
+                Ok(value.map(|value| Arc::from(value.value())))
+            }),
         }
     }
 

@@ -35,7 +35,7 @@ pub struct SetAside {
 pub enum RestartError {
     /// The chain is not ahead, so its next entry is admitted like any other.
     #[error(
-        "the last entry of this device in the store is not ahead of the clock by more than the {drift_ms} ms that the store allows, so there is nothing to restart"
+        "the last entry of this device in the store is not ahead of the clock by more than the {drift_ms} ms that the store allows, so there is nothing to restart; make calls as usual"
     )]
     NotAhead {
         /// The drift that the store allows, in milliseconds.

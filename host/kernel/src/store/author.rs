@@ -326,8 +326,17 @@ impl Store {
         let ceiling = self.ceiling(now_ms)?;
         let (grant, cut_off) = self.own_grant(&revocations, ceiling)?;
         // What changes governance may keep all that its author has seen, and that is what the entry names. Everything
-        // that was applied here was shown to somebody.
-        if lane == Lane::System && !cut_off && matches!(ceiling, Ceiling::None) {
+        // that was applied here was shown to somebody. Who has a quota in the system lane does not gather, because
+        // the entries would use it up: that lane is bounded for those who may revoke nobody.
+        let gathers = lane == Lane::System
+            && !cut_off
+            && matches!(ceiling, Ceiling::None)
+            && self
+                .core
+                .quota_at(self.author, lane, Slot::MAX)?
+                .bytes
+                .is_none();
+        if gathers {
             while self.has_more_heads()? && !mutant::active(Mutant::HeadsNotGathered) {
                 self.gather(now_ms, chain, grant)?;
             }

@@ -4,10 +4,8 @@ use lattice_format::limits::DEPS_MAX;
 use lattice_format::{ChainId, IntentionId, Lane, VerifiedHeader};
 
 use crate::fold::core::{Effects, malformed};
-use crate::fold::quota;
 use crate::graph::live_heads;
 use crate::graph::slot::Slot;
-use crate::state::written;
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::store::Store;
@@ -44,30 +42,26 @@ impl Store {
             .check_body(Vec::new())
             .expect("the header is that of an entry without a body");
         let (within, judged) = self.core.judge_quota(&header, Slot::MAX)?;
-        if !within {
-            let quota = self.core.quota_at(self.author, Lane::System, Slot::MAX)?;
-            return Err(CallError::OverQuota {
-                len: quota::charge(&header),
-                written: written::written_at(
-                    &self.core.rows,
-                    &self.author,
-                    Lane::System,
-                    Slot::MAX,
-                )?,
-                quota: quota.bytes.unwrap_or(u64::MAX),
-            });
-        }
+        assert!(within, "only a device without a quota gathers");
         let local = self.insert(&header, Some(&body), now_ms, Vec::new())?;
-        self.core.note_live(local)?;
-        let mut effects = Effects {
-            outcomes: vec![malformed()],
-            ..Effects::default()
-        };
-        effects.judged(judged);
-        self.core
-            .account(Lane::System, &header, local, &mut effects);
         let slot = Slot::of(header.position());
-        self.core.install(Lane::System, slot, local, effects)?;
+        let install = || -> Result<(), StorageError> {
+            self.core.note_live(local)?;
+            let mut effects = Effects {
+                outcomes: vec![malformed()],
+                ..Effects::default()
+            };
+            effects.judged(judged);
+            self.core
+                .account(Lane::System, &header, local, &mut effects);
+            self.core.install(Lane::System, slot, local, effects)
+        };
+        if let Err(error) = install() {
+            // The entry is in the batch and has no effects, so the next commit must go back.
+            let error = CallError::from(error);
+            self.unsigned = Some(error.clone());
+            return Err(error);
+        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Entries from peers: verified, admitted, and witnessed after everything that they name.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use lattice_format::{DeviceKey, Header, IntentionId, SignedHeader, VerifiedHeader, VerifyError};
 
@@ -158,12 +158,14 @@ impl Store {
         now_ms: u64,
         received: &mut Received,
     ) -> Result<(), StorageError> {
+        let mut refused = HashMap::new();
         while let Some(arrival) = queue.pop_front() {
             let id = arrival.header.id();
             if self.core.local_of(&id)?.is_some() {
                 continue;
             }
-            if self.is_left_out(&arrival.header)? {
+            if self.is_left_out(&arrival.header, &mut refused)? {
+                self.waiting.take(&id);
                 received.left_out.push(id);
                 continue;
             }
@@ -215,12 +217,19 @@ impl Store {
         Ok(())
     }
 
-    /// Whether an entry ends at the door: it would be void, as many void entries of its author are kept as is allowed,
-    /// and no entry that waits here and could count needs it.
+    /// Whether an entry is left out: it would be void, as many void entries of its author are kept as is allowed,
+    /// and no entry that waits here and could count needs it. What is needed has a bound too, because what needs it may
+    /// never be complete.
+    ///
+    /// `known` holds what was found of entries that wait, for those that came in the same batch.
     ///
     /// An entry that is void now can count later, when its revocation is itself cut off or a quota is raised. Then peers
     /// that have it offer it, and it comes in.
-    fn is_left_out(&mut self, header: &VerifiedHeader) -> Result<bool, StorageError> {
+    fn is_left_out(
+        &mut self,
+        header: &VerifiedHeader,
+        known: &mut HashMap<IntentionId, bool>,
+    ) -> Result<bool, StorageError> {
         let core = &mut self.core;
         if !core.cache.any_void || header.author == self.author {
             return Ok(false);
@@ -228,8 +237,20 @@ impl Store {
         if would_be_void(core, header, u64::from(header.body.len))? != Some(true) {
             return Ok(false);
         }
+        let kept = Kept::of(&core.rows, &header.author)?;
+        if kept.is_beyond_need(u64::from(header.body.len)) {
+            return Ok(true);
+        }
         // Of a waiting entry it must be known that it could count: else each costs its author no more than a name.
-        let refused = |waiter: &VerifiedHeader| Ok(would_be_void(core, waiter, 0)? != Some(false));
+        let refused = |waiter: &VerifiedHeader| {
+            let id = waiter.id();
+            if let Some(refused) = known.get(&id) {
+                return Ok(*refused);
+            }
+            let refused = would_be_void(core, waiter, 0)? != Some(false);
+            known.insert(id, refused);
+            Ok(refused)
+        };
         let is_needed = self.waiting.is_needed(&header.id(), refused)?;
         Ok(!is_needed)
     }

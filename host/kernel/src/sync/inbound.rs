@@ -89,6 +89,7 @@ impl Inbound {
         self.asked.clear();
         self.refused.clear();
         self.undigested.clear();
+        self.left_out.clear();
         self.parked = 0;
         self.misses = 0;
         self.interrupted = false;
