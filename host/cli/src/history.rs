@@ -199,8 +199,9 @@ fn history_text(entries: &[api::HistoryEntry], chars_max: usize) -> String {
                 fit(outcome),
             ]);
         };
-        if entry.transactions.is_empty() {
+        if entry.gathers || entry.transactions.is_empty() {
             push(title(entry).to_owned(), "-".to_owned());
+            continue;
         }
         for transaction in &entry.transactions {
             let calls: Vec<String> = {
@@ -227,7 +228,11 @@ fn history_text(entries: &[api::HistoryEntry], chars_max: usize) -> String {
 
 /// What the table shows in place of the calls of an entry that has none.
 fn title(entry: &api::HistoryEntry) -> &'static str {
-    if entry.genesis { "(genesis)" } else { "-" }
+    match entry {
+        entry if entry.genesis => "(genesis)",
+        entry if entry.gathers => "(names heads)",
+        _ => "-",
+    }
 }
 
 fn author(member: &str, key: &[u8]) -> String {
@@ -277,6 +282,7 @@ fn entry_json(entry: &api::HistoryEntry) -> Value {
         "genesis": entry.genesis,
         "transactions": entry.transactions.iter().map(transaction_json).collect::<Vec<_>>(),
         "shortened": entry.shortened,
+        "gathers": entry.gathers,
     })
 }
 
@@ -439,6 +445,18 @@ mod tests {
             "{shown}"
         );
         assert_eq!(history_text(&[], CALL_CHARS), "no entries");
+    }
+
+    #[test]
+    fn an_entry_that_gathers_heads_shows_no_call_and_no_outcome() {
+        let gathers = api::HistoryEntry {
+            gathers: true,
+            ..entry()
+        };
+        let shown = history_text(std::slice::from_ref(&gathers), CALL_CHARS);
+        let line = shown.lines().nth(1).unwrap_or_default();
+        assert!(line.ends_with("eeeeeeeeeeee  (names heads)  -"), "{shown}");
+        assert_eq!(entry_json(&gathers)["gathers"], true);
     }
 
     #[test]

@@ -28,11 +28,12 @@ use crate::store::writer::Done;
 /// The interface of the commands of governance.
 pub(crate) const COMMANDS: &str = "lattice:system/commands";
 
-/// The members of a store as of now.
+/// The members of a store as of now. Opens the store, which without a daemon nobody has done before.
 ///
 /// # Errors
-/// When governance could not be asked yet.
-pub(crate) fn governance(slot: &Slot) -> Result<Arc<Governance>> {
+/// When the store cannot be opened, or governance could not be asked yet.
+pub(crate) async fn governance(node: &Node, slot: &Arc<Slot>) -> Result<Arc<Governance>> {
+    node.store(slot).await?;
     slot.governance().ok_or_else(|| {
         Failure::not_ready("the store's governance cannot be asked yet")
             .hint("`lattice store status` says what it waits for")
@@ -252,7 +253,7 @@ pub(crate) async fn invite(
 pub(crate) async fn revoke(node: &Node, request: api::RevokeRequest) -> Result<api::CallResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
     let store = call::running(node, &slot).await?;
-    let member = find_member(&*governance(&slot)?, &request.member)?;
+    let member = find_member(&*governance(node, &slot).await?, &request.member)?;
     // What is seen here is kept, when the call says nothing else.
     let nothing = Type::option(Type::Bytes);
     let arguments = [(Type::Bytes, key(&member)), (nothing, Value::Option(None))];
@@ -273,7 +274,7 @@ pub(crate) async fn set_role(
     request: api::SetRoleRequest,
 ) -> Result<api::CallResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
-    let member = find_member(&*governance(&slot)?, &request.member)?;
+    let member = find_member(&*governance(node, &slot).await?, &request.member)?;
     with_role(node, &slot, "set-role", &member, request.role).await
 }
 
@@ -289,7 +290,7 @@ pub(crate) async fn set_quota(
     let (command, arguments) = match request.whom.as_str() {
         "" => ("set-quota", vec![bytes]),
         whom => {
-            let holder = quota_holder(&*governance(&slot)?, whom)?;
+            let holder = quota_holder(&*governance(node, &slot).await?, whom)?;
             ("set-quota-of", vec![holder, bytes])
         }
     };
@@ -317,8 +318,7 @@ fn quota_holder(governance: &Governance, whom: &str) -> Result<(Type, Value)> {
         docs: String::new(),
         cases: vec![case("role", Type::String), case("member", Type::Bytes)],
     }));
-    let roles = [Role::Admin, Role::Writer, Role::Reader];
-    let value = match roles.iter().find(|role| role.name() == whom) {
+    let value = match Role::ALL.iter().find(|role| role.name() == whom) {
         Some(role) => Value::Variant(0, Some(Box::new(Value::String(role.name().into())))),
         None => Value::Variant(1, Some(Box::new(key(&find_member(governance, whom)?)))),
     };
@@ -331,7 +331,14 @@ pub(crate) async fn get_quota(
     request: api::GetQuotaRequest,
 ) -> Result<api::GetQuotaResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
-    let member = find_member(&*governance(&slot)?, &request.member)?;
+    if Role::ALL.iter().any(|role| role.name() == request.member) {
+        return Err(Failure::usage(format!(
+            "\"{}\" is a role, and a quota is shown of a member",
+            request.member
+        ))
+        .hint("name a member, or give BYTES to set the quota of the role"));
+    }
+    let member = find_member(&*governance(node, &slot).await?, &request.member)?;
     let snapshot = node.store(&slot).await?.snapshot();
     let question = Question::Quota {
         author: member,
@@ -355,7 +362,7 @@ pub(crate) async fn readmit(
     request: api::ReadmitRequest,
 ) -> Result<api::CallResponse> {
     let slot = lookup::find_slot(node, &request.store)?;
-    let governance = governance(&slot)?;
+    let governance = governance(node, &slot).await?;
     let member = find_member(&governance, &request.member)?;
     let role = match (request.role.as_str(), governance.member(&member)) {
         ("", Some(member)) => member.role.name().to_owned(),
@@ -418,7 +425,7 @@ pub(crate) async fn list_members(
     let slot = lookup::find_slot(node, &request.store)?;
     let store = node.store(&slot).await?;
     let page = Page::new(request.page_size, &request.page_token, &[&slot.id.0])?;
-    let governance = governance(&slot)?;
+    let governance = governance(node, &slot).await?;
     let peers = node.net().map(lattice_net::Net::peers).unwrap_or_default();
     let rows = (0u32..)
         .zip(governance.members())

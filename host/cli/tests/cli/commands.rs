@@ -173,6 +173,22 @@ fn stores_are_renamed_and_rebuilt() {
     assert_eq!(rebuilt["state_root"], rebuilt["state_root_before"]);
     assert_eq!(rebuilt["outcome_root"], rebuilt["outcome_root_before"]);
     assert_eq!(home.ok(&["query", "taps", "value"]), "5\n");
+    // No daemon runs, so each command opens the store itself.
+    let me = home.json(&["status"])["node_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(home.ok(&["store", "quota", "taps", &me]), "none\n");
+    home.fails(
+        &["store", "quota", "taps", "reader"],
+        2,
+        &["a role", "BYTES"],
+    );
+    for command in ["role", "readmit", "quota"] {
+        let mut words = vec!["store", command, "taps", "nobody"];
+        words.extend((command == "role").then_some("writer"));
+        home.fails(&words, 2, &["no member", "nobody"]);
+    }
     // Its chain lies at the time that it is.
     home.fails(
         &["store", "restart-chain", "taps"],

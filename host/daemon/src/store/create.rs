@@ -123,7 +123,7 @@ impl Parent {
     async fn find(node: &Node, text: &str) -> Result<Self> {
         let slot = lookup::find_slot(node, text)?;
         let store = call::running(node, &slot).await?;
-        let governance = member::governance(&slot)?;
+        let governance = member::governance(node, &slot).await?;
         let members: Vec<Member> = governance
             .members()
             .filter(|member| member.status == MemberStatus::Active)

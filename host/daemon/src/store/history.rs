@@ -319,6 +319,7 @@ impl Reader {
             genesis: header.is_genesis(),
             transactions,
             shortened: false,
+            gathers: header.body.len == 0,
         };
         (entry, calls)
     }
@@ -455,7 +456,7 @@ pub(crate) async fn history(
     let authors = match request.by.as_str() {
         "" => None,
         text => {
-            let governance = member::governance(&slot)?;
+            let governance = member::governance(node, &slot).await?;
             Some(find_member(&governance, text)?)
         }
     };

@@ -172,6 +172,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role, the one with most rights first.
+    pub const ALL: [Self; 3] = [Self::Admin, Self::Writer, Self::Reader];
+
     /// The role's name, as people write it and as the parameters of a genesis hold it.
     pub fn name(self) -> &'static str {
         match self {
