@@ -243,6 +243,15 @@ impl Store {
                 if lane == Lane::System && wrote {
                     let ids = index..open.execution.next_index();
                     open.governing = ids.map(|index| open.header.call_id(index)).collect();
+                    if let Err(error) = self.admitted(&mut open) {
+                        // Signing would fail, and with it the calls of others in the same commit.
+                        open.governing.clear();
+                        open.execution.run_mut().rollback();
+                        open.execution.rewind_index(index);
+                        self.open = Some(open);
+                        self.close_before_commit(now_ms)?;
+                        return Err(error);
+                    }
                 }
                 open.transactions.push(Transaction {
                     calls,

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use lattice_format::limits::ADMITS_MAX;
 use lattice_format::{Body, Call, CallId, ChainId, Lane, Limits, Transaction};
 use lattice_kernel::limits::{INTENTION_FUEL, INTENTION_RESULTS};
 use lattice_kernel::mutant::Mutant;
+use lattice_kernel::run::engine::Role;
 use lattice_kernel::{NewStore, Outcome, Store, TrapKind};
 use lattice_testing::{self as testing, ModelEngine, Step, device, key, memory_files, mutants};
 
@@ -214,4 +216,35 @@ fn an_intention_without_bounds_is_found() {
     };
     assert!(found(vec![expensive(); 10]).is_err());
     assert!(found(vec![expensive(); 2]).is_ok());
+}
+
+#[test]
+fn a_transaction_that_admits_too_many_fails_alone() {
+    let admit = |count: u8| -> Vec<Call> {
+        let devices = (10..).take(usize::from(count)).map(device);
+        devices
+            .map(|device| testing::admit(device, Role::Reader))
+            .collect()
+    };
+    let mut store = testing::found(0, START_MS);
+    let put = testing::program(&[Step::Add { k: 1, by: 1 }]);
+    let first = store
+        .call(Lane::App, vec![put.clone()], NOW, ChainId(1))
+        .unwrap();
+    let most = ADMITS_MAX as u8;
+    let error = store
+        .call(Lane::System, admit(most + 1), NOW, ChainId(1))
+        .unwrap_err();
+    assert!(error.to_string().contains("17 devices"), "{error}");
+    let last = store.call(Lane::App, vec![put], NOW, ChainId(1)).unwrap();
+    let entries = store.commit(NOW).unwrap();
+    let calls: Vec<CallId> = entries.iter().map(|entry| entry.call_id(0)).collect();
+    assert_eq!(calls, [first.call, last.call]);
+    judge(&store).unwrap();
+    let told = store
+        .call(Lane::System, admit(most), NOW, ChainId(1))
+        .unwrap();
+    assert!(told.outcome.is_ok());
+    assert_eq!(store.commit(NOW).unwrap()[0].admits.len(), ADMITS_MAX);
+    judge(&store).unwrap();
 }
