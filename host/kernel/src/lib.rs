@@ -44,7 +44,7 @@ pub use storage::log_files::{LogFiles, ReadSegment};
 pub use storage::machine::{Unopened, machine_remedy};
 pub use storage::node_file::{NodeFile, NodeFileError};
 pub use store::ahead::{RestartError, SetAside};
-pub use store::author::{CallError, Told};
+pub use store::call_end::{CallError, Told};
 pub use store::commit::CommitError;
 pub use store::head_ids::HeadIds;
 pub use store::receive::{Blame, Received};

@@ -18,7 +18,7 @@ use crate::graph::slot::Slot;
 use crate::log::notice::Notice;
 use crate::storage::error::StorageError;
 use crate::store::Store;
-use crate::store::author::{CallError, Told};
+use crate::store::call_end::{CallError, Told};
 
 /// A chain of this device that is not continued, because its end lies too far ahead. The owner of the store keeps it,
 /// and gives it to [`Store::set_aside`] after each opening.

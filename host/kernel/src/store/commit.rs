@@ -21,7 +21,7 @@ use crate::storage::error::{StorageError, StoreFile};
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::RowsView;
 use crate::store::Store;
-use crate::store::author::CallError;
+use crate::store::call_end::CallError;
 use crate::store::head_ids::HeadIds;
 use crate::store::receive::Received;
 use crate::store::snapshot::{Snapshot, Summary};

@@ -10,7 +10,7 @@ use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::store::Store;
 use crate::store::ahead::Ceiling;
-use crate::store::author::CallError;
+use crate::store::call_end::CallError;
 
 impl Store {
     /// Whether more live heads are applied here than an entry names.

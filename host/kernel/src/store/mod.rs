@@ -2,6 +2,7 @@
 
 pub(crate) mod ahead;
 pub(crate) mod author;
+pub(crate) mod call_end;
 pub(crate) mod commit;
 mod gather;
 pub(crate) mod head_ids;
@@ -24,7 +25,8 @@ use crate::storage::error::StorageError;
 use crate::storage::health::Wake;
 use crate::storage::keys::LocalSeq;
 use crate::store::ahead::Ahead;
-use crate::store::author::{CallError, Open};
+use crate::store::author::Open;
+use crate::store::call_end::CallError;
 use crate::store::commit::Undo;
 use crate::store::snapshot::Snapshot;
 

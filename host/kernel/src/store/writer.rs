@@ -17,7 +17,7 @@ use crate::log::notice::Notice;
 use crate::run::engine::HostFault;
 use crate::storage::error::StorageError;
 use crate::store::Store;
-use crate::store::author::{CallError, Told};
+use crate::store::call_end::{CallError, Told};
 use crate::store::commit::CommitError;
 use crate::store::receive::Received;
 use crate::store::snapshot::Snapshot;
