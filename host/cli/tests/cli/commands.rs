@@ -174,10 +174,7 @@ fn stores_are_renamed_and_rebuilt() {
     assert_eq!(rebuilt["outcome_root"], rebuilt["outcome_root_before"]);
     assert_eq!(home.ok(&["query", "taps", "value"]), "5\n");
     // No daemon runs, so each command opens the store itself.
-    let me = home.json(&["status"])["node_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let me = home.json(&["status"])["node"].as_str().unwrap().to_owned();
     assert_eq!(home.ok(&["store", "quota", "taps", &me]), "none\n");
     home.fails(
         &["store", "quota", "taps", "reader"],
