@@ -51,6 +51,13 @@ struct Governed {
 }
 
 impl Governed {
+    /// The message for a request whose answer has the outcome.
+    fn shown(&self, node: &Node, slot: &Slot) -> api::CallResponse {
+        let function = self.found.function();
+        let forms = Forms::from_request(&[]);
+        call::call_response(node, slot, &self.done, &[Some(function)], forms)
+    }
+
     /// Returns an outcome other than success as an error, for requests whose answer has no outcome.
     fn succeeded(self, node: &Node, slot: &Slot) -> Result<Done> {
         let function = self.found.function();
@@ -258,14 +265,7 @@ pub(crate) async fn revoke(node: &Node, request: api::RevokeRequest) -> Result<a
     let nothing = Type::option(Type::Bytes);
     let arguments = [(Type::Bytes, key(&member)), (nothing, Value::Option(None))];
     let made = govern(node, &slot, &store, "revoke", &arguments).await?;
-    let function = made.found.function();
-    Ok(call::call_response(
-        node,
-        &slot,
-        &made.done,
-        &[Some(function)],
-        Forms::from_request(&[]),
-    ))
+    Ok(made.shown(node, &slot))
 }
 
 /// Gives a member another role.
@@ -295,14 +295,7 @@ pub(crate) async fn set_quota(
         }
     };
     let made = govern(node, &slot, &store, command, &arguments).await?;
-    let function = made.found.function();
-    Ok(call::call_response(
-        node,
-        &slot,
-        &made.done,
-        &[Some(function)],
-        Forms::from_request(&[]),
-    ))
+    Ok(made.shown(node, &slot))
 }
 
 /// Whose quota a person named, as the argument of `set-quota-of`. The name of a role means the role: a member may choose
@@ -386,14 +379,7 @@ async fn with_role(
         (Type::String, Value::String(role)),
     ];
     let made = govern(node, slot, &store, command, &arguments).await?;
-    let function = made.found.function();
-    Ok(call::call_response(
-        node,
-        slot,
-        &made.done,
-        &[Some(function)],
-        Forms::from_request(&[]),
-    ))
+    Ok(made.shown(node, slot))
 }
 
 /// Gives a store another name on this node. If this node is an admin, also in the store itself, whose name later

@@ -5,6 +5,7 @@
 mod clocks;
 mod crash;
 mod damage;
+mod engines;
 mod failed_reads;
 mod flood;
 mod fold;

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use lattice_format::{Call, ChainId, ComponentId, Lane, Limits, SignedHeader};
+use lattice_format::{Call, ChainId, Lane, SignedHeader};
 use lattice_kernel::clock::Verdict;
 use lattice_kernel::limits::{
     CUT_RUNS, GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK_MS, TICKS_IDLE,
 };
-use lattice_kernel::run::Run;
-use lattice_kernel::run::engine::{Answer, AskError, Engine, HostFault, Instance, Question, Role};
+use lattice_kernel::run::engine::{Engine, HostFault, Role};
 use lattice_kernel::writer::{self, Effect, Job, Next, Now, Rebuild};
 use lattice_kernel::{BatchVerifier, CallError, LocalSeq, NewStore, Store};
 use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, files};
-use lattice_testing::{self as testing, APP, ModelEngine, Step, device, key};
+use lattice_testing::{self as testing, ModelEngine, Step, device, key};
+
+use crate::engines::{Forgetful, Lack, Lacking};
 
 const WALL_MS: u64 = 1_800_000_000_000;
 
@@ -276,62 +277,6 @@ fn a_writer_with_nothing_to_do_sleeps_after_some_ticks() {
     assert_eq!(driven.writer.next(), Next::Until(next_ms));
 }
 
-/// What an engine lacks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lack {
-    /// The code of the app lane.
-    Code,
-    /// Memory for the question of what cuts an author off.
-    Cuts,
-}
-
-/// An engine that lacks something while told so.
-struct Lacking(Lack, Arc<AtomicBool>);
-
-impl Lacking {
-    fn lacks(&self, what: Lack) -> bool {
-        self.0 == what && self.1.load(Ordering::Relaxed)
-    }
-}
-
-impl Engine for Lacking {
-    fn serves(&self, profile: u32) -> bool {
-        ModelEngine.serves(profile)
-    }
-
-    fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
-        match *component == APP && self.lacks(Lack::Code) {
-            true => Err(HostFault::MissingCode(APP)),
-            false => ModelEngine.ready(component),
-        }
-    }
-
-    fn instantiate(
-        &self,
-        component: &ComponentId,
-        limits: &Limits,
-        run: Run,
-    ) -> Result<Box<dyn Instance>, (Run, HostFault)> {
-        match self.ready(component) {
-            Ok(()) => ModelEngine.instantiate(component, limits, run),
-            Err(fault) => Err((run, fault)),
-        }
-    }
-
-    fn ask(
-        &self,
-        component: &ComponentId,
-        limits: &Limits,
-        run: Run,
-        question: &Question,
-    ) -> (Run, Result<Answer, AskError>) {
-        match matches!(question, Question::Cuts(_)) && self.lacks(Lack::Cuts) {
-            true => (run, Err(HostFault::Exhausted("memory".into()).into())),
-            false => ModelEngine.ask(component, limits, run, question),
-        }
-    }
-}
-
 fn paused(effects: &Effects) -> Option<bool> {
     effects.iter().rev().find_map(|effect| match effect {
         Effect::Show { paused, .. } => Some(paused.is_some()),
@@ -382,48 +327,6 @@ fn a_question_without_an_answer_is_asked_again_though_no_run_is_due() {
     assert_eq!(paused(&driven.nothing()), Some(true), "as before");
     assert_eq!(paused(&driven.drain()), Some(false));
     assert_settled(&driven.writer);
-}
-
-/// An engine that answers so many questions about admissions, and then none.
-struct Forgetful(Arc<AtomicU32>);
-
-impl Engine for Forgetful {
-    fn serves(&self, profile: u32) -> bool {
-        ModelEngine.serves(profile)
-    }
-
-    fn ready(&self, component: &ComponentId) -> Result<(), HostFault> {
-        ModelEngine.ready(component)
-    }
-
-    fn instantiate(
-        &self,
-        component: &ComponentId,
-        limits: &Limits,
-        run: Run,
-    ) -> Result<Box<dyn Instance>, (Run, HostFault)> {
-        ModelEngine.instantiate(component, limits, run)
-    }
-
-    fn ask(
-        &self,
-        component: &ComponentId,
-        limits: &Limits,
-        run: Run,
-        question: &Question,
-    ) -> (Run, Result<Answer, AskError>) {
-        let left = self.0.load(Ordering::Relaxed);
-        match (question, left.checked_sub(1)) {
-            (Question::Admitted(_), None) => {
-                (run, Err(HostFault::Exhausted("memory".into()).into()))
-            }
-            (Question::Admitted(_), Some(left)) => {
-                self.0.store(left, Ordering::Relaxed);
-                ModelEngine.ask(component, limits, run, question)
-            }
-            _ => ModelEngine.ask(component, limits, run, question),
-        }
-    }
 }
 
 #[test]

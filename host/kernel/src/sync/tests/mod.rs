@@ -8,6 +8,7 @@ mod golden;
 mod gossip;
 mod hostile;
 mod large;
+mod ranges;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
