@@ -7,8 +7,6 @@ use lattice_format::{
     Body, BodyRef, ChainId, Header, IntentionId, Lane, Seq, StoreId, Time, VerifiedHeader,
 };
 use proptest::prelude::*;
-use redb::Database;
-use redb::backends::InMemoryBackend;
 
 use crate::graph::lookup_cache::LookupCache;
 use crate::graph::{dag, insert};
@@ -30,11 +28,8 @@ impl Graph {
     fn new() -> Self {
         let store = testing::found(0, 1_000);
         let genesis = store.core.log.entry(LocalSeq(0)).unwrap().unwrap().header;
-        let db = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
         let mut graph = Self {
-            rows: Rows::open(db).unwrap(),
+            rows: Rows::in_memory().unwrap(),
             cache: LookupCache::default(),
             headers: Vec::new(),
             store: store.id(),

@@ -238,8 +238,6 @@ pub(crate) fn is_due(rows: &RowsView, lane: Lane, slot: Slot) -> Result<bool, St
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use lattice_format::{IntentionId, Position, Time};
-    use redb::Database;
-    use redb::backends::InMemoryBackend;
 
     use super::*;
 
@@ -255,10 +253,7 @@ mod tests {
 
     /// An order of `count` entries, of which the fold knows nothing.
     fn order_of(count: u64) -> Rows {
-        let db = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
-        let mut rows = Rows::open(db).unwrap();
+        let mut rows = Rows::in_memory().unwrap();
         for n in 0..count {
             order::put_new(&mut rows, slot(n), LocalSeq(n));
         }

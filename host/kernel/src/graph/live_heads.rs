@@ -204,20 +204,11 @@ mod tests {
 
     use lattice_format::{DeviceKey, Lane, Seq, Time};
     use proptest::prelude::*;
-    use redb::Database;
-    use redb::backends::InMemoryBackend;
 
     use super::*;
     use crate::graph::dag::BranchId;
     use crate::graph::version_vector::{Past, PastCache};
     use crate::storage::rows::Rows;
-
-    fn empty() -> Rows {
-        let db = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
-        Rows::open(db).unwrap()
-    }
 
     /// A graph of entries of four authors, kept with each entry's whole past beside it.
     struct Graph {
@@ -232,7 +223,7 @@ mod tests {
     impl Graph {
         fn new() -> Self {
             let mut graph = Self {
-                rows: empty(),
+                rows: Rows::in_memory().unwrap(),
                 heads: Heads::new(),
                 live: LiveHeads::default(),
                 pasts: Vec::new(),

@@ -332,18 +332,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use redb::Database;
-    use redb::backends::InMemoryBackend;
 
     use super::*;
     use crate::storage::rows::work;
-
-    fn empty() -> Rows {
-        let db = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
-        Rows::open(db).unwrap()
-    }
 
     fn branches() -> impl Strategy<Value = u32> {
         prop_oneof![0u32..40, 0u32..5_000, Just(u32::MAX - 1), any::<u32>()]
@@ -376,7 +367,7 @@ mod tests {
             ),
             asked in proptest::collection::vec(branches(), 20),
         ) {
-            let (mut rows, mut nodes) = (empty(), Nodes::default());
+            let (mut rows, mut nodes) = (Rows::in_memory().unwrap(), Nodes::default());
             let mut trees: Vec<(Option<NodeId>, Changes)> = vec![(None, Changes::new())];
             for (a, b, changes) in steps {
                 let (a, b) = (trees[a % trees.len()].clone(), trees[b % trees.len()].clone());
@@ -406,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_change_of_a_large_tree_writes_one_path_and_merging_reads_what_differs() {
-        let (mut rows, mut nodes) = (empty(), Nodes::default());
+        let (mut rows, mut nodes) = (Rows::in_memory().unwrap(), Nodes::default());
         let all: Vec<_> = (0..100_000).map(|b| (BranchId(b), Seq(1))).collect();
         let tree = nodes.raise(&mut rows, None, &all).unwrap();
         let change = |at: u32| [(BranchId(at), Seq(2))];
@@ -426,7 +417,7 @@ mod tests {
 
     #[test]
     fn pasts_that_have_seen_the_same_come_to_share_their_nodes() {
-        let (mut rows, mut nodes) = (empty(), Nodes::default());
+        let (mut rows, mut nodes) = (Rows::in_memory().unwrap(), Nodes::default());
         let all: Vec<_> = (0..5_000).map(|b| (BranchId(b), Seq(1))).collect();
         let one = nodes.raise(&mut rows, None, &all).unwrap().unwrap();
         let other = nodes.raise(&mut rows, None, &all).unwrap().unwrap();
@@ -437,7 +428,7 @@ mod tests {
 
     #[test]
     fn nodes_are_remembered_up_to_their_number() {
-        let (mut rows, mut nodes) = (empty(), Nodes::default());
+        let (mut rows, mut nodes) = (Rows::in_memory().unwrap(), Nodes::default());
         let leaf = |seq| Node {
             level: 0,
             slots: vec![(0, seq)],
@@ -454,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_damaged_node_is_an_error() {
-        let (mut rows, mut nodes) = (empty(), Nodes::default());
+        let (mut rows, mut nodes) = (Rows::in_memory().unwrap(), Nodes::default());
         let all: Vec<_> = (0..40).map(|b| (BranchId(b), Seq(1))).collect();
         let root = nodes.raise(&mut rows, None, &all).unwrap().unwrap();
         // A root whose child is on its own level.

@@ -229,17 +229,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use redb::Database;
-    use redb::backends::InMemoryBackend;
 
     use super::*;
-
-    fn empty() -> Rows {
-        let db = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
-        Rows::open(db).unwrap()
-    }
 
     proptest! {
         /// Pasts that are raised and merged reach as far as maps that are, also when they were stored and read again.
@@ -250,7 +241,7 @@ mod tests {
                 1..40,
             ),
         ) {
-            let (mut rows, mut cache) = (empty(), PastCache::default());
+            let (mut rows, mut cache) = (Rows::in_memory().unwrap(), PastCache::default());
             let mut all = vec![(Past::default(), BTreeMap::<u32, u64>::new())];
             for (one, other, sights) in steps {
                 let (mut past, mut map) = all[one % all.len()].clone();
@@ -280,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_entry_without_a_row_has_the_past_of_the_one_before_in_its_branch() {
-        let (mut rows, mut cache) = (empty(), PastCache::default());
+        let (mut rows, mut cache) = (Rows::in_memory().unwrap(), PastCache::default());
         let mut past = Past::default();
         cache
             .raise(&mut rows, &mut past, BranchId(1), Seq(5))

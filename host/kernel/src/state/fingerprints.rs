@@ -553,8 +553,6 @@ pub(crate) fn first(
 mod tests {
     use lattice_format::{Lane, Seq, Time};
     use proptest::prelude::*;
-    use redb::Database;
-    use redb::backends::InMemoryBackend;
 
     use super::*;
     use crate::graph::dag::{BranchId, Meta};
@@ -570,11 +568,8 @@ mod tests {
 
     impl Order {
         fn new() -> Self {
-            let db = Database::builder()
-                .create_with_backend(InMemoryBackend::new())
-                .unwrap();
             Self {
-                rows: Rows::open(db).unwrap(),
+                rows: Rows::in_memory().unwrap(),
                 fingerprints: Fingerprints::default(),
                 entries: BTreeMap::new(),
             }

@@ -507,19 +507,10 @@ mod tests {
 
     use lattice_format::{IntentionId, Position, Time};
     use proptest::prelude::*;
-    use redb::Database;
-    use redb::backends::InMemoryBackend;
 
     use super::*;
     use crate::state::versions::{self, Roots};
     use crate::storage::rows::Rows;
-
-    fn empty() -> Rows {
-        let db = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
-        Rows::open(db).unwrap()
-    }
 
     fn slot(n: u64) -> Slot {
         Slot::of(position(n))
@@ -577,7 +568,7 @@ mod tests {
             ),
             numbers: bool, start in 0u8..6, end in proptest::option::of(0u8..7), reverse: bool,
         ) {
-            let mut rows = empty();
+            let mut rows = Rows::in_memory().unwrap();
             // By key and slot: the value that was put, or `None` for a deletion.
             let mut model: BTreeMap<(u8, u64), Option<u8>> = BTreeMap::new();
             let space = if numbers { Space::Numbers } else { Space::Bytes };
@@ -628,7 +619,7 @@ mod tests {
 
     #[test]
     fn cells_deleted_above_are_listed_up_to_their_number() {
-        let mut rows = empty();
+        let mut rows = Rows::in_memory().unwrap();
         let count = DELETED_ABOVE_MAX as u64 + 1;
         for n in 0..count {
             let key = n.to_be_bytes();
@@ -669,7 +660,7 @@ mod tests {
             scans in proptest::collection::vec((any::<u8>(), proptest::option::of(any::<u8>()), any::<bool>()), 1..12),
             at in 0u64..31, numbers: bool, listed_max in 0usize..300,
         ) {
-            let mut rows = empty();
+            let mut rows = Rows::in_memory().unwrap();
             let space = if numbers { Space::Numbers } else { Space::Bytes };
             let mut model: BTreeMap<(u8, u64), bool> = BTreeMap::new();
             for (n, from, len, there) in steps {
@@ -710,7 +701,7 @@ mod tests {
 
     #[test]
     fn a_run_passes_what_it_does_not_see_once() {
-        let mut rows = empty();
+        let mut rows = Rows::in_memory().unwrap();
         for n in 0..2_000u64 {
             let key = n.to_be_bytes();
             set(
@@ -759,7 +750,7 @@ mod tests {
 
     #[test]
     fn a_read_at_the_end_walks_nothing_that_was_deleted() {
-        let mut rows = empty();
+        let mut rows = Rows::in_memory().unwrap();
         for n in 0..500u64 {
             let key = n.to_be_bytes();
             set(

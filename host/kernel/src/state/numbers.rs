@@ -320,19 +320,10 @@ mod tests {
 
     use lattice_format::{IntentionId, Lane, Position, Time};
     use proptest::prelude::*;
-    use redb::Database;
-    use redb::backends::InMemoryBackend;
 
     use super::*;
     use crate::state::cell::Space;
     use crate::state::live;
-
-    fn empty() -> Rows {
-        let db = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
-        Rows::open(db).unwrap()
-    }
 
     fn slot(n: u64) -> Slot {
         Slot::of(Position {
@@ -366,7 +357,7 @@ mod tests {
             steps in proptest::collection::vec((0u64..400, proptest::option::weighted(0.8, -3i64..4)), 1..700),
             at in 0u64..400,
         ) {
-            let (mut rows, mut model) = (empty(), BTreeMap::new());
+            let (mut rows, mut model) = (Rows::in_memory().unwrap(), BTreeMap::new());
             for (n, (place, by)) in steps.into_iter().enumerate() {
                 let before: i64 = model.values().sum();
                 match by {
@@ -390,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_sum_far_back_reads_few_rows_however_many_deltas_there_are() {
-        let (mut rows, mut model) = (empty(), BTreeMap::new());
+        let (mut rows, mut model) = (Rows::in_memory().unwrap(), BTreeMap::new());
         for n in 0..20_000 {
             set(&mut rows, &cell(), slot(n), LocalSeq(n), Some(1)).unwrap();
             model.insert(n, 1);

@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use redb::backends::InMemoryBackend;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableHandle};
 
 use crate::storage::db::{Failed, Open, guard};
@@ -190,6 +191,17 @@ impl std::ops::Deref for Rows {
 }
 
 impl Rows {
+    /// Rows without a file, for the reference fold and tests.
+    ///
+    /// # Errors
+    /// When redb fails.
+    pub(crate) fn in_memory() -> Result<Self, StorageError> {
+        let db = Database::builder()
+            .create_with_backend(InMemoryBackend::new())
+            .map_err(|error| StorageError::unopened(StoreFile::State, error))?;
+        Self::open(db)
+    }
+
     /// Takes over a database, new or existing.
     ///
     /// # Errors
@@ -446,13 +458,6 @@ mod tests {
         }
     }
 
-    fn empty() -> Rows {
-        let db = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
-        Rows::open(db).unwrap()
-    }
-
     /// Two kinds that are neighbours, so that the end of one is the beginning of the other.
     const KINDS: [u8; 2] = [b'L', b'M'];
 
@@ -477,7 +482,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..60),
             kind in 0usize..2, start in 0u8..12, end in 0u8..13, reverse: bool,
         ) {
-            let mut rows = empty();
+            let mut rows = Rows::in_memory().unwrap();
             let mut model = BTreeMap::new();
             for step in steps {
                 match step {
@@ -550,7 +555,7 @@ mod tests {
         /// What one scan remembers changes no other scan: of later rows, of earlier views, in any direction.
         #[test]
         fn holes_hide_no_row(steps in proptest::collection::vec(wide(), 1..60)) {
-            let mut rows = empty();
+            let mut rows = Rows::in_memory().unwrap();
             let mut model = BTreeMap::new();
             let mut views: Vec<(RowsView, BTreeMap<u8, u8>)> = Vec::new();
             for k in 0..=u8::MAX {
@@ -604,7 +609,7 @@ mod tests {
         const COUNT: u16 = 2_000;
         let key = |n: u16| [&b"L"[..], &n.to_be_bytes()].concat();
         for reverse in [false, true] {
-            let mut rows = empty();
+            let mut rows = Rows::in_memory().unwrap();
             for n in 0..COUNT {
                 rows.put(key(n), [0]);
             }
@@ -656,7 +661,7 @@ mod tests {
 
     #[test]
     fn a_view_does_not_see_later_writes_or_flushes() {
-        let mut rows = empty();
+        let mut rows = Rows::in_memory().unwrap();
         rows.put([b'L', 1], [1]);
         let view = rows.view();
         rows.put([b'L', 1], [2]);

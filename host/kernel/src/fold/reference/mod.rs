@@ -10,8 +10,6 @@ use std::ops::ControlFlow;
 use lattice_format::{
     Body, CallId, DeviceKey, Genesis, IntentionId, Lane, Position, StoreId, Time,
 };
-use redb::Database;
-use redb::backends::InMemoryBackend;
 
 use crate::fold::core::{call_count, calls_of};
 use crate::fold::governance::storage;
@@ -30,7 +28,7 @@ use crate::state::live::{self, Span};
 use crate::state::lthash::{Element, LtHash};
 use crate::state::numbers;
 use crate::state::versions::RootDigests;
-use crate::storage::error::{StorageError, StoreFile};
+use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::storage::rows::Rows;
 
@@ -80,20 +78,13 @@ pub fn scratch(engine: &dyn Engine, entries: &[Stored]) -> Result<Scratch, HostF
         genesis,
         store: StoreId::from(first.header.id()),
         entries: entries.iter().collect(),
-        graph: memory().map_err(storage)?,
+        graph: Rows::in_memory().map_err(storage)?,
         past: HashMap::new(),
         revocations: HashMap::new(),
     };
     judge.read_graph(entries).map_err(storage)?;
     judge.entries.sort_by_key(|e| e.header.position());
     judge.fold()
-}
-
-fn memory() -> Result<Rows, StorageError> {
-    let db = Database::builder()
-        .create_with_backend(InMemoryBackend::new())
-        .map_err(|error| StorageError::unopened(StoreFile::State, error))?;
-    Rows::open(db)
 }
 
 impl Judge<'_> {
@@ -146,7 +137,7 @@ impl Judge<'_> {
     }
 
     fn fresh(&self) -> Result<Rows, HostFault> {
-        let mut rows = memory().map_err(storage)?;
+        let mut rows = Rows::in_memory().map_err(storage)?;
         rows.restore(self.graph.view());
         Ok(rows)
     }
