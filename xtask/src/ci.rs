@@ -144,6 +144,6 @@ pub fn all() -> Result<()> {
         shell::run(cargo.args(["doc", "--no-deps", "--workspace"]))
     })?;
     build()?;
-    fuzz::run(&[])?;
+    fuzz::ci()?;
     test(&[])
 }

@@ -30,6 +30,11 @@ const COVERAGE: [&str; 5] = [
 
 /// How long all targets together are fuzzed unless the command says otherwise, in seconds.
 const SECONDS: u64 = 60;
+/// How many inputs each target tries in CI, from one seed: what CI finds is found again by running it again.
+const CI_RUNS: u64 = 50_000;
+const CI_SEED: u64 = 1;
+/// The targets whose inputs each take milliseconds, and how many of them CI tries.
+const CI_RUNS_SLOW: [(&str, u64); 1] = [("sync", 500)];
 /// The suffix of a corpus file.
 const CORPUS_SUFFIX: &str = ".hex";
 const INPUTS_MAX: usize = 100;
@@ -42,8 +47,8 @@ const INPUT_SECONDS_MAX: u64 = 10;
 const USAGE: &str = "\
 cargo xtask fuzz [--seconds N] [--minimize] [TARGET…]
 
-Runs the corpus of each target and then searches on, N seconds for all of them together (60). An input that
-fails is left in target/fuzz/TARGET. With --minimize what was found goes into the corpus, without what adds nothing.
+Runs the corpus of each target and then searches on from a fresh seed and from what was found before, N seconds for all
+of them together (60). CI tries the same inputs each time. An input that fails is left in target/fuzz/TARGET. With --minimize what was found goes into the corpus, without what adds nothing.
 ";
 
 /// Runs the compiler in place of this process, if this process is its wrapper. Returns `None` if it is not, and an
@@ -65,7 +70,36 @@ pub fn wrapped() -> Option<std::io::Error> {
     Some(command.exec())
 }
 
-/// Builds the fuzzer and runs it.
+/// Where a search ends.
+#[derive(Debug, Clone, Copy)]
+enum Search {
+    /// After so many seconds.
+    Seconds(u64),
+    /// After so many inputs, which follow from the seed and the corpus.
+    Runs { number: u64, seed: u64 },
+}
+
+/// Builds the fuzzer and tries the inputs of CI.
+///
+/// # Errors
+/// When the fuzzer does not build, or an input fails.
+pub(crate) fn ci() -> Result<()> {
+    let corpus = shell::root().join("host/fuzz/corpus");
+    let fuzzer = build()?;
+    for target in targets(&corpus)? {
+        let slow = CI_RUNS_SLOW.iter().find(|(slow, _)| *slow == target);
+        let search = Search::Runs {
+            number: slow.map_or(CI_RUNS, |(_, runs)| *runs),
+            seed: CI_SEED,
+        };
+        shell::step(&format!("fuzz {target}"), || {
+            fuzz(&fuzzer, &corpus, &target, search, false)
+        })?;
+    }
+    Ok(())
+}
+
+/// Builds the fuzzer and searches with it.
 ///
 /// # Errors
 /// When the fuzzer does not build, or an input fails.
@@ -103,7 +137,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     }
     let fuzzer = build()?;
     for target in &targets {
-        let each = (seconds / targets.len() as u64).max(1);
+        let each = Search::Seconds((seconds / targets.len() as u64).max(1));
         shell::step(&format!("fuzz {target}"), || {
             fuzz(&fuzzer, &corpus, target, each, minimize)
         })?;
@@ -182,12 +216,19 @@ fn build() -> Result<PathBuf> {
     Ok(directory.join("lattice-fuzz"))
 }
 
-fn fuzz(fuzzer: &Path, corpus: &Path, target: &str, seconds: u64, minimize: bool) -> Result<()> {
+fn fuzz(fuzzer: &Path, corpus: &Path, target: &str, search: Search, minimize: bool) -> Result<()> {
     let corpus = corpus.join(format!("{target}{CORPUS_SUFFIX}"));
     let directory = shell::target_dir().join("fuzz").join(target);
-    let (kept, found) = (directory.join("kept"), directory.join("found"));
+    let (kept, mut found) = (directory.join("kept"), directory.join("found"));
     if kept.exists() {
         std::fs::remove_dir_all(&kept)?;
+    }
+    if let Search::Runs { .. } = search {
+        // What other searches found would lead this one elsewhere.
+        found = directory.join("found-by-seed");
+        if found.exists() {
+            std::fs::remove_dir_all(&found)?;
+        }
     }
     unpack(&corpus, &kept)?;
     std::fs::create_dir_all(&found)?;
@@ -201,12 +242,15 @@ fn fuzz(fuzzer: &Path, corpus: &Path, target: &str, seconds: u64, minimize: bool
             .arg(format!("-timeout={INPUT_SECONDS_MAX}"));
         command
     };
-    let search = [
-        format!("-max_total_time={seconds}"),
+    let mut search = match search {
+        Search::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
+        Search::Runs { number, seed } => vec![format!("-runs={number}"), format!("-seed={seed}")],
+    };
+    search.extend([
         format!("-max_len={INPUT_BYTES_MAX}"),
         "-verbosity=0".to_owned(),
         "-print_final_stats=1".to_owned(),
-    ];
+    ]);
     let ended = shell::run(command(&search).arg(&found).arg(&kept));
     ended.with_context(|| {
         format!(

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 
 use lattice_format::ComponentId;
 use lattice_kernel::run::engine::CallKind;
-use wasmparser::{Parser, Payload, Validator};
+use wasmparser::{Parser, Payload};
 use wit_parser::decoding::{DecodedWasm, decode};
 use wit_parser::{InterfaceId, Resolve, WorldId, WorldItem, WorldKey};
 
+use crate::call_depth;
 use crate::imports;
 use crate::limits::{COMPONENT_BYTES_MAX, FUNCTIONS_MAX, TYPE_DEPTH_MAX};
 use crate::names;
-use crate::profile;
 use crate::schema::{Function, Interface, Param, Schema};
 use crate::values::{Case, Enum, Field, Flags, Record, Type, Variant};
 
@@ -108,9 +108,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Schema, InspectError> {
         let reason = "it does not begin as one; is it truncated, or another kind of file?";
         return Err(InspectError::Invalid(reason.into()));
     }
-    Validator::new_with_features(profile::features())
-        .validate_all(bytes)
-        .map_err(|error| InspectError::Invalid(error.to_string()))?;
+    call_depth::validate(bytes).map_err(|error| InspectError::Invalid(error.to_string()))?;
     let decoded = guarded_decode(bytes).map_err(InspectError::Invalid)?;
     let DecodedWasm::Component(resolve, world) = decoded else {
         return Err(InspectError::Wit);

@@ -43,6 +43,15 @@ fn each_component_that_cannot_serve_is_refused_with_the_reason() {
     let whole = built("counter");
     check(&whole[..whole.len() / 2], &["not a valid component"]);
     check(&whole[..3], &["not a valid component", "truncated"]);
+    // The validator takes a nested component or module as ended where the file ends.
+    let nested = "(component (component (core module (table 1 funcref) (memory 1))))";
+    let nested = wat::parse_str(nested).unwrap();
+    for end in 9..nested.len() {
+        check(&nested[..end], &["not a valid component"]);
+    }
+    const MEMORY_SECTION: usize = 5;
+    check(&nested[..nested.len() - MEMORY_SECTION], &["truncated"]);
+    check(&nested, &["no commands and no queries"]);
     check(&raw("memory-start"), &["exceeds the limit"]);
     check(b"", &["not a valid component"]);
     check(b"\0asm\x01\0\0\0", &["core WebAssembly module"]);

@@ -31,14 +31,14 @@ use wasm_encoder::{
     FunctionSection, GlobalSection, GlobalType, ImportSection, InstanceSection, Instruction,
     Module, ModuleArg, ModuleSection, SectionId, TypeSection, ValType,
 };
-use wasmparser::{
-    Encoding, FuncType, FuncValidatorAllocations, Operator, OperatorsReader, Parser, Payload,
-    TypeRef, ValidPayload, Validator,
-};
+use wasmparser::{Operator, Parser, Payload};
 
-use crate::profile::{
-    self, BUDGETS_MAX, DEPTH_BYTES_MAX, FRAME_BYTES, FRAME_SLOT_BYTES, LEAF_FRAME_BYTES_MAX,
-};
+use crate::profile::{BUDGETS_MAX, DEPTH_BYTES_MAX};
+
+mod shape;
+
+pub use shape::validate;
+use shape::{Frame, ModuleShape, Shape};
 
 /// What modules import the budget as; no compiler gives a module a name with a space.
 const MODULE: &str = "lattice depth";
@@ -50,6 +50,9 @@ pub enum DepthError {
     /// It is not valid.
     #[error(transparent)]
     Invalid(#[from] wasmparser::Error),
+    /// The file ends before a component or module that is nested in it.
+    #[error("it ends before a {0} that is nested in it does; is it truncated?")]
+    Truncated(&'static str),
     /// Too many components with core modules of their own are nested in each other.
     #[error(
         "it is made of {0} components with core modules of their own; {BUDGETS_MAX} are allowed"
@@ -95,195 +98,6 @@ pub fn bound(component: &[u8]) -> Result<Vec<u8>, DepthError> {
     let mut bounded = Component::new();
     bounder.parse_component(&mut bounded, Parser::new(0), component)?;
     Ok(bounded.finish())
-}
-
-/// Whether a component is one that the profile allows. What [`bound`] makes of a valid one is.
-///
-/// # Errors
-/// What is wrong with it, and where.
-pub fn validate(component: &[u8]) -> Result<(), DepthError> {
-    Validator::new_with_features(profile::features()).validate_all(component)?;
-    Ok(())
-}
-
-/// What one function's frame counts for, and what is needed to count it.
-#[derive(Debug)]
-struct Frame {
-    /// Of the budget, in bytes; 0 if it is not counted.
-    bytes: u32,
-    /// Parameters and locals.
-    locals: u32,
-    /// Its type.
-    ty: u32,
-}
-
-/// A core module, as far as it matters here.
-#[derive(Debug, Default)]
-struct ModuleShape {
-    types: Vec<FuncType>,
-    functions_imported: u32,
-    globals_imported: u32,
-    functions: Vec<u32>,
-    frames: Vec<Frame>,
-}
-
-#[derive(Debug, Default)]
-struct Shape {
-    /// In the order in which they begin.
-    modules: Vec<ModuleShape>,
-    /// By where a component begins: whether it instantiates core modules of its own.
-    components: HashMap<usize, bool>,
-}
-
-impl Shape {
-    fn of(component: &[u8]) -> Result<Self, DepthError> {
-        let mut shape = Self::default();
-        let mut validator = Validator::new_with_features(profile::features());
-        let mut allocations = FuncValidatorAllocations::default();
-        // Where the components and modules begin that are not at their end.
-        let mut open: Vec<usize> = Vec::new();
-        for payload in Parser::new(0).parse_all(component) {
-            let payload = payload?;
-            if let ValidPayload::Func(function, body) = validator.payload(&payload)? {
-                let ty = function.ty;
-                let mut function = function.into_validator(allocations);
-                let mut frame = frame(&mut function, &body)?;
-                frame.ty = ty;
-                allocations = function.into_allocations();
-                if let Some(module) = shape.modules.last_mut() {
-                    module.frames.push(frame);
-                }
-            }
-            match payload {
-                Payload::Version {
-                    encoding, range, ..
-                } => {
-                    open.push(range.start);
-                    match encoding {
-                        Encoding::Module => shape.modules.push(ModuleShape::default()),
-                        Encoding::Component => {
-                            shape.components.insert(range.start, false);
-                        }
-                    }
-                }
-                Payload::InstanceSection(_) => {
-                    if let Some(has) = open
-                        .last()
-                        .and_then(|start| shape.components.get_mut(start))
-                    {
-                        *has = true;
-                    }
-                }
-                Payload::ComponentImportSection(section) => {
-                    for import in section {
-                        if matches!(import?.ty, wasmparser::ComponentTypeRef::Module(_)) {
-                            return Err(DepthError::ImportsModule);
-                        }
-                    }
-                }
-                Payload::End(_) => {
-                    open.pop();
-                }
-                payload => {
-                    if let Some(module) = shape.modules.last_mut() {
-                        module.read(payload)?;
-                    }
-                }
-            }
-        }
-        Ok(shape)
-    }
-}
-
-impl ModuleShape {
-    fn read(&mut self, payload: Payload) -> Result<(), wasmparser::Error> {
-        match payload {
-            Payload::TypeSection(section) => {
-                for ty in section.into_iter_err_on_gc_types() {
-                    self.types.push(ty?);
-                }
-            }
-            Payload::ImportSection(section) => {
-                for import in section.into_imports() {
-                    match import?.ty {
-                        TypeRef::Func(_) | TypeRef::FuncExact(_) => self.functions_imported += 1,
-                        TypeRef::Global(_) => self.globals_imported += 1,
-                        TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Tag(_) => {}
-                    }
-                }
-            }
-            Payload::FunctionSection(section) => {
-                for ty in section {
-                    self.functions.push(ty?);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Types that functions with several results need for their block: no parameters, those results.
-    fn block_types(&self) -> Vec<&[wasmparser::ValType]> {
-        let mut found: Vec<&[wasmparser::ValType]> = Vec::new();
-        for ty in self
-            .functions
-            .iter()
-            .filter_map(|ty| self.types.get(*ty as usize))
-        {
-            if ty.results().len() > 1 && !found.contains(&ty.results()) {
-                found.push(ty.results());
-            }
-        }
-        found
-    }
-
-    /// Where the type of `$too-deep` is; those of blocks follow it.
-    fn own_type(&self) -> u32 {
-        self.types.len() as u32
-    }
-
-    fn too_deep(&self) -> u32 {
-        self.functions_imported + self.functions.len() as u32
-    }
-}
-
-fn frame(
-    function: &mut wasmparser::FuncValidator<wasmparser::ValidatorResources>,
-    body: &wasmparser::FunctionBody,
-) -> Result<Frame, wasmparser::Error> {
-    let mut reader = body.get_binary_reader();
-    function.read_locals(&mut reader)?;
-    let locals = function.len_locals();
-    let mut operators = OperatorsReader::new(reader);
-    let (mut height, mut calls) = (0, false);
-    while !operators.eof() {
-        let at = operators.original_position();
-        let operator = operators.read()?;
-        calls |= matches!(
-            operator,
-            Operator::Call { .. }
-                | Operator::CallIndirect { .. }
-                | Operator::ReturnCall { .. }
-                | Operator::ReturnCallIndirect { .. }
-        );
-        function.op(at, &operator)?;
-        height = height.max(function.operand_stack_height());
-    }
-    operators.finish()?;
-    let slots = locals.saturating_add(height);
-    let bytes = slots
-        .saturating_mul(FRAME_SLOT_BYTES)
-        .saturating_add(FRAME_BYTES);
-    let counted = calls || bytes > LEAF_FRAME_BYTES_MAX;
-    Ok(Frame {
-        bytes: if counted {
-            bytes.min(DEPTH_BYTES_MAX + 1)
-        } else {
-            0
-        },
-        locals,
-        ty: 0,
-    })
 }
 
 /// A module whose functions are being given the bound.
