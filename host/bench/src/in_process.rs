@@ -192,6 +192,7 @@ impl<'a> Writer<'a> {
             recovery_keys: Vec::new(),
             encryption: 0,
             parent: None,
+            finality_rule: 0,
         };
         let spec = NewStore {
             genesis,

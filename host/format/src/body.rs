@@ -10,6 +10,9 @@ use crate::limits::{
 };
 use crate::wire;
 
+/// The newest finality rule that a genesis may name, and the one of new stores.
+pub const FINALITY_RULE: u32 = 1;
+
 /// One invocation of an exported function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -122,6 +125,9 @@ pub struct Genesis {
     pub encryption: u32,
     /// The store that this one is a child of.
     pub parent: Option<StoreId>,
+    /// Number of the rule by which checkpoints make entries final; 0 is none, and 1 is reserved for the first such rule.
+    /// This version makes no checkpoints, so both mean the same to it.
+    pub finality_rule: u32,
 }
 
 /// A decoded body.
@@ -225,8 +231,19 @@ impl Body {
     /// Decodes a body.
     ///
     /// # Errors
-    /// When the bytes are not the message, or a list, a text or an id in it has a wrong length.
+    /// When the bytes are not the message, or a list, a text or an id in it has a wrong length. A genesis must also be
+    /// in canonical form: a field that this version does not know can change what all later entries mean.
     pub fn decode(bytes: &[u8]) -> Result<Self, BodyError> {
+        let body = Self::decode_fields(bytes)?;
+        if body.genesis.is_some() && body.encode() != bytes {
+            return Err(BodyError::Genesis(
+                "it has fields that this version does not know; update Lattice",
+            ));
+        }
+        Ok(body)
+    }
+
+    fn decode_fields(bytes: &[u8]) -> Result<Self, BodyError> {
         let wire = wire::Body::decode(bytes).map_err(|_| BodyError::Undecodable)?;
         between("transactions", wire.transactions.len(), 0, TRANSACTIONS_MAX)?;
         if wire.transactions.is_empty() && wire.genesis.is_none() {
@@ -317,6 +334,7 @@ impl Genesis {
             recovery_keys: self.recovery_keys.iter().map(|k| k.0.to_vec()).collect(),
             encryption: self.encryption,
             parent: self.parent.map_or(Vec::new(), |p| p.0.to_vec()),
+            finality_rule: self.finality_rule,
         }
     }
 
@@ -339,6 +357,16 @@ impl Genesis {
         if wire.order_rule != 1 || wire.root_rule != 1 {
             return Err(BodyError::Genesis(
                 "its order or root rule is newer than this version; update Lattice",
+            ));
+        }
+        if wire.finality_rule > FINALITY_RULE {
+            return Err(BodyError::Genesis(
+                "its finality rule is newer than this version; update Lattice",
+            ));
+        }
+        if wire.encryption != 0 {
+            return Err(BodyError::Genesis(
+                "its encryption policy is newer than this version; update Lattice",
             ));
         }
         Ok(Self {
@@ -380,6 +408,7 @@ impl Genesis {
                     })?,
                 ),
             },
+            finality_rule: wire.finality_rule,
         })
     }
 }

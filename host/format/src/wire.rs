@@ -59,6 +59,7 @@ pub(crate) struct Body {
     pub(crate) genesis: Option<Genesis>,
     #[prost(message, optional, tag = "3")]
     pub(crate) claim: Option<Claim>,
+    // 4 is reserved for a checkpoint.
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -147,4 +148,8 @@ pub(crate) struct Genesis {
     pub(crate) encryption: u32,
     #[prost(bytes = "vec", tag = "12")]
     pub(crate) parent: Vec<u8>,
+    #[prost(uint32, tag = "13")]
+    pub(crate) finality_rule: u32,
+    // 14 is reserved for an origin, the checkpoint of another store that this one begins with, and 15 for members that
+    // are those of the parent.
 }

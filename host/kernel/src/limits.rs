@@ -1,6 +1,8 @@
 //! Bounds of the kernel, related to each other at compile time.
 
-use lattice_format::limits::{BODY_BYTES_MAX, GENESIS_HEADER_BYTES_MAX, HEADER_BYTES_MAX};
+use lattice_format::limits::{
+    BODY_BYTES_MAX, DEPS_MAX, GENESIS_HEADER_BYTES_MAX, HEADER_BYTES_MAX,
+};
 
 /// The longest key of a state row, in bytes. A longer key traps the guest.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -21,6 +23,8 @@ pub const INTENTION_RESULTS: u64 = 4;
 pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The bytes that one mark of a read counts for besides its keys, about as many as it takes in memory.
 pub const READ_MARK_BYTES: usize = 96;
+/// Heads that an entry of this node names: one place of a header's is kept for a checkpoint.
+pub const HEADS_NAMED_MAX: usize = DEPS_MAX - 1;
 /// The most bytes of transactions that a local intention collects before it is closed.
 pub const LOCAL_BODY_BYTES: usize = 256 * 1024;
 /// The most transactions that a local intention collects before it is closed.

@@ -201,6 +201,7 @@ struct WireToken {
     role: String,
     #[prost(uint64, tag = "6")]
     expires_ms: u64,
+    // 7 is reserved for the height and digest of a checkpoint.
 }
 
 impl Token {
@@ -400,6 +401,20 @@ mod tests {
             Token::parse(&format!("  {}\n", text.to_uppercase())),
             Ok(token())
         );
+    }
+
+    #[test]
+    fn a_field_of_a_later_version_is_passed_over() {
+        let bytes = unbase32(&token().to_text()[8..], 8).unwrap();
+        let end = bytes.len() - CHECKSUM_BYTES;
+        // Field 7, reserved for the checkpoint that the token pins.
+        let mut message = bytes[2..end].to_vec();
+        message.extend([0x3a, 2, 1, 2]);
+        let mut newer = u16::try_from(message.len()).unwrap().to_be_bytes().to_vec();
+        newer.extend(&message);
+        newer.extend(checksum(&message));
+        let text = format!("{PREFIX}{VERSION}{}", BASE32.encode(&newer));
+        assert_eq!(Token::parse(&text), Ok(token()));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The fixed questions that the host asks a governance component, statically typed.
 
-use lattice_format::{CallId, DeviceKey, IntentionId, Lane, Limits, StoreId, Time};
+use lattice_format::{CallId, DeviceKey, IntentionId, Lane, Limits, StoreId};
 use lattice_kernel::outcome::TrapKind;
 use lattice_kernel::run::Run;
 use lattice_kernel::run::engine::{
-    Answer, AskError, Checkpoint, Child, Cut, InEffect, Kept, Member, MemberStatus, Question, Role,
+    Answer, AskError, Child, Cut, InEffect, Kept, Member, MemberStatus, Question, Role,
 };
 use wasmtime::Store;
 
@@ -137,15 +137,6 @@ fn put(
             let after = after.map(|store| store.0.to_vec());
             let children = guest.call_children(store, after.as_ref(), *limit)?;
             all(children, child).map(Answer::Children)
-        }
-        Question::Checkpoint => {
-            let checkpoint = guest.call_checkpoint(store)?;
-            Some(Answer::Checkpoint(checkpoint.map(|point| Checkpoint {
-                time: Time {
-                    wall_ms: point.time.wall_ms,
-                    counter: point.time.counter,
-                },
-            })))
         }
     })
 }

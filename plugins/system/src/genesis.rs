@@ -69,6 +69,7 @@ impl Guest for System {
                 rows::set_member_name(&member.key, &member.name);
             }
         }
+        rows::set_anchor(&founder);
         rows::renew_salt(&entry.id);
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The questions that the host asks.
 
 use crate::bindings::exports::lattice::system::governance::{
-    Child, Cut, Effect, FinalPoint, Guest, Lane, Limits, Member as ListedMember, Role,
+    CheckpointPolicy, CheckpointRule, Child, Cut, Effect, Guest, Lane, Limits,
+    Member as ListedMember, Role,
 };
 use crate::key::PublicKey;
 use crate::member::Member;
@@ -9,6 +10,18 @@ use crate::quota::{self, Holder};
 use crate::{System, cut, rows};
 
 const COMMANDS: &str = "lattice:system/commands";
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// When checkpoints are due.
+const POLICY: CheckpointPolicy = CheckpointPolicy {
+    entries: 4096,
+    entries_per_signer: 100,
+    bytes: 64 * 1024 * 1024,
+    after_ms: DAY_MS,
+    apart_ms: 60_000,
+    away_after_ms: Some(30 * DAY_MS),
+};
 
 impl Guest for System {
     fn authorize(author: Vec<u8>, lane: Lane, interface: String, function: String) -> bool {
@@ -27,6 +40,8 @@ impl Guest for System {
             topic_salt: rows::salt(),
             // Bodies are in plain until encryption is built, which brings a command that changes this.
             key_number: 0,
+            // No command upgrades a store.
+            activated: None,
         }
     }
 
@@ -56,9 +71,15 @@ impl Guest for System {
         rows::children(after.as_deref(), limit)
     }
 
-    fn checkpoint() -> Option<FinalPoint> {
-        // No command makes a checkpoint.
-        None
+    fn finality() -> CheckpointRule {
+        let anchor = rows::anchor().filter(|anchor| {
+            let member = Member::load(anchor);
+            member.is_some_and(|member| member.is_active())
+        });
+        CheckpointRule {
+            anchor: anchor.map(|anchor| anchor.to_vec()),
+            policy: POLICY,
+        }
     }
 }
 

@@ -131,6 +131,11 @@ impl Member {
             status: member.status,
             admitted_by: member.admitted_by.to_vec(),
             invite: member.invite.map(|invite| invite.to_vec()),
+            devices: vec![governance::Device {
+                key: key.to_vec(),
+                active: true,
+                away: false,
+            }],
         })
     }
 

@@ -21,6 +21,7 @@ const ADMISSION: u8 = b'g';
 const MEMBER_NAME: u8 = b'a';
 const CHILD: u8 = b'c';
 const NAME: &[u8] = b"n";
+const ANCHOR: &[u8] = b"o";
 const SALT: &[u8] = b"s";
 
 /// Largest name of a store or a member, in bytes of UTF-8.
@@ -77,6 +78,16 @@ pub fn member_name(key: &PublicKey) -> String {
 /// Names a member. The name has a row of its own, so that a late change of it leaves authorizations alone.
 pub fn set_member_name(key: &PublicKey, name: &str) {
     state::put(&keyed(MEMBER_NAME, key), name.as_bytes());
+}
+
+/// The device that checkpoints need; none before the first entry.
+pub fn anchor() -> Option<PublicKey> {
+    state::get(ANCHOR).and_then(|key| PublicKey::lookup(&key))
+}
+
+/// Makes a device the one that checkpoints need.
+pub fn set_anchor(device: &PublicKey) {
+    state::put(ANCHOR, device.as_bytes());
 }
 
 /// The salt of the gossip topic; zeros before the first entry.

@@ -233,6 +233,7 @@ pub(crate) async fn create(
         recovery_keys: Vec::new(),
         encryption: 0,
         parent: parent.as_ref().map(|parent| parent.slot.id),
+        finality_rule: lattice_format::body::FINALITY_RULE,
     };
     let admits = match &parent {
         None => Vec::new(),

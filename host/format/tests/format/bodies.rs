@@ -1,5 +1,6 @@
 //! Bodies: a body that does not decode is refused as malformed, alike on every replica.
 
+use lattice_format::body::FINALITY_RULE;
 use lattice_format::limits::{
     BODY_BYTES_DEFAULT, BODY_BYTES_MAX, CALLS_MAX, NAME_BYTES_MAX, PARAMS_MAX, TRANSACTIONS_MAX,
 };
@@ -138,6 +139,9 @@ fn a_genesis_is_whole_and_within_bounds() {
     assert_eq!(with(&|g| (g.app, g.parent) = (None, None)), Ok(()));
     assert!(with(&|g| g.order_rule = 2).is_err());
     assert!(with(&|g| g.root_rule = 0).is_err());
+    assert_eq!(with(&|g| g.finality_rule = FINALITY_RULE), Ok(()));
+    assert!(with(&|g| g.finality_rule = FINALITY_RULE + 1).is_err());
+    assert!(with(&|g| g.encryption = 1).is_err());
     // What is said for whoever says nothing stands in its bytes, so that another default changes no store.
     let limits = genesis_body().genesis.unwrap().limits;
     assert_eq!(
@@ -200,4 +204,25 @@ fn digests_and_texts_are_checked() {
     let mut newer = transaction(&[], b"i");
     number(99, 1, &mut newer);
     assert!(Body::decode(&newer).is_ok());
+}
+
+#[test]
+fn a_genesis_with_a_field_of_a_later_version_is_refused() {
+    let body = genesis_body().encode();
+    assert!(Body::decode(&body).is_ok());
+    let (mut genesis, mut newer) = (Vec::new(), Vec::new());
+    for (tag, value) in [(14, &[1; 32][..]), (15, &[1][..]), (16, &[0][..])] {
+        genesis.clear();
+        // The body is the genesis alone, behind its tag and a length of two bytes.
+        genesis.extend_from_slice(&body[3..]);
+        bytes(tag, value, &mut genesis);
+        newer.clear();
+        bytes(2, &genesis, &mut newer);
+        let error = Body::decode(&newer).unwrap_err();
+        assert!(error.to_string().contains("update Lattice"), "{error}");
+    }
+    // Beside it too: what a genesis does not say it does not mean.
+    let mut beside = body;
+    bytes(4, &[1], &mut beside);
+    assert!(matches!(Body::decode(&beside), Err(BodyError::Genesis(_))));
 }

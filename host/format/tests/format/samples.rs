@@ -38,6 +38,7 @@ pub(crate) fn genesis() -> Genesis {
         recovery_keys: vec![device(9)],
         encryption: 0,
         parent: Some(StoreId([0x70; 32])),
+        finality_rule: 0,
     }
 }
 

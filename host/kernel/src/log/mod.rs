@@ -35,6 +35,7 @@
 //! of a body in place of the body. redb also asserts what it finds in a file, so every access is guarded
 //! (storage/db.rs), and damage becomes an error that names the file.
 
+mod carried;
 pub(crate) mod notice;
 mod row;
 mod segments;
@@ -47,9 +48,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use lattice_format::{Digest, IntentionId, Signature, StoreId, VerifiedBody, VerifiedHeader};
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    TableDefinition, WriteTransaction,
+    TableDefinition, TableHandle, WriteTransaction,
 };
 
+use crate::log::carried::Carried;
 use crate::log::notice::Notice;
 use crate::log::row::{noticed_key, sealed, unsealed};
 use crate::log::segments::{Segment, Segments};
@@ -69,6 +71,14 @@ const NOTICES: Table<u64> = Table::new("notices-2");
 const NOTICED: Table<(u64, u32)> = Table::new("noticed-2");
 const WITNESS: Table<u64> = Table::new("witness-2");
 const GENESIS: Table<u64> = Table::new("genesis-2");
+/// The names of all tables.
+const TABLES: [&str; 5] = [
+    "entries-2",
+    "notices-2",
+    "noticed-2",
+    "witness-2",
+    "genesis-2",
+];
 
 /// The number of the genesis in every log.
 const FIRST: LocalSeq = LocalSeq(0);
@@ -142,13 +152,34 @@ impl std::fmt::Debug for Log {
 impl Log {
     /// Opens the log of a store, and creates no file. Lists the segments and opens the last one; reads no entry.
     pub(crate) fn open(files: Box<dyn LogFiles>, segment_bytes: u64) -> Result<Self, StorageError> {
-        Ok(Self {
+        let log = Self {
             segments: Arc::new(Segments::open(files, segment_bytes)?),
             health: Arc::default(),
             store: Arc::default(),
             recent: Arc::default(),
             unnoticed: Arc::default(),
-        })
+        };
+        log.refuse_newer()?;
+        Ok(log)
+    }
+
+    /// Refuses a log with a kind of row that this version does not know. A later version can have promised there what
+    /// this one would break.
+    fn refuse_newer(&self) -> Result<(), StorageError> {
+        let unknown = self.read_last(|segment, transaction| {
+            let mut tables = transaction.list_tables()?;
+            let unknown = tables.find(|table| !TABLES.contains(&table.name()));
+            Ok(unknown.map(|table| (segment, table.name().to_owned())))
+        })?;
+        match unknown.flatten() {
+            None => Ok(()),
+            Some((segment, table)) => Err(StorageError::unusable(
+                segment.file(),
+                format_args!(
+                    "a newer version of Lattice has written its table {table}; update Lattice"
+                ),
+            )),
+        }
     }
 
     /// Has `wake` called when a read of any clone fails.
@@ -525,62 +556,6 @@ fn genesis_row(segment: Segment, transaction: &ReadTransaction) -> Result<Option
         false => transaction.open_table(GENESIS)?,
     };
     Ok(table.get(FIRST.0)?.map(|row| row.value().to_vec()))
-}
-
-/// The rows that a new segment takes over from the one before it, with their seals.
-#[derive(Default)]
-struct Carried {
-    genesis: Option<Vec<u8>>,
-    notices: Vec<(u64, Vec<u8>)>,
-    witness: Option<(u64, Vec<u8>)>,
-}
-
-impl Carried {
-    fn read(segment: Segment, transaction: &ReadTransaction) -> Result<Self, Failed> {
-        let mut notices = Vec::new();
-        for row in transaction.open_table(NOTICES)?.iter()? {
-            let (number, row) = row?;
-            notices.push((number.value(), row.value().to_vec()));
-        }
-        let witness = transaction.open_table(WITNESS)?;
-        let witness = witness.last()?;
-        Ok(Self {
-            genesis: genesis_row(segment, transaction)?,
-            notices,
-            witness: witness.map(|(local, row)| (local.value(), row.value().to_vec())),
-        })
-    }
-
-    /// Writes the rows into a new segment and creates its other tables. Durable when this returns. Returns how many
-    /// bytes of rows it wrote.
-    fn write(&self, db: &Database) -> Result<u64, Failed> {
-        let write = begin_write(db)?;
-        write.open_table(ENTRIES)?;
-        write.open_table(NOTICED)?;
-        let genesis = self.genesis.iter().map(|row| (FIRST.0, row));
-        let notices = self.notices.iter().map(|(number, row)| (*number, row));
-        let witness = self.witness.iter().map(|(local, row)| (*local, row));
-        let mut written = 0;
-        written += copy(&write, GENESIS, genesis)?;
-        written += copy(&write, NOTICES, notices)?;
-        written += copy(&write, WITNESS, witness)?;
-        write.commit()?;
-        Ok(written)
-    }
-}
-
-fn copy<'a>(
-    write: &WriteTransaction,
-    table: Table<u64>,
-    rows: impl Iterator<Item = (u64, &'a Vec<u8>)>,
-) -> Result<u64, Failed> {
-    let mut table = write.open_table(table)?;
-    let mut written = 0;
-    for (key, row) in rows {
-        table.insert(key, row.as_slice())?;
-        written += row.len() as u64;
-    }
-    Ok(written)
 }
 
 /// The error for an entry that the log should hold.

@@ -4,9 +4,7 @@
 //! writes. An engine only turns one call into reads, writes and a result. The Wasm runtime is one engine. The models
 //! by which tests judge the fold are others.
 
-use lattice_format::{
-    Call, CallId, ComponentId, DeviceKey, IntentionId, Lane, Limits, StoreId, Time,
-};
+use lattice_format::{Call, CallId, ComponentId, DeviceKey, IntentionId, Lane, Limits, StoreId};
 
 use crate::outcome::TrapKind;
 use crate::run::Run;
@@ -106,8 +104,6 @@ pub enum Question {
         /// The most children of the page.
         limit: u32,
     },
-    /// The last checkpoint.
-    Checkpoint,
 }
 
 /// The answer to a [`Question`], in the same order.
@@ -129,8 +125,6 @@ pub enum Answer {
     Members(Vec<Member>),
     /// The answer to [`Question::Children`].
     Children(Vec<Child>),
-    /// The answer to [`Question::Checkpoint`].
-    Checkpoint(Option<Checkpoint>),
 }
 
 /// Limits and numbers in effect.
@@ -218,13 +212,6 @@ pub struct Child {
     pub store: StoreId,
     /// What the parent calls the child.
     pub name: String,
-}
-
-/// A point below which nothing changes any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Everything at or below this time is final.
-    pub time: Time,
 }
 
 /// Why a question has no answer.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use lattice_format::limits::{ADMITS_MAX, CALLS_MAX, DEPS_MAX, HEADER_BYTES_MAX, NAME_BYTES_MAX};
+use lattice_format::limits::{ADMITS_MAX, CALLS_MAX, HEADER_BYTES_MAX, NAME_BYTES_MAX};
 use lattice_format::{
     Body, BodyRef, Call, CallId, ChainId, DeviceKey, Digest, Header, IntentionId, Lane, Seq, Time,
     Transaction, VerifiedBody, VerifiedHeader,
@@ -18,7 +18,7 @@ use crate::graph::dag;
 use crate::graph::slot::Slot;
 use crate::graph::void;
 use crate::graph::{live_heads, order};
-use crate::limits::{LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
+use crate::limits::{HEADS_NAMED_MAX, LOCAL_BODY_BYTES, LOCAL_TRANSACTIONS};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, TrapKind};
 use crate::run::engine::{Answer, AskError, HostFault, Question};
@@ -358,11 +358,13 @@ impl Store {
         let (rows, cache) = (&core.rows, &mut core.cache);
         let (heads, latest) = match ceiling {
             Ceiling::None => (
-                cache.live_heads.oldest(rows, &cache.heads, tip, DEPS_MAX)?,
+                cache
+                    .live_heads
+                    .oldest(rows, &cache.heads, tip, HEADS_NAMED_MAX)?,
                 core.progress.last_time,
             ),
             Ceiling::At(slot) => (
-                live_heads::below(rows, &cache.heads, tip, slot, DEPS_MAX)?,
+                live_heads::below(rows, &cache.heads, tip, slot, HEADS_NAMED_MAX)?,
                 order::last_below(rows, slot)?,
             ),
         };

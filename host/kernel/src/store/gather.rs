@@ -1,11 +1,11 @@
 //! Entries that hold no call and gather heads, so that the next entry has all of them in its past.
 
-use lattice_format::limits::DEPS_MAX;
 use lattice_format::{ChainId, IntentionId, Lane, VerifiedHeader};
 
 use crate::fold::core::{Effects, malformed};
 use crate::graph::live_heads;
 use crate::graph::slot::Slot;
+use crate::limits::HEADS_NAMED_MAX;
 use crate::storage::error::StorageError;
 use crate::storage::keys::LocalSeq;
 use crate::store::Store;
@@ -23,7 +23,7 @@ impl Store {
             &core.rows,
             &cache.heads,
             tip,
-            DEPS_MAX,
+            HEADS_NAMED_MAX,
         )
     }
 

@@ -30,6 +30,7 @@ const DIVERGED: u8 = 9;
 const SUMMARIZE: u8 = 10;
 const SUMMARY: u8 = 11;
 const ERROR: u8 = 12;
+// 13 is reserved for statements about checkpoints.
 
 impl Message {
     /// Whether this version reads messages of `kind`. Messages of other kinds are passed over.

@@ -30,6 +30,8 @@ pub(super) struct Hello {
     pub(super) window_bytes: u64,
     #[prost(uint32, tag = "14")]
     pub(super) gives: u32,
+    // Reserved: 15 the height of the last checkpoint, 16 the digest of its core, 17 what the sender keeps, 18 roots of
+    // snapshots.
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -5,6 +5,7 @@ use lattice_format::{
     Body, ChainId, DeviceKey, IntentionId, Lane, Seq, Signature, SignedHeader, StoreId, Time,
     VerifiedHeader,
 };
+use lattice_kernel::limits::HEADS_NAMED_MAX;
 use lattice_kernel::{BatchVerifier, FloatReason, HostRefusal, Notice, Outcome};
 use lattice_testing::mutants::{self, Mutant};
 use lattice_testing::{self as testing, Step, device, key};
@@ -361,6 +362,13 @@ fn keeps_what_was_applied(chains: u64) -> bool {
     assert!(told.unwrap().outcome.is_ok());
     scene.store.commit(NOW).unwrap();
     settle(&mut scene.store);
+    // One place of a header stays free.
+    let entries_here = all(&scene.store.snapshot()).into_iter();
+    let named = entries_here
+        .filter(|entry| entry.header.author != device(MALLORY))
+        .map(|entry| entry.header.deps.len());
+    let most = named.max().unwrap();
+    assert_eq!(most, HEADS_NAMED_MAX.min(chains as usize));
     let mut replica = scene.replica();
     for store in [&mut scene.store, &mut replica] {
         let received = store.receive(device(9), vec![late.entry()], NOW, BatchVerifier([5; 32]));
@@ -379,7 +387,8 @@ fn keeps_what_was_applied(chains: u64) -> bool {
 /// Holds: invariant 12.
 #[test]
 fn a_revocation_keeps_all_that_its_node_has_applied_however_many_heads_there_are() {
-    for chains in [15, 16, 17, 300] {
+    const NAMED: u64 = HEADS_NAMED_MAX as u64;
+    for chains in [NAMED - 1, NAMED, NAMED + 1, 17, 300] {
         assert!(keeps_what_was_applied(chains), "{chains} chains");
     }
     assert!(!mutants::with(Mutant::HeadsNotGathered, || {

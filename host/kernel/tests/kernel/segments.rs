@@ -341,3 +341,31 @@ fn a_store_of_version_0_1_is_refused_by_the_name_of_its_log_and_what_to_do() {
     let files = Files::in_dir(dir.path()).unwrap();
     Store::adopt(files, Arc::new(ModelEngine), key(1), wire, START_MS).unwrap();
 }
+
+#[test]
+fn a_log_with_rows_of_a_later_version_is_refused_and_left_as_it_is() {
+    let (log, state, _) = segmented();
+    let (log, state) = (log.live(), state.live());
+    let dir = in_dir(&log, Some(&state));
+    let last = log.0.keys().copied().flatten().max().unwrap();
+    let path = file_of(dir.path(), last);
+    let newer: redb::TableDefinition<'static, u64, u64> =
+        redb::TableDefinition::new("statements-1");
+    let db = redb::Database::open(&path).unwrap();
+    let write = db.begin_write().unwrap();
+    write.open_table(newer).unwrap().insert(1, 2).unwrap();
+    write.commit().unwrap();
+    drop(db);
+    let refused = open(Files::in_dir(dir.path()).unwrap(), START_MS);
+    let error = refused.unwrap_err().to_string();
+    for part in ["log/", "statements-1", "update Lattice"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // The later version, which knows the rows, finds them.
+    let db = redb::Database::open(&path).unwrap();
+    let write = db.begin_write().unwrap();
+    assert!(write.delete_table(newer).unwrap());
+    write.commit().unwrap();
+    drop(db);
+    open(Files::in_dir(dir.path()).unwrap(), START_MS).unwrap();
+}

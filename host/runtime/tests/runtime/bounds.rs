@@ -213,6 +213,7 @@ fn founded(engine: &Arc<Wasm>, system: ComponentId, app: ComponentId, number: u8
         recovery_keys: Vec::new(),
         encryption: 0,
         parent: None,
+        finality_rule: 0,
     };
     let spec = NewStore {
         genesis,

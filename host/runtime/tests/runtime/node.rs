@@ -105,6 +105,7 @@ impl Node {
             recovery_keys: Vec::new(),
             encryption: 0,
             parent: None,
+            finality_rule: 0,
         };
         let dir = tempfile::tempdir().unwrap();
         let spec = NewStore {

@@ -351,7 +351,6 @@ pub(super) fn ask(run: &mut Run, question: &Question) -> Result<Answer, RunFault
             };
             Answer::Children(rows.into_iter().filter_map(child).collect())
         }
-        Question::Checkpoint => Answer::Checkpoint(None),
     })
 }
 

@@ -89,6 +89,7 @@ pub fn genesis() -> Genesis {
         recovery_keys: Vec::new(),
         encryption: 0,
         parent: None,
+        finality_rule: 0,
     }
 }
 

@@ -184,7 +184,25 @@ fn names_children_and_the_quota_change() {
         .attempt(|| System::set_quota(None))
         .expect("ada is an admin");
     assert_eq!(testing::query(System::in_effect).limits.quota_bytes, None);
-    assert!(testing::query(System::checkpoint).is_none());
+    assert!(testing::query(System::in_effect).activated.is_none());
+}
+
+#[test]
+fn the_founder_is_the_anchor_as_long_as_it_is_active() {
+    found();
+    admit(&[("bob", Role::Admin)]);
+    let anchor = || testing::query(System::finality).anchor;
+    assert_eq!(anchor(), Some(public("ada")));
+    for member in members() {
+        assert_eq!(member.devices.len(), 1);
+        let device = &member.devices[0];
+        assert_eq!(device.key, member.key);
+        assert!(device.active && !device.away);
+    }
+    by("ada").attempt(System::resign).expect("anyone may leave");
+    assert_eq!(anchor(), None);
+    let policy = testing::query(System::finality).policy;
+    assert!(policy.apart_ms < policy.after_ms);
 }
 
 #[test]

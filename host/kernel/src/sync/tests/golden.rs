@@ -4,6 +4,7 @@ use lattice_format::{
     ChainId, DeviceKey, Digest, IntentionId, Position, Seq, Signature, SignedHeader, StoreId, Time,
 };
 
+use crate::frame::{self, FRAME_HEAD_BYTES};
 use crate::sync::message::{
     Done, ErrorCode, Hello, Message, PeerError, PeerTip, Range, RangeContent, RangeSummary, Wants,
 };
@@ -162,6 +163,24 @@ fn each_message_reads_back() {
     for (_, message) in all() {
         frames.push(&message.encode());
         assert_eq!(frames.next().unwrap().unwrap().0, message);
+    }
+    assert!(frames.next().unwrap().is_none());
+}
+
+/// Holds: invariant 15.
+#[test]
+fn a_field_and_a_message_of_a_later_version_are_passed_over() {
+    // Field 60, a number. Hello's fields 15 to 18 and the message 13 are reserved.
+    let later = [0xe0, 0x03, 0x01];
+    let mut frames = FrameReader::default();
+    for (name, message) in all() {
+        let mut frame = message.encode();
+        frame.extend(later);
+        let payload = u32::try_from(frame.len() - FRAME_HEAD_BYTES).unwrap();
+        frame[..4].copy_from_slice(&payload.to_be_bytes());
+        frames.push(&frame);
+        frames.push(&frame::frame(13, &later));
+        assert_eq!(frames.next().unwrap().unwrap().0, message, "{name}");
     }
     assert!(frames.next().unwrap().is_none());
 }

@@ -161,6 +161,7 @@ impl World {
             recovery_keys: Vec::new(),
             encryption: 0,
             parent: None,
+            finality_rule: 0,
         };
         let spec = NewStore {
             genesis,
