@@ -50,6 +50,8 @@ pub const DELTA_BLOCK_ROWS: usize = 64;
 pub const FINGERPRINT_BLOCK_ENTRIES: u64 = 128;
 /// The most blocks of fingerprints that one block of the level above sums. A larger block is split.
 pub const FINGERPRINT_BLOCK_BLOCKS: u64 = 32;
+/// Cells of the sketch of the entries that count, which tells some 650 entries that differ.
+pub const SKETCH_CELLS_MAX: usize = 1024;
 /// Changes of entries after which the fingerprints follow, although no view was published.
 pub const FINGERPRINT_CHANGES_MAX: usize = 4096;
 /// The most rows of a level of a number's deltas without a level of blocks above.

@@ -6,11 +6,13 @@
 //! of each level begins below every entry, so the blocks of a level cover the whole order. A fingerprint is an LtHash,
 //! so a member cannot make entries whose sums cancel out.
 //!
+//! The rows of level 0 are those of the sketch of the same entries (`sketch.rs`).
+//!
 //! What changed is collected until a view is published or the rows are written, because the entries of one batch
 //! mostly fall into the same blocks.
 //!
 //! ```text
-//! 'F' level (1) slot (28) → what the block sums (varint), how many entries in it count (varint), their LtHash (2048)
+//! 'F' level (1, from 1) slot (28) → what the block sums (varint), how many entries in it count (varint), their LtHash (2048)
 //! ```
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use crate::graph::slot::Slot;
 use crate::graph::void;
 use crate::limits::{FINGERPRINT_BLOCK_BLOCKS, FINGERPRINT_BLOCK_ENTRIES, FINGERPRINT_CHANGES_MAX};
 use crate::state::lthash::{Element, LtHash};
+use crate::state::sketch;
 use crate::storage::error::StorageError;
 use crate::storage::keys::{put_varint, take_varint};
 use crate::storage::rows::{Rows, RowsView};
@@ -199,6 +202,11 @@ enum Change {
 /// What happened to one entry.
 type EntryChange = (Slot, IntentionId, Change);
 
+/// The entry of a change, and whether it counts from now on.
+fn counts((_, id, change): &EntryChange) -> (IntentionId, bool) {
+    (*id, !matches!(change, Change::BecameVoid))
+}
+
 /// What changed since the blocks were brought up to date.
 #[derive(Debug, Default)]
 pub(crate) struct Fingerprints {
@@ -242,7 +250,9 @@ impl Fingerprints {
         // The sort is stable: what happened to one entry stays in its order.
         self.changes.sort_by_key(|(slot, ..)| *slot);
         let before = rows.view();
-        apply(rows, &self.changes).inspect_err(|_| rows.restore(before))?;
+        apply(rows, &self.changes)
+            .and_then(|()| sketch::change(rows, self.changes.iter().map(counts)))
+            .inspect_err(|_| rows.restore(before))?;
         self.changes.clear();
         Ok(())
     }
@@ -556,6 +566,7 @@ mod tests {
 
     use super::*;
     use crate::graph::dag::{BranchId, Meta};
+    use crate::limits::SKETCH_CELLS_MAX;
     use crate::storage::keys::LocalSeq;
     use crate::storage::rows::work;
 
@@ -640,6 +651,11 @@ mod tests {
                 sum
             };
             assert_eq!(all(&self.rows).unwrap(), sum(counting.len()));
+            let mut sketched = Rows::in_memory().unwrap();
+            let ids = counting.iter().map(|position| (position.id, true));
+            sketch::change(&mut sketched, ids).unwrap();
+            let cells = |rows: &RowsView| sketch::cells(rows, SKETCH_CELLS_MAX).unwrap();
+            assert_eq!(cells(&self.rows), cells(&sketched));
             for wall_ms in places {
                 let mut position = Self::position(*wall_ms);
                 for id in [[0; 32], position.id.0, [0xff; 32]] {
@@ -724,7 +740,11 @@ mod tests {
             order.judge(0);
             order.come(wall_ms + 7);
             let (work, ()) = work::of(|| order.follow());
-            assert!(work.written <= 6 && work.read <= 30, "{work:?}");
+            // Beside the blocks there are the rows of the sketch, at most a dozen of each of the two entries.
+            assert!(
+                work.written <= 6 + 2 * 12 && work.read <= 30 + 2 * 12,
+                "{work:?}"
+            );
             let mut read = 0;
             up_to(&order.rows, position, &mut read).unwrap();
             let levels = 2 * FINGERPRINT_BLOCK_BLOCKS + FINGERPRINT_BLOCK_ENTRIES;

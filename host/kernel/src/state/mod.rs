@@ -8,5 +8,6 @@ pub mod lthash;
 pub(crate) mod numbers;
 pub(crate) mod read_sets;
 pub(crate) mod reads;
+pub(crate) mod sketch;
 pub(crate) mod versions;
 pub(crate) mod written;

@@ -13,7 +13,7 @@
 //! | `A` | `authors-1` | author (32) chain (8) branch (4) | |
 //! | `C` | `chains-1` | branch (4) seq (8) | local |
 //! | `S` | `pasts-2` | branch (4) seq (8) | a version vector: a tree, and what changed beside it |
-//! | `F` | `fingerprints-1` | level (1) slot | how many entries count from the slot on, and the sum of their ids |
+//! | `F` | `fingerprints-2` | level (1) slot | how many entries count from the slot on, and the sum of their ids |
 //! | `H` | `heads-1` | id (32) | local |
 //! | `P` | `admissions-1` | key (32) local (8) | |
 //! | `T` | `order-2` | slot | local, what its runs did, whether they are due |
@@ -45,7 +45,7 @@ pub(crate) const KINDS: &[(u8, &str)] = &[
     (b'C', "chains-1"),
     (b'D', "graph-1"),
     (b'E', "calls-2"),
-    (b'F', "fingerprints-1"),
+    (b'F', "fingerprints-2"),
     (b'G', "ranges-1"),
     (b'H', "heads-1"),
     (b'I', "ids-2"),

@@ -17,6 +17,8 @@ use super::message::{
 };
 use super::wire;
 use crate::frame;
+use crate::limits::SKETCH_CELLS_MAX;
+use crate::state::sketch::{self, CELL_BYTES};
 
 const HELLO: u8 = 1;
 const TIPS: u8 = 2;
@@ -31,11 +33,13 @@ const SUMMARIZE: u8 = 10;
 const SUMMARY: u8 = 11;
 const ERROR: u8 = 12;
 // 13 is reserved for statements about checkpoints.
+const SKETCH: u8 = 14;
+const DIFFERENCE: u8 = 15;
 
 impl Message {
     /// Whether this version reads messages of `kind`. Messages of other kinds are passed over.
     pub(super) fn is_known(kind: u8) -> bool {
-        (HELLO..=ERROR).contains(&kind)
+        matches!(kind, HELLO..=ERROR | SKETCH..=DIFFERENCE)
     }
 
     /// The frame that carries this message.
@@ -93,6 +97,22 @@ impl Message {
                     ranges: ranges.iter().map(summary_to_wire).collect(),
                 };
                 frame::frame(SUMMARY, &wire.encode_to_vec())
+            }
+            Self::Sketch { round, cells } => {
+                let wire = wire::Sketch {
+                    round: *round,
+                    cells: sketch::encode(cells),
+                };
+                frame::frame(SKETCH, &wire.encode_to_vec())
+            }
+            Self::Difference { round, lacks } => {
+                let ids = lacks.iter().flatten().map(|id| id.0.to_vec());
+                let wire = wire::Difference {
+                    round: *round,
+                    found: lacks.is_some(),
+                    ids: ids.collect(),
+                };
+                frame::frame(DIFFERENCE, &wire.encode_to_vec())
             }
             Self::Error(error) => {
                 let wire = wire::Error {
@@ -172,6 +192,28 @@ impl Message {
                         .into_iter()
                         .map(summary_from_wire)
                         .collect::<Result<_, _>>()?,
+                })
+            }
+            SKETCH => {
+                let wire: wire::Sketch = read("sketch", payload)?;
+                bounded(
+                    "bytes of cells",
+                    wire.cells.len(),
+                    SKETCH_CELLS_MAX * CELL_BYTES,
+                )?;
+                let cells = fixed(sketch::decode(&wire.cells), "cells", &wire.cells)?;
+                Ok(Self::Sketch {
+                    round: wire.round,
+                    cells,
+                })
+            }
+            DIFFERENCE => {
+                let wire: wire::Difference = read("difference", payload)?;
+                bounded("ids that differ", wire.ids.len(), SKETCH_CELLS_MAX)?;
+                let ids = ids(&wire.ids)?;
+                Ok(Self::Difference {
+                    round: wire.round,
+                    lacks: wire.found.then_some(ids),
                 })
             }
             ERROR => {

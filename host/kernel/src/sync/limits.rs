@@ -2,10 +2,19 @@
 
 use lattice_format::limits::{BODY_BYTES_MAX, GENESIS_HEADER_BYTES_MAX};
 
-use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, FRAME_BYTES_MAX, PARKED_PER_PEER};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, FRAME_BYTES_MAX, PARKED_PER_PEER, SKETCH_CELLS_MAX,
+};
+use crate::state::sketch::CELL_BYTES;
 
 /// The most tips that one side sends; a store with more is reconciled by ranges.
 pub const TIPS_MAX: usize = 16 * 1024;
+/// The most tips of both sides with which tips are exchanged at once. With more, a sketch is tried first.
+pub const TIPS_FEW: u64 = 256;
+/// By how many entries the two sides may differ in number, and a sketch is still tried.
+pub const SKETCH_DIFFERENCE_MAX: u64 = SKETCH_CELLS_MAX as u64 / 2;
+/// The fewest cells of a sketch that is sent.
+pub const SKETCH_CELLS_LEAST: usize = 256;
 /// The most forks of one chain that are compared tip by tip; chains with more are left to ranges.
 pub const FORKS_COMPARED_MAX: usize = 16;
 /// The most members that governance is asked for at once.
@@ -136,3 +145,5 @@ const _: () = assert!(GOSSIP_IDS_MAX * 34 + 64 <= GOSSIP_BYTES_MAX);
 const _: () = assert!((SLOW_MS << FAULTS_MAX) < 60_000);
 const _: () = assert!(RETRY_MIN_MS < RETRY_MAX_MS && RETRY_MIN_MS < CROSSING_MS);
 const _: () = assert!(FIRST_ROUND_LOOK_MS < FIRST_ROUND_MS);
+const _: () = assert!(SKETCH_CELLS_MAX * CELL_BYTES + 64 < FRAME_BYTES_MAX);
+const _: () = assert!(SKETCH_CELLS_MAX <= WANTED_MAX && SKETCH_CELLS_LEAST <= SKETCH_CELLS_MAX);

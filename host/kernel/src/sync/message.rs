@@ -4,6 +4,8 @@ use lattice_format::{
     ChainId, DeviceKey, Digest, IntentionId, Position, Seq, SignedHeader, StoreId,
 };
 
+use crate::state::sketch::Cell;
+
 /// How much a node wants of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
@@ -193,6 +195,17 @@ pub(super) enum Message {
     Summary {
         round: u64,
         ranges: Vec<RangeSummary>,
+    },
+    /// The first cells of the sketch of what counts at the dialler.
+    Sketch {
+        round: u64,
+        cells: Vec<Cell>,
+    },
+    /// What the listener read out of a sketch.
+    Difference {
+        round: u64,
+        /// The ids that the dialler alone has; `None` when the cells were too few.
+        lacks: Option<Vec<IntentionId>>,
     },
     Error(PeerError),
 }

@@ -107,6 +107,8 @@ pub(super) struct Outbound {
     credit: i64,
     asked: VecDeque<AskedEntry>,
     plan: Plan,
+    /// The numbers of entries that a sketch found the peer to lack, ascending.
+    picked: VecDeque<LocalSeq>,
     jobs: VecDeque<Job>,
     /// The number of the first entry that the live phase has not looked at.
     live: Option<LocalSeq>,
@@ -130,6 +132,7 @@ impl Outbound {
             credit: 0,
             asked: VecDeque::new(),
             plan: Plan::default(),
+            picked: VecDeque::new(),
             jobs: VecDeque::new(),
             live: None,
             live_open: false,
@@ -149,6 +152,7 @@ impl Outbound {
     pub(super) fn begin_round(&mut self, snapshot: &Snapshot) {
         self.live.get_or_insert(source::end(snapshot));
         self.withheld.clear();
+        self.picked.clear();
         self.jobs.clear();
     }
 
@@ -207,6 +211,23 @@ impl Outbound {
         });
     }
 
+    /// Queues entries that the peer lacks, in causal order. Passed over are ids that are not here, and entries that the
+    /// live phase will come to.
+    pub(super) fn pick(
+        &mut self,
+        ids: &[IntentionId],
+        snapshot: &Snapshot,
+    ) -> Result<(), StorageError> {
+        let mut picked = Vec::with_capacity(ids.len());
+        for id in ids {
+            picked.extend(snapshot.local_of(id)?);
+        }
+        picked.retain(|local| self.live.is_none_or(|live| *local < live));
+        picked.sort_unstable();
+        self.picked = picked.into();
+        Ok(())
+    }
+
     /// How many found ranges are still to be sent.
     pub(super) fn jobs(&self) -> usize {
         self.jobs.len()
@@ -227,7 +248,10 @@ impl Outbound {
 
     /// Whether the round has nothing more to send. New entries do not count.
     pub(super) fn is_idle(&self) -> bool {
-        self.asked.is_empty() && self.plan.is_empty() && self.jobs.is_empty()
+        self.asked.is_empty()
+            && self.plan.is_empty()
+            && self.picked.is_empty()
+            && self.jobs.is_empty()
     }
 
     /// Sends what credit, byte budget and the bound of one step allow.
@@ -357,6 +381,13 @@ impl Outbound {
             }
         }
         while let Some(local) = self.plan.next(snapshot)? {
+            if let Some(stored) = snapshot.entry_at(local)?
+                && !self.waits_there(to, &stored)
+            {
+                return Ok(Next::Entry(stored));
+            }
+        }
+        while let Some(local) = self.picked.pop_front() {
             if let Some(stored) = snapshot.entry_at(local)?
                 && !self.waits_there(to, &stored)
             {

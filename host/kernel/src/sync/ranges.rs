@@ -57,6 +57,8 @@ pub(super) enum RangeFault {
     Unasked,
     #[error("a summary that does not cover the range in question")]
     Shape,
+    #[error("a sketch, or what was read out of one, that is not due")]
+    Undue,
     #[error("another question before the last was answered")]
     Impatient,
     #[error("more summaries than the two logs can need")]

@@ -1,15 +1,21 @@
-//! One round of reconciliation: Hello, tips, Done, the verdict.
+//! One round of reconciliation: Hello, tips or a sketch, Done, the verdict.
 
 use lattice_format::{Digest, IntentionId};
 
 use super::VERSION;
 use super::effect::{Effect, Lack, Role};
-use super::limits::{LISTED_MAX, TIPS_MAX, TIPS_PAGE, WINDOW_BYTES};
+use super::limits::{
+    LISTED_MAX, SKETCH_CELLS_LEAST, SKETCH_DIFFERENCE_MAX, TIPS_FEW, TIPS_MAX, TIPS_PAGE,
+    WINDOW_BYTES,
+};
 use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip};
 use super::peer::Fault;
+use super::ranges::RangeFault;
 use super::session::{Session, Stop, send};
 use super::source;
 use crate::Snapshot;
+use crate::limits::SKETCH_CELLS_MAX;
+use crate::state::sketch::{self, Cell};
 
 /// How long a round may hear nothing before another one may take its place, in milliseconds.
 const STALL_MS: u64 = 30_000;
@@ -44,7 +50,9 @@ pub(super) struct Round {
     planned: bool,
     /// The peer's tips that were unknown here when they came.
     unknown: Vec<IntentionId>,
-    /// Whether ranges were or are compared in this round.
+    /// Whether a sketch is due: at the listener that of the dialler, at the dialler what the listener read out of it.
+    sketching: bool,
+    /// Whether ranges were or are compared in this round, or a sketch was tried.
     ranged: bool,
     /// The field `last` of the last Done that was sent; `None` before the first one.
     done_sent: Option<bool>,
@@ -157,16 +165,20 @@ impl Session {
             });
             return Ok(());
         }
-        let few = said_of.filter(|(_, count)| hello.tip_count.max(*count) <= TIPS_MAX as u64);
-        let Some((said_of, _)) = few else {
-            self.round.planned = true;
-            self.round.ranged = true;
-            self.outbound.nothing_planned();
+        let (said_of, own_tips) = said_of.expect("only the first Hello of a round comes here");
+        let tips = hello.tip_count.max(own_tips);
+        let differ = hello.count.abs_diff(said_of.summary().count);
+        // Both sides have said and heard the same numbers, so they come to the same end.
+        if tips > TIPS_FEW && differ <= SKETCH_DIFFERENCE_MAX {
+            return self.begin_sketch(differ, &said_of, out);
+        }
+        if tips > TIPS_MAX as u64 {
+            self.without_tips();
             if self.config.role == Role::Dialer {
                 self.ranges.search();
             }
             return Ok(());
-        };
+        }
         self.round.their_tip_count = hello.tip_count as usize;
         let tips = source::tips(&said_of)?;
         let pages = tips.chunks(TIPS_PAGE);
@@ -178,6 +190,83 @@ impl Session {
                 last: page == last,
             };
             send(out, &tips);
+        }
+        Ok(())
+    }
+
+    /// Goes on without tips, which are too many.
+    fn without_tips(&mut self) {
+        self.round.planned = true;
+        self.round.ranged = true;
+        self.outbound.nothing_planned();
+    }
+
+    /// Compares by a sketch, because the tips are many and the difference may be small. `differ` is by how many
+    /// entries the sides differ in number.
+    fn begin_sketch(
+        &mut self,
+        differ: u64,
+        said_of: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        self.without_tips();
+        self.round.sketching = true;
+        if self.config.role == Role::Dialer {
+            // A difference takes about 1.5 cells an entry, and more where it is small.
+            let count = (2 * differ as usize).clamp(SKETCH_CELLS_LEAST, SKETCH_CELLS_MAX);
+            let sketch = Message::Sketch {
+                round: self.round.number,
+                cells: sketch::cells(&said_of.rows, count)?,
+            };
+            send(out, &sketch);
+        }
+        Ok(())
+    }
+
+    /// Reads out of the dialler's sketch how the logs differ, and tells it which of its entries are not here.
+    pub(super) fn on_sketch(
+        &mut self,
+        cells: &[Cell],
+        snapshot: &Snapshot,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Stop> {
+        if self.config.role != Role::Listener || !std::mem::take(&mut self.round.sketching) {
+            return Err(Fault::from(RangeFault::Undue).into());
+        }
+        let own = sketch::cells(&snapshot.rows, cells.len())?;
+        let found = sketch::difference(&own, cells);
+        if let Some(found) = &found {
+            self.outbound.pick(&found.left, snapshot)?;
+        }
+        let mut lacks = found.map(|found| found.right);
+        if let Some(ids) = &mut lacks {
+            let mut unknown = Vec::new();
+            for id in ids.iter() {
+                // What is void here counts at the peer, and is here.
+                if !snapshot.contains(id)? {
+                    unknown.push(*id);
+                }
+            }
+            ids.clone_from(&unknown);
+            self.round.unknown = unknown;
+        }
+        let round = self.round.number;
+        send(out, &Message::Difference { round, lacks });
+        Ok(())
+    }
+
+    /// Takes what the listener read out of the sketch: which entries it lacks, or that ranges must be compared.
+    pub(super) fn on_difference(
+        &mut self,
+        lacks: Option<Vec<IntentionId>>,
+        snapshot: &Snapshot,
+    ) -> Result<(), Stop> {
+        if self.config.role != Role::Dialer || !std::mem::take(&mut self.round.sketching) {
+            return Err(Fault::from(RangeFault::Undue).into());
+        }
+        match lacks {
+            Some(ids) => self.outbound.pick(&ids, snapshot)?,
+            None => self.ranges.search(),
         }
         Ok(())
     }
@@ -298,7 +387,9 @@ impl Session {
             }
             return Ok(());
         }
-        if !self.round.planned || !self.outbound.is_idle() || !self.ranges.is_idle() {
+        let round = &self.round;
+        let is_busy = round.sketching || !self.outbound.is_idle() || !self.ranges.is_idle();
+        if !round.planned || is_busy {
             return Ok(());
         }
         if self.round.their_done.is_none() || !self.inbound.is_idle() {

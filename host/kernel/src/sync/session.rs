@@ -256,12 +256,20 @@ impl Session {
             Message::Summary { round, ranges } if round == self.round.number => {
                 self.ranges.on_summary(ranges).map_err(Fault::from)?;
             }
+            Message::Sketch { round, cells } if round == self.round.number => {
+                self.on_sketch(&cells, snapshot, out)?;
+            }
+            Message::Difference { round, lacks } if round == self.round.number => {
+                self.on_difference(lacks, snapshot)?;
+            }
             // These messages belong to another round, which one side has given up.
             Message::Tips { .. }
             | Message::Done(_)
             | Message::Diverged { .. }
             | Message::Summarize { .. }
-            | Message::Summary { .. } => {}
+            | Message::Summary { .. }
+            | Message::Sketch { .. }
+            | Message::Difference { .. } => {}
         }
         Ok(())
     }

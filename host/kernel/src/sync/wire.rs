@@ -183,3 +183,21 @@ pub(super) struct Announcement {
     #[prost(bool, tag = "3")]
     pub(super) more: bool,
 }
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Sketch {
+    #[prost(uint64, tag = "1")]
+    pub(super) round: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) cells: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Difference {
+    #[prost(uint64, tag = "1")]
+    pub(super) round: u64,
+    #[prost(bool, tag = "2")]
+    pub(super) found: bool,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub(super) ids: Vec<Vec<u8>>,
+}

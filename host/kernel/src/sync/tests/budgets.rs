@@ -23,7 +23,7 @@ fn ids(range: std::ops::Range<usize>) -> Vec<IntentionId> {
     range.map(id).collect()
 }
 
-fn hello(store: &Store) -> Hello {
+pub(super) fn hello(store: &Store) -> Hello {
     Hello {
         round: 1,
         versions: vec![1],
@@ -49,14 +49,14 @@ fn digest(store: &Store) -> Digest {
 }
 
 /// The session of a node, whose peer the test plays.
-struct Side<'a> {
+pub(super) struct Side<'a> {
     store: &'a Store,
     session: Session,
     now_ms: u64,
 }
 
 impl<'a> Side<'a> {
-    fn of(store: &'a Store, role: Role, access: Access) -> Self {
+    pub(super) fn of(store: &'a Store, role: Role, access: Access) -> Self {
         let mut config = config(role, 0, 1);
         config.access = access;
         let mut side = Self {
@@ -77,7 +77,7 @@ impl<'a> Side<'a> {
         self.session.handle(input, self.now_ms, &snapshot).unwrap()
     }
 
-    fn hear(&mut self, message: &Message) -> Vec<Effect> {
+    pub(super) fn hear(&mut self, message: &Message) -> Vec<Effect> {
         self.give(Input::Bytes(Bytes::from(message.encode())))
     }
 
@@ -93,7 +93,7 @@ impl<'a> Side<'a> {
     }
 }
 
-fn sent(effects: &[Effect]) -> Vec<(Message, usize)> {
+pub(super) fn sent(effects: &[Effect]) -> Vec<(Message, usize)> {
     let mut reader = FrameReader::default();
     let mut out = Vec::new();
     for effect in effects {
@@ -184,8 +184,10 @@ fn tips_are_compared_up_to_their_number_and_ranges_beyond() {
     let [a, ..] = three();
     for (tip_count, ranged) in [(TIPS_MAX, false), (TIPS_MAX + 1, true)] {
         let mut side = Side::of(&a, Role::Dialer, Access::All);
+        // The difference in number is beyond what a sketch is tried for.
         let effects = side.hear(&Message::Hello(Hello {
             tip_count: tip_count as u64,
+            count: 2 * SKETCH_DIFFERENCE_MAX,
             ..hello(&a)
         }));
         let sent = sent(&effects);

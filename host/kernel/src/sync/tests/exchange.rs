@@ -13,12 +13,6 @@ use crate::sync::ranges::Ranges;
 use crate::sync::{Bootstrap, BootstrapStep, ErrorCode, source};
 use crate::{BatchVerifier, LocalSeq};
 
-const HELLO: u8 = 1;
-const ENTRIES: u8 = 3;
-const ANNOUNCE: u8 = 7;
-const DONE: u8 = 8;
-const SUMMARIZE: u8 = 10;
-
 #[test]
 fn a_joiner_gets_everything_and_a_second_round_is_one_digest_each_way() {
     let [mut a, _, _] = three();

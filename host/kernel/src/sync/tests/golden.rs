@@ -5,6 +5,7 @@ use lattice_format::{
 };
 
 use crate::frame::{self, FRAME_HEAD_BYTES};
+use crate::state::sketch::Cell;
 use crate::sync::message::{
     Done, ErrorCode, Hello, Message, PeerError, PeerTip, Range, RangeContent, RangeSummary, Wants,
 };
@@ -124,6 +125,34 @@ fn all() -> Vec<(&'static str, Message)> {
                         content: RangeContent::Ids(vec![]),
                     },
                 ],
+            },
+        ),
+        (
+            "sketch",
+            Message::Sketch {
+                round: 1,
+                cells: vec![
+                    Cell {
+                        ids: [2; 32],
+                        checks: 3,
+                        count: 4,
+                    },
+                    Cell::default(),
+                ],
+            },
+        ),
+        (
+            "difference",
+            Message::Difference {
+                round: 1,
+                lacks: Some(vec![id(2)]),
+            },
+        ),
+        (
+            "unread",
+            Message::Difference {
+                round: 1,
+                lacks: None,
             },
         ),
         (

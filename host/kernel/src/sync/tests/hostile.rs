@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::BatchVerifier;
+use crate::state::sketch::Cell;
 use crate::sync::limits::*;
 use crate::sync::message::{Done, Hello, Message, PeerTip, Range, RangeContent, RangeSummary};
 use crate::sync::{CloseReason, ErrorCode};
@@ -234,6 +235,25 @@ fn every_bound_has_a_peer_that_exceeds_it() {
         round: 1,
         ranges: vec![summary]
     }]));
+    // A sketch where tips are compared, a second one, and what only a listener says.
+    let sketch = || Message::Sketch {
+        round: 1,
+        cells: vec![Cell::default(); 8],
+    };
+    assert!(faulty(&[sketch()]));
+    let many = Hello {
+        tip_count: TIPS_FEW + 1,
+        ..hello(&store)
+    };
+    assert!(!slowed(&after(&store, many.clone(), &[sketch()]).1));
+    assert!(slowed(
+        &after(&store, many.clone(), &[sketch(), sketch()]).1
+    ));
+    let difference = Message::Difference {
+        round: 1,
+        lacks: Some(ids(0)),
+    };
+    assert!(slowed(&after(&store, many, &[difference]).1));
     // A peer begins one round after the other.
     let rounds: Vec<_> = (2..40)
         .map(|round| {

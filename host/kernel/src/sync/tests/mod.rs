@@ -9,6 +9,7 @@ mod gossip;
 mod hostile;
 mod large;
 mod ranges;
+mod sketches;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,6 +20,16 @@ use lattice_format::{ChainId, IntentionId, Lane, SignedHeader};
 use super::{Access, Config, Effect, Input, Role, Session, Wants};
 use crate::testing::{self, ModelEngine, Step};
 use crate::{BatchVerifier, Store};
+
+// Kinds of frames.
+pub(super) const HELLO: u8 = 1;
+pub(super) const TIPS: u8 = 2;
+pub(super) const ENTRIES: u8 = 3;
+pub(super) const ANNOUNCE: u8 = 7;
+pub(super) const DONE: u8 = 8;
+pub(super) const SUMMARIZE: u8 = 10;
+pub(super) const SKETCH: u8 = 14;
+pub(super) const DIFFERENCE: u8 = 15;
 
 pub(super) const NOW: u64 = 1_800_000_000_000;
 
@@ -110,6 +121,8 @@ pub(super) struct Link {
     pub(super) log: Vec<(usize, Effect)>,
     /// Kinds of the frames written, by side.
     pub(super) kinds: [Vec<u8>; 2],
+    /// Bytes of the frames written without those of entries, by side.
+    pub(super) bytes: [usize; 2],
     /// Entries delivered, by receiving side.
     pub(super) delivered: [Vec<IntentionId>; 2],
     /// How many frames may still pass before the stream is cut.
@@ -130,6 +143,7 @@ impl Link {
             now_ms: NOW + 1_000_000,
             log: Vec::new(),
             kinds: Default::default(),
+            bytes: Default::default(),
             delivered: Default::default(),
             frames_left: usize::MAX,
         }
@@ -174,6 +188,9 @@ impl Link {
             match effect {
                 Effect::Send(bytes) => {
                     self.kinds[side].push(bytes[4]);
+                    if bytes[4] != ENTRIES {
+                        self.bytes[side] += bytes.len();
+                    }
                     self.wires[1 - side].push_back(bytes);
                 }
                 Effect::Deliver(entries) => {
@@ -200,6 +217,7 @@ impl Link {
     pub(super) fn reconcile(&mut self, side: usize) -> &mut Self {
         self.log.clear();
         self.kinds = Default::default();
+        self.bytes = Default::default();
         self.delivered = Default::default();
         self.inputs.push_back((side, Input::Reconcile));
         self
