@@ -259,8 +259,9 @@ impl Fingerprints {
 }
 
 fn apply(rows: &mut Rows, mut changes: &[EntryChange]) -> Result<(), StorageError> {
-    let mut level = 1;
-    if top(rows)? == 0 {
+    let (mut level, mut last) = (1, top(rows)?);
+    if last == 0 {
+        last = 1;
         Block {
             from: Slot::MIN,
             parts: 0,
@@ -279,7 +280,7 @@ fn apply(rows: &mut Rows, mut changes: &[EntryChange]) -> Result<(), StorageErro
         let from = block.from;
         changed.insert(from, change_entries(rows, block, next, own)?);
     }
-    while level < top(rows)? {
+    while level < last {
         level += 1;
         changed = change_blocks(rows, level, changed)?;
     }
