@@ -6,6 +6,7 @@
 //! all, that of the peer that holds most. Neither is a fault of the peer's.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use lattice_format::{DeviceKey, IntentionId, Time, VerifiedBody, VerifiedHeader};
 
@@ -96,6 +97,22 @@ const LAST_KEY: ParkedKey = (
     IntentionId([u8::MAX; 32]),
 );
 
+/// Which entries are parked, by the peer that brought them. Views share it until the next one is parked or taken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ParkedByPeer(Arc<BTreeSet<(DeviceKey, ParkedKey)>>);
+
+impl ParkedByPeer {
+    fn of(&self, peer: DeviceKey) -> impl DoubleEndedIterator<Item = &ParkedKey> {
+        let of_peer = (peer, FIRST_KEY)..=(peer, LAST_KEY);
+        self.0.range(of_peer).map(|(_, key)| key)
+    }
+
+    /// The entries that `peer` brought, in the order in which their time comes.
+    pub(crate) fn ids_of(&self, peer: DeviceKey) -> Vec<IntentionId> {
+        self.of(peer).map(|(_, _, id)| *id).collect()
+    }
+}
+
 /// All entries of one store that wait.
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -107,7 +124,7 @@ pub(crate) struct Waiting {
     floating_shares: Shares,
     parked: BTreeMap<ParkedKey, Arrival>,
     parked_ids: BTreeSet<IntentionId>,
-    parked_by_peer: BTreeSet<(DeviceKey, ParkedKey)>,
+    parked_by_peer: ParkedByPeer,
     parked_shares: Shares,
     dropped: BTreeSet<IntentionId>,
     dropped_order: VecDeque<IntentionId>,
@@ -127,7 +144,7 @@ impl Default for Waiting {
             ),
             parked: BTreeMap::new(),
             parked_ids: BTreeSet::new(),
-            parked_by_peer: BTreeSet::new(),
+            parked_by_peer: ParkedByPeer::default(),
             parked_shares: Shares::new(
                 held(PARKED_PER_PEER, PARKED_BYTES_PER_PEER),
                 held(PARKED_MAX, PARKED_BYTES_MAX),
@@ -307,24 +324,28 @@ impl Waiting {
         let key = (not_before_ms, arrival.header.time, id);
         while let Some(peer) = self.parked_shares.gives_way(from, bytes) {
             // The entry with the latest time gives way, which may be the new one.
-            let of_peer = (peer, FIRST_KEY)..=(peer, LAST_KEY);
-            let latest = self.parked_by_peer.range(of_peer).next_back();
-            match latest.map(|(_, key)| *key) {
+            let latest = self.parked_by_peer.of(peer).next_back();
+            match latest.copied() {
                 Some(latest) if peer != from || latest > key => self.take_parked(&latest),
                 _ => return false,
             };
         }
         self.parked_shares.add(from, bytes);
-        self.parked_by_peer.insert((from, key));
+        Arc::make_mut(&mut self.parked_by_peer.0).insert((from, key));
         self.parked_ids.insert(id);
         self.parked.insert(key, arrival);
         true
     }
 
+    /// Which entries are parked, for a view.
+    pub(crate) fn parked_by_peer(&self) -> ParkedByPeer {
+        self.parked_by_peer.clone()
+    }
+
     fn take_parked(&mut self, key: &ParkedKey) -> Option<Arrival> {
         let arrival = self.parked.remove(key)?;
         self.parked_ids.remove(&key.2);
-        self.parked_by_peer.remove(&(arrival.from, *key));
+        Arc::make_mut(&mut self.parked_by_peer.0).remove(&(arrival.from, *key));
         self.parked_shares.remove(&arrival.from, arrival.bytes());
         Some(arrival)
     }

@@ -421,6 +421,7 @@ impl Store {
             log: self.core.log.clone(),
             names: self.core.cache.names.clone(),
             any_void: self.core.cache.any_void,
+            parked: self.waiting.parked_by_peer(),
             summary: Arc::new(Summary {
                 count: self.core.progress.next.0,
                 applied: self.core.progress.roots.applied_count,

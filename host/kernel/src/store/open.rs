@@ -14,6 +14,7 @@ use crate::fold::governance::Answers;
 use crate::fold::progress::Progress;
 use crate::graph::info::Info;
 use crate::graph::lookup_cache::LookupCache;
+use crate::graph::pending::ParkedByPeer;
 use crate::graph::pending::Waiting;
 use crate::graph::slot::Slot;
 use crate::limits::OVERLAY_ROWS_MAX;
@@ -394,6 +395,7 @@ impl Store {
             log: log.clone(),
             names: cache.names.clone(),
             any_void: cache.any_void,
+            parked: ParkedByPeer::default(),
             summary: Arc::new(Summary {
                 count: 0,
                 applied: 0,

@@ -76,6 +76,8 @@ impl Store {
         self.core.progress.settled &= self.pending.is_empty();
         self.commit_batch(now_ms)?;
         received.missing = self.waiting.missing();
+        // Entries that are parked publish no view.
+        self.published.parked = self.waiting.parked_by_peer();
         received.bodies_missing = self.waiting.bodies_missing();
         Ok(received)
     }

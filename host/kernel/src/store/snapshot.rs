@@ -17,6 +17,7 @@ use crate::graph::dag;
 use crate::graph::info::Info;
 use crate::graph::lookup_cache::Names;
 use crate::graph::order;
+use crate::graph::pending::ParkedByPeer;
 use crate::graph::slot::Slot;
 use crate::graph::void;
 use crate::log::{Log, Stored};
@@ -128,6 +129,8 @@ pub struct Snapshot {
     pub(crate) names: Names,
     /// Whether any entry may be void.
     pub(crate) any_void: bool,
+    /// The entries that are parked at the store.
+    pub(crate) parked: ParkedByPeer,
     pub(crate) summary: Arc<Summary>,
     /// A value that readers derive from this view, computed once for all clones.
     pub(crate) derived: Arc<OnceLock<Box<dyn Any + Send + Sync>>>,

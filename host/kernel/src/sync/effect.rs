@@ -52,9 +52,6 @@ pub enum Input {
     Reconcile,
     /// Governance has changed what the peer may have. When that is more, give [`Input::Reconcile`] too.
     Access(Access),
-    /// The first ids of entries that are parked in the store. The next round tells them to the peer, so that it does
-    /// not send these entries again. Optional, before `Start` or `Reconcile`.
-    Parked(Vec<IntentionId>),
     /// The time that [`Effect::WakeAt`] asked for has come, or [`Effect::Again`] was given.
     Tick,
 }

@@ -100,7 +100,9 @@ impl Session {
         self.inbound.begin_round();
         self.outbound.begin_round(snapshot);
         self.ranges.reset(number);
-        let mut parked = self.parked_here.clone();
+        // These the peer need not send again.
+        let mut parked = snapshot.parked.ids_of(self.config.peer);
+        let parked_count = parked.len() as u64;
         parked.truncate(LISTED_MAX);
         let hello = Hello {
             round: number,
@@ -111,7 +113,7 @@ impl Session {
             endpoint: self.config.endpoint,
             wants: self.config.wants,
             horizon: None,
-            parked_count: self.parked_here.len() as u64,
+            parked_count,
             parked,
             tips_digest: digest,
             tip_count,

@@ -1,7 +1,5 @@
 //! The session: one store, one peer, one stream.
 
-use lattice_format::IntentionId;
-
 use super::effect::{CloseReason, Config, Effect, Input, Status};
 use super::inbound::Inbound;
 use super::limits::MISSES_MAX;
@@ -48,7 +46,6 @@ pub struct Session {
     pub(super) round: Round,
     /// What the peer wants, by its Hello; `None` before the first one.
     pub(super) peer_wants: Option<Wants>,
-    pub(super) parked_here: Vec<IntentionId>,
     pub(super) peer_count: u64,
     faults: Faults,
     wake_ms: Option<u64>,
@@ -67,7 +64,6 @@ impl Session {
             ranges: Ranges::default(),
             round: Round::default(),
             peer_wants: None,
-            parked_here: Vec::new(),
             peer_count: 0,
             faults: Faults::default(),
             wake_ms: None,
@@ -170,7 +166,6 @@ impl Session {
                 self.config.access = access;
                 self.check_access()?;
             }
-            Input::Parked(ids) => self.parked_here = ids,
             // The shell's timer has run out. Whatever still waits sets it again.
             Input::Tick => self.wake_ms = None,
             Input::Changed => {}

@@ -103,6 +103,25 @@ fn what_gossip_announces_is_fetched_with_everything_that_it_needs() {
     assert_equal(&a, &b);
 }
 
+#[test]
+fn an_entry_that_the_peer_has_parked_is_not_sent_again_each_round() {
+    let [mut a, mut b, _] = three();
+    let mut link = Link::new(&a, 0, &b, 1);
+    write(&mut a, 1, link.now_ms + 3_600_000);
+    link.run(&mut a, &mut b);
+    assert_eq!(b.parked().len(), 1);
+    assert!(link.kinds[0].contains(&ENTRIES));
+    for _ in 0..2 {
+        link.reconcile(0).run(&mut a, &mut b);
+        assert!(!link.kinds[0].contains(&ENTRIES), "{:?}", link.kinds);
+    }
+    // Nor in another session, and others are not told of it.
+    let mut link = Link::new(&a, 0, &b, 1);
+    link.run(&mut a, &mut b);
+    assert!(!link.kinds[0].contains(&ENTRIES));
+    assert!(b.snapshot().parked.ids_of(testing::device(2)).is_empty());
+}
+
 /// Device 1 twice, and a third store. Both copies write with the same key and chain, as after a copy of an older
 /// home, so the chain forks.
 fn forked(rounds: usize) -> [Store; 3] {

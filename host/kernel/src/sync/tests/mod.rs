@@ -194,7 +194,7 @@ impl Link {
                     self.wires[1 - side].push_back(bytes);
                 }
                 Effect::Deliver(entries) => {
-                    let from = testing::device(9);
+                    let from = self.sessions[side].config.peer;
                     let ids = entries
                         .iter()
                         .map(|(h, _)| lattice_format::Header::id_of(&h.bytes));
