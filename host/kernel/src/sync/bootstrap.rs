@@ -4,7 +4,7 @@
 //! node without entries, and asks for the one entry whose id is the store's.
 
 use bytes::Bytes;
-use lattice_format::{DeviceKey, IntentionId, SignedHeader, StoreId, verify};
+use lattice_format::{IntentionId, SignedHeader, StoreId, verify};
 
 use super::VERSION;
 use super::message::{Hello, Message, PeerError, Wants};
@@ -32,14 +32,13 @@ pub enum BootstrapStep {
 
 impl Bootstrap {
     /// Begins. Returns the value, and the bytes to write first.
-    pub fn start(store: StoreId, device: DeviceKey, now_ms: u64) -> (Self, Bytes) {
+    pub fn start(store: StoreId, now_ms: u64) -> (Self, Bytes) {
         let hello = Message::Hello(Hello {
             round: 1,
             versions: vec![VERSION],
-            store,
+            store: Some(store),
             clock_ms: now_ms,
-            device,
-            endpoint: device,
+            attestation: None,
             wants: Wants::Headers,
             horizon: None,
             parked_count: 0,

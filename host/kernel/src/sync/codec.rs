@@ -12,8 +12,8 @@ use super::limits::{
     RANGES_MAX, TIPS_PAGE, VERSIONS_MAX,
 };
 use super::message::{
-    Done, ErrorCode, Hello, Message, MessageError, PeerError, PeerTip, Range, RangeContent,
-    RangeSummary, Wants,
+    Attestation, Done, ErrorCode, Hello, Message, MessageError, PeerError, PeerTip, Range,
+    RangeContent, RangeSummary, Wants,
 };
 use super::wire;
 use crate::frame;
@@ -235,14 +235,17 @@ impl Hello {
     fn to_wire(&self) -> wire::Hello {
         wire::Hello {
             round: self.round,
-            versions: self.versions.clone(),
-            store: self.store.0.to_vec(),
+            // Whoever says no versions speaks the first one.
+            versions: match self.versions[..] {
+                [1] => Vec::new(),
+                _ => self.versions.clone(),
+            },
+            store: self.store.map_or(Vec::new(), |store| store.0.to_vec()),
             clock_ms: self.clock_ms,
-            attestation: Some(wire::Attestation {
-                device: self.device.0.to_vec(),
-                endpoint: self.endpoint.0.to_vec(),
-                // The signature by which a device vouches for an endpoint. While both have one key, the transport
-                // proves that key, and the field stays empty.
+            attestation: self.attestation.map(|attestation| wire::Attestation {
+                device: attestation.device.0.to_vec(),
+                endpoint: attestation.endpoint.0.to_vec(),
+                // The signature by which a device vouches for an endpoint with another key; there are none yet.
                 signature: Vec::new(),
             }),
             wants: self.wants.number(),
@@ -260,15 +263,29 @@ impl Hello {
     fn from_wire(wire: wire::Hello) -> Result<Self, MessageError> {
         bounded("versions", wire.versions.len(), VERSIONS_MAX)?;
         bounded("parked", wire.parked.len(), LISTED_MAX)?;
-        let attestation = wire.attestation.unwrap_or_default();
-        let (device, endpoint) = (attestation.device, attestation.endpoint);
+        let attestation = wire.attestation.map(|wire| {
+            let (device, endpoint) = (&wire.device, &wire.endpoint);
+            Ok(Attestation {
+                device: fixed(DeviceKey::from_slice(device), "device", device)?,
+                endpoint: fixed(DeviceKey::from_slice(endpoint), "endpoint", endpoint)?,
+            })
+        });
         Ok(Self {
             round: wire.round,
-            versions: wire.versions,
-            store: fixed(StoreId::from_slice(&wire.store), "store", &wire.store)?,
+            versions: match wire.versions.is_empty() {
+                true => vec![1],
+                false => wire.versions,
+            },
+            store: match wire.store.is_empty() {
+                true => None,
+                false => Some(fixed(
+                    StoreId::from_slice(&wire.store),
+                    "store",
+                    &wire.store,
+                )?),
+            },
             clock_ms: wire.clock_ms,
-            device: fixed(DeviceKey::from_slice(&device), "device", &device)?,
-            endpoint: fixed(DeviceKey::from_slice(&endpoint), "endpoint", &endpoint)?,
+            attestation: attestation.transpose()?,
             wants: Wants::from_number(wire.wants, "wants")?,
             horizon: match wire.horizon.len() {
                 0 => None,

@@ -85,10 +85,11 @@ pub enum MessageError {
 pub(super) struct Hello {
     pub(super) round: u64,
     pub(super) versions: Vec<u32>,
-    pub(super) store: StoreId,
+    /// Said in the first Hello of a session.
+    pub(super) store: Option<StoreId>,
     pub(super) clock_ms: u64,
-    pub(super) device: DeviceKey,
-    pub(super) endpoint: DeviceKey,
+    /// `None` where device and endpoint have one key, which the transport proves.
+    pub(super) attestation: Option<Attestation>,
     pub(super) wants: Wants,
     /// The position below which the sender holds no bodies; `None` while nothing is pruned.
     pub(super) horizon: Option<Position>,
@@ -100,10 +101,17 @@ pub(super) struct Hello {
     /// How many tips the sender has at most.
     pub(super) tip_count: u64,
     pub(super) count: u64,
-    /// How many bytes of entries the sender takes before it gives credit.
+    /// How many bytes of entries the sender takes before it gives credit. Said in the first Hello of a session.
     pub(super) window_bytes: u64,
     /// Which bodies the sender gives, so that nobody asks for others in vain.
     pub(super) gives: Wants,
+}
+
+/// Which endpoint speaks for which device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attestation {
+    pub(super) device: DeviceKey,
+    pub(super) endpoint: DeviceKey,
 }
 
 /// The last entry of a branch, as one side tells the other.

@@ -68,7 +68,10 @@ pub fn store_asked_for(bytes: &[u8]) -> Result<Option<lattice_format::StoreId>, 
     let mut frames = reader::FrameReader::default();
     frames.push(bytes);
     match frames.next()? {
-        Some((message::Message::Hello(hello), _)) => Ok(Some(hello.store)),
+        Some((message::Message::Hello(hello), _)) => match hello.store {
+            None => Err(FrameError::NoHello),
+            store => Ok(store),
+        },
         Some(_) => Err(FrameError::NoHello),
         None => Ok(None),
     }

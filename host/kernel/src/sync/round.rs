@@ -8,7 +8,7 @@ use super::limits::{
     LISTED_MAX, SKETCH_CELLS_LEAST, SKETCH_DIFFERENCE_MAX, TIPS_FEW, TIPS_MAX, TIPS_PAGE,
     WINDOW_BYTES,
 };
-use super::message::{Done, ErrorCode, Hello, Message, PeerError, PeerTip};
+use super::message::{Attestation, Done, ErrorCode, Hello, Message, PeerError, PeerTip};
 use super::peer::Fault;
 use super::ranges::RangeFault;
 use super::session::{Session, Stop, send};
@@ -104,13 +104,15 @@ impl Session {
         let mut parked = snapshot.parked.ids_of(self.config.peer);
         let parked_count = parked.len() as u64;
         parked.truncate(LISTED_MAX);
+        // Later Hellos leave out what the first one has said.
+        let is_first = !last.is_begun();
+        let (device, endpoint) = (self.config.device, self.config.endpoint);
         let hello = Hello {
             round: number,
             versions: vec![VERSION],
-            store: snapshot.store_id(),
+            store: is_first.then(|| snapshot.store_id()),
             clock_ms: now_ms,
-            device: self.config.device,
-            endpoint: self.config.endpoint,
+            attestation: (device != endpoint).then_some(Attestation { device, endpoint }),
             wants: self.config.wants,
             horizon: None,
             parked_count,
@@ -118,7 +120,7 @@ impl Session {
             tips_digest: digest,
             tip_count,
             count: snapshot.summary().count,
-            window_bytes: WINDOW_BYTES,
+            window_bytes: if is_first { WINDOW_BYTES } else { 0 },
             gives: self.config.access.gives(),
         };
         send(out, &Message::Hello(hello));
@@ -281,20 +283,23 @@ impl Session {
                 format!("this node speaks version {VERSION} of the sync protocol"),
             );
         }
-        if hello.store != snapshot.store_id() {
-            return refuse(
-                ErrorCode::UnknownStore,
-                format!("no store {} here", hello.store),
-            );
+        let is_first = self.peer_wants.is_none();
+        if hello.store != Some(snapshot.store_id()) && (is_first || hello.store.is_some()) {
+            let named = hello
+                .store
+                .map_or("without an id".into(), |id| id.to_string());
+            return refuse(ErrorCode::UnknownStore, format!("no store {named} here"));
         }
         // Device and endpoint have one key, so the transport, which proves the endpoint, proves the device too.
-        if hello.endpoint != self.config.peer || hello.device != hello.endpoint {
+        let peer = self.config.peer;
+        let own = Attestation {
+            device: peer,
+            endpoint: peer,
+        };
+        if let Some(other) = hello.attestation.filter(|attestation| *attestation != own) {
             return refuse(
                 ErrorCode::NotAMember,
-                format!(
-                    "endpoint {} does not speak for device {}",
-                    self.config.peer, hello.device
-                ),
+                format!("endpoint {peer} does not speak for device {}", other.device),
             );
         }
         Ok(())

@@ -123,9 +123,8 @@ impl World {
         stream.end(Side::Listener).talk = Some(Talk::Session(Box::new(listener)));
         let mut first = None;
         if joins {
-            let device = self.nodes[from.index()].device;
             let Some(store) = self.store_id else { return };
-            let (bootstrap, bytes) = Bootstrap::start(store, device, self.clock(from));
+            let (bootstrap, bytes) = Bootstrap::start(store, self.clock(from));
             stream.end(Side::Dialer).talk = Some(Talk::Bootstrap(bootstrap));
             first = Some(bytes);
         } else {

@@ -21,10 +21,9 @@ fn hello(versions: usize, parked: usize) -> Message {
     Message::Hello(Hello {
         round: 1,
         versions: vec![1; versions],
-        store: StoreId([1; 32]),
+        store: Some(StoreId([1; 32])),
         clock_ms: 1,
-        device: DeviceKey([2; 32]),
-        endpoint: DeviceKey([2; 32]),
+        attestation: None,
         wants: Wants::All,
         horizon: None,
         parked_count: parked as u64,

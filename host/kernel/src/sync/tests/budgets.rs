@@ -27,10 +27,9 @@ pub(super) fn hello(store: &Store) -> Hello {
     Hello {
         round: 1,
         versions: vec![1],
-        store: store.id(),
+        store: Some(store.id()),
         clock_ms: NOW,
-        device: testing::device(1),
-        endpoint: testing::device(1),
+        attestation: None,
         wants: Wants::All,
         horizon: None,
         parked_count: 0,

@@ -26,6 +26,20 @@ fn a_joiner_gets_everything_and_a_second_round_is_one_digest_each_way() {
     link.reconcile(1).run(&mut a, &mut b);
     assert_eq!(link.kinds, [vec![HELLO], vec![HELLO]]);
     assert!(link.in_sync());
+    assert!(
+        link.bytes.iter().all(|bytes| *bytes <= 70),
+        "{:?}",
+        link.bytes
+    );
+    // The first round of another session is as short, with the id of the store.
+    let mut link = Link::new(&a, 0, &b, 1);
+    link.run(&mut a, &mut b);
+    assert_eq!(link.kinds, [vec![HELLO], vec![HELLO]]);
+    assert!(
+        link.bytes.iter().all(|bytes| *bytes <= 100),
+        "{:?}",
+        link.bytes
+    );
 }
 
 proptest! {
@@ -381,7 +395,7 @@ fn a_joiner_without_a_store_gets_the_genesis_first() {
     let mut serving = config(Role::Listener, 0, 5);
     serving.access = Access::Invited;
     let mut session = Session::new(serving);
-    let (mut bootstrap, bytes) = Bootstrap::start(a.id(), testing::device(5), NOW);
+    let (mut bootstrap, bytes) = Bootstrap::start(a.id(), NOW);
     assert_eq!(crate::sync::store_asked_for(&bytes).unwrap(), Some(a.id()));
     assert_eq!(crate::sync::store_asked_for(&bytes[..20]).unwrap(), None);
     let mut effects = session.handle(Input::Start, NOW, &a.snapshot()).unwrap();
@@ -410,7 +424,7 @@ fn a_joiner_without_a_store_gets_the_genesis_first() {
     Link::new(&a, 0, &b, 5).run(&mut a, &mut b);
     assert_equal(&a, &b);
     let refusal = crate::sync::refusal(ErrorCode::UnknownStore, "no such store");
-    let (mut bootstrap, _) = Bootstrap::start(a.id(), testing::device(5), NOW);
+    let (mut bootstrap, _) = Bootstrap::start(a.id(), NOW);
     assert!(matches!(
         bootstrap.handle(&refusal),
         BootstrapStep::Refused(_)

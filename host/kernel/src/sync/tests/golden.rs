@@ -7,7 +7,8 @@ use lattice_format::{
 use crate::frame::{self, FRAME_HEAD_BYTES};
 use crate::state::sketch::Cell;
 use crate::sync::message::{
-    Done, ErrorCode, Hello, Message, PeerError, PeerTip, Range, RangeContent, RangeSummary, Wants,
+    Attestation, Done, ErrorCode, Hello, Message, PeerError, PeerTip, Range, RangeContent,
+    RangeSummary, Wants,
 };
 use crate::sync::reader::FrameReader;
 
@@ -30,10 +31,12 @@ fn all() -> Vec<(&'static str, Message)> {
             Message::Hello(Hello {
                 round: 1,
                 versions: vec![1, 2],
-                store: StoreId([1; 32]),
+                store: Some(StoreId([1; 32])),
                 clock_ms: 300,
-                device: DeviceKey([2; 32]),
-                endpoint: DeviceKey([2; 32]),
+                attestation: Some(Attestation {
+                    device: DeviceKey([2; 32]),
+                    endpoint: DeviceKey([2; 32]),
+                }),
                 wants: Wants::All,
                 horizon: Some(at(3)),
                 parked_count: 1,
@@ -43,6 +46,25 @@ fn all() -> Vec<(&'static str, Message)> {
                 count: 7,
                 window_bytes: 8,
                 gives: Wants::SystemLane,
+            }),
+        ),
+        (
+            "later hello",
+            Message::Hello(Hello {
+                round: 2,
+                versions: vec![1],
+                store: None,
+                clock_ms: 300,
+                attestation: None,
+                wants: Wants::All,
+                horizon: None,
+                parked_count: 0,
+                parked: Vec::new(),
+                tips_digest: Digest([5; 32]),
+                tip_count: 6,
+                count: 7,
+                window_bytes: 0,
+                gives: Wants::All,
             }),
         ),
         (

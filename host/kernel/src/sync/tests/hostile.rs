@@ -8,17 +8,18 @@ use super::*;
 use crate::BatchVerifier;
 use crate::state::sketch::Cell;
 use crate::sync::limits::*;
-use crate::sync::message::{Done, Hello, Message, PeerTip, Range, RangeContent, RangeSummary};
+use crate::sync::message::{
+    Attestation, Done, Hello, Message, PeerTip, Range, RangeContent, RangeSummary,
+};
 use crate::sync::{CloseReason, ErrorCode};
 
 fn hello(store: &Store) -> Hello {
     Hello {
         round: 1,
         versions: vec![1],
-        store: store.id(),
+        store: Some(store.id()),
         clock_ms: NOW,
-        device: testing::device(1),
-        endpoint: testing::device(1),
+        attestation: None,
         wants: Wants::All,
         horizon: None,
         parked_count: 0,
@@ -61,6 +62,10 @@ fn slowed(effects: &[Effect]) -> bool {
         .any(|effect| matches!(effect, Effect::Slow { .. }))
 }
 
+fn attested(device: DeviceKey, endpoint: DeviceKey) -> Option<Attestation> {
+    Some(Attestation { device, endpoint })
+}
+
 #[test]
 fn the_wrong_hello_is_refused_with_a_typed_error() {
     let store = testing::found(0, NOW);
@@ -71,16 +76,19 @@ fn the_wrong_hello_is_refused_with_a_typed_error() {
     };
     assert_eq!(wrong(|_| ()), None);
     assert_eq!(
-        wrong(|h| h.store = StoreId([9; 32])),
+        wrong(|h| h.store = Some(StoreId([9; 32]))),
         Some(ErrorCode::UnknownStore)
     );
+    assert_eq!(wrong(|h| h.store = None), Some(ErrorCode::UnknownStore));
+    let own = |h: &mut Hello| h.attestation = attested(testing::device(1), testing::device(1));
+    assert_eq!(wrong(own), None);
     assert_eq!(wrong(|h| h.versions = vec![2, 3]), Some(ErrorCode::Version));
     assert_eq!(
-        wrong(|h| h.endpoint = DeviceKey([3; 32])),
+        wrong(|h| h.attestation = attested(testing::device(1), DeviceKey([3; 32]))),
         Some(ErrorCode::NotAMember)
     );
     assert_eq!(
-        wrong(|h| h.device = testing::device(2)),
+        wrong(|h| h.attestation = attested(testing::device(2), testing::device(1))),
         Some(ErrorCode::NotAMember)
     );
     let mut nobody = config(Role::Listener, 0, 1);
