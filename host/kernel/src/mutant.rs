@@ -36,6 +36,8 @@ pub enum Mutant {
     ObservedCallsUntracked,
     /// A device that was admitted again without knowledge of all its revocations is told that its calls count.
     CutOffCallsTold,
+    /// All void entries of an author are kept.
+    VoidEntriesKept,
     /// A revocation that keeps what was seen keeps nothing.
     SeenNotKept,
     /// A call that changes governance names the oldest live heads, however many there are.

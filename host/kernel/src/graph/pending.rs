@@ -384,6 +384,14 @@ impl Waiting {
         (self.floating.len(), self.parked.len())
     }
 
+    /// The bytes of floating entries, and of parked ones.
+    pub(crate) fn bytes(&self) -> (usize, usize) {
+        (
+            self.floating_shares.all().bytes,
+            self.parked_shares.all().bytes,
+        )
+    }
+
     pub(crate) fn floating(&self) -> Vec<FloatingRow> {
         let mut rows: Vec<_> = self.floating.iter().collect();
         rows.sort_by_key(|(_, f)| f.arrived);

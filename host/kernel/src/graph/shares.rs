@@ -75,6 +75,11 @@ impl Shares {
         Some(more.map_or(from, |(peer, _)| *peer))
     }
 
+    /// What all peers hold.
+    pub(crate) fn all(&self) -> Held {
+        self.all
+    }
+
     fn of(&self, peer: &DeviceKey) -> Held {
         self.by_peer.get(peer).copied().unwrap_or_default()
     }

@@ -127,6 +127,20 @@ impl Store {
         self.waiting.counts()
     }
 
+    /// The bytes of the headers and bodies of floating entries, and of parked ones.
+    pub fn waiting_bytes(&self) -> (usize, usize) {
+        self.waiting.bytes()
+    }
+
+    /// How many void entries of an author are kept, and the bytes of their bodies.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn void_kept(&self, author: &DeviceKey) -> Result<(u64, u64), StorageError> {
+        let kept = crate::graph::void::Kept::of(&self.core.rows, author)?;
+        Ok((kept.entries, kept.bytes))
+    }
+
     /// The notices that are not acknowledged, with their numbers, the oldest first. If more were raised than are kept,
     /// the last one is [`Notice::More`].
     ///

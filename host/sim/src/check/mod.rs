@@ -6,6 +6,7 @@
 //! everything is what a fold from nothing comes to, callers know of what changed, nothing without a right was
 //! applied, and nobody was sent what it had more often than is stated.
 
+pub(crate) mod bounds;
 mod oracle;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,6 @@ use std::fmt::Write;
 
 use lattice_format::{DeviceKey, Digest, IntentionId, Lane, Seq};
 use lattice_kernel::fold::reference::scratch;
-use lattice_kernel::limits::{FLOATING_MAX, PARKED_MAX};
 use lattice_kernel::run::engine::{Member, MemberStatus};
 use lattice_kernel::sync::Governance;
 use lattice_kernel::{LocalSeq, Notice, Outcome, Snapshot, StorageError, Stored};
@@ -50,7 +50,7 @@ impl World {
         let active = self.active();
         (0..self.node_count()).map(NodeId).filter_map(move |id| {
             let node = &self.nodes[id.index()];
-            let counts = active.contains(&node.device) && !node.liar;
+            let counts = active.contains(&node.device) && node.is_honest();
             let snapshot = node.store().filter(|_| counts)?.snapshot();
             let summary = snapshot.summary();
             Some(View {
@@ -91,7 +91,7 @@ impl World {
 
     fn is_equal(&self) -> bool {
         let active = self.active();
-        let honest = self.nodes.iter().filter(|n| !n.liar);
+        let honest = self.nodes.iter().filter(|n| n.is_honest());
         let expected = honest.filter(|n| active.contains(&n.device)).count();
         let views: Vec<View> = self.views().collect();
         let Some(first) = views.first() else {
@@ -139,7 +139,6 @@ impl World {
         let Some(store) = self.nodes[id.index()].store() else {
             return;
         };
-        let (floating, parked) = store.waiting_counts();
         let summary = store.published().summary();
         if summary.pending == 0 && summary.applied == summary.count {
             let now = || Seen {
@@ -160,10 +159,8 @@ impl World {
                 self.violate(text);
             }
         }
-        if floating > FLOATING_MAX || parked > PARKED_MAX {
-            self.violate(format!(
-                "{id} keeps {floating} floating and {parked} parked entries"
-            ));
+        if let Some(text) = self.exceeds(id) {
+            self.violate(text);
         }
     }
 
@@ -242,7 +239,9 @@ impl World {
         let views: Vec<View> = self.views().collect();
         for view in &views {
             self.judge(view.node);
-            if let Err(text) = self.check_told(view.node) {
+            let told = self.check_told(view.node);
+            let rights = self.check_rights(view.node);
+            if let Err(text) = told.and(rights) {
                 self.violate(text);
             }
         }
@@ -266,7 +265,7 @@ impl World {
             }
         }
         let (received, known) = (self.stats.received, self.stats.known);
-        let lies = self.nodes.iter().any(|n| n.liar) || self.stats.crashes > 0;
+        let lies = self.nodes.iter().any(|n| !n.is_honest()) || self.stats.crashes > 0;
         if known > RESENT_FACTOR * (received - known) + 1_000 && !lies {
             self.violate(format!(
                 "{known} of {received} entries were sent to who had them"

@@ -1,14 +1,15 @@
 //! The oracle: sorts the entries, runs each from scratch, and compares the outcomes with those of the kernel.
 //!
-//! It shares no code with the kernel but the formats of entries and outcomes: its state is a map, its programs a
-//! few lines, its governance a list of roles. It knows the model programs; real components are judged by the
-//! fold from nothing alone.
+//! It shares no code with the kernel but the formats of entries and outcomes, and the numbers of a budget: its state
+//! is a map, its programs a few lines, its governance a list of roles. It knows the model programs; real components
+//! are judged by the fold from nothing alone.
 
 use std::collections::BTreeMap;
 
 use lattice_format::{Body, Call, CallId, DeviceKey, Lane, Time};
+use lattice_kernel::limits::INTENTION_FUEL;
 use lattice_kernel::{HistoryRow, Outcome, TrapKind};
-use lattice_testing::{APP_COMMANDS, GOVERNANCE_COMMANDS, KEYS};
+use lattice_testing::{APP_COMMANDS, GOVERNANCE_COMMANDS, KEYS, START_FUEL};
 
 use crate::world::trace::short;
 
@@ -30,7 +31,65 @@ enum End {
     Ok(u64),
     Refused(u64),
     Trapped,
+    OutOfFuel,
     NoSuchFunction,
+}
+
+/// The fuel of one entry: of each transaction, and of all of them together.
+struct Fuel {
+    of_each: u64,
+    of_all: u64,
+    /// What the transaction may still use.
+    left: u64,
+    /// Whether the transaction has less than its own because of those before it.
+    is_short: bool,
+    is_started: bool,
+    is_new: bool,
+    is_exceeded: bool,
+}
+
+impl Fuel {
+    fn new(of_each: u64) -> Self {
+        Self {
+            of_each,
+            of_all: of_each.saturating_mul(INTENTION_FUEL),
+            left: 0,
+            is_short: false,
+            is_started: false,
+            is_new: true,
+            is_exceeded: false,
+        }
+    }
+
+    fn begin(&mut self) {
+        self.left = self.of_each.min(self.of_all);
+        self.is_short = self.left < self.of_each;
+    }
+
+    fn take(&mut self, fuel: u64) -> bool {
+        let used = fuel.min(self.left);
+        self.of_all -= used;
+        self.left -= used;
+        if used < fuel {
+            self.is_exceeded |= self.is_short;
+        }
+        used == fuel
+    }
+
+    /// Each instance but the first is paid for with its first call. A trap ends it.
+    fn charge_start(&mut self, is_trapped: bool) {
+        if self.is_new && self.is_started {
+            self.of_all = self.of_all.saturating_sub(START_FUEL);
+        }
+        (self.is_started, self.is_new) = (true, is_trapped);
+    }
+}
+
+fn too_much(index: u32) -> Outcome {
+    Outcome::Trapped {
+        index,
+        kind: TrapKind::Limit,
+    }
 }
 
 /// The first outcome of a history that differs from the oracle's, in words.
@@ -41,12 +100,14 @@ pub(crate) fn differs(app: &str, history: &[HistoryRow]) -> Option<String> {
     let mut entries: Vec<&HistoryRow> = history.iter().filter(|row| !row.void).collect();
     entries.sort_by_key(|row| (row.stored.header.time, row.stored.header.id()));
     let mut state = State::default();
+    let mut limits = u64::MAX;
     for row in entries {
         let header = &row.stored.header;
         let author = header.author;
         if header.is_genesis() {
             let body = row.stored.body.as_deref().map(Body::decode);
             let genesis = body.and_then(Result::ok).and_then(|body| body.genesis);
+            limits = genesis.as_ref().map_or(limits, |g| g.limits.fuel);
             let params = genesis.map(|g| g.system_params).unwrap_or_default();
             for (ordinal, param) in (0u32..).zip(&params) {
                 let Some((device, role)) = param.value.split_once(':') else {
@@ -73,11 +134,14 @@ pub(crate) fn differs(app: &str, history: &[HistoryRow]) -> Option<String> {
             continue;
         };
         let (mut global, mut index) = (0, 0);
+        let mut fuel = Fuel::new(limits);
         for (number, transaction) in body.transactions.iter().enumerate() {
             let got = row.outcomes.get(number);
             let before = state.clone();
             let mut expected = Outcome::Ok(Vec::new());
-            if let Some(place) = transaction
+            if fuel.is_exceeded {
+                expected = too_much(0);
+            } else if let Some(place) = transaction
                 .calls
                 .iter()
                 .position(|call| !state.allows(&author, header.lane, call))
@@ -91,10 +155,15 @@ pub(crate) fn differs(app: &str, history: &[HistoryRow]) -> Option<String> {
                     break;
                 };
                 let id = header.call_id(index + place);
-                let end = match header.lane {
-                    Lane::App => state.program(call, &mut global),
-                    Lane::System => state.govern(call, author, (header.time, id)),
+                if place == 0 {
+                    fuel.begin();
+                }
+                let end = match (fuel.take(1 + call.args.len() as u64), header.lane) {
+                    (false, _) => End::OutOfFuel,
+                    (true, Lane::App) => state.program(call, &mut global),
+                    (true, Lane::System) => state.govern(call, author, (header.time, id)),
                 };
+                fuel.charge_start(matches!(end, End::OutOfFuel | End::Trapped));
                 expected = match end {
                     End::Ok(value) => {
                         values.push(cbor(value));
@@ -109,6 +178,16 @@ pub(crate) fn differs(app: &str, history: &[HistoryRow]) -> Option<String> {
                         Outcome::Trapped {
                             index: place,
                             kind: TrapKind::Guest,
+                        }
+                    }
+                    End::OutOfFuel => {
+                        global = 0;
+                        match fuel.is_exceeded {
+                            true => too_much(place),
+                            false => Outcome::Trapped {
+                                index: place,
+                                kind: TrapKind::Fuel,
+                            },
                         }
                     }
                     End::NoSuchFunction => Outcome::Refused {
@@ -185,7 +264,15 @@ impl State {
                     _ => End::Refused(2),
                 }
             }
-            (_, "add-child", _) => End::Ok(0),
+            (_, "add-child" | "quota", _) => End::Ok(0),
+            (_, "trap-at-cuts", Some((device, []))) => {
+                let own = self.members.get(&author).map(|row| row.2);
+                match (own, self.members.get(&DeviceKey(*device))) {
+                    (Some(own), Some(row)) if own >= row.2 => End::Refused(3),
+                    (Some(_), Some(_)) => End::Ok(0),
+                    _ => End::Refused(2),
+                }
+            }
             (_, "revoke", Some((device, _))) => {
                 let own = self.members.get(&author).map(|row| row.2);
                 match (own, self.members.get_mut(&DeviceKey(*device))) {

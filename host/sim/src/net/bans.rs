@@ -12,8 +12,8 @@ impl World {
     /// Counts what a peer did. An honest node that finds another honest node at fault is a fault of Lattice.
     pub(crate) fn misbehaved(&mut self, me: NodeId, peer: NodeId, kind: Misbehaviour, text: &str) {
         self.note(me, format_args!("finds {peer} at fault: {text}"));
-        let is_liar = |id: NodeId| self.nodes[id.index()].liar;
-        if kind.weight() > 0 && !is_liar(me) && !is_liar(peer) {
+        let is_honest = |id: NodeId| self.nodes[id.index()].is_honest();
+        if kind.weight() > 0 && is_honest(me) && is_honest(peer) {
             self.violate(format!("{me} finds the honest {peer} at fault: {text}"));
         }
         let (now_ms, device) = (self.now_ms, self.nodes[peer.index()].device);

@@ -5,12 +5,13 @@
 //! frame is taken apart as protobuf, without knowledge of its messages, changed, and put together again.
 
 use bytes::Bytes;
+use lattice_kernel::sync::limits::{ENTRIES_FRAME_BYTES, ENTRIES_FRAME_MAX};
 use lattice_testing::Dice;
 use prost::encoding::{decode_varint, encode_varint};
 
 use crate::limits::OUT_BYTES_HIGH;
 use crate::world::World;
-use crate::world::node::NodeId;
+use crate::world::node::{Entries, NodeId};
 
 /// Bytes before the payload of a frame: its length, and the kind of the message.
 const HEAD_BYTES: usize = 5;
@@ -135,10 +136,45 @@ fn twisted(frame: &[u8], dice: &mut Dice) -> Option<Vec<u8>> {
         }
         _ => change(&mut all, dice),
     }
-    let payload = put(&all);
+    framed(kind, &put(&all))
+}
+
+/// The kind of the messages that carry entries.
+const ENTRIES: u8 = 3;
+
+/// Frames that carry entries in their order, each as large as a session's.
+pub(crate) fn frames_of(entries: &Entries) -> Vec<Bytes> {
+    let mut frames = Vec::new();
+    let (mut rows, mut len) = (Vec::new(), 0);
+    let mut close = |rows: &mut Vec<Field>| {
+        let payload = put(rows);
+        rows.clear();
+        frames.extend(framed(ENTRIES, &payload).map(Bytes::from));
+    };
+    for (signed, body) in entries {
+        let mut row = vec![
+            (1, Value::Bytes(signed.bytes.to_vec())),
+            (2, Value::Bytes(signed.signature.0.to_vec())),
+        ];
+        row.extend(body.clone().map(|body| (3, Value::Bytes(body))));
+        let row = put(&row);
+        len += row.len();
+        rows.push((1, Value::Bytes(row)));
+        if len >= ENTRIES_FRAME_BYTES || rows.len() >= ENTRIES_FRAME_MAX {
+            close(&mut rows);
+            len = 0;
+        }
+    }
+    if !rows.is_empty() {
+        close(&mut rows);
+    }
+    frames
+}
+
+fn framed(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
     let mut out = u32::try_from(payload.len()).ok()?.to_be_bytes().to_vec();
     out.push(kind);
-    out.extend_from_slice(&payload);
+    out.extend_from_slice(payload);
     Some(out)
 }
 
@@ -174,6 +210,7 @@ impl World {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use lattice_format::{Signature, SignedHeader};
 
     #[test]
     fn fields_that_are_put_together_again_are_the_same_bytes() {
@@ -187,6 +224,32 @@ mod tests {
         assert_eq!(fields(&put(&all)), Some(all));
         assert_eq!(fields(&[8]), None);
         assert_eq!(fields(&[18, 5, 1]), None);
+    }
+
+    #[test]
+    fn entries_are_framed_in_their_order_as_sessions_do() {
+        let entry = |number: usize| {
+            let signed = SignedHeader {
+                bytes: number.to_be_bytes().to_vec().into(),
+                signature: Signature([7; 64]),
+            };
+            (signed, number.is_multiple_of(2).then(|| vec![9; 100]))
+        };
+        let count = ENTRIES_FRAME_MAX + 3;
+        let frames = frames_of(&(0..count).map(entry).collect());
+        assert_eq!(frames.len(), 2);
+        let rows: Vec<Field> = frames
+            .iter()
+            .flat_map(|frame| fields(&frame[HEAD_BYTES..]).unwrap())
+            .collect();
+        assert_eq!(rows.len(), count);
+        for (number, (field, row)) in rows.into_iter().enumerate() {
+            let Value::Bytes(row) = row else { panic!() };
+            let row = fields(&row).unwrap();
+            let header = Value::Bytes(number.to_be_bytes().to_vec());
+            assert_eq!((field, &row[0]), (1, &(1, header)));
+            assert_eq!(row.len(), if number.is_multiple_of(2) { 3 } else { 2 });
+        }
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl World {
         let joins = self.nodes[from.index()].store().is_none();
         let given = match self.access(to, from) {
             // The token that a joiner shows is taken for granted here. Of a child its members know without one.
+            Access::None if self.nodes[from.index()].stranger => Access::None,
             Access::None if joins && self.is_child => return self.dial_failed(from, to, 0),
             Access::None if joins => Access::Invited,
             access => access,
@@ -151,6 +152,8 @@ impl World {
                 .at(now_ms + after, Event::Compare { stream: id, side });
         }
         match first {
+            // It holds the stream without a word.
+            Some(_) if self.nodes[from.index()].stranger && self.dice.below(2) == 0 => {}
             Some(bytes) => self.send(id, Side::Dialer, bytes),
             None => self.begin(id, Side::Dialer),
         }

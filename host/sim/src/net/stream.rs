@@ -107,11 +107,20 @@ impl World {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        let (me, peer) = (stream.end(from).node, stream.end(from.other()).node);
+        let me = stream.end(from).node;
         let bytes = match self.nodes[me.index()].liar {
             true => self.lie(me, bytes),
             false => bytes,
         };
+        self.write(id, from, bytes);
+    }
+
+    /// Puts bytes on their way as they are.
+    pub(crate) fn write(&mut self, id: StreamId, from: Side, bytes: Bytes) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let (me, peer) = (stream.end(from).node, stream.end(from.other()).node);
         let mut rest = bytes;
         while !rest.is_empty() {
             // Cut anywhere, now and then.

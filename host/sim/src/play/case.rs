@@ -5,9 +5,10 @@ use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::limits::SHRINK_RUNS_MAX;
+use crate::world::act::Step;
 use crate::world::code::Code;
 use crate::world::node::NodeId;
-use crate::world::plan::{Plan, Shape, Step};
+use crate::world::plan::{Hour, Plan, Shape};
 use crate::world::{Settings, Violation, World};
 
 /// A run that a seed stands for, perhaps with less of what it does.
@@ -61,7 +62,10 @@ impl Case {
         let settings = Settings {
             seed: self.seed,
             nodes,
-            code: self.code.clone(),
+            code: match self.shape.hour {
+                Some(_) => self.code.with_little_fuel(),
+                None => self.code.clone(),
+            },
             topology: plan.topology,
             keep_trace,
         };
@@ -147,10 +151,14 @@ impl Case {
         best
     }
 
-    /// The options of `lattice sim swarm` that run this case again.
-    pub fn options(&self) -> String {
-        let mut out = format!("--seeds {}..{}", self.seed, self.seed + 1);
-        let shape = Shape::default();
+    /// The verb of `lattice sim` and its options that run this case again.
+    pub fn command(&self) -> String {
+        let (verb, shape) = match self.shape.hour {
+            None => ("swarm", Shape::default()),
+            Some(Hour::Attacks) => ("hostile", Shape::hostile(Hour::Attacks)),
+            Some(Hour::Clocks) => ("hostile --clocks", Shape::hostile(Hour::Clocks)),
+        };
+        let mut out = format!("{verb} --seeds {}..{}", self.seed, self.seed + 1);
         // Writing to a String does not fail.
         if self.code.name() != Code::model().name() {
             let _ = write!(out, " --plugin {}", self.code.name());

@@ -16,9 +16,9 @@ use rhai::{Array, Dynamic, Engine, EvalAltResult, Position, Token};
 
 use crate::limits::{CONVERGE_MS, SCRIPT_OPERATIONS_MAX};
 use crate::play::script_functions;
+use crate::world::act::{Act, Keep};
 use crate::world::code::Code;
 use crate::world::node::NodeId;
-use crate::world::plan::{Act, Keep};
 use crate::world::{Block, Settings, Topology, Weather, World};
 
 /// How a scenario is run.

@@ -9,8 +9,8 @@ use lattice_testing::Dice;
 use rhai::{Dynamic, Engine};
 
 use crate::play::scenario::{Said, Shared, govern, node, role, span, texts, with, wrong};
+use crate::world::act::Act;
 use crate::world::node::NodeId;
-use crate::world::plan::Act;
 use crate::world::{Topology, World};
 
 /// Registers all of them.

@@ -121,6 +121,9 @@ fn of_the_child(node: &Node, neighbours: Vec<NodeId>) -> Node {
         skew_ms: node.skew_ms,
         disk_ms: node.disk_ms,
         liar: node.liar,
+        hostile: node.hostile,
+        stranger: node.stranger,
+        shown_ms: node.shown_ms,
         ..Node::with_key(node.key.clone(), neighbours)
     }
 }

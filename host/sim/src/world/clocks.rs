@@ -90,7 +90,7 @@ impl World {
         for number in 0..self.node_count() {
             let id = NodeId(number);
             if self.nodes[id.index()].skew_ms.unsigned_abs() > CLOCK_LEFT_MS {
-                self.nodes[id.index()].skew_ms = 0;
+                self.skew(id, 0);
                 self.note(id, format_args!("has its clock set"));
             }
         }

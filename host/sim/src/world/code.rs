@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use ed25519_dalek::{Signer, SigningKey};
-use lattice_format::{Call, ComponentRef, DeviceKey, Genesis, Lane, Limits, Param, StoreId};
+use lattice_format::{
+    Call, ComponentRef, DeviceKey, Genesis, IntentionId, Lane, Limits, Param, StoreId,
+};
 use lattice_kernel::run::engine::{CallEnd, CallKind, Engine, Member, Role};
 use lattice_kernel::{Outcome, Snapshot};
 use lattice_runtime::values::{Type, Value, cbor, text, wave};
@@ -13,10 +15,20 @@ use lattice_testing::Dice;
 use lattice_testing::{self as testing, KEYS, ModelEngine, Step};
 
 use crate::limits::START_MS;
-use crate::world::plan::Keep;
+use crate::world::act::Keep;
 
 /// Invites of the simulator end after a century: what time does to them, tests of the component show.
 const INVITE_MS: u64 = 100 * 365 * 24 * 3_600_000;
+
+/// The fuel of a transaction of model programs where attacks exceed it: some four hundred steps.
+const LITTLE_FUEL: u64 = 2_000;
+
+fn model_limits(fuel: u64) -> Limits {
+    Limits {
+        fuel,
+        ..Limits::default()
+    }
+}
 
 /// Why a call or query cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +60,10 @@ pub struct Code(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Model,
+    Model {
+        /// The fuel of a transaction.
+        fuel: u64,
+    },
     Components {
         wasm: Arc<Wasm>,
         system: Arc<Schema>,
@@ -66,7 +81,9 @@ impl fmt::Debug for Code {
 impl Code {
     /// The kernel's model programs.
     pub fn model() -> Self {
-        Self(Kind::Model)
+        Self(Kind::Model {
+            fuel: Limits::default().fuel,
+        })
     }
 
     /// Real components. `wasm` may serve many worlds.
@@ -87,10 +104,18 @@ impl Code {
         }))
     }
 
+    /// The same, but that a model program has so little fuel that an entry of few bytes exceeds it.
+    pub(crate) fn with_little_fuel(&self) -> Self {
+        match self.0 {
+            Kind::Model { .. } => Self(Kind::Model { fuel: LITTLE_FUEL }),
+            Kind::Components { .. } => self.clone(),
+        }
+    }
+
     /// The name of the app.
     pub fn name(&self) -> &str {
         match &self.0 {
-            Kind::Model => "model",
+            Kind::Model { .. } => "model",
             Kind::Components { name, .. } => name,
         }
     }
@@ -98,14 +123,17 @@ impl Code {
     /// What runs it.
     pub fn engine(&self) -> Arc<dyn Engine> {
         match &self.0 {
-            Kind::Model => Arc::new(ModelEngine),
+            Kind::Model { .. } => Arc::new(ModelEngine),
             Kind::Components { wasm, .. } => Arc::clone(wasm) as Arc<dyn Engine>,
         }
     }
 
     pub(crate) fn genesis(&self) -> Genesis {
         match &self.0 {
-            Kind::Model => testing::genesis(),
+            Kind::Model { fuel } => Genesis {
+                limits: model_limits(*fuel),
+                ..testing::genesis()
+            },
             Kind::Components {
                 system, app, name, ..
             } => Genesis {
@@ -179,7 +207,7 @@ impl Code {
 
     fn function(&self, call: &Call) -> Option<&lattice_runtime::Function> {
         match &self.0 {
-            Kind::Model => None,
+            Kind::Model { .. } => None,
             Kind::Components { app, .. } => app.function(&call.interface, &call.function),
         }
     }
@@ -262,9 +290,12 @@ impl Code {
     /// The genesis of a child of that store, with these members in the order of their ranks.
     pub(crate) fn child_genesis(&self, parent: StoreId, members: &[Member]) -> Genesis {
         let genesis = match &self.0 {
-            Kind::Model => {
+            Kind::Model { fuel } => {
                 let listed = members.iter().map(|m| (m.device, m.role));
-                testing::genesis_with(&listed.collect::<Vec<_>>())
+                Genesis {
+                    limits: model_limits(*fuel),
+                    ..testing::genesis_with(&listed.collect::<Vec<_>>())
+                }
             }
             Kind::Components { .. } => {
                 let listed = members.iter().map(|m| Param {
@@ -286,7 +317,7 @@ impl Code {
     /// The call by which an admin lists a store as a child.
     pub(crate) fn add_child(&self, child: StoreId) -> Call {
         match &self.0 {
-            Kind::Model => testing::add_child(child),
+            Kind::Model { .. } => testing::add_child(child),
             Kind::Components { .. } => {
                 let name = Value::String("child".into());
                 self.govern("add-child", vec![Value::Bytes(child.0.to_vec()), name])
@@ -297,7 +328,7 @@ impl Code {
     /// The call by which an admin admits a device again that is no member any more.
     pub(crate) fn readmit(&self, device: DeviceKey, role: Role) -> Call {
         match &self.0 {
-            Kind::Model => testing::admit(device, role),
+            Kind::Model { .. } => testing::admit(device, role),
             Kind::Components { .. } => self.govern("readmit", of_role(device, role)),
         }
     }
@@ -305,7 +336,7 @@ impl Code {
     /// The call by which an admin gives a device another role.
     pub(crate) fn set_role(&self, device: DeviceKey, role: Role) -> Call {
         match &self.0 {
-            Kind::Model => testing::set_role(device, role),
+            Kind::Model { .. } => testing::set_role(device, role),
             Kind::Components { .. } => self.govern("set-role", of_role(device, role)),
         }
     }
@@ -313,25 +344,65 @@ impl Code {
     /// The call by which an admin revokes a device.
     pub(crate) fn revoke(&self, device: DeviceKey, keep: Keep) -> Call {
         match (&self.0, keep) {
-            (Kind::Model, Keep::Nothing) => testing::revoke(device, &[]),
-            (Kind::Model, Keep::Seen) => testing::revoke_unseen(device),
+            (Kind::Model { .. }, Keep::Nothing) => testing::revoke(device, &[]),
+            (Kind::Model { .. }, Keep::Seen) => testing::revoke_unseen(device),
             (Kind::Components { .. }, keep) => {
-                let kept = match keep {
-                    Keep::Seen => Value::NONE,
-                    Keep::Nothing => {
-                        let no_ids = Value::List(Vec::new());
-                        Value::some(Value::Variant(1, Some(Box::new(no_ids))))
-                    }
-                };
-                self.govern("revoke", vec![Value::Bytes(device.0.to_vec()), kept])
+                let seen = vec![Value::Bytes(device.0.to_vec()), Value::NONE];
+                match keep {
+                    Keep::Seen => self.govern("revoke", seen),
+                    Keep::Nothing => self.revoke_keeping(device, &[]),
+                }
             }
+        }
+    }
+
+    /// The call by which an admin revokes a device but for these entries and what stands before them in their chains.
+    pub(crate) fn revoke_keeping(&self, device: DeviceKey, kept: &[IntentionId]) -> Call {
+        match &self.0 {
+            Kind::Model { .. } => testing::revoke(device, kept),
+            Kind::Components { .. } => {
+                let ids = kept.iter().map(|id| Value::Bytes(id.0.to_vec()));
+                let ids = Value::Variant(1, Some(Box::new(Value::List(ids.collect()))));
+                let device = Value::Bytes(device.0.to_vec());
+                self.govern("revoke", vec![device, Value::some(ids)])
+            }
+        }
+    }
+
+    /// The call by which an admin bounds the bytes that each admin and writer may write.
+    pub(crate) fn set_quota(&self, bytes: u64) -> Call {
+        match &self.0 {
+            Kind::Model { .. } => testing::set_quota(Some(bytes)),
+            Kind::Components { .. } => {
+                self.govern("set-quota", vec![Value::some(Value::U64(bytes))])
+            }
+        }
+    }
+
+    /// The call after which governance traps when it is asked for the cuts of a device, if there is such a call.
+    pub(crate) fn trap_at_cuts(&self, device: DeviceKey) -> Option<Call> {
+        match &self.0 {
+            Kind::Model { .. } => Some(testing::trap_at_cuts(device)),
+            Kind::Components { .. } => None,
+        }
+    }
+
+    /// A call of the app that takes much fuel for its size, or traps.
+    pub(crate) fn costly(&self, dice: &mut Dice) -> Call {
+        match &self.0 {
+            Kind::Model { .. } => match dice.below(4) {
+                0 => testing::program(&vec![Step::StoreGlobal; 1 + dice.below(410) as usize]),
+                1 => self.random(dice),
+                _ => testing::program(&[Step::TrapIf { modulus: 1 }]),
+            },
+            Kind::Components { .. } => self.random(dice),
         }
     }
 
     /// The call by which a device gives up its rights.
     pub(crate) fn resign(&self) -> Call {
         match &self.0 {
-            Kind::Model => testing::resign(),
+            Kind::Model { .. } => testing::resign(),
             Kind::Components { .. } => self.govern("resign", Vec::new()),
         }
     }
@@ -348,7 +419,7 @@ impl Code {
     /// Whether the simulator knows calls of it to make at random.
     pub fn has_random_calls(&self) -> bool {
         match &self.0 {
-            Kind::Model => true,
+            Kind::Model { .. } => true,
             Kind::Components { name, .. } => {
                 ["kv", "log", "counter", "bank", "queue"].contains(&stem(name))
             }

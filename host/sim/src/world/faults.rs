@@ -5,8 +5,8 @@ use lattice_kernel::run::engine::MemberStatus;
 use lattice_kernel::{LocalSeq, Stored};
 use lattice_testing::{self as testing, Dice};
 
+use crate::world::act::{Act, Fails};
 use crate::world::node::{Delivery, Entries, Job, NodeId};
-use crate::world::plan::{Act, Fails};
 use crate::world::queue::Event;
 use crate::world::{Block, Mend, World};
 
@@ -93,8 +93,8 @@ impl World {
             }
             Act::Sleep { node, ms } => self.sleep(node, ms),
             Act::Skew { node, ms } => {
-                self.nodes[node.index()].skew_ms = ms;
-                self.with_child(|child| child.nodes[node.index()].skew_ms = ms);
+                self.skew(node, ms);
+                self.with_child(|child| child.skew(node, ms));
             }
             Act::Move { node } => {
                 self.move_address(node);
@@ -117,9 +117,43 @@ impl World {
                 self.with_child(|child| child.nodes[node.index()].liar = true);
             }
             Act::Forge { to, by, kind } => self.forge(to, by, kind),
+            Act::Turn { node } => {
+                self.nodes[node.index()].hostile = true;
+                self.with_child(|child| child.nodes[node.index()].hostile = true);
+            }
+            Act::Estrange { node } => {
+                self.nodes[node.index()].stranger = true;
+                self.with_child(|child| child.nodes[node.index()].stranger = true);
+            }
+            Act::Bound { by, bytes } => {
+                let call = self.code.set_quota(bytes);
+                self.govern(by, vec![call]);
+            }
+            Act::FalseClaim { whom, via } => {
+                if let Some(id) = self.store_id.filter(|_| self.code.has_invites()) {
+                    let device = self.nodes[whom.index()].device;
+                    // No invite has such a number.
+                    let call = self.code.claim(u64::MAX, &id, device);
+                    self.govern(via, vec![call]);
+                }
+            }
+            Act::Attack {
+                by,
+                with,
+                attack,
+                count,
+            } => self.attack(by, with, attack, count),
             Act::Rebuild { node } => self.rebuild(node),
             Act::Judge { node } => self.judge(node),
         }
+    }
+
+    /// Sets a clock.
+    pub(crate) fn skew(&mut self, id: NodeId, ms: i64) {
+        let shown_ms = self.clock(id);
+        let node = &mut self.nodes[id.index()];
+        node.shown_ms = node.shown_ms.max(shown_ms);
+        node.skew_ms = ms;
     }
 
     fn mend_after(&mut self, ms: u64, mend: Mend) {

@@ -1,10 +1,13 @@
 //! A network of nodes in one thread: virtual time, and everything that happens in it.
 
+pub(crate) mod act;
+pub(crate) mod attack;
 pub(crate) mod child_store;
 pub(crate) mod clocks;
 pub(crate) mod code;
 pub(crate) mod components;
 pub(crate) mod faults;
+pub(crate) mod hostile;
 pub(crate) mod machine;
 pub(crate) mod node;
 pub(crate) mod plan;
@@ -29,9 +32,9 @@ use crate::check::{Seen, View};
 use crate::limits::{AHEAD_WAIT_MS, CONVERGE_MS, MESH_NODES, NODES_MAX, START_MS};
 use crate::net::neighbours::Neighbours;
 use crate::net::stream::{Stream, StreamId};
+use crate::world::act::{Act, Step};
 use crate::world::code::Code;
 use crate::world::node::{Machine, Node, NodeId};
-use crate::world::plan::{Act, Step};
 use crate::world::queue::{Event, Queue};
 use crate::world::topology::neighbours;
 use crate::world::trace::Trace;

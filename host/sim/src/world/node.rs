@@ -14,8 +14,10 @@ use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, LogImage};
 use lattice_testing::verified::RememberingVerifier;
 
+use crate::check::bounds::Witnessed;
 use crate::net::gossip::Membership;
 use crate::net::stream::{Side, StreamId};
+use crate::world::attack::Rights;
 use crate::world::queue::Event;
 
 /// Bytes of rows after which a segment of a log is full on every other node: most histories have several there. The
@@ -189,6 +191,18 @@ pub(crate) struct Node {
     pub(crate) restored: bool,
     /// Sends other bytes than its sessions say.
     pub(crate) liar: bool,
+    /// Somebody attacks with it: nothing is asked of it.
+    pub(crate) hostile: bool,
+    /// It has no right to anything, and dials all the same.
+    pub(crate) stranger: bool,
+    /// What a hostile member knows of its admissions.
+    pub(crate) rights: Rights,
+    /// What is known of the entries of hostile members here.
+    pub(crate) witnessed: Witnessed,
+    /// Whether runs were due when its writer was given its last job.
+    pub(crate) due_before: bool,
+    /// The latest time that its clock has shown before it was last set.
+    pub(crate) shown_ms: u64,
     /// What it sent, for a liar to repeat.
     pub(crate) sent: Option<bytes::Bytes>,
     /// What callers were told, newest last, for scenarios.
@@ -237,6 +251,12 @@ impl Node {
             backup: None,
             restored: false,
             liar: false,
+            hostile: false,
+            stranger: false,
+            rights: Rights::default(),
+            witnessed: Witnessed::default(),
+            due_before: false,
+            shown_ms: 0,
             sent: None,
             last_told: None,
         }
@@ -253,6 +273,11 @@ impl Node {
             tries: Dial::new(now_ms),
             under_way: false,
         })
+    }
+
+    /// Whether it keeps to the rules, as far as its machine lets it.
+    pub(crate) fn is_honest(&self) -> bool {
+        !self.liar && !self.hostile
     }
 
     /// Whether the machine runs and is awake.

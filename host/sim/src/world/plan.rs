@@ -3,280 +3,14 @@
 //! A plan is a list, so that a failing run is made smaller by leaving steps out. Everything else that chance
 //! decides comes from the seed, not from the steps.
 
-use std::collections::BTreeSet;
-use std::fmt;
-
-use lattice_format::Call;
 use lattice_kernel::run::engine::Role;
 use lattice_testing::Dice;
 
+use crate::world::act::{Act, Fails, Keep, Step};
 use crate::world::code::Code;
+use crate::world::hostile;
 use crate::world::node::NodeId;
 use crate::world::{Topology, Weather};
-
-/// What a revocation keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Nothing.
-    Nothing,
-    /// Everything that its device has seen.
-    Seen,
-}
-
-/// One thing that is done, at a time in milliseconds since the plan began.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// When.
-    pub at_ms: u64,
-    /// What.
-    pub act: Act,
-}
-
-/// Which operations of a disk return errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fails {
-    /// Writes and syncs, and once one has failed, everything.
-    Writes,
-    /// Reads alone.
-    Reads,
-}
-
-/// What is done.
-#[derive(Clone, Debug)]
-pub enum Act {
-    /// Somebody calls the app on a node, some calls as one transaction.
-    Call {
-        /// The node.
-        by: NodeId,
-        /// The calls.
-        calls: Vec<Call>,
-    },
-    /// A node makes another one a member, gives it a role, or admits it again.
-    Admit {
-        /// Who does it.
-        by: NodeId,
-        /// Whom.
-        whom: NodeId,
-        /// As what.
-        role: Role,
-    },
-    /// An admin makes an invite.
-    Invite {
-        /// Who makes it.
-        by: NodeId,
-        /// What it makes of whoever claims it.
-        role: Role,
-        /// How many may claim it.
-        uses: u32,
-        /// For how long, in milliseconds by the clocks of whom claims are brought to.
-        lasts_ms: u64,
-    },
-    /// Somebody brings its claim of the last invite to a member, whose node admits it.
-    Claim {
-        /// Who claims.
-        whom: NodeId,
-        /// The member.
-        via: NodeId,
-    },
-    /// An admin makes a child of the store, with the members that it sees, on the same machines.
-    Child {
-        /// Who makes it.
-        by: NodeId,
-    },
-    /// The same, but in the child store, if there is one.
-    InChild(Box<Act>),
-    /// A node revokes another one.
-    Revoke {
-        /// Who does it.
-        by: NodeId,
-        /// Whom.
-        whom: NodeId,
-        /// What stays of the second's entries.
-        keep: Keep,
-    },
-    /// A node gives up its rights.
-    Resign {
-        /// Who does it.
-        by: NodeId,
-    },
-    /// The machine fails now, or after so many more effects of its sessions.
-    Crash {
-        /// The machine.
-        node: NodeId,
-        /// Effects that it still carries out.
-        after: u64,
-    },
-    /// The power fails at a write or sync.
-    CutPower {
-        /// The machine.
-        node: NodeId,
-        /// Writes and syncs that still succeed.
-        after: u64,
-    },
-    /// The disk returns errors, from some operation on; the store is opened again afterwards.
-    BreakDisk {
-        /// The machine.
-        node: NodeId,
-        /// What fails.
-        fails: Fails,
-        /// Operations of these that still succeed.
-        after: u64,
-    },
-    /// The disk of the log is full for a while.
-    Fill {
-        /// The machine.
-        node: NodeId,
-        /// For how long, in milliseconds.
-        ms: u64,
-    },
-    /// The disk is slow for a while.
-    Slow {
-        /// The machine.
-        node: NodeId,
-        /// What each commit takes, in milliseconds.
-        disk_ms: u64,
-        /// For how long, in milliseconds.
-        ms: u64,
-    },
-    /// The machine sleeps.
-    Sleep {
-        /// The machine.
-        node: NodeId,
-        /// For how long, in milliseconds.
-        ms: u64,
-    },
-    /// The machine's clock is wrong from now on.
-    Skew {
-        /// The machine.
-        node: NodeId,
-        /// Its clock less the true time, in milliseconds.
-        ms: i64,
-    },
-    /// The machine has another address: its streams are silent.
-    Move {
-        /// The machine.
-        node: NodeId,
-    },
-    /// Packets between a group and the others do not pass for a while.
-    Partition {
-        /// The group.
-        group: BTreeSet<NodeId>,
-        /// Only those out of the group are lost.
-        one_way: bool,
-        /// For how long, in milliseconds.
-        ms: u64,
-    },
-    /// Packets travel otherwise for a while.
-    Storm {
-        /// How.
-        weather: Weather,
-        /// For how long, in milliseconds.
-        ms: u64,
-    },
-    /// The disks are copied.
-    Backup {
-        /// The machine.
-        node: NodeId,
-    },
-    /// The copy is put back: if the node wrote in between, it forks its own chain.
-    Restore {
-        /// The machine.
-        node: NodeId,
-    },
-    /// From now on the node sends other bytes than its sessions say.
-    Lie {
-        /// The node.
-        node: NodeId,
-    },
-    /// A node is given entries that a liar made up.
-    Forge {
-        /// Who gets them.
-        to: NodeId,
-        /// In whose name.
-        by: NodeId,
-        /// Which kind of nonsense.
-        kind: u64,
-    },
-    /// A node throws its derived state away.
-    Rebuild {
-        /// The node.
-        node: NodeId,
-    },
-    /// A node is compared with a fold from nothing, if nothing is due there.
-    Judge {
-        /// The node.
-        node: NodeId,
-    },
-}
-
-impl Act {
-    /// Whether it concerns one store, and not the machine.
-    fn is_of_a_store(&self) -> bool {
-        match self {
-            Self::Call { .. }
-            | Self::Admit { .. }
-            | Self::Revoke { .. }
-            | Self::Resign { .. }
-            | Self::Crash { .. }
-            | Self::CutPower { .. }
-            | Self::BreakDisk { .. }
-            | Self::Forge { .. }
-            | Self::Rebuild { .. }
-            | Self::Judge { .. } => true,
-            Self::Invite { .. }
-            | Self::Claim { .. }
-            | Self::Child { .. }
-            | Self::InChild(_)
-            | Self::Fill { .. }
-            | Self::Slow { .. }
-            | Self::Sleep { .. }
-            | Self::Skew { .. }
-            | Self::Move { .. }
-            | Self::Partition { .. }
-            | Self::Storm { .. }
-            | Self::Backup { .. }
-            | Self::Restore { .. }
-            | Self::Lie { .. } => false,
-        }
-    }
-
-    /// The same in the child store, if that is meant.
-    pub(crate) fn of(self, in_child: bool) -> Self {
-        match in_child {
-            true => Self::InChild(Box::new(self)),
-            false => self,
-        }
-    }
-
-    /// The nodes that it names.
-    pub fn nodes(&self) -> Vec<NodeId> {
-        match self {
-            Self::Call { by, .. }
-            | Self::Resign { by }
-            | Self::Invite { by, .. }
-            | Self::Child { by } => vec![*by],
-            Self::Claim { whom, via } => vec![*whom, *via],
-            Self::InChild(act) => act.nodes(),
-            Self::Admit { by, whom, .. } | Self::Revoke { by, whom, .. } => vec![*by, *whom],
-            Self::Forge { to, by, .. } => vec![*to, *by],
-            Self::Partition { group, .. } => group.iter().copied().collect(),
-            Self::Storm { .. } => Vec::new(),
-            Self::Crash { node, .. }
-            | Self::CutPower { node, .. }
-            | Self::BreakDisk { node, .. }
-            | Self::Fill { node, .. }
-            | Self::Slow { node, .. }
-            | Self::Sleep { node, .. }
-            | Self::Skew { node, .. }
-            | Self::Move { node }
-            | Self::Backup { node }
-            | Self::Restore { node }
-            | Self::Lie { node }
-            | Self::Rebuild { node }
-            | Self::Judge { node } => vec![*node],
-        }
-    }
-}
 
 /// How large and how rough the runs of a swarm are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,6 +21,29 @@ pub struct Shape {
     pub steps: u64,
     /// Whether nodes lie.
     pub liars: bool,
+    /// A hostile hour instead of a swarm's run. Then `nodes` is how many members there are, and `steps` how many steps.
+    pub hour: Option<Hour>,
+}
+
+/// What is done in a hostile hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hour {
+    /// Members attack with all that they can sign.
+    Attacks,
+    /// Clocks are wrong and jump, and members attack now and then.
+    Clocks,
+}
+
+impl Shape {
+    /// The shape of a hostile hour.
+    pub fn hostile(hour: Hour) -> Self {
+        Self {
+            nodes: 20,
+            steps: 120,
+            liars: true,
+            hour: Some(hour),
+        }
+    }
 }
 
 impl Default for Shape {
@@ -295,6 +52,7 @@ impl Default for Shape {
             nodes: 5,
             steps: 60,
             liars: true,
+            hour: None,
         }
     }
 }
@@ -313,6 +71,9 @@ pub struct Plan {
 impl Plan {
     /// The plan that a seed stands for.
     pub fn random(seed: u64, shape: Shape, code: &Code) -> Self {
+        if let Some(hour) = shape.hour {
+            return hostile::plan(seed, shape, hour, code);
+        }
         // Another stream of numbers than that of the world.
         let mut dice = Dice(seed ^ 0x5851_f42d_4c95_7f2d);
         let nodes = 2 + dice.below(u64::from(shape.nodes.max(2)) - 1) as u16;
@@ -565,11 +326,5 @@ fn act(dice: &mut Dice, nodes: u16, rough: u64, shape: Shape, code: &Code) -> Ac
                 ms,
             },
         },
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>9} {:?}", self.at_ms, self.act)
     }
 }

@@ -115,6 +115,8 @@ impl World {
             };
             return (!waits).then_some(Input::Nothing);
         };
+        let published = node.writer.as_ref().and_then(Writer::store);
+        node.due_before = published.is_none_or(|s| s.published().summary().pending > 0);
         Some(Input::Job(match job {
             Job::Call { lane, calls } => writer::Job::Call {
                 lane,
@@ -201,6 +203,7 @@ impl World {
 
     /// Callers are told what their calls came to.
     fn answer(&mut self, id: NodeId, group: Group<()>) {
+        self.check_signed(id, &group.written);
         for hash in group.written.iter().map(VerifiedHeader::id) {
             self.nodes[id.index()].acknowledged.push(hash);
             self.note(id, format_args!("writes {}", short(&hash.0)));

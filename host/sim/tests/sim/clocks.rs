@@ -12,6 +12,7 @@ fn plan(seed: u64, code: &Code) -> Plan {
         nodes: 5,
         steps: 40,
         liars: false,
+        hour: None,
     };
     let mut plan = Plan::random(seed, shape, code);
     plan.topology = Topology::Full;

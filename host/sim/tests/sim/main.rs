@@ -9,6 +9,7 @@ mod determinism;
 mod dials;
 mod failed_reads;
 mod gossip;
+mod hostile;
 mod large;
 mod model;
 mod mutants;

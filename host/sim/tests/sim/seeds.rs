@@ -29,10 +29,10 @@ fn hold(code: &Code, seeds: Range<u64>) {
             eprintln!("{number:>4} {step}");
         }
         panic!(
-            "{violation}\nlattice sim swarm {}\nsmaller: {:?}\nlattice sim swarm {}",
-            case.options(),
+            "{violation}\nlattice sim {}\nsmaller: {:?}\nlattice sim {}",
+            case.command(),
             finished.result,
-            small.options()
+            small.command()
         );
     }
     eprintln!("{}: {swarm:?}", code.name());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use lattice_sim::Shape;
+use lattice_sim::{Hour, Shape};
 
 use crate::outcome::{Failure, Form};
 
@@ -77,6 +77,12 @@ pub(crate) enum Command {
   lattice sim swarm --seeds 0..20000 --resume seeds.txt    the next time it goes on where it was stopped
   lattice sim swarm --seeds 39..40 --trace 39.txt      the same run again, every effect written")]
     Swarm(SwarmArgs),
+    /// Run hostile hours: every fourth member attacks with all that it can sign, or clocks are wrong
+    #[command(after_help = "Examples:
+  lattice sim hostile --seeds 0..1000
+  lattice sim hostile --seeds 0..1000 --clocks
+  lattice sim hostile --seeds 0..20 --plugin bank.wasm")]
+    Hostile(HostileArgs),
     /// Try the rules of checkpoints and revocations in a small model of their own, a history a seed
     #[command(after_help = "Examples:
   lattice sim model --seeds 0..10000")]
@@ -111,18 +117,41 @@ pub(crate) struct RunArgs {
 /// Arguments of `swarm`.
 #[derive(Args, Debug)]
 pub(crate) struct SwarmArgs {
-    /// The seeds, the second not among them
-    #[arg(long, value_name = "A..B", default_value = SEEDS, value_parser = seeds)]
-    pub(crate) seeds: Range<u64>,
-    /// What stores run: a bundled plugin, a file that ends in .wasm, or the kernel's model programs
-    #[arg(long, value_name = "PLUGIN", default_value = "model")]
-    pub(crate) plugin: String,
+    #[command(flatten)]
+    pub(crate) seeds: SeedsArgs,
     /// The most nodes of a run
     #[arg(long, value_name = "N", default_value_t = Shape::default().nodes, value_parser = clap::value_parser!(u16).range(2..=1000))]
     pub(crate) nodes: u16,
     /// The most steps of a run, calls at the same time apart
     #[arg(long, value_name = "N", default_value_t = Shape::default().steps)]
     pub(crate) steps: u64,
+}
+
+/// Arguments of `hostile`.
+#[derive(Args, Debug)]
+pub(crate) struct HostileArgs {
+    #[command(flatten)]
+    pub(crate) seeds: SeedsArgs,
+    /// Wrong clocks, some by days and years, with fewer attacks
+    #[arg(long)]
+    pub(crate) clocks: bool,
+    /// The members of a run, of whom every fourth is hostile
+    #[arg(long, value_name = "N", default_value_t = Shape::hostile(Hour::Attacks).nodes, value_parser = clap::value_parser!(u16).range(4..=999))]
+    pub(crate) nodes: u16,
+    /// The steps of a run, calls at the same time apart
+    #[arg(long, value_name = "N", default_value_t = Shape::hostile(Hour::Attacks).steps)]
+    pub(crate) steps: u64,
+}
+
+/// What is common to runs that a seed stands for.
+#[derive(Args, Debug)]
+pub(crate) struct SeedsArgs {
+    /// The seeds, the second not among them
+    #[arg(long, value_name = "A..B", default_value = SEEDS, value_parser = seeds)]
+    pub(crate) seeds: Range<u64>,
+    /// What stores run: a bundled plugin, a file that ends in .wasm, or the kernel's model programs
+    #[arg(long, value_name = "PLUGIN", default_value = "model")]
+    pub(crate) plugin: String,
     /// Threads [default: one a processor]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,

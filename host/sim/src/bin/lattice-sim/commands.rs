@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use lattice_sim::{Case, Code, Played, Rules, Scenario, Shape, model_all, play, play_twice, swarm};
+use lattice_sim::{
+    Case, Code, Hour, Played, Rules, Scenario, Shape, model_all, play, play_twice, swarm,
+};
 use serde_json::json;
 
-use crate::arguments::{Command, ModelArgs, RunArgs, SwarmArgs};
+use crate::arguments::{Command, ModelArgs, RunArgs, SeedsArgs};
 use crate::outcome::{Class, Failure, Output, Result, write};
 use crate::plugins::Workshop;
 use crate::record::Record;
@@ -16,7 +18,26 @@ pub(crate) fn run(output: Output, command: &Command) -> Result<()> {
     let workshop = Workshop::open();
     match command {
         Command::Run(args) => run_scenario(output, &workshop, args),
-        Command::Swarm(args) => run_swarm(output, &workshop, args),
+        Command::Swarm(args) => {
+            let shape = Shape {
+                nodes: args.nodes,
+                steps: args.steps,
+                ..Shape::default()
+            };
+            run_seeds(output, &workshop, &args.seeds, shape)
+        }
+        Command::Hostile(args) => {
+            let hour = match args.clocks {
+                false => Hour::Attacks,
+                true => Hour::Clocks,
+            };
+            let shape = Shape {
+                nodes: args.nodes,
+                steps: args.steps,
+                ..Shape::hostile(hour)
+            };
+            run_seeds(output, &workshop, &args.seeds, shape)
+        }
         Command::Model(args) => run_model(output, args),
     }
 }
@@ -71,7 +92,7 @@ fn text_of(played: &Played) -> String {
     text
 }
 
-fn run_swarm(output: Output, workshop: &Workshop, args: &SwarmArgs) -> Result<()> {
+fn run_seeds(output: Output, workshop: &Workshop, args: &SeedsArgs, shape: Shape) -> Result<()> {
     let code = workshop.code(&args.plugin).map_err(Failure::usage)?;
     if !code.has_random_calls() {
         return Err(Failure::usage(format!(
@@ -79,17 +100,12 @@ fn run_swarm(output: Output, workshop: &Workshop, args: &SwarmArgs) -> Result<()
             args.plugin
         )));
     }
-    let shape = Shape {
-        nodes: args.nodes,
-        steps: args.steps,
-        ..Shape::default()
-    };
     let single = args.only_nodes.is_some() || args.only_steps.is_some() || args.trace.is_some();
     if single {
         return run_one(output, args, &code, shape);
     }
     let record = match &args.resume {
-        Some(path) => Some(Record::open(path, args)?),
+        Some(path) => Some(Record::open(path, args, shape)?),
         None => None,
     };
     let seeds = record.as_ref().map_or(args.seeds.start, Record::next)..args.seeds.end;
@@ -129,13 +145,13 @@ fn run_swarm(output: Output, workshop: &Workshop, args: &SwarmArgs) -> Result<()
         );
     };
     let small = case.shrink();
-    let replay = format!("run it again with: lattice sim swarm {}", small.options());
+    let replay = format!("run it again with: lattice sim {}", small.command());
     let text = format!("seed {}, {violation}", case.seed);
     Err(Failure::new(Class::Refused, text).hint(replay))
 }
 
 /// One seed, perhaps with less of what it does.
-fn run_one(output: Output, args: &SwarmArgs, code: &Code, shape: Shape) -> Result<()> {
+fn run_one(output: Output, args: &SeedsArgs, code: &Code, shape: Shape) -> Result<()> {
     if args.seeds.end.saturating_sub(args.seeds.start) != 1 {
         return Err(Failure::usage(
             "--only-… and --trace are about one seed; name it alone, as in --seeds 39..40",

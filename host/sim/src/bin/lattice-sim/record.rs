@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use lattice_sim::Progress;
+use lattice_sim::{Hour, Progress, Shape};
 
-use crate::arguments::SwarmArgs;
+use crate::arguments::SeedsArgs;
 use crate::outcome::{Failure, Result, write};
 
 /// A file that says up to which seed all runs of one kind have held.
@@ -18,10 +18,15 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn open(path: &Path, args: &SwarmArgs) -> Result<Self> {
+    pub(crate) fn open(path: &Path, args: &SeedsArgs, shape: Shape) -> Result<Self> {
+        let hour = match shape.hour {
+            None => "",
+            Some(Hour::Attacks) => "hostile ",
+            Some(Hour::Clocks) => "hostile clocks ",
+        };
         let kind = format!(
-            "{} nodes {} steps {} from {}",
-            args.plugin, args.nodes, args.steps, args.seeds.start
+            "{hour}{} nodes {} steps {} from {}",
+            args.plugin, shape.nodes, shape.steps, args.seeds.start
         );
         let next = match fs::read_to_string(path) {
             Ok(text) => match text.trim_end().rsplit_once(" next ") {
