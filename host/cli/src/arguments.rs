@@ -251,6 +251,18 @@ mod tests {
     /// A function's name, its positional arguments, and its named arguments, sorted by name.
     type Read = (String, Vec<Source>, Vec<(String, Source)>);
 
+    fn advice(failure: &Failure, remedy: &str) {
+        let said = failure.to_string();
+        assert!(said.contains(remedy), "{said}");
+    }
+
+    #[test]
+    fn a_call_without_a_function_is_written_as_the_error_says() {
+        let failed = read(&[]).expect_err("there is no function");
+        advice(&failed, "write: STORE FUNCTION ARGS…");
+        assert_eq!(read(&["value"]).expect("it is one").0, "value");
+    }
+
     fn read(words: &[&str]) -> Result<Read> {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
         let call = function_call(&words, &mut Sources::default())?;

@@ -227,7 +227,7 @@ pub(crate) fn failure(outcome: &api::Outcome, functions: &[&str]) -> Option<Fail
                 Class::Unauthorized,
                 format!("{which} is not allowed: {detail}"),
             )
-            .hint("ask an admin of the store for another role")
+            .hint(outcome.remedy.clone())
         }
         api::OutcomeKind::Void => Failure::new(Class::Unauthorized, format!("{which} is void")),
         api::OutcomeKind::Pending | api::OutcomeKind::Unspecified => {

@@ -184,7 +184,12 @@ pub(crate) async fn status(context: &Context, args: StoreArgs) -> Result<()> {
         })
         .await?
         .into_inner();
-    let members = members::all(context, &store).await?;
+    // A store that does not open has no members to show, and its state says why.
+    let is_open = !status.governance_hash.is_empty();
+    let members = match is_open {
+        true => members::all(context, &store).await?,
+        false => Vec::new(),
+    };
     let floating = if status.floating_count == 0 {
         Vec::new()
     } else {

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+const DAY_MS: u64 = 86_400_000;
+
 /// How many digits of an id a table shows: enough to name it in a command.
 pub(crate) const SHORT_DIGITS: usize = 12;
 
@@ -148,7 +150,14 @@ pub(crate) fn now_ms() -> u64 {
 pub(crate) fn parse_duration_ms(text: &str) -> Result<u64, String> {
     let read = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it like 90s, 24h or 7days"))?;
-    u64::try_from(read.as_millis()).map_err(|_| "too long".to_owned())
+    u64::try_from(read.as_millis()).map_err(|_| {
+        let days_max = u64::MAX / DAY_MS;
+        format!("{text} is more than {days_max} days; write a shorter one")
+    })
+}
+
+fn before_1970(text: &str) -> String {
+    format!("{text} is before 1970; write a later time")
 }
 
 /// Reads a point in time: RFC 3339 (`2026-05-01T12:00:00Z`), a date, a date with a time in UTC, or how long ago it
@@ -160,7 +169,7 @@ pub(crate) fn parse_time_ms(text: &str) -> Result<u64, String> {
         (Ok(at), _) => at,
         (Err(_), Ok(ago)) => SystemTime::now()
             .checked_sub(ago)
-            .ok_or_else(|| format!("{text} ago is before 1970"))?,
+            .ok_or_else(|| before_1970(text))?,
         (Err(_), Err(_)) => {
             return Err(
                 "write a time like 2026-05-01T12:00:00Z, a date like 2026-05-01, \
@@ -171,8 +180,9 @@ pub(crate) fn parse_time_ms(text: &str) -> Result<u64, String> {
     };
     let since = at
         .duration_since(UNIX_EPOCH)
-        .map_err(|_| "before 1970".to_owned())?;
-    u64::try_from(since.as_millis()).map_err(|_| "too far away".to_owned())
+        .map_err(|_| before_1970(text))?;
+    u64::try_from(since.as_millis())
+        .map_err(|_| format!("{text} is after the year 9999; write an earlier one"))
 }
 
 #[cfg(test)]
@@ -198,7 +208,10 @@ mod tests {
         let hour_ago = parse_time_ms("1h").expect("a duration is a time");
         assert!(now_ms() - hour_ago - 3_600_000 < 10_000);
         assert!(parse_time_ms("yesterday").is_err());
-        assert!(parse_time_ms("1960-01-01").is_err());
+        for early in ["1960-01-01", "100years"] {
+            let said = parse_time_ms(early).expect_err("it is before 1970");
+            assert!(said.contains(early) && said.contains("1970"), "{said}");
+        }
     }
 
     #[test]
@@ -214,6 +227,14 @@ mod tests {
     fn durations_name_what_is_expected() {
         assert_eq!(parse_duration_ms("24h"), Ok(86_400_000));
         assert!(parse_duration_ms("soon").is_err_and(|e| e.contains("24h")));
+        let longest = format!("{}days", u64::MAX / DAY_MS);
+        parse_duration_ms(&longest).expect("it is not too long");
+        let longer = format!("{}days", u64::MAX / DAY_MS + 1);
+        let said = parse_duration_ms(&longer).expect_err("it is too long");
+        assert!(
+            said.contains(&longer) && said.contains("213503982334 days"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -56,6 +56,14 @@ pub const NAMES_SHOWN: usize = 256;
 
 /// The most stores of one node.
 pub const STORES_MAX: usize = 1000;
+/// The most stores that stay open for [`RESTS_AFTER`] without being used.
+pub const STORES_OPEN: usize = 32;
+/// How long a store may be open without being used.
+pub const RESTS_AFTER: Duration = Duration::from_secs(60);
+/// How long a store may be open without being used when [`STORES_OPEN`] others were used since.
+pub const RESTS_AFTER_CROWDED: Duration = Duration::from_secs(2);
+/// How often stores are looked for that nobody uses.
+pub const RESTS_LOOK: Duration = Duration::from_secs(1);
 /// Files that an open store keeps open: its state, and the last segment of its log.
 pub const DESCRIPTORS_PER_STORE: u64 = 2;
 /// Files that stay free for connections, compilers and segments that somebody reads.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use lattice_format::{Call, DeviceKey, Lane};
+use lattice_format::{Call, DeviceKey, Lane, StoreId};
 use lattice_kernel::Outcome;
 use lattice_kernel::run::engine::{Answer, AskError, Member, MemberStatus, Question, Role};
 use lattice_net::{Governance, InviteKey, PeerAddr, Token};
@@ -69,7 +69,7 @@ impl Governed {
                 "{} is not allowed: {}",
                 function.name, shown.detail
             ))
-            .hint("ask an admin of the store")),
+            .hint(shown.remedy)),
             Outcome::Refused { .. } => Err(Failure::refused(format!(
                 "{} refused: {}",
                 function.name,
@@ -120,6 +120,30 @@ async fn govern(
     };
     let done = call::commit(slot, store, Lane::System, vec![call], false).await?;
     Ok(Governed { done, found })
+}
+
+/// What helps a device to a right that it lacks in a store.
+pub(crate) fn remedy(
+    governance: Option<&Governance>,
+    store: &StoreId,
+    device: &DeviceKey,
+) -> String {
+    let member = governance.and_then(|governance| governance.member(device));
+    let (store, device) = (lookup::short(&store.0), lookup::short(&device.0));
+    let role = match member {
+        None => return "join the store with an invite of an admin".into(),
+        Some(member) if member.status != MemberStatus::Active => {
+            return format!(
+                "an admin of the store admits it again with `lattice store readmit {store} {device}`"
+            );
+        }
+        Some(member) if member.role == Role::Reader => Role::Writer,
+        Some(_) => Role::Admin,
+    };
+    format!(
+        "an admin of the store can give it another role: `lattice store role {store} {device} {}`",
+        role.name()
+    )
 }
 
 /// Records a store in its parent as a child.

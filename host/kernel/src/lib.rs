@@ -37,6 +37,7 @@ pub use log::notice::Notice;
 pub use log::{Stored, WitnessRecord};
 pub use outcome::{HostRefusal, Outcome, TrapKind};
 pub use state::versions::RootDigests;
+pub use storage::error::LOG_REMEDY;
 pub use storage::error::{StorageError, StoreFile};
 pub use storage::files::Files;
 pub use storage::keys::LocalSeq;

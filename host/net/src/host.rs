@@ -33,6 +33,17 @@ pub trait NetHost: Send + Sync + 'static {
     /// What the log of a store holds durably; `None` for a store that this node does not have.
     fn snapshot(&self, store: &StoreId) -> Option<Snapshot>;
 
+    /// Whether this node has a store, and could give a snapshot of it. Called often.
+    fn serves(&self, store: &StoreId) -> bool {
+        self.snapshot(store).is_some()
+    }
+
+    /// Whether a store rests: nothing has changed it since it was closed, and a snapshot would open it. Sessions that
+    /// are in sync leave it alone.
+    fn rests(&self, _store: &StoreId) -> bool {
+        false
+    }
+
     /// Who is and was a member, as of the end of the system lane; `None` as long as that is unknown.
     /// Called often: keep the answer, and replace it when the system lane changes
     /// ([`Governance::read`]). The same `Arc` means that nothing changed.
@@ -113,7 +124,7 @@ pub enum ClaimRefusal {
     #[error("the invite is not open: {0:?}")]
     Invite(InviteState),
     /// The device was a member before; only an admin can admit it again.
-    #[error("the device was a member before; an admin must re-admit it")]
+    #[error("the device was a member before")]
     AdmittedBefore,
     /// This node may not append the admission now (not ready, paused, no member itself). Another
     /// member may.

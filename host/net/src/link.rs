@@ -179,7 +179,7 @@ async fn listen(
     let store = context
         .store(&store_id)
         .filter(|s| s.access(&conn.peer) != Access::None)
-        .filter(|s| context.host.snapshot(&s.id).is_some());
+        .filter(|s| context.host.serves(&s.id));
     let (words, why) = match store {
         // The same answer whether there is such a store or not: a stranger must not learn it.
         None => refuse(
@@ -387,7 +387,7 @@ fn open_sessions(context: &Arc<Context>, conn: &Arc<Conn>) -> Duration {
     for store in context.stores() {
         if store.access(&conn.peer) == Access::None
             || store.sessions.contains(&conn.peer)
-            || context.host.snapshot(&store.id).is_none()
+            || !context.host.serves(&store.id)
         {
             continue;
         }

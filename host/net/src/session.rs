@@ -217,11 +217,16 @@ impl Driver {
                     }
                     if Instant::now() >= compare_at {
                         compare_at = Instant::now() + jitter(interval);
+                        self.look_at_access()?;
+                        if self.session.status().in_sync
+                            && self.context.host.rests(&self.store.id)
+                        {
+                            continue;
+                        }
                         let due = pace.due(&self.session.status(), self.delivery.is_some());
                         if due == Due::Stalled {
                             return Err(SessionEnd::soon("no progress"));
                         }
-                        self.look_at_access()?;
                         if due == Due::Compare {
                             self.handle(Input::Reconcile)?;
                         }

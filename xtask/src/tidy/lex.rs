@@ -22,6 +22,8 @@ pub(super) struct Piece {
 pub(super) struct Source {
     pub(super) tokens: Vec<Token>,
     pub(super) strings: Vec<Piece>,
+    /// For each string, how many tokens are before it.
+    pub(super) string_places: Vec<usize>,
     /// The comments, a piece for each of their lines.
     pub(super) comments: Vec<Piece>,
     pub(super) line_count: usize,
@@ -143,8 +145,17 @@ impl Source {
         self.tokens.len() - 1
     }
 
+    /// Returns the strings between two tokens, without the reasons that `expect` takes.
+    pub(super) fn strings_between(&self, first: usize, last: usize) -> Vec<&Piece> {
+        let is_reason = |place: usize| place >= 2 && self.tokens[place - 2].text == "expect";
+        let places = self.string_places.iter().zip(&self.strings);
+        let inside = places.filter(|(place, _)| (first + 1..=last).contains(*place));
+        let inside = inside.filter(|(place, _)| !is_reason(**place));
+        inside.map(|(_, piece)| piece).collect()
+    }
+
     /// Returns the bracket that closes the one at `open`, or the last token.
-    fn closing(&self, open: usize) -> usize {
+    pub(super) fn closing(&self, open: usize) -> usize {
         let mut depth = 0_usize;
         for (index, token) in self.tokens.iter().enumerate().skip(open) {
             match token.text.as_str() {
@@ -186,10 +197,14 @@ impl Reader {
                 match contents(kind, text) {
                     Contents::Number => self.push(text),
                     Contents::Character => {}
-                    Contents::String(contents) => self.source.strings.push(Piece {
-                        line: self.line,
-                        text: contents.to_owned(),
-                    }),
+                    Contents::String(contents) => {
+                        let place = self.source.tokens.len();
+                        self.source.string_places.push(place);
+                        self.source.strings.push(Piece {
+                            line: self.line,
+                            text: contents.to_owned(),
+                        });
+                    }
                 }
             }
             // `r#type` means what `type` would, were it no keyword.

@@ -10,6 +10,7 @@ mod folders;
 mod invariants;
 mod lex;
 mod named;
+mod remedies;
 mod source;
 mod text;
 mod tree;
@@ -65,6 +66,7 @@ pub fn check(root: &Path) -> Result<Vec<Violation>> {
     folders::check(architecture, &examined, &mut violations);
     bounds::check(&examined, &mut violations);
     invariants::check(&tree, &examined, &mut violations);
+    remedies::check(&examined, &mut violations);
     named::check(&tree, &examined, &mut violations);
     text::check(&tree, &mut violations);
     commits::check(root, &mut violations)?;

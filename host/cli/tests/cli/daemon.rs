@@ -433,10 +433,8 @@ fn quotas_are_set_by_role_and_member_and_shown() {
     let much = ["store", "quota", "shared", "all", "much"];
     a.fails(&much, 2, &["much", "none"]);
     let mine = ["store", "quota", "shared", "writer", "1000000"];
-    b.run(&mine).failed(
-        6,
-        &["change of the quota", "role is writer", "ask an admin"],
-    );
+    b.run(&mine)
+        .failed(6, &["change of the quota", "role is writer", "an admin"]);
 }
 
 #[test]

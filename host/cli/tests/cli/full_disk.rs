@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Ended, built, command, finish, finish_with_input, start_daemon};
+use crate::harness::{
+    Ended, advice, built, command, finding, finish, finish_with_input, start_daemon,
+};
 use crate::small_disk::{SmallDisk, names};
 
 /// Free space in bytes. With each of these an operation fails at another step, and with the last it succeeds.
@@ -114,6 +116,7 @@ fn a_full_disk_loses_no_call_that_was_acknowledged() {
     let (count, failed) = put_until_full(&home, "notes", &value);
     failed_for_space(&failed, &[3, 4]);
     assert!(count > 0, "{failed:?}");
+    advice(&failed.stderr, "make room on the disk");
     disk.empty();
     has_exactly(&home, "notes", count, &value);
     ok(&home, &["call", "notes", "put", "after", "all"]);
@@ -209,6 +212,10 @@ fn a_disk_that_can_only_be_read_still_answers_queries_and_refuses_the_rest() {
         ] {
             let ended = finish(command(&home).args(words));
             ended.failed(4, &["ead-only"]);
+            advice(
+                &ended.stderr,
+                "the disk can only be read: mount it for writing",
+            );
         }
         let words = [
             "daemon",
@@ -361,4 +368,21 @@ fn a_daemon_with_a_full_disk_installs_a_plugin_whole_or_not_at_all() {
     let home = disk.home();
     let _daemon = start_daemon(&home);
     plugins_are_whole_or_absent(&home, &disk, &[4]);
+}
+
+#[test]
+fn a_disk_with_little_space_is_told_by_doctor_until_there_is_room_as_it_says() {
+    let Some(mut disk) = small_disk() else { return };
+    let home = disk.home();
+    make_home(&home);
+    let check = || {
+        let ended = finish(command(&home).args(["--json", "doctor"]));
+        finding(&ended, "disk")
+    };
+    let found = check();
+    found.advice("MiB are free: stores stop on a full disk");
+    let mut words = found.hint.split(' ');
+    let mib = words.find_map(|word| word.parse::<u64>().ok());
+    disk.remount(&format!("size={}m", mib.expect("a number") + 40));
+    check().is_content();
 }

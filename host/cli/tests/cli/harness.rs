@@ -25,6 +25,11 @@ impl Home {
         }
     }
 
+    /// A directory that is a home already.
+    pub(crate) fn at(directory: TempDir) -> Home {
+        Home { directory }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -61,6 +66,24 @@ impl Home {
         let ended = self.run(words);
         ended.failed(code, says);
         assert_eq!(ended.stdout, "", "lattice {words:?}");
+    }
+
+    /// Runs a command that must fail and tell a person this remedy.
+    pub(crate) fn advice<S: AsRef<OsStr> + std::fmt::Debug>(
+        &self,
+        words: &[S],
+        remedy: &str,
+    ) -> Advice {
+        let ended = self.run(words);
+        assert_ne!(ended.code, 0, "lattice {words:?}: {ended:?}");
+        ended.failed(ended.code, &[]);
+        advice(&ended.stderr, remedy)
+    }
+
+    /// What `doctor` found in one of its checks.
+    pub(crate) fn doctor(&self, name: &str) -> Finding {
+        let ended = self.run(&["--json", "doctor"]);
+        finding(&ended, name)
     }
 
     /// How many entries a store's log has.
@@ -172,6 +195,92 @@ impl Ended {
         for said in says {
             assert!(line.contains(said), "{said:?} is missing: {self:?}");
         }
+    }
+}
+
+/// What `doctor` found: how bad it is, what it is, and what to do.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) level: String,
+    pub(crate) text: String,
+    pub(crate) hint: String,
+}
+
+/// What `--json doctor` printed of one of its checks.
+pub(crate) fn finding(ended: &Ended, name: &str) -> Finding {
+    let document: Value =
+        serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+    let checks = document["checks"].as_array().expect("a list");
+    let check = checks.iter().find(|check| check["name"] == name);
+    let check = check.expect("it is looked at");
+    let text = |field: &str| check[field].as_str().expect("text").to_owned();
+    Finding {
+        level: text("level"),
+        text: text("text"),
+        hint: text("hint"),
+    }
+}
+
+impl Finding {
+    /// Asserts that there is nothing to do.
+    pub(crate) fn is_content(&self) {
+        assert_eq!(
+            (self.level.as_str(), self.hint.as_str()),
+            ("ok", ""),
+            "{self:?}"
+        );
+    }
+
+    /// Asserts that something is to do, and that this is told.
+    pub(crate) fn advice(&self, remedy: &str) -> Advice {
+        assert_ne!(self.level, "ok", "{self:?}");
+        advice(&self.hint, remedy)
+    }
+}
+
+/// What the product told a person to do. A test does that, and sees that it helped. Tidy asks for such a test for
+/// every remedy, by the words that are handed to [`advice`].
+#[derive(Debug)]
+pub(crate) struct Advice(String);
+
+/// Asserts that `said` tells this remedy.
+pub(crate) fn advice(said: &str, remedy: &str) -> Advice {
+    let Some(at) = said.find(remedy) else {
+        panic!("{remedy:?} is not told: {said}");
+    };
+    // An error tells what is wrong up to a semicolon.
+    let begin = said[..at].rfind("; ").map_or(0, |semicolon| semicolon + 2);
+    Advice(said[begin..].to_owned())
+}
+
+impl Advice {
+    /// The commands that it has.
+    pub(crate) fn commands(&self) -> Vec<&str> {
+        self.0.split('`').skip(1).step_by(2).collect()
+    }
+
+    /// Runs its first command as it stands there, on this home.
+    pub(crate) fn run(&self, home: &Home) -> Ended {
+        let commands = self.commands();
+        let command = commands.first().expect("a command is told");
+        let mut shell = Command::new("sh");
+        shell
+            .args([
+                "-c",
+                &format!("lattice() {{ \"$LATTICE\" \"$@\"; }}; {command}"),
+            ])
+            .env("LATTICE", program())
+            .env("LATTICE_HOME", home.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        finish(&mut shell)
+    }
+
+    /// Runs its first command, which must succeed. Returns what it printed.
+    pub(crate) fn ok(&self, home: &Home) -> String {
+        let ended = self.run(home);
+        assert_eq!(ended.code, 0, "{self:?}: {ended:?}");
+        ended.stdout
     }
 }
 

@@ -11,6 +11,9 @@ mod hostile;
 #[cfg(target_os = "linux")]
 mod lan;
 mod machine;
+mod remedies;
+mod remedies_home;
+mod remedies_members;
 mod sim;
 #[cfg(target_os = "linux")]
 mod small_disk;

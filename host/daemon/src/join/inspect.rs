@@ -16,6 +16,7 @@ pub(crate) async fn inspect_token(node: &Node, text: &str) -> Result<api::Inspec
     // Members judge whether the invite has expired, because this clock may be wrong. It tells only why nobody answers.
     let is_over = token.expires_ms != 0 && token.expires_ms <= node.clock.now_ms();
     let inspected = net.inspect_token(&token).await;
+    let failure = |error: &JoinError| failure(error, &token.store, &node.device());
     let inspected = inspected.map_err(|error| match error {
         JoinError::Unreachable { .. } if is_over => failure(&JoinError::Expired {
             at_ms: token.expires_ms,

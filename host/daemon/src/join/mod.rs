@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
 
 use futures_util::future::BoxFuture;
-use lattice_format::{ComponentId, SignedHeader, StoreId};
+use lattice_format::{ComponentId, DeviceKey, SignedHeader, StoreId};
 use lattice_kernel::{Files, Store, machine_remedy};
 use lattice_net::join::Agreement;
 use lattice_net::{JoinError, JoinHost, JoinPhase, JoinTask, Token};
@@ -141,15 +141,19 @@ fn shown(phase: &JoinPhase) -> api::JoinProgress {
     }
 }
 
-/// The failure of a request for a join that ended with this error.
-pub(crate) fn failure(error: &JoinError) -> Failure {
+/// The failure of a request for a join of this device to a store that ended with this error.
+pub(crate) fn failure(error: &JoinError, store: &StoreId, device: &DeviceKey) -> Failure {
     let text = error.to_string();
     match error {
         JoinError::Unreachable { .. } | JoinError::NotNow { .. } => {
             Failure::unreachable(text).hint("try again when a member's node runs")
         }
+        JoinError::AdmittedBefore => Failure::unauthorized(text).hint(format!(
+            "an admin of the store admits it again with `lattice store readmit {} {}`",
+            lookup::short(&store.0),
+            lookup::short(&device.0)
+        )),
         // The remedy stands in the text.
-        JoinError::AdmittedBefore => Failure::unauthorized(text),
         JoinError::Expired { .. }
         | JoinError::Spent { .. }
         | JoinError::Cancelled
@@ -272,7 +276,7 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
 
 fn watch_join(node: &Arc<Node>, slot: Arc<Slot>) -> Progress {
     let (out, progress) = mpsc::channel(16);
-    let handle = Arc::downgrade(node);
+    let (handle, device) = (Arc::downgrade(node), node.device());
     let mut phases = slot.join.0.subscribe();
     let mut closing = node.closing();
     tokio::spawn(async move {
@@ -291,7 +295,9 @@ fn watch_join(node: &Arc<Node>, slot: Arc<Slot>) -> Progress {
                 });
             }
             if let Some(JoinPhase::Failed { error }) = &phase {
-                let _ = out.send(Err(failure(error).into())).await;
+                let _ = out
+                    .send(Err(failure(error, &slot.id, &device).into()))
+                    .await;
                 return;
             }
             if let Some(message) = message

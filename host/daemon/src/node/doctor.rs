@@ -9,10 +9,11 @@ use lattice_runtime::golden;
 
 use crate::Embedding;
 use crate::api::{Check, CheckLevel, DoctorResponse, NoticeKind};
-use crate::limits::{DESCRIPTORS_PER_STORE, DESCRIPTORS_SPARE, DISK_LOW_BYTES};
+use crate::limits::{DESCRIPTORS_PER_STORE, DESCRIPTORS_SPARE, DISK_LOW_BYTES, STORES_OPEN};
 use crate::node::copies;
 use crate::node::descriptors;
 use crate::node::home::check_socket_path;
+use crate::node::lookup;
 use crate::node::records::NoticeRecord;
 use crate::node::status;
 use crate::node::{Node, Slot};
@@ -39,7 +40,10 @@ fn free_space(free: u64) -> Check {
             "disk",
             CheckLevel::Warning,
             text,
-            "make room before stores stop",
+            format!(
+                "make room until {} MiB are free: stores stop on a full disk",
+                DISK_LOW_BYTES >> 20
+            ),
         ),
     }
 }
@@ -85,7 +89,7 @@ fn check_key(node: &Node) -> Check {
             "key",
             CheckLevel::Failed,
             "identity.key was replaced while the node runs",
-            "restart the node, and find out who replaced it",
+            "put the key of this node back, or restart the daemon to become the device of the new one",
         ),
         Err(error) => check("key", CheckLevel::Failed, error.to_string(), ""),
     }
@@ -119,7 +123,7 @@ fn check_disk(node: &Node) -> Check {
 }
 
 fn check_descriptors(node: &Node) -> Check {
-    let stores = node.slots().len() as u64;
+    let stores = node.slots().len().min(STORES_OPEN) as u64;
     let needed = stores * DESCRIPTORS_PER_STORE + 2 * DESCRIPTORS_SPARE;
     let (Some(limit), Some(open)) = (descriptors::limit(), descriptors::open()) else {
         return ok("files", "as many may be open as are needed");
@@ -131,7 +135,7 @@ fn check_descriptors(node: &Node) -> Check {
             "files",
             CheckLevel::Warning,
             text,
-            "allow more: see `ulimit -Hn`, or LimitNOFILE= of the service",
+            format!("allow {needed}: see `ulimit -n {needed}`, or LimitNOFILE= of the service"),
         ),
     }
 }
@@ -184,15 +188,16 @@ fn check_clock(node: &Node) -> Check {
     match node.records.notices() {
         Ok(notices) => {
             if let Some((_, notice)) = notices.into_iter().rev().find(|(_, n)| is_left(n)) {
-                let hint = "`lattice notices` shows all, and `lattice notices ack` ends this";
+                let hint = "`lattice notices` shows all, and `lattice notices ack --all` ends this";
                 return check("clock", CheckLevel::Warning, notice.text, hint);
             }
         }
         Err(error) => return check("clock", CheckLevel::Failed, error.to_string(), ""),
     }
     let is_corrected = |slot: &Arc<Slot>| {
-        let open = slot.opened()?;
-        let standing = node.verdict_on(&open.snapshot()).standing;
+        let known = slot.known()?;
+        let verdict = node.verdict(&slot.id, known.drift_ms, known.genesis_ms);
+        let standing = verdict.standing;
         matches!(standing, Standing::Corrected { .. }).then_some(())
     };
     if node.clock.0.trusted {
@@ -314,21 +319,34 @@ fn check_stores(node: &Node) -> Check {
     let mut bad = Vec::new();
     for slot in &slots {
         if let Err(failure) = node.open_slot(slot) {
-            bad.push(format!("{}: {}", slot.name(), failure.text()));
+            bad.push((lookup::path(node, slot), failure.text().to_owned()));
             continue;
         }
         let (state, reason) = status::state(slot);
         if state != crate::api::StoreState::Ready {
-            bad.push(format!("{}: {reason}", slot.name()));
+            bad.push((lookup::path(node, slot), reason));
         }
+    }
+    // What happened to stores, until a person has acknowledged it.
+    let notices = node.records.notices().unwrap_or_default();
+    let told = notices
+        .into_iter()
+        .map(|(_, notice)| notice)
+        .rfind(|notice| notice.acknowledged_ms == 0 && notice.kind == i32::from(NoticeKind::Other));
+    if let (true, Some(notice)) = (bad.is_empty(), told) {
+        let hint = "`lattice notices` shows all, and `lattice notices ack --all` ends this";
+        return check("stores", CheckLevel::Warning, notice.text, hint);
     }
     match bad.is_empty() {
         true => ok("stores", format!("{} stores are ready", slots.len())),
         false => check(
             "stores",
             CheckLevel::Warning,
-            bad.join("; "),
-            "`lattice store status` says more",
+            bad.iter()
+                .map(|(name, reason)| format!("{name}: {reason}"))
+                .collect::<Vec<_>>()
+                .join("; "),
+            format!("`lattice store status {}` says more", bad[0].0),
         ),
     }
 }

@@ -93,7 +93,7 @@ pub enum OpenError {
         error: io::Error,
     },
     /// Others can read the secret key.
-    #[error("{path} has the mode {mode:04o}, and others may have read the key; make it 0600, or begin as a new device with another --home", path = path.display())]
+    #[error("{path} has the mode {mode:04o}, and others may have read the key; make it 0600 with `chmod 600 {path}`, or begin as a new device with another --home", path = path.display())]
     KeyMode {
         /// The key file.
         path: PathBuf,
@@ -268,12 +268,11 @@ impl Home {
         let path = self.path.join("identity.key");
         match File::open(&path) {
             Ok(mut file) => {
-                let mode = file
-                    .metadata()
-                    .map_err(io_error(&path))?
-                    .permissions()
-                    .mode()
-                    & 0o777;
+                let found = file.metadata().map_err(io_error(&path))?;
+                if found.is_dir() {
+                    return Err(io_error(&path)(io::ErrorKind::IsADirectory.into()));
+                }
+                let mode = found.permissions().mode() & 0o777;
                 if mode & 0o077 != 0 {
                     return Err(OpenError::KeyMode { path, mode });
                 }

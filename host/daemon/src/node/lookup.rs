@@ -21,6 +21,11 @@ fn is_prefix(text: &str) -> bool {
     (DIGITS_MIN..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
+/// The first digits of an id, which name it in a command.
+pub(crate) fn short(id: &[u8; 32]) -> String {
+    hex::encode(&id[..8])
+}
+
 fn begins(id: &[u8; 32], prefix: &str) -> bool {
     hex::encode(id).starts_with(&prefix.to_ascii_lowercase())
 }
@@ -335,8 +340,8 @@ pub(crate) fn find_member(governance: &Governance, text: &str) -> Result<DeviceK
         member.name == text && !text.is_empty()
     });
     let shown = |member: &Member| match member.name.as_str() {
-        "" => hex::encode(&member.device.0[..8]),
-        name => format!("{name} {}", hex::encode(&member.device.0[..8])),
+        "" => short(&member.device.0),
+        name => format!("{name} {}", short(&member.device.0)),
     };
     match found[..] {
         [one] => Ok(one.device),

@@ -12,6 +12,7 @@ pub(crate) mod network;
 pub(crate) mod panics;
 mod parallel;
 pub(crate) mod records;
+mod resting;
 pub(crate) mod restored;
 mod slot;
 pub(crate) mod status;
@@ -140,6 +141,9 @@ impl Node {
         });
         node.find_stores()?;
         node.name_bundled()?;
+        panics::spawn(resting::close_unused(node.handle()), |said| {
+            tracing::error!("stores that nobody uses are not closed any more: a panic: {said}");
+        });
         Ok(node)
     }
 
@@ -158,8 +162,13 @@ impl Node {
             // A disk that does not tell is no reason to forget a store.
             let is_absent = matches!(Files::are_in(&self.home.store(&id)), Ok(false));
             if record.joining.is_none() && is_absent {
-                // A creation that a crash cut off: nobody was told that it exists.
-                tracing::info!(store = %id, name = record.name, "removing a store that was never made");
+                if record.opened {
+                    // Without this name it can be joined again.
+                    notices::tell_of_lost_store(self, &id, &record.name);
+                } else {
+                    // A creation that a crash cut off: nobody was told that it exists.
+                    tracing::info!(store = %id, name = record.name, "removing a store that was never made");
+                }
                 // What is not forgotten now is by the next start.
                 if let Err(error) = self.records.remove_store(&id) {
                     tracing::warn!(store = %id, "{error}");
@@ -200,7 +209,7 @@ impl Node {
                 log_mark: restored::UNKNOWN.to_vec(),
                 ..Default::default()
             };
-            tracing::warn!(store = %id, name = record.name, "found a store that the node did not know of");
+            notices::tell_of_found_store(self, &id, &record.name);
             // What is not recorded now is found again by the next start.
             if let Err(error) = self.records.put_store(&id, &record) {
                 tracing::warn!(store = %id, "{error}");
@@ -397,7 +406,7 @@ impl Node {
     /// # Errors
     /// When the store is still being joined, does not open, or the node is ending.
     pub(crate) async fn store(&self, slot: &Arc<Slot>) -> Result<Arc<OpenStore>> {
-        if let Some(store) = slot.opened() {
+        if let Some(store) = slot.in_use() {
             return Ok(store);
         }
         let node = self.own.upgrade().ok_or_else(Failure::shutting_down)?;
@@ -413,7 +422,7 @@ impl Node {
     /// Those of [`Node::store`].
     pub(crate) fn open_slot(&self, slot: &Arc<Slot>) -> Result<Arc<OpenStore>> {
         let _one = slot.opening.lock().expect("no holder panics");
-        if let Some(store) = slot.opened() {
+        if let Some(store) = slot.in_use() {
             return Ok(store);
         }
         if *self.closing.borrow() {
@@ -437,6 +446,12 @@ impl Node {
                 let store = Arc::new(store);
                 blob::offer_components(self, &store);
                 slot.set_open(store.clone());
+                if !slot.record().opened
+                    && let Err(error) = self.update_slot(slot, |record| record.opened = true)
+                {
+                    // It is noted the next time.
+                    tracing::debug!(store = %slot.id, "{error}");
+                }
                 Ok(store)
             }
             Err(reason) => {
@@ -449,11 +464,11 @@ impl Node {
         }
     }
 
-    /// Opens every store that is not being joined, several at once. Blocks. The state of a store tells when it does not
+    /// Opens every store that is not being joined and was not opened yet, several at once. Blocks. The state of a store tells when it does not
     /// open.
     pub(crate) fn open_all(&self) {
         let mut slots = self.slots();
-        slots.retain(|slot| slot.opened().is_none() && slot.record().joining.is_none());
+        slots.retain(|slot| slot.known().is_none() && slot.record().joining.is_none());
         // The writer of an open store needs the runtime, which the threads of `each` must enter for that.
         let runtime = tokio::runtime::Handle::current();
         parallel::each(slots, |slot| {
@@ -475,7 +490,8 @@ impl Node {
             if let (Some(damage), Some(node)) = (files.removed_state(), own.upgrade()) {
                 notices::tell_of_removed_state(&node, &id, damage);
             }
-            let found = restored::look(&directory).map_err(|error| failed(&error))?;
+            let found = restored::look(&directory)
+                .map_err(|error| format!("{}; {}", failed(&error), restored::remedy(&error)))?;
             let mut store = Store::open(files, engine.clone(), key.clone(), clock.now_ms())
                 .map_err(|error| failed(&error))?;
             if let Some(node) = own.upgrade() {

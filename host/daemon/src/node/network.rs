@@ -15,6 +15,7 @@ use lattice_net::{
 };
 use lattice_runtime::limits::COMPONENT_BYTES_MAX;
 use lattice_runtime::values::{Type, Value, cbor};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 
 use crate::Ways;
@@ -29,6 +30,7 @@ use crate::node::panics;
 use crate::node::records::PeerRecord;
 use crate::node::{Node, Slot};
 use crate::plugin::blob;
+use crate::store::OpenStore;
 use crate::store::call;
 
 /// The interface of the queries of governance.
@@ -119,8 +121,13 @@ pub(crate) fn start_tasks(node: &Arc<Node>) {
             if slot.record().joining.is_some() {
                 continue;
             }
-            match handle.open_slot(&slot) {
-                Ok(_) => {
+            // A store that was opened already may rest.
+            let opened = match slot.known() {
+                Some(_) => Ok(()),
+                None => handle.open_slot(&slot).map(drop),
+            };
+            match opened {
+                Ok(()) => {
                     if let Some(net) = handle.net() {
                         net.store_added(slot.id);
                     }
@@ -239,6 +246,23 @@ impl Host {
         let slot = node.slot(store)?;
         Some((node, slot))
     }
+
+    /// A store that is open, or was and rests: that one opens.
+    fn open(&self, store: &StoreId) -> Option<Arc<OpenStore>> {
+        let (node, slot) = self.slot(store)?;
+        if let Some(open) = slot.opened() {
+            return Some(open);
+        }
+        if !slot.is_resting() {
+            return None;
+        }
+        let open = || node.open_slot(&slot).ok();
+        match Handle::current().runtime_flavor() {
+            // Other tasks of this thread go on elsewhere.
+            RuntimeFlavor::MultiThread => tokio::task::block_in_place(open),
+            _ => open(),
+        }
+    }
 }
 
 impl NetHost for Host {
@@ -253,12 +277,21 @@ impl NetHost for Host {
         let open = node
             .slots()
             .into_iter()
-            .filter(|slot| slot.opened().is_some());
+            .filter(|slot| slot.known().is_some());
         open.map(|slot| slot.id).collect()
     }
 
     fn snapshot(&self, store: &StoreId) -> Option<Snapshot> {
-        Some(self.slot(store)?.1.opened()?.snapshot())
+        Some(self.open(store)?.snapshot())
+    }
+
+    fn serves(&self, store: &StoreId) -> bool {
+        let found = self.slot(store);
+        found.is_some_and(|(_, slot)| slot.opened().is_some() || slot.is_resting())
+    }
+
+    fn rests(&self, store: &StoreId) -> bool {
+        self.slot(store).is_some_and(|(_, slot)| slot.is_resting())
     }
 
     fn governance(&self, store: &StoreId) -> Option<Arc<Governance>> {
@@ -271,7 +304,10 @@ impl NetHost for Host {
         from: DeviceKey,
         entries: Entries,
     ) -> BoxFuture<'static, Result<Received, DeliverError>> {
-        let open = self.slot(&store).and_then(|(_, slot)| slot.opened());
+        let open = self.open(&store);
+        if let Some((_, slot)) = self.slot(&store) {
+            slot.in_use();
+        }
         let node = self.node.upgrade();
         Box::pin(async move {
             let open = open.ok_or_else(|| unreachable("the store is not open"))?;
@@ -329,7 +365,7 @@ impl NetHost for Host {
             NetEvent::InSync { store, peer } => tracing::debug!(%store, %peer, "in sync"),
             // What lies ahead may be this device's, and its writer tells the person so.
             NetEvent::Parks { store, .. } => {
-                if let Some(open) = self.slot(&store).and_then(|(_, slot)| slot.opened()) {
+                if let Some(open) = self.open(&store) {
                     open.wake();
                 }
             }

@@ -68,6 +68,9 @@ pub(crate) struct StoreRecord {
     /// Above which time nothing is followed since then, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "9")]
     pub(crate) aside_above_ms: u64,
+    /// Whether the store was opened after it was made. Then somebody knows of it.
+    #[prost(bool, tag = "10")]
+    pub(crate) opened: bool,
 }
 
 /// A join that has not ended.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use lattice_format::{ChainId, StoreId};
-use lattice_kernel::{Files, SetAside, Store};
+use lattice_kernel::{Files, LOG_REMEDY, SetAside, Store, machine_remedy};
 
 use crate::limits::TIMES_APART;
 use crate::node::{Node, copies};
@@ -87,6 +87,14 @@ impl Found {
     }
 }
 
+/// What to do about a log that cannot be examined.
+pub(crate) fn remedy(error: &Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => LOG_REMEDY,
+        _ => machine_remedy(error),
+    }
+}
+
 /// Examines the log of a store that is about to be opened.
 ///
 /// # Errors
@@ -95,7 +103,8 @@ pub(crate) fn look(directory: &Path) -> std::io::Result<Found> {
     let segments = Files::segments(directory)?;
     let absent = || Error::new(ErrorKind::NotFound, "the log has no segment");
     let (first, path) = segments.last().ok_or_else(absent)?;
-    let file = std::fs::metadata(path)?;
+    let file = std::fs::metadata(path)
+        .map_err(|error| Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     Ok(Found {
         last: (*first, identity(&file)),
         set_back: is_set_back(&file),

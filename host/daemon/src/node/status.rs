@@ -72,23 +72,19 @@ pub(crate) fn status(node: &Node) -> Result<api::NodeStatus> {
     })
 }
 
-/// Why nothing is signed in an open store by the node's clock, if so. A leap is not among the reasons: a person may
+/// Why nothing is signed in a store by the node's clock, if so. A leap is not among the reasons: a person may
 /// agree to it.
 pub(crate) fn clock_error(node: &Node, slot: &Slot) -> Option<ClockError> {
-    let snapshot = slot.opened()?.snapshot();
-    let drift_ms = snapshot.genesis().drift_ms;
-    let verdict = node.verdict_on(&snapshot);
-    verdict.check(drift_ms, 0, true).err()
+    let known = slot.known()?;
+    let verdict = node.verdict(&slot.id, known.drift_ms, known.genesis_ms);
+    verdict.check(known.drift_ms, 0, true).err()
 }
 
-/// Why a person is asked before an open store is signed by the node's clock, if so.
+/// Why a person is asked before a store is signed by the node's clock, if so.
 pub(crate) fn clock_leap(node: &Node, slot: &Slot) -> Option<ClockError> {
-    let snapshot = slot.opened()?.snapshot();
-    let (drift_ms, last) = (snapshot.genesis().drift_ms, snapshot.summary().last_time);
-    let checked = node
-        .verdict_on(&snapshot)
-        .check(drift_ms, last.wall_ms, false);
-    let error = checked.err()?;
+    let known = slot.known()?;
+    let verdict = node.verdict(&slot.id, known.drift_ms, known.genesis_ms);
+    let error = verdict.check(known.drift_ms, known.last_ms, false).err()?;
     matches!(error, ClockError::Leap { .. }).then_some(error)
 }
 
@@ -223,16 +219,17 @@ pub(crate) fn state(slot: &Slot) -> (api::StoreState, String) {
     }
 }
 
-/// A store as every list shows it. Opens the store.
+/// A store as every list shows it. Opens the store if it was not opened yet.
 pub(crate) async fn store_summary(node: &Node, slot: &Arc<Slot>) -> api::Store {
-    // An open store shows more. If the store does not open, its state says why.
-    let store = node.store(slot).await.ok();
+    // A store that was opened shows more. If the store does not open, its state says why.
+    let mut known = slot.known();
+    if known.is_none() && node.store(slot).await.is_ok() {
+        known = slot.known();
+    }
     let (state, reason) = state(slot);
     let record = slot.record();
-    let snapshot = store.map(|store| store.snapshot());
-    let genesis_app = snapshot
-        .as_ref()
-        .map(|snapshot| snapshot.genesis().app.clone());
+    let count = known.as_ref().map_or(0, |known| known.count);
+    let genesis_app = known.map(|known| known.app);
     let plugin = match &genesis_app {
         Some(None) => NO_PLUGIN.to_owned(),
         Some(Some(app)) => lookup::plugin_name(node, &app.id).unwrap_or_else(|| app.name.clone()),
@@ -251,7 +248,7 @@ pub(crate) async fn store_summary(node: &Node, slot: &Arc<Slot>) -> api::Store {
         state: state.into(),
         reason,
         role: member::own_role(node, slot).unwrap_or_default().into(),
-        entry_count: snapshot.map_or(0, |snapshot| snapshot.summary().count),
+        entry_count: count,
         member_count: members.map_or(0, |governance| {
             let active = |m: &&Member| m.status == MemberStatus::Active;
             governance.members().filter(active).count() as u32
@@ -292,8 +289,10 @@ pub(crate) async fn store_status(
     request: api::StoreStatusRequest,
 ) -> Result<api::StoreStatus> {
     let slot = lookup::find_slot(node, &request.store)?;
+    // If the store does not open, its state says why.
+    let store = node.store(&slot).await;
     let shown = store_summary(node, &slot).await;
-    let Some(store) = slot.opened() else {
+    let Ok(store) = store else {
         return Ok(api::StoreStatus {
             store: Some(shown),
             ..Default::default()

@@ -206,6 +206,8 @@ pub(crate) fn call_response(
             Some(role) => format!("this node's role is {role}"),
             None => "this node is no member of the store".into(),
         };
+        let governance = slot.governance();
+        outcome.remedy = member::remedy(governance.as_deref(), &slot.id, &node.device());
     }
     let mut response = api::CallResponse {
         provisional: done.place.is_some(),

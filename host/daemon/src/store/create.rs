@@ -135,7 +135,7 @@ impl Parent {
                 "only an admin of {} can give it a child",
                 slot.name()
             ))
-            .hint("ask an admin of the store for that role"));
+            .hint(member::remedy(Some(&*governance), &slot.id, &node.device())));
         }
         Ok(Self {
             slot,
@@ -305,6 +305,7 @@ fn make_store(
         left_chain: None,
         aside_chain: None,
         aside_above_ms: 0,
+        opened: false,
     };
     // The store is closed before its directory is renamed, because its log creates segments under the old name.
     drop(store);
@@ -336,7 +337,7 @@ fn make_store(
 async fn unmake(node: &Arc<Node>, slot: &Arc<Slot>, failure: Failure) -> Failure {
     node.remove_slot(&slot.id);
     let mut components = Vec::new();
-    if let Some(store) = slot.opened() {
+    if let Ok(store) = node.store(slot).await {
         let genesis = store.snapshot().genesis().clone();
         components.push(genesis.system.id);
         components.extend(genesis.app.map(|app| app.id));

@@ -20,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lattice_format::{Call, DeviceKey, Lane, SignedHeader, StoreId};
+use lattice_kernel::sync::Governance;
 use lattice_kernel::writer::Rebuild;
 use lattice_kernel::{CallError, Changes, Received, Snapshot, Store};
 use tokio::runtime::Handle;
@@ -28,6 +29,8 @@ use tokio::time::timeout;
 
 use crate::api::failure::{Failure, Result};
 use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE, queries_long};
+use crate::member;
+use crate::node::lookup;
 use crate::store::writer::{Done, Ends, Job, Listener, Opener, Published};
 
 /// What to do about a store that is stopped.
@@ -132,6 +135,11 @@ impl OpenStore {
         self.published.borrow().clone()
     }
 
+    /// Whether a watch runs.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.changes.receiver_count() > 0
+    }
+
     /// The changes from now on. Subscribe before taking a snapshot, so that no change is missed.
     pub(crate) fn changes(&self) -> broadcast::Receiver<Arc<Changes>> {
         self.changes.subscribe()
@@ -154,7 +162,8 @@ impl OpenStore {
         };
         self.send(job).await?;
         match answer.await {
-            Ok(done) => done.map_err(call_failure),
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(self.call_failure(error).await),
             Err(_) => Err(self.gone().await),
         }
     }
@@ -246,21 +255,47 @@ impl OpenStore {
         }
         thread.join().is_ok()
     }
-}
 
-/// The failure of a request whose call has no outcome.
-fn call_failure(error: CallError) -> Failure {
-    match error {
-        CallError::Host(fault) => fault.into(),
-        CallError::NotAdmitted { .. } | CallError::CutOff { .. } => {
-            Failure::unauthorized(error.to_string())
+    /// The failure of a request whose call has no outcome.
+    async fn call_failure(&self, error: CallError) -> Failure {
+        let store = lookup::short(&self.id.0);
+        match error {
+            CallError::Host(fault) => fault.into(),
+            CallError::NotAdmitted { device } => {
+                let snapshot = self.snapshot();
+                let store = self.id;
+                // Governance runs, which must not hold up other requests.
+                let remedy = tokio::task::spawn_blocking(move || {
+                    let governance = Governance::read(&snapshot).ok();
+                    member::remedy(governance.as_ref(), &store, &device)
+                });
+                let hint = remedy.await.unwrap_or_default();
+                Failure::unauthorized(error.to_string()).hint(hint)
+            }
+            CallError::CutOff { device } => {
+                let device = lookup::short(&device.0);
+                Failure::unauthorized(error.to_string()).hint(format!(
+                    "an admin runs `lattice store revoke {store} {device}` and `lattice store readmit {store} {device}`"
+                ))
+            }
+            CallError::TooLarge { .. } => {
+                Failure::failed(error.to_string()).hint("put large content into several calls")
+            }
+            CallError::OverQuota {
+                device,
+                len,
+                written,
+                ..
+            } => Failure::failed(error.to_string()).hint(format!(
+                "an admin raises it with `lattice store quota {store} {} {}`, or to more",
+                lookup::short(&device.0),
+                written.saturating_add(len)
+            )),
+            CallError::Malformed(_) | CallError::Time(_) => Failure::failed(error.to_string()),
+            CallError::Clock(_) => Failure::not_ready(error.to_string()),
+            CallError::ChainAhead { .. } => Failure::not_ready(error.to_string()).hint(format!(
+                "`lattice store restart-chain {store}` starts a new chain below it"
+            )),
         }
-        CallError::TooLarge { .. } => {
-            Failure::failed(error.to_string()).hint("put large content into several calls")
-        }
-        CallError::OverQuota { .. } => Failure::failed(error.to_string())
-            .hint("an admin raises it with `lattice store quota STORE MEMBER BYTES`"),
-        CallError::Malformed(_) | CallError::Time(_) => Failure::failed(error.to_string()),
-        CallError::Clock(_) | CallError::ChainAhead { .. } => Failure::not_ready(error.to_string()),
     }
 }

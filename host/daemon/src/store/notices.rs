@@ -1,5 +1,7 @@
 //! Notices: what a person should know without asking. They are kept until they are acknowledged.
 
+use std::sync::Arc;
+
 use lattice_format::{Body, DeviceKey, IntentionId, StoreId};
 use lattice_kernel::clock::Span;
 use lattice_kernel::{Notice, Outcome};
@@ -59,16 +61,18 @@ fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> Option<Notice
             record.entry = entry.0.to_vec();
             record.author = author.0.to_vec();
             record.text = format!(
-                "the device {} has another state for the same entries; run `lattice store rebuild` on both, and report it if they still differ",
-                short(author)
+                "the device {} has another state for the same entries; run `lattice store rebuild {}` on both, and report it if they still differ",
+                short(author),
+                lookup::short(&store.0)
             );
             origin.update(b"divergence").update(&entry.0);
         }
         Notice::ClockLeapt { wall_ms, by_ms } => {
             record.kind = api::NoticeKind::Clock.into();
             record.text = format!(
-                "an entry was signed {} after the one before, by a clock that no peer confirmed; if the clock was ahead, set it and run `lattice store restart-chain`",
-                Span(*by_ms)
+                "an entry was signed {} after the one before, by a clock that no peer confirmed; if the clock was ahead, set it and run `lattice store restart-chain {}`",
+                Span(*by_ms),
+                lookup::short(&store.0)
             );
             origin.update(b"leapt").update(&wall_ms.to_be_bytes());
         }
@@ -76,8 +80,9 @@ fn notice_record(store: &StoreId, notice: &Notice, now_ms: u64) -> Option<Notice
             record.kind = api::NoticeKind::Clock.into();
             record.entry = entry.0.to_vec();
             record.text = format!(
-                "the last entry of this device is {} ahead, so peers park it, and would park all that follows; `lattice store restart-chain` starts a new chain below it",
-                Span(wall_ms.saturating_sub(now_ms))
+                "the last entry of this device is {} ahead, so peers park it, and would park all that follows; `lattice store restart-chain {}` starts a new chain below it",
+                Span(wall_ms.saturating_sub(now_ms)),
+                lookup::short(&store.0)
             );
             origin.update(b"ahead").update(&entry.0);
         }
@@ -121,17 +126,44 @@ pub(crate) fn keep_notices(node: &Node, store: &StoreId, notices: &[Notice]) -> 
 /// Lets a person know that the derived state of a store was damaged and is made again. The store loses nothing by
 /// it, but its disk may go on like that.
 pub(crate) fn tell_of_removed_state(node: &Node, store: &StoreId, damage: &str) {
+    let text = format!(
+        "state.redb was damaged ({damage}) and was removed; it is made again from the log, and nothing is lost; check the disk"
+    );
+    tell(node, store, b"removed state", text);
+}
+
+/// Lets a person know that the directory of a store is gone, so that the node forgets it.
+pub(crate) fn tell_of_lost_store(node: &Node, store: &StoreId, name: &str) {
+    let remedy = "while no daemon runs, put it back from a backup, or join the store again";
+    let text = format!(
+        "the store {name} is forgotten, because its directory, {}, is gone; {remedy}",
+        node.home.store(store).display()
+    );
+    tell(node, store, b"lost store", text);
+}
+
+/// Lets a person know that a store was found that the node did not know of: its records were lost, or its directory
+/// was put there.
+pub(crate) fn tell_of_found_store(node: &Node, store: &StoreId, name: &str) {
+    let remedy = format!("`lattice store rename {name} NAME` gives it another name");
+    let text = format!(
+        "a store was found that node.redb does not know, and is called {name} here; {remedy}"
+    );
+    tell(node, store, b"found store", text);
+}
+
+/// Keeps a notice of the node itself about a store.
+fn tell(node: &Node, store: &StoreId, what: &[u8], text: String) {
     let now_ms = node.clock.now_ms();
     let mut origin = blake3::Hasher::new();
-    origin.update(&store.0).update(b"removed state");
+    origin.update(&store.0).update(what);
     origin.update(&now_ms.to_be_bytes());
+    tracing::warn!(%store, "{text}");
     let notice = NoticeRecord {
         kind: api::NoticeKind::Other.into(),
         raised_ms: now_ms,
         store: store.0.to_vec(),
-        text: format!(
-            "state.redb was damaged ({damage}) and was removed; it is made again from the log, and nothing is lost; check the disk"
-        ),
+        text,
         origin: origin.finalize().as_bytes().to_vec(),
         ..Default::default()
     };
@@ -212,12 +244,15 @@ fn show_notice(node: &Node, number: u64, notice: NoticeRecord) -> api::Notice {
 }
 
 /// The functions of the transaction that a notice is about. Their types make its outcomes readable. `None` when the
-/// store is not open, or the entry or its code cannot be read.
-fn functions(node: &Node, slot: &Slot, notice: &NoticeRecord) -> Option<Vec<Option<Function>>> {
-    let snapshot = slot.opened()?.snapshot();
-    let entry = snapshot
-        .entry(&IntentionId::from_slice(&notice.entry)?)
-        .ok()??;
+/// store does not open, or the entry or its code cannot be read.
+fn functions(
+    node: &Node,
+    slot: &Arc<Slot>,
+    notice: &NoticeRecord,
+) -> Option<Vec<Option<Function>>> {
+    let entry = IntentionId::from_slice(&notice.entry)?;
+    let snapshot = node.open_slot(slot).ok()?.snapshot();
+    let entry = snapshot.entry(&entry).ok()??;
     let body = Body::decode(entry.body.as_deref()?).ok()?;
     let code = Code::of(node, &snapshot).ok()?;
     let schema = code.lane(entry.header.lane)?;

@@ -43,7 +43,7 @@ impl StoreFile {
 
 /// What to do about a log that is damaged. A store whose directory is gone can be joined like one that was never
 /// here; its other members know the device already.
-pub(crate) const LOG_REMEDY: &str = "while no daemon runs, put the store's directory back from a backup, or remove it \
+pub const LOG_REMEDY: &str = "while no daemon runs, put the store's directory back from a backup, or remove it \
      and join the store again";
 
 /// This node's disk failed, or a file on it is damaged. It is never the outcome of a call, because other nodes do not

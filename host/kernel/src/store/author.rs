@@ -230,6 +230,7 @@ impl Store {
             return Ok(());
         }
         Err(CallError::OverQuota {
+            device: self.author,
             len: len as u64,
             written,
             quota,

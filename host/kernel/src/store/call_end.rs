@@ -22,7 +22,7 @@ pub struct Told {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// This device is not admitted to the store.
-    #[error("this device ({device}) is not a member of the store; join it with an invite")]
+    #[error("this device ({device}) is not a member of the store")]
     NotAdmitted {
         /// This device.
         device: DeviceKey,
@@ -30,7 +30,7 @@ pub enum CallError {
     /// Governance lets this device write, but everything that it signs is void, because of a revocation that its
     /// admission did not know of.
     #[error(
-        "this device ({device}) was also revoked by somebody whose revocation was not known where it was admitted again, so nobody counts what it signs; an admin can revoke it and admit it once more"
+        "this device ({device}) was also revoked by somebody whose revocation was not known where it was admitted again, so nobody counts what it signs"
     )]
     CutOff {
         /// This device.
@@ -46,9 +46,11 @@ pub enum CallError {
     },
     /// With this transaction the device would exceed its quota.
     #[error(
-        "this call makes an entry of {len} bytes, and with the {written} that this device has written it exceeds {quota}, its quota in this store; an admin can raise it"
+        "this call makes an entry of {len} bytes, and with the {written} that this device has written it exceeds {quota}, its quota in this store"
     )]
     OverQuota {
+        /// This device.
+        device: DeviceKey,
         /// The length of the entry with this transaction in it, header and body, in bytes. In the system lane with as
         /// many devices as an entry admits.
         len: u64,
@@ -68,7 +70,7 @@ pub enum CallError {
     Clock(#[from] ClockError),
     /// The last entry of this device lies too far ahead of the time that the members agree on.
     #[error(
-        "the last entry of this device in the store, {entry}, is {} ahead of its peers' clocks, so they park it, and would park all that follows until then; `lattice store restart-chain` starts a new chain below it",
+        "the last entry of this device in the store, {entry}, is {} ahead of its peers' clocks, so they park it, and would park all that follows until then",
         Span(*.by_ms)
     )]
     ChainAhead {

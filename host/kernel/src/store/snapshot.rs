@@ -168,6 +168,12 @@ impl Snapshot {
         &self.info.genesis
     }
 
+    /// How many there are of the store and its views, this one included. The files of a store are open as long as one of
+    /// them is left.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.info)
+    }
+
     /// When the store was founded, by the founder's clock.
     pub fn genesis_time(&self) -> Time {
         self.info.position.time

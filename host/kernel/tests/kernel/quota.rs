@@ -192,6 +192,7 @@ fn a_call_beyond_the_quota_is_refused_before_anything_is_signed() {
         len: asked,
         written,
         quota,
+        ..
     } = refused
     else {
         panic!("not a matter of the quota: {refused}");

@@ -51,7 +51,7 @@ pub enum JoinError {
     #[error("no member knows this invite; ask for a new one")]
     UnknownInvite,
     /// This device was a member before.
-    #[error("this device was a member before; an admin of the store must re-admit it")]
+    #[error("this device was a member before")]
     AdmittedBefore,
     /// Governance refused the claim.
     #[error("the store refuses: {0}")]
