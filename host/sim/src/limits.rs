@@ -34,7 +34,7 @@ pub const AHEAD_WAIT_MS: u64 = 600_000;
 /// same one at the same time; the rest is waste.
 pub const RESENT_FACTOR: u64 = 4;
 /// Up to so many nodes, all are connected with each other once faults have ended.
-pub const MESH_NODES: usize = 16;
+pub const MESH_NODES: usize = 24;
 /// The most nodes of one world.
 pub const NODES_MAX: usize = 1_000;
 /// The most operations of one scenario file.
