@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::plugins::{self, Which};
-use crate::{deny, fuzz, msrv, setup, shell, ship, tidy, tour};
+use crate::{deny, fuzz, msrv, setup, shell, ship, tidy, torture, tour};
 
 /// Installs what a fresh machine lacks.
 ///
@@ -145,5 +145,6 @@ pub fn all() -> Result<()> {
     })?;
     build()?;
     fuzz::ci()?;
+    torture::ci()?;
     test(&[])
 }

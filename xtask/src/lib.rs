@@ -14,4 +14,5 @@ pub mod setup;
 pub mod shell;
 pub mod ship;
 pub mod tidy;
+pub mod torture;
 pub mod tour;

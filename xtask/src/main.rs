@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use xtask::{bench, ci, demo, diagrams, fuzz, shell, tidy, tour};
+use xtask::{bench, ci, demo, diagrams, fuzz, shell, tidy, torture, tour};
 
 const HELP: &str = "\
 cargo xtask <command>
@@ -15,11 +15,13 @@ cargo xtask <command>
   tour             runs README's tour alone
   bench [ARG…]     builds for release, and measures beside the machine's raw limits (`bench --help`)
   fuzz [ARG…]      searches for inputs that break a decoder (`fuzz --help`)
+  torture [ARG…]   kills, stops, fills, cuts off and misleads real daemons, and checks that nothing is lost
+                   ([--minutes N] [--seed S] [--release])
   tidy             checks the rules of the source tree
   invariants       writes docs/invariants.md from ARCHITECTURE.md and the tests
   diagrams         draws the pictures of docs/ from the texts beside them
   ci               formatting, tidy, rust-version, licences, lints, the embedded build, rustdoc, a minute of
-                   fuzzing, test
+                   fuzzing, two of torture, test
 ";
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         "test" => ci::test(rest),
         "bench" => bench::run(rest),
         "fuzz" => fuzz::run(rest),
+        "torture" => torture::run(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

@@ -15,6 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::shell;
+
 /// How long a daemon may take until it says that it is ready, and a command until it ends.
 const TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -176,44 +178,12 @@ impl Node {
     ///
     /// When it cannot be started, or takes more than a minute.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
-        let mut child = self
-            .caller
-            .command(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start lattice on {}", self.name))?;
-        let pid = Pid::from_child(&child);
-        let (ended, end) = channel::<()>();
-        // Nobody has waited for the child yet, so its id cannot belong to another process.
-        let stdout = child.stdout.take().expect("standard output is piped");
-        let stderr = child.stderr.take().expect("standard error is piped");
-        thread::scope(|scope| {
-            let guard = scope.spawn(move || {
-                let is_late =
-                    end.recv_timeout(TIME_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
-                if is_late {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-                is_late
-            });
-            let errors = scope.spawn(move || read_all(stderr));
-            let stdout = read_all(stdout)?;
-            let stderr = errors.join().expect("reading does not panic")?;
-            drop(ended);
-            let is_late = guard.join().expect("waiting does not panic");
-            let status = child.wait()?;
-            ensure!(
-                !is_late,
-                "`lattice {}` on {} took more than {TIME_MAX:?}",
-                arguments.join(" "),
+        shell::finish(&mut self.caller.command(arguments), TIME_MAX)?.with_context(|| {
+            let line = arguments.join(" ");
+            format!(
+                "`lattice {line}` on {} took more than {TIME_MAX:?}",
                 self.name
-            );
-            Ok(Output {
-                status,
-                stdout,
-                stderr,
-            })
+            )
         })
     }
 
@@ -264,12 +234,6 @@ impl Drop for Node {
             let _ = child.wait();
         }
     }
-}
-
-fn read_all(mut from: impl std::io::Read) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Waits for a process for at most `time_max`.

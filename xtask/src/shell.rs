@@ -1,11 +1,15 @@
 //! Running other programs: where the workspace is, how cargo is called, and one line a step.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Returns the workspace's root directory.
 pub fn root() -> &'static Path {
@@ -118,6 +122,51 @@ pub fn output(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("cannot start `{}`", line(command)))
 }
 
+/// Runs a command without input to its end, or kills it when it takes longer than `within`. Returns `None` then.
+///
+/// # Errors
+///
+/// When it cannot be started, or its output cannot be read.
+pub fn finish(command: &mut Command, within: Duration) -> Result<Option<Output>> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    let pid = Pid::from_child(&child);
+    let (ended, end) = channel::<()>();
+    // Nobody has waited for the child yet, so its id cannot belong to another process.
+    let stdout = child.stdout.take().expect("standard output is piped");
+    let stderr = child.stderr.take().expect("standard error is piped");
+    thread::scope(|scope| {
+        let guard = scope.spawn(move || {
+            let is_late = end.recv_timeout(within) == Err(RecvTimeoutError::Timeout);
+            if is_late {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            is_late
+        });
+        let errors = scope.spawn(move || read_all(stderr));
+        let stdout = read_all(stdout)?;
+        let stderr = errors.join().expect("reading does not panic")?;
+        drop(ended);
+        let is_late = guard.join().expect("waiting does not panic");
+        let status = child.wait()?;
+        Ok((!is_late).then_some(Output {
+            status,
+            stdout,
+            stderr,
+        }))
+    })
+}
+
+fn read_all(mut stream: impl Read) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Whether a program of that name is on the path.
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -170,6 +219,21 @@ mod tests {
             "{text}"
         );
         assert!(run(Command::new("false").stdin(Stdio::null())).is_err());
+    }
+
+    #[test]
+    fn a_command_that_takes_too_long_is_killed_and_another_gives_its_output() {
+        let finished = |script, within| finish(Command::new("sh").args(["-c", script]), within);
+        let minute = Duration::from_secs(60);
+        let output = finished("echo a; echo b >&2; exit 3", minute).expect("it starts");
+        let output = output.expect("it ends");
+        assert_eq!(
+            (&*output.stdout, &*output.stderr),
+            (&b"a\n"[..], &b"b\n"[..])
+        );
+        assert_eq!(output.status.code(), Some(3));
+        let late = finished("exec sleep 600", Duration::from_millis(10)).expect("it starts");
+        assert!(late.is_none(), "{late:?}");
     }
 
     #[test]

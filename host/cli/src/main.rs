@@ -58,8 +58,10 @@ use crate::output::{Form, Output};
 const BACKGROUND_WAIT: Duration = Duration::from_millis(500);
 
 /// Which log lines a daemon writes. Without the internet or a network, lookups of peers fail again and again, which is
-/// told to who asks for more.
-const USUAL_LINES: &str = "warn,lattice=info,iroh::address_lookup=error,swarm_discovery=off";
+/// told to who asks for more. So is what gossip and the endpoint say of connections that fail: peers may just be off, and
+/// strangers could write as many lines as they want.
+const USUAL_LINES: &str = "warn,lattice=info,iroh::address_lookup=error,iroh::protocol=error,\
+                           iroh_gossip=error,swarm_discovery=off";
 
 fn main() -> ExitCode {
     // The node compiles components in a child process of this same binary. The child must not parse a command

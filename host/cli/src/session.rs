@@ -50,25 +50,27 @@ impl Session {
     /// Class `Unreachable` if the home cannot be opened, another process holds it and does not answer, or a
     /// daemon is needed and none runs.
     pub(crate) async fn open(home: &Path, need: Need) -> Result<Session> {
-        let socket = home.join(lattice_daemon::SOCKET_NAME);
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
-            let refused = match connect(&socket).await {
-                Ok(channel) => {
-                    answers(channel.clone(), &socket).await?;
-                    return Ok(Session {
-                        channel,
-                        embedded: None,
-                    });
+            // A daemon may begin to listen anywhere meanwhile.
+            for socket in lattice_daemon::sockets(home) {
+                match connect(&socket).await {
+                    Ok(channel) => {
+                        answers(channel.clone(), &socket).await?;
+                        return Ok(Session {
+                            channel,
+                            embedded: None,
+                        });
+                    }
+                    Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
+                        return Err(Failure::new(
+                            Class::Unreachable,
+                            format!("cannot open {}: {refused}", socket.display()),
+                        )
+                        .hint("run this as the user who runs the daemon"));
+                    }
+                    Err(_) => {}
                 }
-                Err(error) => error,
-            };
-            if refused.kind() == io::ErrorKind::PermissionDenied {
-                return Err(Failure::new(
-                    Class::Unreachable,
-                    format!("cannot open {}: {refused}", socket.display()),
-                )
-                .hint("run this as the user who runs the daemon"));
             }
             if let Need::Daemon(what) = need {
                 return Err(daemon_needed(home, what));
@@ -80,7 +82,10 @@ impl Session {
                         embedded: Some((embedded, need)),
                     });
                 }
-                Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
+                // A process that ends gives its lock back a little before its files.
+                Err(OpenError::Locked { .. } | OpenError::InUse { .. })
+                    if Instant::now() < deadline =>
+                {
                     sleep(LOCK_POLL).await;
                 }
                 Err(error) => return Err(open_failure(home, &error)),

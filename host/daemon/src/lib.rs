@@ -28,8 +28,9 @@ pub use lattice_runtime::profile::THREAD_STACK_BYTES;
 /// JSON as arguments may hold it, with errors that say what to write instead.
 pub use lattice_runtime::values::json::{NotJson, parse as parse_json};
 pub use node::clock::ClockOptions;
-pub use node::home::{OpenError, SOCKET_NAME};
+pub use node::home::OpenError;
 pub use node::idle::Idle;
+pub use node::runtime_files::{SOCKET_NAME, sockets};
 
 use api::server::Running;
 use node::clock::Clock;

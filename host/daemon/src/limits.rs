@@ -107,6 +107,8 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 pub const LOCK_POLL: Duration = Duration::from_millis(50);
 /// How long connections wait that cannot be accepted, before that is tried again.
 pub const ACCEPT_REST: Duration = Duration::from_millis(200);
+/// How long after an error of the machine was logged the same one is logged again.
+pub const TOLD_AGAIN: Duration = Duration::from_secs(600);
 /// How long requests in progress may take at shutdown before they are cut off.
 pub const DRAIN_WAIT: Duration = Duration::from_millis(500);
 /// How long the goodbyes to peers may take at shutdown.

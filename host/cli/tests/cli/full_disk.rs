@@ -1,13 +1,16 @@
 //! A full disk: what was acknowledged stays, what failed leaves nothing behind, and all goes on when there is
 //! space again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::harness::{
-    Ended, advice, built, command, finding, finish, finish_with_input, start_daemon,
+    Daemon, Ended, Home, advice, built, command, finding, finish, finish_with_input, start_daemon,
+    start_daemon_with,
 };
 use crate::small_disk::{SmallDisk, names};
 
@@ -78,6 +81,23 @@ fn until_ok(home: &Path, words: &[&str]) {
             return;
         }
         assert!(Instant::now() < deadline, "lattice {words:?}: {ended:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Runs a command until it prints this.
+fn until(home: &Path, words: &[&str], expected: &str) {
+    let begun = Instant::now();
+    loop {
+        let printed = ok(home, words);
+        if printed == expected {
+            return;
+        }
+        let waited = begun.elapsed();
+        assert!(
+            waited < Duration::from_secs(180),
+            "lattice {words:?}: {printed}"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -217,20 +237,136 @@ fn a_disk_that_can_only_be_read_still_answers_queries_and_refuses_the_rest() {
                 "the disk can only be read: mount it for writing",
             );
         }
-        let words = [
-            "daemon",
-            "--bind",
-            "127.0.0.1:0",
-            "--no-relay",
-            "--no-discovery",
-        ];
-        finish(command(&home).args(words)).failed(3, &["ead-only"]);
         disk.remount("rw");
         assert_eq!(ok(&home, &["query", "notes", "get", "never"]), "none\n");
         assert_eq!(ok(&home, &["query", "notes", "get", &key]), "some(\"b\")\n");
         assert_eq!(listed(&home, "store"), ["notes"]);
     }
     ok(&home, &["call", "notes", "put", "never", "b"]);
+}
+
+/// A daemon, and where its socket is.
+fn start_and_find(home: &Path) -> (Daemon, PathBuf) {
+    let daemon = start_daemon(home);
+    let socket = daemon.ready["socket"].as_str().expect("a path").into();
+    (daemon, socket)
+}
+
+/// Holds: invariant 6.
+#[test]
+fn a_daemon_on_a_disk_that_can_only_be_read_answers_and_takes_calls_once_it_can_be_written() {
+    let Some(mut disk) = small_disk() else { return };
+    let home = disk.home();
+    let a = Home::new();
+    let _peer = a.daemon();
+    a.ok(&["store", "create", "notes", "--plugin", "kv"]);
+    let token = a.ok(&["store", "invite", "notes"]);
+    let daemon = start_daemon(&home);
+    ok(&home, &["store", "join", token.trim(), "--yes"]);
+    ok(&home, &["store", "create", "clicks", "--plugin", "counter"]);
+    ok(&home, &["call", "clicks", "add", "1"]);
+    // The socket of one that was killed stays.
+    drop(daemon);
+    disk.remount("ro");
+    let (daemon, socket) = start_and_find(&home);
+    assert!(!socket.starts_with(&home), "{socket:?}");
+    let status = ok(&home, &["--json", "status"]);
+    let status: Value = serde_json::from_str(&status).expect("a document");
+    assert_eq!(status["daemon"], true, "{status}");
+    for _ in 0..3 {
+        let ended = finish(command(&home).args(["call", "clicks", "add", "1"]));
+        ended.failed(4, &["ead-only", "mount it for writing"]);
+        assert_eq!(ok(&home, &["query", "clicks", "value"]), "1\n");
+        assert!(ok(&home, &["store", "history", "clicks"]).contains("add"));
+        let ended = finish(command(&home).args(["store", "rename", "clicks", "other"]));
+        ended.failed(4, &["ead-only"]);
+    }
+    // What a peer writes waits there.
+    a.ok(&["call", "notes", "put", "from", "a"]);
+    let doctor = finish(command(&home).arg("doctor"));
+    assert_eq!(doctor.code, 4, "{doctor:?}");
+    assert!(doctor.stdout.contains("can only be read"), "{doctor:?}");
+    disk.remount("rw");
+    until_ok(&home, &["call", "clicks", "add", "1"]);
+    assert_eq!(ok(&home, &["query", "clicks", "value"]), "2\n");
+    ok(&home, &["store", "rename", "clicks", "other"]);
+    until_ok(&home, &["call", "notes", "put", "to", "a"]);
+    // It is killed and started where it can write: the socket elsewhere is gone, and nothing is lost.
+    drop(daemon);
+    let (_daemon, inside) = start_and_find(&home);
+    assert!(inside.starts_with(&home) && !socket.exists(), "{inside:?}");
+    assert_eq!(ok(&home, &["query", "other", "value"]), "2\n");
+    assert_eq!(ok(&home, &["query", "notes", "get", "to"]), "some(\"a\")\n");
+    until(&home, &["query", "notes", "get", "from"], "some(\"a\")\n");
+}
+
+#[test]
+fn a_home_without_its_lock_file_is_locked_elsewhere_where_it_can_only_be_read() {
+    let Some(mut disk) = small_disk() else { return };
+    let home = disk.home();
+    ok(&home, &["store", "create", "clicks", "--plugin", "counter"]);
+    std::fs::remove_file(home.join("lock")).expect("it was there");
+    disk.remount("ro");
+    let runtime = tempfile::tempdir().expect("a directory");
+    let there = || {
+        let mut command = command(&home);
+        command.env("XDG_RUNTIME_DIR", runtime.path());
+        command
+    };
+    let daemon = start_daemon_with(there().stderr(Stdio::null()));
+    let socket = daemon.ready["socket"].as_str().expect("a path");
+    assert!(Path::new(socket).starts_with(runtime.path()), "{socket}");
+    let ended = finish(there().args(["query", "clicks", "value"]));
+    assert_eq!(ended.stdout, "0\n", "{ended:?}");
+    let switches = ["--bind", "127.0.0.1:0", "--no-relay", "--no-discovery"];
+    let ended = finish(there().arg("daemon").args(switches));
+    ended.failed(3, &["is locked by process"]);
+    let path = socket.to_owned();
+    daemon.end("TERM");
+    assert!(!Path::new(&path).exists(), "the socket is left");
+}
+
+#[test]
+fn a_full_disk_answers_queries_while_somebody_tries_to_write_all_the_time_and_says_so_once() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    ok(&home, &["store", "create", "notes", "--plugin", "kv"]);
+    ok(&home, &["call", "notes", "put", "a", "b"]);
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let stderr = log.reopen().expect("it is there");
+    let daemon = start_daemon_with(command(&home).stderr(stderr));
+    disk.fill(0);
+    let is_over = AtomicBool::new(false);
+    let value = "x".repeat(100_000);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut refused = 0;
+            while !is_over.load(Ordering::SeqCst) {
+                let ended = finish(command(&home).args(["call", "notes", "put", "c", &value]));
+                failed_for_space(&ended, &[4]);
+                refused += 1;
+            }
+            refused
+        });
+        let begun = Instant::now();
+        let (mut answered, mut asked) = (0, 0);
+        while begun.elapsed() < Duration::from_secs(6) {
+            let ended = finish(command(&home).args(["query", "notes", "get", "a"]));
+            asked += 1;
+            answered += usize::from(ended.stdout == "some(\"b\")\n");
+        }
+        is_over.store(true, Ordering::SeqCst);
+        assert!(writer.join().expect("no panic") > 5);
+        // It is opened anew about once a second, in which a query may fall.
+        assert!(answered * 10 >= asked * 8, "{answered} of {asked}");
+    });
+    disk.empty();
+    until_ok(&home, &["call", "notes", "put", "c", &value]);
+    daemon.end("TERM");
+    let said = std::fs::read_to_string(log.path()).expect("a log");
+    let told = said.lines().filter(|line| line.contains("ERROR")).count();
+    assert!((1..=3).contains(&told), "{said}");
+    assert!(said.contains("takes what is written again"), "{said}");
 }
 
 #[test]

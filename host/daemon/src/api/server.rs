@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_util::{Stream, stream};
 use hyper_util::rt::TokioIo;
@@ -24,10 +25,11 @@ use crate::api::{
     stores_server::StoresServer,
 };
 use crate::limits::{
-    ACCEPT_REST, DRAIN_WAIT, DUPLEX_BYTES, REQUEST_BYTES_MAX, REQUESTS_PER_CONNECTION,
+    ACCEPT_REST, DRAIN_WAIT, DUPLEX_BYTES, REQUEST_BYTES_MAX, REQUESTS_PER_CONNECTION, TOLD_AGAIN,
 };
 use crate::node::Node;
 use crate::node::home::OpenError;
+use crate::node::runtime_files;
 
 /// All services of the API, with gRPC reflection.
 fn router(node: &Arc<Node>) -> Router {
@@ -68,16 +70,28 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 impl Running {
-    /// Serves the node on the socket of its home.
+    /// Serves the node on the socket of its home, or on one elsewhere if the home takes nothing.
     ///
     /// # Errors
     /// When the socket cannot be created.
     pub(crate) fn on_socket(node: &Arc<Node>) -> Result<Self, OpenError> {
-        let path = node.home.socket();
-        let listener = listen(&path).map_err(|error| OpenError::Socket {
-            path: path.clone(),
-            error,
-        })?;
+        let (home, path) = (node.home.path(), node.home.socket());
+        runtime_files::remove_left(home);
+        let listened = match listen(&path) {
+            Ok(listener) => Ok((path.clone(), listener)),
+            Err(error) if runtime_files::takes_nothing(&error) => {
+                let listened = runtime_files::elsewhere(home, "sock", listen);
+                listened.inspect(|(elsewhere, _)| {
+                    let (path, elsewhere) = (path.display(), elsewhere.display());
+                    tracing::warn!(
+                        "cannot listen at {path}: {error}; commands find this daemon at {elsewhere}"
+                    );
+                })
+            }
+            Err(error) => Err(error),
+        };
+        let (path, listener) = listened.map_err(|error| OpenError::Socket { path, error })?;
+        node.home.set_socket(path.clone());
         let (stop, stopping) = watch::channel(false);
         let incoming = accepted(move |context| listener.poll_accept(context));
         let server = router(node).serve_with_incoming_shutdown(incoming, stopped(stopping));
@@ -133,25 +147,21 @@ impl Running {
 }
 
 /// The connections that come. What cannot be accepted, as where too many files are open, waits until that is over:
-/// to try at once would take a processor. It is logged once.
+/// to try at once would take a processor. It is logged once in a while, however often it comes and goes.
 fn accepted<T, A>(
     accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(T, A)>>,
 ) -> impl Stream<Item = io::Result<T>> {
-    stream::unfold((accept, false), |(mut accept, mut is_failing)| async move {
+    let told: Option<Instant> = None;
+    stream::unfold((accept, told), |(mut accept, mut told)| async move {
         loop {
             match poll_fn(&mut accept).await {
-                Ok((connection, _)) => {
-                    if is_failing {
-                        tracing::info!("commands can connect again");
-                    }
-                    return Some((Ok(connection), (accept, false)));
-                }
+                Ok((connection, _)) => return Some((Ok(connection), (accept, told))),
                 Err(error) => {
-                    if !is_failing {
+                    if told.is_none_or(|told| told.elapsed() >= TOLD_AGAIN) {
                         let remedy = machine_remedy(&error);
                         tracing::warn!("no command can connect: {error}; {remedy}");
+                        told = Some(Instant::now());
                     }
-                    is_failing = true;
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }

@@ -117,6 +117,12 @@ fn check_copies(node: &Node) -> Check {
 
 fn check_disk(node: &Node) -> Check {
     match rustix::fs::statvfs(node.home.path()) {
+        Ok(stat) if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => check(
+            "disk",
+            CheckLevel::Failed,
+            "the disk can only be read: queries are answered, and calls are refused",
+            "mount it for writing; the daemon goes on by itself",
+        ),
         Ok(stat) => free_space(stat.f_bavail.saturating_mul(stat.f_frsize)),
         Err(error) => check("disk", CheckLevel::Failed, error.to_string(), ""),
     }

@@ -9,12 +9,15 @@
 //! components/      components and their compiled code
 //! lattice.sock     the API, 0600, while a daemon runs
 //! ```
+//!
+//! Where the disk can only be read, socket and lock may be elsewhere, see `runtime_files`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,9 +27,7 @@ use lattice_kernel::{Files, Unopened, machine_remedy};
 
 use crate::limits::LOCK_POLL;
 use crate::node::clock;
-
-/// The name of the API's socket in a home.
-pub const SOCKET_NAME: &str = "lattice.sock";
+use crate::node::runtime_files::{self, SOCKET_NAME};
 
 /// The longest path of a socket that a system takes is told by the type of its address alone.
 pub(crate) fn check_socket_path(path: &Path) -> Result<(), OpenError> {
@@ -144,6 +145,8 @@ pub(crate) struct Home {
     path: PathBuf,
     lock: File,
     released: AtomicBool,
+    /// Where a daemon serves the API, once it does.
+    served: OnceLock<PathBuf>,
 }
 
 impl OpenError {
@@ -176,6 +179,20 @@ pub(crate) fn is_missing(path: &Path) -> bool {
     ["identity.key", "node.redb", "stores"]
         .iter()
         .all(|name| matches!(path.join(name).try_exists(), Ok(false)))
+}
+
+/// The lock of a home that has none and can only be read.
+fn lock_elsewhere(home: &Path) -> io::Result<File> {
+    let open = |path: &Path| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+    };
+    Ok(runtime_files::elsewhere(home, "lock", open)?.1)
 }
 
 /// Creates a directory, and those above it, with access for the owner alone.
@@ -212,10 +229,10 @@ impl Home {
             .mode(0o600)
             .open(&lock_path);
         let mut lock = match lock {
-            // It can be locked all the same.
-            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                File::open(&lock_path).map_err(|_| io_error(&lock_path)(error))?
-            }
+            // It can be locked all the same, or another one in its place.
+            Err(error) if runtime_files::takes_nothing(&error) => File::open(&lock_path)
+                .or_else(|_| lock_elsewhere(path))
+                .map_err(|_| io_error(&lock_path)(error))?,
             lock => lock.map_err(io_error(&lock_path))?,
         };
         let deadline = Instant::now() + patience;
@@ -252,6 +269,7 @@ impl Home {
             path: path.to_owned(),
             lock,
             released: AtomicBool::new(false),
+            served: OnceLock::new(),
         })
     }
 
@@ -345,9 +363,15 @@ impl Home {
         self.path.join("components")
     }
 
-    /// The API's socket.
+    /// The API's socket: where it is served, else where it would be.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.path.join(SOCKET_NAME)
+        let served = self.served.get().cloned();
+        served.unwrap_or_else(|| self.path.join(SOCKET_NAME))
+    }
+
+    /// Notes where the API is served.
+    pub(crate) fn set_socket(&self, path: PathBuf) {
+        let _ = self.served.set(path);
     }
 
     /// The permissions of the home directory.

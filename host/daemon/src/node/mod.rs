@@ -14,6 +14,7 @@ mod parallel;
 pub(crate) mod records;
 mod resting;
 pub(crate) mod restored;
+pub(crate) mod runtime_files;
 mod slot;
 pub(crate) mod status;
 

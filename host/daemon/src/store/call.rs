@@ -111,7 +111,7 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 /// When the store is being joined, is stopped, or is being folded again.
 pub(crate) async fn running(node: &Node, slot: &Arc<Slot>) -> Result<Arc<OpenStore>> {
     let store = node.store(slot).await?;
-    let published = store.published();
+    let published = store.settled().await;
     if let Some(reason) = published.broken {
         return Err(Failure::failed(format!("the store is stopped: {reason}")).hint(STOPPED_HINT));
     }

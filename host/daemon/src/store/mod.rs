@@ -37,6 +37,8 @@ use crate::store::writer::{Done, Ends, Job, Listener, Opener, Published};
 pub(crate) const STOPPED_HINT: &str =
     "it is opened anew by itself; `lattice doctor` examines the disk";
 
+/// How long a request waits for a store that is opened anew.
+const OPENING_WAIT: Duration = Duration::from_secs(1);
 /// How long a writer may take to say why it does not answer.
 const GONE_WAIT: Duration = Duration::from_secs(1);
 
@@ -219,6 +221,14 @@ impl OpenStore {
             Ok(()) => Ok(()),
             Err(_) => Err(self.gone().await),
         }
+    }
+
+    /// What the writer shows, once a store that it opens anew is open, or that has taken too long.
+    pub(crate) async fn settled(&self) -> Published {
+        let mut published = self.published.clone();
+        let opened = published.wait_for(|published| published.broken.is_none());
+        let _ = timeout(OPENING_WAIT, opened).await;
+        self.published()
     }
 
     /// Why a writer does not answer. It says so itself a moment later, unless it has ended.

@@ -4,6 +4,7 @@
 //! must not have: a thread with a queue, a clock and random numbers, the replies to callers, and the view that readers
 //! share.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
+use crate::limits::TOLD_AGAIN;
 use crate::node::clock;
 use crate::node::panics;
 use crate::store::places::{Place, Places};
@@ -28,6 +30,8 @@ use crate::store::places::{Place, Places};
 /// within [`PANICS_APART`], up to [`PANIC_REST_MAX`].
 const PANIC_REST: Duration = Duration::from_secs(1);
 const PANIC_REST_MAX: Duration = Duration::from_secs(64);
+/// The most reasons of one failing disk that are logged. Further ones are about the same disk.
+const REASONS_TOLD_MAX: usize = 8;
 /// How long after a panic the next one counts as the first.
 const PANICS_APART: Duration = Duration::from_secs(600);
 
@@ -138,6 +142,8 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
                 times,
                 began,
                 rebuild: None,
+                told: BTreeMap::new(),
+                is_failing: false,
                 panicked: None,
                 closed: false,
             };
@@ -186,6 +192,10 @@ struct Writer {
     began: Instant,
     /// The receiver of a rebuild's progress, while one goes on.
     rebuild: Option<mpsc::Sender<Rebuild>>,
+    /// What was logged of its disk, and when.
+    told: BTreeMap<String, Instant>,
+    /// Whether the disk has failed since something was last written.
+    is_failing: bool,
     /// When it last panicked, and how long the store rested.
     panicked: Option<(Instant, Duration)>,
     closed: bool,
@@ -334,8 +344,16 @@ impl Writer {
                     told
                 });
             }
-            Effect::Answer(group) => answer(group),
+            Effect::Answer(group) => {
+                if !group.written.is_empty() {
+                    self.writes_again();
+                }
+                answer(group);
+            }
             Effect::Received { token, received } => {
+                if received.as_ref().is_ok_and(|it| !it.witnessed.is_empty()) {
+                    self.writes_again();
+                }
                 // The session may have ended.
                 let _ = token.send(received);
             }
@@ -350,12 +368,18 @@ impl Writer {
             }
             Effect::Rebuild(step) => self.rebuilt(step),
             Effect::Stop(reason) => {
-                tracing::error!(store = %self.id, "{reason}");
+                // A disk that stays full is tried again and again, which is told once.
+                if self.must_tell(&reason) {
+                    self.is_failing = true;
+                    tracing::error!(store = %self.id, "{reason}; it is opened anew, and tried again until it can be written");
+                } else {
+                    tracing::debug!(store = %self.id, "{reason}");
+                }
                 self.show_broken(reason);
             }
             Effect::Open => match (self.ends.opener)() {
                 Ok(store) => {
-                    tracing::info!(store = %self.id, "open again");
+                    tracing::debug!(store = %self.id, "open again");
                     watch_reads(&store, &self.ends.own_jobs);
                     return Some(Input::Opened(Box::new(store)));
                 }
@@ -401,6 +425,23 @@ impl Writer {
         if let Some(progress) = progress {
             // The client may have left.
             let _ = progress.blocking_send(step);
+        }
+    }
+
+    /// Whether a reason is to be logged: it was not of late.
+    fn must_tell(&mut self, reason: &str) -> bool {
+        self.told.retain(|_, told| told.elapsed() < TOLD_AGAIN);
+        let is_new = self.told.len() < REASONS_TOLD_MAX && !self.told.contains_key(reason);
+        if is_new {
+            self.told.insert(reason.to_owned(), Instant::now());
+        }
+        is_new
+    }
+
+    /// Something was written.
+    fn writes_again(&mut self) {
+        if std::mem::take(&mut self.is_failing) {
+            tracing::info!(store = %self.id, "the disk takes what is written again");
         }
     }
 

@@ -3,6 +3,7 @@
 //! After one error of its file redb refuses every transaction until the file is opened anew. A store's writer does that
 //! for the files of its store. Nobody waits beside a file of the node, so the next who needs it opens it.
 
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -95,6 +96,7 @@ impl NodeFile {
         &self,
         write: impl Fn(&WriteTransaction) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.give_up_if_writable();
         let begin = |db: &Database| match self.is_read_only.load(Ordering::Acquire) {
             true => Err(redb::Error::Io(io::ErrorKind::ReadOnlyFilesystem.into())),
             false => db.begin_write().map_err(redb::Error::from),
@@ -136,6 +138,16 @@ impl NodeFile {
         };
         let begun = begin(db.insert(open));
         Ok(begun?)
+    }
+
+    /// Closes the file if its disk could only be read when it was opened, and can be written by now.
+    fn give_up_if_writable(&self) {
+        if self.is_read_only.load(Ordering::Acquire)
+            && File::options().write(true).open(&self.path).is_ok()
+        {
+            *self.lock() = None;
+            self.is_read_only.store(false, Ordering::Release);
+        }
     }
 
     /// Closes the file if it takes no transaction any more.

@@ -117,6 +117,11 @@ fn parts(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
 }
 
 impl StorageBackend for ReadOnly {
+    /// Somebody who still reads keeps the file open, and must not keep it from being opened to write.
+    fn close(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.written().len)
     }
@@ -203,6 +208,19 @@ mod tests {
         let table = db.begin_read().unwrap().open_table(ROWS).unwrap();
         let rows = table.iter().unwrap();
         rows.map(|row| row.unwrap().0.value()).collect()
+    }
+
+    #[test]
+    fn a_file_that_was_closed_can_be_opened_to_write_while_somebody_still_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file.redb");
+        put(&Database::create(&path).unwrap(), 1).unwrap();
+        let db = open(&Database::builder(), &path, Lasting::Nothing).unwrap();
+        assert!(Database::open(&path).is_err(), "it is open");
+        let reads = db.begin_read().unwrap();
+        drop(db);
+        put(&Database::open(&path).unwrap(), 2).unwrap();
+        drop(reads);
     }
 
     #[test]

@@ -4,8 +4,10 @@ pub(crate) mod ahead;
 pub(crate) mod author;
 pub(crate) mod call_end;
 pub(crate) mod commit;
+pub(crate) mod effect;
 mod gather;
 pub(crate) mod head_ids;
+pub(crate) mod job;
 mod open;
 pub(crate) mod receive;
 pub(crate) mod snapshot;
@@ -95,6 +97,12 @@ impl Store {
     /// Whether it takes nothing, because its disk can only be read.
     pub fn is_read_only(&self) -> bool {
         matches!(self.core.log.is_read_only(), Ok(true))
+    }
+
+    /// Whether its disk could only be read when it was opened, and can be written by now, so that it must be opened
+    /// again to take anything.
+    pub fn has_become_writable(&self) -> bool {
+        self.core.log.is_read_only().is_err()
     }
 
     /// The published snapshot: a view of everything that the log holds durably.

@@ -5,78 +5,24 @@
 //! arguments, and what the rest of the node is to do is returned as effects.
 //!
 //! Calls that wait share one durable commit. Between two groups of calls late entries run in slices, so that replaying
-//! a peer's past never holds up fresh calls for long. After an error of its disk the writer closes its store, and its
-//! next tick asks for the store to be opened anew. A writer with nothing to do sleeps.
+//! a peer's past never holds up fresh calls for long. After an error of its disk the writer closes its store, and asks for
+//! it to be opened anew, once at once and then once a tick. Until a tick has come, calls wait and entries of peers are
+//! refused: a full disk can still be read. A writer with nothing to do sleeps.
 
-use lattice_format::{Call, ChainId, DeviceKey, IntentionId, Lane, SignedHeader, VerifiedHeader};
+use lattice_format::{IntentionId, Lane, VerifiedHeader};
 
 use crate::clock::Verdict;
 use crate::fold::core::Changes;
 use crate::limits::{GROUP_CALLS_MAX, SETTLE_RUNS_BUSY, SETTLE_RUNS_IDLE, TICK_MS, TICKS_IDLE};
-use crate::log::notice::Notice;
 use crate::run::engine::HostFault;
 use crate::storage::error::StorageError;
 use crate::store::Store;
 use crate::store::call_end::{CallError, Told};
 use crate::store::commit::CommitError;
+pub use crate::store::effect::{Effect, Group, Rebuild};
+pub use crate::store::job::Job;
 use crate::store::receive::Received;
-use crate::store::snapshot::Snapshot;
 use crate::store::verification::VerifyBatch;
-
-/// A request to a writer. `C` is the token of a call's caller, `R` that of whoever handed over a peer's entries; the
-/// answer returns them. `V` verifies the headers that peers sent. A call, entries or a question that come while the
-/// store is closed are dropped with their tokens.
-pub enum Job<C, R, V> {
-    /// Run calls as one transaction.
-    Call {
-        /// The lane of all calls.
-        lane: Lane,
-        /// The calls of the transaction.
-        calls: Vec<Call>,
-        /// 64 fresh random bits, for when this device must start a chain.
-        chain: ChainId,
-        /// Whether a person agrees to sign by a clock that no member confirms and that has leapt since the last entry.
-        accepts_leap: bool,
-        /// The token of the caller.
-        token: C,
-    },
-    /// Take entries of a peer.
-    Receive {
-        /// The peer.
-        from: DeviceKey,
-        /// The headers, with those bodies that came.
-        entries: Vec<(SignedHeader, Option<Vec<u8>>)>,
-        /// The verifier of the headers.
-        verifier: V,
-        /// The token of whoever waits for the result.
-        token: R,
-    },
-    /// Ask the store something that no snapshot has, or acknowledge notices.
-    Ask(Box<dyn FnOnce(&mut Store) + Send>),
-    /// Try again what is paused: its cause may be gone, for example because code arrived.
-    Wake,
-    /// A read of the store's files failed. Examine whether the databases still take transactions.
-    ReadFailed,
-    /// Remove the derived state and fold the log again. No other job is done until [`Rebuild::Done`] or
-    /// [`Rebuild::Failed`].
-    Rebuild,
-    /// Make everything durable and end.
-    Close,
-}
-
-impl<C, R, V> std::fmt::Debug for Job<C, R, V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Call { .. } => "Call",
-            Self::Receive { .. } => "Receive",
-            Self::Ask(_) => "Ask",
-            Self::Wake => "Wake",
-            Self::ReadFailed => "ReadFailed",
-            Self::Rebuild => "Rebuild",
-            Self::Close => "Close",
-        })
-    }
-}
 
 /// The inputs of a writer.
 pub enum Input<C, R, V> {
@@ -115,68 +61,6 @@ pub enum Next {
     Job,
 }
 
-/// The result of a commit of calls.
-#[derive(Debug)]
-pub struct Group<C> {
-    /// The new entries in the order of the log; none when the commit failed.
-    pub written: Vec<VerifiedHeader>,
-    /// The tokens of the callers, and the answer to each. Calls that are in the log are in `written` in the same order.
-    pub answers: Vec<(C, Result<Told, CallError>)>,
-}
-
-/// How far a rebuild is.
-#[derive(Debug)]
-pub enum Rebuild {
-    /// It goes on. The number of runs that are due.
-    Pending(u64),
-    /// It has ended. The snapshot has the new state.
-    Done(Box<Snapshot>),
-    /// It failed, for this reason.
-    Failed(String),
-}
-
-/// What the rest of the node is to do. Effects are carried out in the order in which they come.
-#[derive(Debug)]
-pub enum Effect<C, R> {
-    /// Give this snapshot to readers from now on. It comes before the answers of its commit, so that a caller who was
-    /// answered reads what it wrote.
-    Show {
-        /// The view of what the log holds durably.
-        snapshot: Snapshot,
-        /// Why a lane is paused, if one is.
-        paused: Option<HostFault>,
-        /// Whether cells or entries changed since the last [`Effect::Show`].
-        moved: bool,
-    },
-    /// Answer the callers.
-    Answer(Group<C>),
-    /// A peer's entries were received. Those that were witnessed are durable.
-    Received {
-        /// The token of whoever waits for the result.
-        token: R,
-        /// The result.
-        received: Result<Received, StorageError>,
-    },
-    /// Tell watches and peers of these changes. It comes after the answers to those who wait.
-    Tell {
-        /// The cells that changed, and the entries that were witnessed.
-        changes: Changes,
-        /// The entries among them that this node wrote with its last commit.
-        written: Vec<IntentionId>,
-    },
-    /// Store these notices in the node, and then give [`Input::Kept`] with their numbers; until then they are handed
-    /// over again. Or the error of reading or acknowledging notices.
-    Notices(Result<Vec<(u64, Notice)>, StorageError>),
-    /// A rebuild has advanced or ended.
-    Rebuild(Rebuild),
-    /// The disk failed, for this reason, and the writer has closed the store.
-    Stop(String),
-    /// Open the store, and give [`Input::Opened`] if that succeeds. The writer asks for it once a tick until it does.
-    Open,
-    /// The writer has ended and takes no more input. The error says why not everything was made durable.
-    Closed(Result<(), StorageError>),
-}
-
 /// A store's writer. The shell alternates between [`Writer::next`] and [`Writer::handle`].
 #[derive(Debug)]
 pub struct Writer<C, R, V> {
@@ -195,6 +79,13 @@ pub struct Writer<C, R, V> {
     stands: bool,
     paused: Option<HostFault>,
     tick_at_ms: u64,
+    /// Why nothing is written until the next tick: the disk has just failed.
+    rests: Option<StorageError>,
+    /// Calls that wait for that tick. They are refused if the disk fails again before.
+    held: Vec<Job<C, R, V>>,
+    /// Whether the store is to be opened anew before the next tick, and whether it was already.
+    reopens: bool,
+    reopened: bool,
     /// Ticks in a row of an open store that found no run due and no entry parked.
     quiet_ticks: u32,
     runs: u64,
@@ -221,6 +112,10 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
             stands: false,
             paused: None,
             tick_at_ms: now.elapsed_ms,
+            rests: None,
+            held: Vec::new(),
+            reopens: false,
+            reopened: false,
             quiet_ticks: 0,
             runs: 0,
         }
@@ -240,7 +135,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
     pub fn next(&self) -> Next {
         if !self.group.is_empty() {
             Next::Gather
-        } else if self.slice_due || self.kept.is_some() || self.rebuilding {
+        } else if self.slice_due || self.kept.is_some() || self.rebuilding || self.reopens {
             Next::Continue
         } else if self.wants_to_settle() {
             Next::Poll
@@ -293,13 +188,23 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
 
     /// Whether runs are due, and no lane is known to be paused.
     fn wants_to_settle(&self) -> bool {
-        self.pending > 0 && !self.stands && self.store.is_some()
+        self.pending > 0 && !self.stands && self.rests.is_none() && self.store.is_some()
     }
 
     fn serve(&mut self, job: Job<C, R, V>, now: Now, effects: &mut Vec<Effect<C, R>>) {
         self.quiet_ticks = 0;
         self.slice_due = true;
+        let waits = matches!(job, Job::Call { .. } | Job::Receive { .. });
+        if waits && self.group.is_empty() && !self.reopened && self.has_become_writable() {
+            self.close();
+            self.reopens = true;
+            self.kept = Some(job);
+            return;
+        }
+        let rests = self.rests.is_some() && self.store.is_some();
         match job {
+            Job::Call { .. } if rests && self.held.len() < GROUP_CALLS_MAX => self.held.push(job),
+            Job::Call { token, .. } if rests => self.refuse(vec![token], effects),
             Job::Call {
                 lane,
                 calls,
@@ -322,6 +227,10 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 token,
             } => {
                 let Some(store) = &mut self.store else { return };
+                if let Some(error) = &self.rests {
+                    let received = Err(error.clone());
+                    return effects.push(Effect::Received { token, received });
+                }
                 let received = store.receive(from, entries, now.clock.wall_ms, verifier);
                 self.received(token, received, effects);
             }
@@ -380,8 +289,13 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                         let changes = self.show(effects);
                         tell(changes, Vec::new(), effects);
                     }
+                    // It is no worse off than before.
+                    CommitError::Storage(_) if store.is_read_only() => {
+                        let changes = self.show(effects);
+                        tell(changes, Vec::new(), effects);
+                    }
                     // After a failed write the database takes no other write until it is opened anew.
-                    CommitError::Storage(error) => self.stop(error.to_string(), effects),
+                    CommitError::Storage(error) => self.stop(error, effects),
                 }
             }
         }
@@ -415,31 +329,45 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
             }
             Some(error) => {
                 effects.push(Effect::Received { token, received });
-                self.stop(error.to_string(), effects);
+                self.stop(error, effects);
             }
         }
     }
 
     /// Does the work between two jobs: examines the store, settles at most `runs` runs, and ticks when it is time.
     fn go_on(&mut self, runs: u64, now: Now, effects: &mut Vec<Effect<C, R>>) {
+        if std::mem::take(&mut self.reopens) {
+            self.reopened = true;
+            effects.push(Effect::Open);
+            return;
+        }
         self.examine(effects);
-        self.look_ahead(now, effects);
+        if self.rests.is_none() {
+            self.look_ahead(now, effects);
+        }
         if self.wants_to_settle() {
             self.settle(runs, effects);
         }
         if now.elapsed_ms >= self.tick_at_ms {
             self.tick_at_ms = now.elapsed_ms + TICK_MS;
+            (self.rests, self.reopens, self.reopened) = (None, false, false);
             self.tick(now, effects);
+            for job in std::mem::take(&mut self.held) {
+                self.serve(job, now, effects);
+            }
         }
     }
 
     /// If any read of the store has failed, closes the store when its databases take no more transactions, so that it
     /// is opened anew. Otherwise only that read failed, and opening the store anew would not help.
     fn examine(&mut self, effects: &mut Vec<Effect<C, R>>) {
-        if let Some(store) = &self.store
-            && let Err(error) = store.examine()
-        {
-            self.stop(format!("a read failed: {error}"), effects);
+        let Some(store) = &self.store else { return };
+        if self.has_become_writable() {
+            self.close();
+            self.reopens = !self.reopened;
+        } else if let Err(error) = store.examine() {
+            self.close();
+            effects.push(Effect::Stop(format!("a read failed: {error}")));
         }
     }
 
@@ -449,7 +377,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         match store.notice_ahead(now.clock.wall_ms) {
             Ok(true) => self.pass_notices(effects),
             Ok(false) => {}
-            Err(error) => self.stop(error.to_string(), effects),
+            Err(error) => self.stop(error, effects),
         }
     }
 
@@ -472,7 +400,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 self.publish(effects);
                 self.pass_notices(effects);
             }
-            Err(error) => self.stop(error.to_string(), effects),
+            Err(error) => self.stop(error, effects),
         }
     }
 
@@ -484,26 +412,57 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         match store.tick(now.clock.wall_ms) {
             Ok(received) if received.witnessed.is_empty() => {}
             Ok(_) => self.pending = self.pending.max(1),
-            Err(error) => return self.stop(error.to_string(), effects),
+            Err(error) => return self.stop(error, effects),
         }
         let parked = store.waiting_counts().1 > 0;
         if std::mem::take(&mut self.stands) {
             // The cause of the pause may be gone. If governance could not answer, no run is due that would show it.
             self.pending = self.pending.max(1);
         }
-        match parked || self.pending > 0 {
+        let refuses = self.store.as_ref().is_some_and(Store::is_read_only);
+        match parked || refuses || self.pending > 0 {
             true => self.quiet_ticks = 0,
             false => self.quiet_ticks += 1,
         }
         self.publish(effects);
     }
 
-    /// Closes the store after its disk failed.
-    fn stop(&mut self, reason: String, effects: &mut Vec<Effect<C, R>>) {
+    /// Whether the store must be opened again to take what its disk takes by now.
+    fn has_become_writable(&self) -> bool {
+        self.store.as_ref().is_some_and(Store::has_become_writable)
+    }
+
+    /// Closes the store after a write to its disk failed. It is opened anew at once, so that it can be read.
+    fn stop(&mut self, error: StorageError, effects: &mut Vec<Effect<C, R>>) {
+        self.close();
+        self.reopens = !self.reopened;
+        let reason = error.to_string();
+        self.rests = Some(error);
+        let held = std::mem::take(&mut self.held).into_iter();
+        let token = |job| match job {
+            Job::Call { token, .. } => Some(token),
+            _ => None,
+        };
+        self.refuse(held.filter_map(token).collect(), effects);
+        effects.push(Effect::Stop(reason));
+    }
+
+    /// Answers callers with the error of the disk.
+    fn refuse(&self, tokens: Vec<C>, effects: &mut Vec<Effect<C, R>>) {
+        let Some(error) = &self.rests else { return };
+        let refused = |token| (token, Err(error.clone().into()));
+        let answers: Vec<_> = tokens.into_iter().map(refused).collect();
+        if !answers.is_empty() {
+            let written = Vec::new();
+            effects.push(Effect::Answer(Group { written, answers }));
+        }
+    }
+
+    fn close(&mut self) {
         self.store = None;
         self.stands = false;
         self.paused = None;
-        effects.push(Effect::Stop(reason));
+        self.quiet_ticks = 0;
     }
 
     fn take_over(&mut self, store: Store, effects: &mut Vec<Effect<C, R>>) {
@@ -555,7 +514,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 self.stands = false;
                 self.paused = None;
             }
-            Err(error) => self.stop(error.to_string(), effects),
+            Err(error) => self.stop(error, effects),
         }
     }
 

@@ -446,7 +446,8 @@ fn after_a_failed_write_callers_are_told_and_the_store_is_asked_for_once_a_tick(
     assert!(group.written.is_empty());
     assert!(group.answers[0].1.is_err(), "{group:?}");
     assert!(group.answers[1].1.is_ok(), "{group:?}");
-    assert_eq!(kinds(&driven.drain()), [""; 0]);
+    // At once, so that it can be read, and then once a tick.
+    assert_eq!(kinds(&driven.drain()), ["open"]);
     assert_eq!(driven.writer.next(), Next::Until(TICK_MS));
     // Whoever asks meanwhile gets nothing back but the end of what was to answer.
     assert_eq!(kinds(&driven.add(3)), [""; 0]);
@@ -462,6 +463,83 @@ fn after_a_failed_write_callers_are_told_and_the_store_is_asked_for_once_a_tick(
     driven.drain();
     driven.add(4);
     assert_eq!(tokens(&driven.nothing()), [4]);
+}
+
+/// A store on a disk that works until its power is told to fail.
+fn on_a_disk() -> (Store, Power) {
+    let power = Power::steady();
+    let (log, state) = (LogDisk::new(&power), Disk::new(&power));
+    let spec = NewStore {
+        genesis: testing::genesis(),
+        admits: Vec::new(),
+        chain: ChainId(1),
+    };
+    let made = files(&log, &state).unwrap();
+    let store = Store::create(made, Arc::new(ModelEngine), key(1), spec, WALL_MS).unwrap();
+    (store, power)
+}
+
+/// Why the only call was refused.
+fn refused(effect: &Effect<u32, u32>) -> String {
+    let Effect::Answer(group) = effect else {
+        panic!("{effect:?}")
+    };
+    assert!(group.written.is_empty() && group.answers.len() == 1);
+    group.answers[0].1.as_ref().unwrap_err().to_string()
+}
+
+#[test]
+fn a_store_whose_disk_has_failed_is_read_at_once_and_written_again_after_a_tick() {
+    let (store, mut power) = on_a_disk();
+    let mut driven = Driven::new(store);
+    for tick in 1..4 {
+        driven.add(1);
+        power.fail_after(0);
+        let effects = driven.nothing();
+        assert_eq!(kinds(&effects), ["answer", "stop"], "{tick}");
+        refused(&effects[0]);
+        assert_eq!(kinds(&driven.drain()), ["open"], "{tick}");
+        let (store, next) = on_a_disk();
+        power = next;
+        let effects = driven.give(Input::Opened(Box::new(store)));
+        assert_eq!(kinds(&effects), ["show", "tell"], "{tick}");
+        // The disk is left alone until the tick.
+        assert_eq!(kinds(&driven.add(2)), [""; 0], "{tick}");
+        assert_eq!(kinds(&driven.drain()), [""; 0], "{tick}");
+        let received = driven.give(all_of(&testing::found(1, WALL_MS), 3));
+        assert_eq!(kinds(&received), ["received"]);
+        assert_eq!(kinds(&driven.drain()), [""; 0], "{tick}");
+        assert_eq!(driven.writer.next(), Next::Until(tick * TICK_MS));
+        driven.elapsed_ms = tick * TICK_MS;
+        driven.nothing();
+        assert_eq!(tokens(&driven.nothing()), [2], "{tick}");
+        driven.drain();
+    }
+    driven.add(4);
+    assert_eq!(tokens(&driven.nothing()), [4]);
+}
+
+#[test]
+fn a_store_that_fails_twice_between_two_ticks_is_opened_at_the_next_one() {
+    let (store, power) = on_a_disk();
+    let mut driven = Driven::new(store);
+    driven.add(1);
+    power.fail_after(0);
+    driven.nothing();
+    assert_eq!(kinds(&driven.drain()), ["open"]);
+    // One that cannot even be read any more.
+    let (store, power) = on_a_disk();
+    driven.give(Input::Opened(Box::new(store)));
+    power.fail_after(0);
+    assert_eq!(kinds(&driven.add(2)), [""; 0]);
+    driven.drain();
+    let effects = driven.give(Input::Job(Job::Rebuild));
+    assert_eq!(tokens(&effects), [2], "{:?}", kinds(&effects));
+    refused(&effects[0]);
+    assert!(!kinds(&driven.drain()).contains(&"open"));
+    assert!(driven.writer.store().is_none());
+    driven.elapsed_ms = TICK_MS;
+    assert_eq!(kinds(&driven.nothing()), ["open"]);
 }
 
 #[test]
