@@ -283,9 +283,10 @@ fn a_daemon_on_a_disk_that_can_only_be_read_answers_and_takes_calls_once_it_can_
     }
     // What a peer writes waits there.
     a.ok(&["call", "notes", "put", "from", "a"]);
-    let doctor = finish(command(&home).arg("doctor"));
+    let doctor = finish(command(&home).args(["--json", "doctor"]));
     assert_eq!(doctor.code, 4, "{doctor:?}");
     assert!(doctor.stdout.contains("can only be read"), "{doctor:?}");
+    finding(&doctor, "disk").advice("mount it for writing; the daemon goes on by itself");
     disk.remount("rw");
     until_ok(&home, &["call", "clicks", "add", "1"]);
     assert_eq!(ok(&home, &["query", "clicks", "value"]), "2\n");
