@@ -53,6 +53,10 @@ impl From<CallError> for CommitError {
     }
 }
 
+fn headers(batch: Vec<Append>) -> Vec<VerifiedHeader> {
+    batch.into_iter().map(|entry| entry.header).collect()
+}
+
 impl Store {
     /// Makes everything since the last commit durable: signs the open intention and inserts it, appends the batch to
     /// the log, and publishes the snapshot that readers get. Only then may callers be answered. Returns the new
@@ -118,13 +122,17 @@ impl Store {
         let record = self
             .witness_due(now_ms)
             .then(|| self.witness_record(now_ms));
-        self.core.log.append(
+        let appended = self.core.log.append(
             self.durable,
             &batch,
             &notices,
             &self.core.noticed,
             record.as_ref(),
-        )?;
+        );
+        if appended.is_err() {
+            self.unsure = headers(batch);
+            return appended.map(|()| None);
+        }
         self.undo = None;
         self.core.noticed.clear();
         self.durable = self.core.progress.next;
@@ -133,7 +141,13 @@ impl Store {
             self.core.progress.witnessed_since = 0;
             self.witnessed_at_ms = now_ms;
         }
-        Ok(Some(batch.into_iter().map(|entry| entry.header).collect()))
+        Ok(Some(headers(batch)))
+    }
+
+    /// The entries of the last commit, if its append failed. A disk that fails at the end of a transaction may have kept
+    /// it all the same: what the log has is known once it is opened anew.
+    pub(crate) fn take_unsure(&mut self) -> Vec<VerifiedHeader> {
+        std::mem::take(&mut self.unsure)
     }
 
     /// Inserts an admitted entry into the graph, and puts it into the next batch of the log.

@@ -19,6 +19,16 @@ pub struct Group<C> {
     pub answers: Vec<(C, Result<Told, CallError>)>,
 }
 
+impl<C> Group<C> {
+    /// Answers of calls none of which is in the log.
+    pub(crate) fn unwritten(answers: Vec<(C, Result<Told, CallError>)>) -> Self {
+        Self {
+            written: Vec::new(),
+            answers,
+        }
+    }
+}
+
 /// How far a rebuild is.
 #[derive(Debug)]
 pub enum Rebuild {

@@ -38,8 +38,8 @@ pub enum Job<C, R, V> {
     Wake,
     /// A read of the store's files failed. Examine whether the databases still take transactions.
     ReadFailed,
-    /// Remove the derived state and fold the log again. No other job is done until [`Rebuild::Done`] or
-    /// [`Rebuild::Failed`].
+    /// Remove the derived state and fold the log again. No other job is done until [`Rebuild::Done`](crate::store::effect::Rebuild::Done)
+    /// or [`Rebuild::Failed`](crate::store::effect::Rebuild::Failed).
     Rebuild,
     /// Make everything durable and end.
     Close,

@@ -11,13 +11,14 @@ pub(crate) mod job;
 mod open;
 pub(crate) mod receive;
 pub(crate) mod snapshot;
+pub(crate) mod unsure;
 pub(crate) mod verification;
 pub mod writer;
 
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use lattice_format::{ChainId, DeviceKey, StoreId};
+use lattice_format::{ChainId, DeviceKey, StoreId, VerifiedHeader};
 
 use crate::fold::core::{Changes, Core};
 use crate::graph::pending::{FloatingRow, ParkedRow, Waiting};
@@ -54,6 +55,8 @@ pub struct Store {
     pub(crate) ahead: Ahead,
     /// Why an intention could not be signed. The next commit returns it, so all callers that wait for it are told.
     pub(crate) unsigned: Option<CallError>,
+    /// The entries of a batch whose append failed, until the writer takes them.
+    pub(crate) unsure: Vec<VerifiedHeader>,
     /// The error of the derived state after a batch was durable. From then on the store must be opened again.
     pub(crate) broken: Option<StorageError>,
     /// Closes the log's files with the store. The state's file needs no such field, because `core` alone owns it.

@@ -448,6 +448,7 @@ impl Store {
             undo: None,
             ahead: Ahead::default(),
             unsigned: None,
+            unsure: Vec::new(),
             broken: None,
             _closes: closes,
         })

@@ -22,6 +22,7 @@ use crate::store::commit::CommitError;
 pub use crate::store::effect::{Effect, Group, Rebuild};
 pub use crate::store::job::Job;
 use crate::store::receive::Received;
+use crate::store::unsure::{Unsure, refuse_all};
 use crate::store::verification::VerifyBatch;
 
 /// The inputs of a writer.
@@ -86,6 +87,10 @@ pub struct Writer<C, R, V> {
     /// Whether the store is to be opened anew before the next tick, and whether it was already.
     reopens: bool,
     reopened: bool,
+    /// Calls whose commit failed. Whether the log has them is known once the store was opened anew.
+    unsure: Option<Unsure<C>>,
+    /// Whether the store was asked for and has not come.
+    awaits_store: bool,
     /// Ticks in a row of an open store that found no run due and no entry parked.
     quiet_ticks: u32,
     runs: u64,
@@ -116,6 +121,8 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
             held: Vec::new(),
             reopens: false,
             reopened: false,
+            unsure: None,
+            awaits_store: false,
             quiet_ticks: 0,
             runs: 0,
         }
@@ -153,6 +160,10 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
     pub fn handle(&mut self, input: Input<C, R, V>, now: Now, effects: &mut Vec<Effect<C, R>>) {
         if let Some(store) = &mut self.store {
             store.judge_by(now.clock);
+        }
+        let opened = matches!(input, Input::Opened(_));
+        if std::mem::take(&mut self.awaits_store) && !opened {
+            self.give_up(effects);
         }
         match input {
             Input::Job(job) => {
@@ -247,6 +258,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
             Job::ReadFailed => {}
             Job::Rebuild => self.rebuild(now, effects),
             Job::Close => {
+                self.give_up(effects);
                 let closed = self
                     .store
                     .take()
@@ -271,33 +283,36 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
                 effects.push(Effect::Answer(Group { written, answers }));
                 tell(changes, ids, effects);
             }
-            Err(error) => {
-                let why = match &error {
-                    CommitError::Unsigned(error) => error.clone(),
-                    CommitError::Storage(error) => CallError::from(error.clone()),
-                };
-                for (_, told) in &mut answers {
-                    // Other outcomes stand, because they were never to enter the log.
-                    if matches!(told, Ok(told) if told.outcome.is_ok()) {
-                        *told = Err(why.clone());
-                    }
-                }
-                let written = Vec::new();
-                effects.push(Effect::Answer(Group { written, answers }));
-                match error {
-                    CommitError::Unsigned(_) => {
-                        let changes = self.show(effects);
-                        tell(changes, Vec::new(), effects);
-                    }
-                    // It is no worse off than before.
-                    CommitError::Storage(_) if store.is_read_only() => {
-                        let changes = self.show(effects);
-                        tell(changes, Vec::new(), effects);
-                    }
-                    // After a failed write the database takes no other write until it is opened anew.
-                    CommitError::Storage(error) => self.stop(error, effects),
-                }
+            Err(CommitError::Unsigned(error)) => {
+                refuse_all(&mut answers, &error);
+                effects.push(Effect::Answer(Group::unwritten(answers)));
+                self.publish(effects);
             }
+            // It is no worse off than before.
+            Err(CommitError::Storage(error)) if store.is_read_only() => {
+                refuse_all(&mut answers, &error.into());
+                effects.push(Effect::Answer(Group::unwritten(answers)));
+                self.publish(effects);
+            }
+            Err(CommitError::Storage(error)) => {
+                let written = store.take_unsure();
+                if written.is_empty() {
+                    refuse_all(&mut answers, &error.clone().into());
+                    effects.push(Effect::Answer(Group::unwritten(answers)));
+                } else {
+                    let group = Group { written, answers };
+                    self.unsure = Some(Unsure::new(group, error.clone()));
+                }
+                // After a failed write the database takes no other write until it is opened anew.
+                self.stop(error, effects);
+            }
+        }
+    }
+
+    /// Answers the callers of a commit that failed, although the log could not be asked whether it has the calls.
+    fn give_up(&mut self, effects: &mut Vec<Effect<C, R>>) {
+        if let Some(unsure) = self.unsure.take() {
+            effects.push(Effect::Answer(unsure.given_up()));
         }
     }
 
@@ -338,6 +353,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
     fn go_on(&mut self, runs: u64, now: Now, effects: &mut Vec<Effect<C, R>>) {
         if std::mem::take(&mut self.reopens) {
             self.reopened = true;
+            self.awaits_store = true;
             effects.push(Effect::Open);
             return;
         }
@@ -407,6 +423,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
     /// Does what the time asks for, or asks for the store to be opened.
     fn tick(&mut self, now: Now, effects: &mut Vec<Effect<C, R>>) {
         let Some(store) = &mut self.store else {
+            self.awaits_store = true;
             return effects.push(Effect::Open);
         };
         match store.tick(now.clock.wall_ms) {
@@ -453,8 +470,7 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
         let refused = |token| (token, Err(error.clone().into()));
         let answers: Vec<_> = tokens.into_iter().map(refused).collect();
         if !answers.is_empty() {
-            let written = Vec::new();
-            effects.push(Effect::Answer(Group { written, answers }));
+            effects.push(Effect::Answer(Group::unwritten(answers)));
         }
     }
 
@@ -468,11 +484,18 @@ impl<C, R, V: VerifyBatch> Writer<C, R, V> {
     fn take_over(&mut self, store: Store, effects: &mut Vec<Effect<C, R>>) {
         self.store = Some(store);
         self.pending = 1;
-        if let Some(mut changes) = self.show(effects) {
-            // Watches may not have been told of everything that became durable before the store was closed.
-            changes.all = true;
-            tell(Some(changes), Vec::new(), effects);
+        let Some(mut changes) = self.show(effects) else {
+            return;
+        };
+        let mut ids = Vec::new();
+        if let (Some(unsure), Some(store)) = (self.unsure.take(), &self.store) {
+            let group = unsure.resolved(&store.snapshot());
+            ids.extend(group.written.iter().map(VerifiedHeader::id));
+            effects.push(Effect::Answer(group));
         }
+        // Watches may not have been told of everything that became durable before the store was closed.
+        changes.all = true;
+        tell(Some(changes), ids, effects);
     }
 
     /// Shows the store's snapshot, and tells what changed since the last one.

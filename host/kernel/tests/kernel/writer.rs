@@ -12,7 +12,7 @@ use lattice_kernel::run::engine::{Engine, HostFault, Role};
 use lattice_kernel::writer::{self, Effect, Job, Next, Now, Rebuild};
 use lattice_kernel::{BatchVerifier, CallError, LocalSeq, NewStore, Store};
 use lattice_testing::disk::{Disk, Power};
-use lattice_testing::log_disk::{LogDisk, files};
+use lattice_testing::log_disk::{LogDisk, files, repaired};
 use lattice_testing::{self as testing, ModelEngine, Step, device, key};
 
 use crate::engines::{Forgetful, Lack, Lacking};
@@ -438,17 +438,21 @@ fn after_a_failed_write_callers_are_told_and_the_store_is_asked_for_once_a_tick(
         2,
     );
     power.fail_after(0);
-    let effects = driven.nothing();
-    assert_eq!(kinds(&effects), ["answer", "stop"]);
+    assert_eq!(kinds(&driven.nothing()), ["stop"]);
+    // At once, so that it can be read, and then once a tick.
+    assert_eq!(kinds(&driven.drain()), ["open"]);
+    assert_eq!(driven.writer.next(), Next::Until(TICK_MS));
+    // It did not open, so nobody knows what the log has.
+    let effects = driven.add(3);
+    assert_eq!(kinds(&effects), ["answer"]);
     let Effect::Answer(group) = &effects[0] else {
         panic!("{effects:?}")
     };
     assert!(group.written.is_empty());
-    assert!(group.answers[0].1.is_err(), "{group:?}");
+    let error = group.answers[0].1.as_ref().unwrap_err().to_string();
+    assert!(error.contains("not known yet"), "{error}");
     assert!(group.answers[1].1.is_ok(), "{group:?}");
-    // At once, so that it can be read, and then once a tick.
-    assert_eq!(kinds(&driven.drain()), ["open"]);
-    assert_eq!(driven.writer.next(), Next::Until(TICK_MS));
+    driven.drain();
     // Whoever asks meanwhile gets nothing back but the end of what was to answer.
     assert_eq!(kinds(&driven.add(3)), [""; 0]);
     driven.drain();
@@ -495,14 +499,13 @@ fn a_store_whose_disk_has_failed_is_read_at_once_and_written_again_after_a_tick(
     for tick in 1..4 {
         driven.add(1);
         power.fail_after(0);
-        let effects = driven.nothing();
-        assert_eq!(kinds(&effects), ["answer", "stop"], "{tick}");
-        refused(&effects[0]);
+        assert_eq!(kinds(&driven.nothing()), ["stop"], "{tick}");
         assert_eq!(kinds(&driven.drain()), ["open"], "{tick}");
         let (store, next) = on_a_disk();
         power = next;
         let effects = driven.give(Input::Opened(Box::new(store)));
-        assert_eq!(kinds(&effects), ["show", "tell"], "{tick}");
+        assert_eq!(kinds(&effects), ["show", "answer", "tell"], "{tick}");
+        refused(&effects[1]);
         // The disk is left alone until the tick.
         assert_eq!(kinds(&driven.add(2)), [""; 0], "{tick}");
         assert_eq!(kinds(&driven.drain()), [""; 0], "{tick}");
@@ -517,6 +520,54 @@ fn a_store_whose_disk_has_failed_is_read_at_once_and_written_again_after_a_tick(
     }
     driven.add(4);
     assert_eq!(tokens(&driven.nothing()), [4]);
+}
+
+/// Holds: invariant 6.
+#[test]
+fn whoever_calls_while_the_disk_fails_is_told_what_the_log_has_afterwards() {
+    let (mut kept, mut lost) = (0, 0);
+    for operations in 0.. {
+        let power = Power::steady();
+        let (log, state) = (LogDisk::new(&power), Disk::new(&power));
+        let spec = NewStore {
+            genesis: testing::genesis(),
+            admits: Vec::new(),
+            chain: ChainId(1),
+        };
+        let made = files(&log, &state).unwrap();
+        let store = Store::create(made, Arc::new(ModelEngine), key(1), spec, WALL_MS).unwrap();
+        let mut driven = Driven::new(store);
+        driven.add(1);
+        power.fail_after(operations);
+        if kinds(&driven.nothing()) != ["stop"] {
+            break;
+        }
+        assert_eq!(kinds(&driven.drain()), ["open"]);
+        // The disk works again, and has what the process saw last.
+        let power = Power::steady();
+        let log = LogDisk::with_image(log.live(), &power);
+        let (again, _) = repaired(&log, &Disk::new(&power), &power).unwrap();
+        let store = Store::open(again, Arc::new(ModelEngine), key(1), WALL_MS).unwrap();
+        let count = store.snapshot().summary().count;
+        let effects = driven.give(Input::Opened(Box::new(store)));
+        assert_eq!(kinds(&effects), ["show", "answer", "tell"]);
+        let Effect::Answer(group) = &effects[1] else {
+            panic!("{effects:?}")
+        };
+        let told = &group.answers[0].1;
+        assert_eq!(
+            (told.is_ok(), group.written.len() as u64),
+            (count == 2, count - 1)
+        );
+        match told {
+            Ok(told) => {
+                assert!(told.outcome.is_ok());
+                kept += 1;
+            }
+            Err(_) => lost += 1,
+        }
+    }
+    assert!(kept > 0 && lost > 0, "{kept} kept, {lost} lost");
 }
 
 #[test]

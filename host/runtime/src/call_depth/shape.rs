@@ -11,7 +11,7 @@ use wasmparser::{
 use super::DepthError;
 use crate::profile::{self, DEPTH_BYTES_MAX, FRAME_BYTES, FRAME_SLOT_BYTES, LEAF_FRAME_BYTES_MAX};
 
-/// Whether a component is one that the profile allows. What [`bound`] makes of a valid one is.
+/// Whether a component is one that the profile allows. What [`bound`](super::bound) makes of a valid one is.
 ///
 /// # Errors
 /// What is wrong with it, and where.
