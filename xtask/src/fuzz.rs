@@ -13,9 +13,6 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 
-/// A link to the file of this program, which works also after cargo has replaced the file.
-const OWN_EXE: &str = "/proc/self/exe";
-
 /// The variable that tells this program to act as the compiler's wrapper.
 const WRAPPED: &str = "LATTICE_FUZZ_WRAPPER";
 
@@ -194,13 +191,8 @@ fn build() -> Result<PathBuf> {
     let directory = shell::target_dir().join("fuzz");
     shell::step("build the fuzzer", || {
         std::fs::create_dir_all(&directory)?;
-        // Building the workspace replaces the file of this program, so the wrapper is a copy.
         let wrapper = directory.join("wrapper");
-        let own = match Path::new(OWN_EXE) {
-            own if own.exists() => own.to_owned(),
-            _ => std::env::current_exe().context("this program")?,
-        };
-        std::fs::copy(own, &wrapper).context("this program")?;
+        shell::copy_own_program(&wrapper)?;
         let mut cargo = shell::cargo();
         cargo
             .current_dir(shell::root())

@@ -18,6 +18,21 @@ pub fn root() -> &'static Path {
         .expect("xtask lies directly below the workspace's root")
 }
 
+/// Copies the file of this program, to be started later: cargo replaces the file when it builds the workspace.
+///
+/// # Errors
+/// When the file cannot be read, or the copy not be written.
+pub(crate) fn copy_own_program(to: &Path) -> Result<()> {
+    // The link works also after the file was replaced.
+    const LINK: &str = "/proc/self/exe";
+    let own = match Path::new(LINK) {
+        own if own.exists() => own.to_owned(),
+        _ => std::env::current_exe().context("this program has no path")?,
+    };
+    std::fs::copy(own, to).with_context(|| to.display().to_string())?;
+    Ok(())
+}
+
 /// Returns the directory that cargo builds into: `$CARGO_TARGET_DIR`, else `target` in the root.
 pub fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {

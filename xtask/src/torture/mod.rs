@@ -118,6 +118,11 @@ fn run_directory() -> PathBuf {
     shell::target_dir().join("torture/run")
 }
 
+/// The copy of this program that runs in the enclosure.
+fn own_copy() -> PathBuf {
+    shell::target_dir().join("torture/xtask")
+}
+
 /// Runs torture in an enclosure, and waits for it.
 fn outside(options: Options, program: &Path) -> Result<()> {
     crate::setup::tests()?;
@@ -129,7 +134,8 @@ fn outside(options: Options, program: &Path) -> Result<()> {
         options.seed.to_string(),
         program.display().to_string(),
     ];
-    let own = std::env::current_exe().context("this program has no path")?;
+    let own = own_copy();
+    shell::copy_own_program(&own)?;
     let mut enclosure = enclosure::enter(&own, &arguments)?;
     // `wait` closes standard input, which would end it.
     let stdin = enclosure.stdin.take();
