@@ -20,9 +20,9 @@ use super::lan::Lan;
 use crate::shell;
 
 /// How long a daemon may take until it is ready, and a command until it ends, when nothing is in its way.
-const TIME_MAX: Duration = Duration::from_secs(60);
+const TIME_MAX: Duration = Duration::from_secs(180);
 /// How long a daemon may take to end when it is asked to, whatever is the matter with its machine.
-const END_MAX: Duration = Duration::from_secs(10);
+const END_MAX: Duration = Duration::from_secs(60);
 
 /// A machine. Its daemon ends with torture's enclosure.
 pub(super) struct Machine {

@@ -13,10 +13,11 @@ use super::truth::faults_of_log;
 use super::world::World;
 use crate::plugins;
 
-/// How long a machine may take to recover once its trouble has ended.
-pub(super) const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// How long a machine may take to recover once its trouble has ended. The bounds of torture tell late from never, also
+/// on a machine with much else to do; how long it took is in the table.
+pub(super) const RECOVERY_MAX: Duration = Duration::from_secs(180);
 /// How long a query may go without an answer while its machine has trouble.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// How far a clock jumps ahead: beyond what any store lets an entry be ahead.
 const AHEAD_S: i64 = 3 * 86_400 + 7;
 /// How far a clock jumps back.

@@ -20,7 +20,7 @@ use super::truth::{Troubles, untrue_to_clients};
 /// How many machines there are. The last one has a disk that breaks, if this machine can make one.
 const MACHINES: usize = 5;
 /// How long stores may take to become equal when nothing is in their way any more.
-pub(super) const EQUAL_MAX: Duration = Duration::from_secs(120);
+pub(super) const EQUAL_MAX: Duration = Duration::from_secs(300);
 /// How long a client waits for an answer. A daemon may be stopped meanwhile.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a client rests between two calls, in milliseconds.
