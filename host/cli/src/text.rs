@@ -156,6 +156,11 @@ pub(crate) fn parse_duration_ms(text: &str) -> Result<u64, String> {
     })
 }
 
+fn has_year_before_1970(text: &str) -> bool {
+    let year = text.get(..4).and_then(|year| year.parse::<u16>().ok());
+    year.is_some_and(|year| year < 1970)
+}
+
 fn before_1970(text: &str) -> String {
     format!("{text} is before 1970; write a later time")
 }
@@ -170,6 +175,9 @@ pub(crate) fn parse_time_ms(text: &str) -> Result<u64, String> {
         (Err(_), Ok(ago)) => SystemTime::now()
             .checked_sub(ago)
             .ok_or_else(|| before_1970(text))?,
+        (Err(humantime::TimestampError::OutOfRange), Err(_)) if has_year_before_1970(text) => {
+            return Err(before_1970(text));
+        }
         (Err(_), Err(_)) => {
             return Err(
                 "write a time like 2026-05-01T12:00:00Z, a date like 2026-05-01, \
