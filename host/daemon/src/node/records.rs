@@ -17,7 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use lattice_format::{ComponentId, DeviceKey, StoreId};
-use lattice_kernel::{NodeFile, NodeFileError};
+use lattice_kernel::{NodeFile, NodeFileError, machine_remedy};
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 
@@ -153,14 +153,52 @@ pub(crate) struct NoticeRecord {
 
 /// `node.redb` cannot be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("node.redb: {0}")]
-pub(crate) struct RecordsError(String);
+#[error("node.redb: {what}")]
+pub(crate) struct RecordsError {
+    what: String,
+    /// What to do where the machine refused; `None` where it is not known.
+    remedy: Option<&'static str>,
+}
+
+impl From<redb::Error> for RecordsError {
+    fn from(error: redb::Error) -> Self {
+        let remedy = match &error {
+            redb::Error::Io(error) => Some(machine_remedy(error)),
+            _ => None,
+        };
+        Self {
+            what: error.to_string(),
+            remedy,
+        }
+    }
+}
+
+impl From<NodeFileError> for RecordsError {
+    fn from(error: NodeFileError) -> Self {
+        match error {
+            NodeFileError::Redb(error) => error.into(),
+            error => Self {
+                what: error.to_string(),
+                remedy: None,
+            },
+        }
+    }
+}
+
+impl From<prost::DecodeError> for RecordsError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self {
+            what: error.to_string(),
+            remedy: None,
+        }
+    }
+}
 
 macro_rules! from_redb {
     ($($error:ty),*) => {
         $(impl From<$error> for RecordsError {
             fn from(error: $error) -> Self {
-                Self(error.to_string())
+                redb::Error::from(error).into()
             }
         })*
     };
@@ -170,15 +208,16 @@ from_redb!(
     redb::TransactionError,
     redb::TableError,
     redb::StorageError,
-    redb::CommitError,
-    prost::DecodeError,
-    NodeFileError
+    redb::CommitError
 );
 
 impl From<RecordsError> for crate::api::failure::Failure {
     fn from(error: RecordsError) -> Self {
-        crate::api::failure::Failure::failed(error.to_string())
-            .hint("run `lattice doctor`; check free space and the disk")
+        let failure = crate::api::failure::Failure::failed(error.to_string());
+        match error.remedy {
+            Some(remedy) => failure.hint(remedy),
+            None => failure.hint("run `lattice doctor`; check free space and the disk"),
+        }
     }
 }
 

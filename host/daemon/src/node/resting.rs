@@ -291,8 +291,9 @@ mod tests {
             calls += caller.await.unwrap();
         }
         closer.await.unwrap();
-        closed(&slot).await;
+        assert_eq!(closes.load(Ordering::Relaxed), CLOSES);
         assert_eq!(value(&node, "clicks").await, calls.to_string());
+        closed(&slot).await;
         node.close().await;
     }
 
