@@ -465,8 +465,8 @@ impl Node {
         }
     }
 
-    /// Opens every store that is not being joined and was not opened yet, several at once. Blocks. The state of a store tells when it does not
-    /// open.
+    /// Opens every store that is not being joined and was not opened yet, several at once. Blocks. The state of a store
+    /// tells when it does not open.
     pub(crate) fn open_all(&self) {
         let mut slots = self.slots();
         slots.retain(|slot| slot.known().is_none() && slot.record().joining.is_none());

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod engines;
 mod failed_reads;
+mod failing_disk;
 mod flood;
 mod fold;
 mod hostile;

@@ -11,27 +11,25 @@ use lattice_kernel::limits::{
 use lattice_kernel::run::engine::{Engine, HostFault, Role};
 use lattice_kernel::writer::{self, Effect, Job, Next, Now, Rebuild};
 use lattice_kernel::{BatchVerifier, CallError, LocalSeq, NewStore, Store};
-use lattice_testing::disk::{Disk, Power};
-use lattice_testing::log_disk::{LogDisk, files, repaired};
 use lattice_testing::{self as testing, ModelEngine, Step, device, key};
 
 use crate::engines::{Forgetful, Lack, Lacking};
 
-const WALL_MS: u64 = 1_800_000_000_000;
+pub const WALL_MS: u64 = 1_800_000_000_000;
 
-type Writer = writer::Writer<u32, u32, BatchVerifier>;
-type Input = writer::Input<u32, u32, BatchVerifier>;
-type Effects = Vec<Effect<u32, u32>>;
+pub type Writer = writer::Writer<u32, u32, BatchVerifier>;
+pub type Input = writer::Input<u32, u32, BatchVerifier>;
+pub type Effects = Vec<Effect<u32, u32>>;
 
 /// A writer with a clock that stands until it is told to go on.
-struct Driven {
-    writer: Writer,
-    elapsed_ms: u64,
+pub struct Driven {
+    pub writer: Writer,
+    pub elapsed_ms: u64,
     chains: u64,
 }
 
 impl Driven {
-    fn new(store: Store) -> Self {
+    pub fn new(store: Store) -> Self {
         let now = Now {
             clock: Verdict::alone(WALL_MS),
             elapsed_ms: 0,
@@ -45,7 +43,7 @@ impl Driven {
         driven
     }
 
-    fn give(&mut self, input: Input) -> Effects {
+    pub fn give(&mut self, input: Input) -> Effects {
         self.give_at(input, Verdict::alone(WALL_MS + self.elapsed_ms))
     }
 
@@ -59,11 +57,11 @@ impl Driven {
         effects
     }
 
-    fn nothing(&mut self) -> Effects {
+    pub fn nothing(&mut self) -> Effects {
         self.give(Input::Nothing)
     }
 
-    fn call(&mut self, lane: Lane, call: Call, token: u32) -> Effects {
+    pub fn call(&mut self, lane: Lane, call: Call, token: u32) -> Effects {
         self.chains += 1;
         self.give(Input::Job(Job::Call {
             lane,
@@ -74,7 +72,7 @@ impl Driven {
         }))
     }
 
-    fn add(&mut self, token: u32) -> Effects {
+    pub fn add(&mut self, token: u32) -> Effects {
         self.call(
             Lane::App,
             testing::program(&[Step::Add { k: 1, by: 1 }]),
@@ -83,7 +81,7 @@ impl Driven {
     }
 
     /// Goes on until it waits for a job or for time.
-    fn drain(&mut self) -> Effects {
+    pub fn drain(&mut self) -> Effects {
         let mut effects = Vec::new();
         while matches!(self.writer.next(), Next::Continue | Next::Poll) {
             effects.extend(self.nothing());
@@ -92,7 +90,7 @@ impl Driven {
     }
 }
 
-fn tokens(effects: &Effects) -> Vec<u32> {
+pub fn tokens(effects: &Effects) -> Vec<u32> {
     let answers = effects.iter().filter_map(|effect| match effect {
         Effect::Answer(group) => Some(group.answers.iter().map(|(token, _)| *token)),
         _ => None,
@@ -100,7 +98,7 @@ fn tokens(effects: &Effects) -> Vec<u32> {
     answers.flatten().collect()
 }
 
-fn kinds(effects: &Effects) -> Vec<&'static str> {
+pub fn kinds(effects: &Effects) -> Vec<&'static str> {
     let kinds = effects.iter().map(|effect| match effect {
         Effect::Show { .. } => "show",
         Effect::Answer(_) => "answer",
@@ -162,7 +160,7 @@ fn sent(store: &Store) -> Vec<(SignedHeader, Option<Vec<u8>>)> {
     entries.collect()
 }
 
-fn all_of(store: &Store, token: u32) -> Input {
+pub fn all_of(store: &Store, token: u32) -> Input {
     Input::Job(Job::Receive {
         from: device(1),
         entries: sent(store),
@@ -416,181 +414,6 @@ fn what_a_change_of_governance_leaves_to_run_is_run_without_another_job() {
     assert!(left > 0, "the commit has done it all");
     driven.drain();
     assert_settled(&driven.writer);
-}
-
-#[test]
-fn after_a_failed_write_callers_are_told_and_the_store_is_asked_for_once_a_tick() {
-    let power = Power::steady();
-    let (log, state) = (LogDisk::new(&power), Disk::new(&power));
-    let spec = NewStore {
-        genesis: testing::genesis(),
-        admits: Vec::new(),
-        chain: ChainId(1),
-    };
-    let made = files(&log, &state).unwrap();
-    let store = Store::create(made, Arc::new(ModelEngine), key(1), spec, WALL_MS).unwrap();
-    let mut driven = Driven::new(store);
-    driven.add(1);
-    // It is refused, and was never to be in the log.
-    driven.call(
-        Lane::App,
-        testing::program(&[Step::RefuseIf { modulus: 1 }]),
-        2,
-    );
-    power.fail_after(0);
-    assert_eq!(kinds(&driven.nothing()), ["stop"]);
-    // At once, so that it can be read, and then once a tick.
-    assert_eq!(kinds(&driven.drain()), ["open"]);
-    assert_eq!(driven.writer.next(), Next::Until(TICK_MS));
-    // It did not open, so nobody knows what the log has.
-    let effects = driven.add(3);
-    assert_eq!(kinds(&effects), ["answer"]);
-    let Effect::Answer(group) = &effects[0] else {
-        panic!("{effects:?}")
-    };
-    assert!(group.written.is_empty());
-    let error = group.answers[0].1.as_ref().unwrap_err().to_string();
-    assert!(error.contains("not known yet"), "{error}");
-    assert!(group.answers[1].1.is_ok(), "{group:?}");
-    driven.drain();
-    // Whoever asks meanwhile gets nothing back but the end of what was to answer.
-    assert_eq!(kinds(&driven.add(3)), [""; 0]);
-    driven.drain();
-    for tick in 1..4 {
-        driven.elapsed_ms = tick * TICK_MS;
-        assert_eq!(kinds(&driven.nothing()), ["open"]);
-        assert_eq!(driven.writer.next(), Next::Until((tick + 1) * TICK_MS));
-    }
-    let whole = testing::found(1, WALL_MS);
-    let effects = driven.give(Input::Opened(Box::new(whole)));
-    assert_eq!(kinds(&effects), ["show", "tell"]);
-    driven.drain();
-    driven.add(4);
-    assert_eq!(tokens(&driven.nothing()), [4]);
-}
-
-/// A store on a disk that works until its power is told to fail.
-fn on_a_disk() -> (Store, Power) {
-    let power = Power::steady();
-    let (log, state) = (LogDisk::new(&power), Disk::new(&power));
-    let spec = NewStore {
-        genesis: testing::genesis(),
-        admits: Vec::new(),
-        chain: ChainId(1),
-    };
-    let made = files(&log, &state).unwrap();
-    let store = Store::create(made, Arc::new(ModelEngine), key(1), spec, WALL_MS).unwrap();
-    (store, power)
-}
-
-/// Why the only call was refused.
-fn refused(effect: &Effect<u32, u32>) -> String {
-    let Effect::Answer(group) = effect else {
-        panic!("{effect:?}")
-    };
-    assert!(group.written.is_empty() && group.answers.len() == 1);
-    group.answers[0].1.as_ref().unwrap_err().to_string()
-}
-
-#[test]
-fn a_store_whose_disk_has_failed_is_read_at_once_and_written_again_after_a_tick() {
-    let (store, mut power) = on_a_disk();
-    let mut driven = Driven::new(store);
-    for tick in 1..4 {
-        driven.add(1);
-        power.fail_after(0);
-        assert_eq!(kinds(&driven.nothing()), ["stop"], "{tick}");
-        assert_eq!(kinds(&driven.drain()), ["open"], "{tick}");
-        let (store, next) = on_a_disk();
-        power = next;
-        let effects = driven.give(Input::Opened(Box::new(store)));
-        assert_eq!(kinds(&effects), ["show", "answer", "tell"], "{tick}");
-        refused(&effects[1]);
-        // The disk is left alone until the tick.
-        assert_eq!(kinds(&driven.add(2)), [""; 0], "{tick}");
-        assert_eq!(kinds(&driven.drain()), [""; 0], "{tick}");
-        let received = driven.give(all_of(&testing::found(1, WALL_MS), 3));
-        assert_eq!(kinds(&received), ["received"]);
-        assert_eq!(kinds(&driven.drain()), [""; 0], "{tick}");
-        assert_eq!(driven.writer.next(), Next::Until(tick * TICK_MS));
-        driven.elapsed_ms = tick * TICK_MS;
-        driven.nothing();
-        assert_eq!(tokens(&driven.nothing()), [2], "{tick}");
-        driven.drain();
-    }
-    driven.add(4);
-    assert_eq!(tokens(&driven.nothing()), [4]);
-}
-
-/// Holds: invariant 6.
-#[test]
-fn whoever_calls_while_the_disk_fails_is_told_what_the_log_has_afterwards() {
-    let (mut kept, mut lost) = (0, 0);
-    for operations in 0.. {
-        let power = Power::steady();
-        let (log, state) = (LogDisk::new(&power), Disk::new(&power));
-        let spec = NewStore {
-            genesis: testing::genesis(),
-            admits: Vec::new(),
-            chain: ChainId(1),
-        };
-        let made = files(&log, &state).unwrap();
-        let store = Store::create(made, Arc::new(ModelEngine), key(1), spec, WALL_MS).unwrap();
-        let mut driven = Driven::new(store);
-        driven.add(1);
-        power.fail_after(operations);
-        if kinds(&driven.nothing()) != ["stop"] {
-            break;
-        }
-        assert_eq!(kinds(&driven.drain()), ["open"]);
-        // The disk works again, and has what the process saw last.
-        let power = Power::steady();
-        let log = LogDisk::with_image(log.live(), &power);
-        let (again, _) = repaired(&log, &Disk::new(&power), &power).unwrap();
-        let store = Store::open(again, Arc::new(ModelEngine), key(1), WALL_MS).unwrap();
-        let count = store.snapshot().summary().count;
-        let effects = driven.give(Input::Opened(Box::new(store)));
-        assert_eq!(kinds(&effects), ["show", "answer", "tell"]);
-        let Effect::Answer(group) = &effects[1] else {
-            panic!("{effects:?}")
-        };
-        let told = &group.answers[0].1;
-        assert_eq!(
-            (told.is_ok(), group.written.len() as u64),
-            (count == 2, count - 1)
-        );
-        match told {
-            Ok(told) => {
-                assert!(told.outcome.is_ok());
-                kept += 1;
-            }
-            Err(_) => lost += 1,
-        }
-    }
-    assert!(kept > 0 && lost > 0, "{kept} kept, {lost} lost");
-}
-
-#[test]
-fn a_store_that_fails_twice_between_two_ticks_is_opened_at_the_next_one() {
-    let (store, power) = on_a_disk();
-    let mut driven = Driven::new(store);
-    driven.add(1);
-    power.fail_after(0);
-    driven.nothing();
-    assert_eq!(kinds(&driven.drain()), ["open"]);
-    // One that cannot even be read any more.
-    let (store, power) = on_a_disk();
-    driven.give(Input::Opened(Box::new(store)));
-    power.fail_after(0);
-    assert_eq!(kinds(&driven.add(2)), [""; 0]);
-    driven.drain();
-    let effects = driven.give(Input::Job(Job::Rebuild));
-    assert_eq!(tokens(&effects), [2], "{:?}", kinds(&effects));
-    refused(&effects[0]);
-    assert!(!kinds(&driven.drain()).contains(&"open"));
-    assert!(driven.writer.store().is_none());
-    driven.elapsed_ms = TICK_MS;
-    assert_eq!(kinds(&driven.nothing()), ["open"]);
 }
 
 #[test]
