@@ -41,7 +41,7 @@ pub use storage::error::LOG_REMEDY;
 pub use storage::error::{StorageError, StoreFile};
 pub use storage::files::Files;
 pub use storage::keys::LocalSeq;
-pub use storage::log_files::{LogFiles, ReadSegment};
+pub use storage::log_files::{JournalFile, LogFiles, ReadSegment};
 pub use storage::machine::{Unopened, machine_remedy};
 pub use storage::node_file::{NodeFile, NodeFileError};
 pub use store::ahead::{RestartError, SetAside};

@@ -35,6 +35,10 @@ pub const FLUSH_ENTRIES: u64 = 1000;
 /// [`FLUSH_ENTRIES`] and not by the age. Each write also writes redb's map of free pages, which grows with the file, so a
 /// store with few calls is not written often.
 pub const FLUSH_MS: u64 = 30_000;
+/// The length of the journal of a log, in bytes.
+pub const JOURNAL_BYTES: usize = 64 * 1024;
+/// The most bytes of a batch that goes to the journal and not to a segment.
+pub const JOURNALED_BYTES_MAX: usize = 16 * 1024;
 /// Age after which the next batch of the log holds a witness record, in milliseconds.
 pub const WITNESS_MS: u64 = 1000;
 /// The most runs of a lane that are due and listed in memory. Only the rows tell of further runs that are due.

@@ -22,6 +22,8 @@ pub enum Mutant {
     TieBrokenByArrival,
     /// A commit returns before it is durable.
     CommitNotDurable,
+    /// What the journal of a log holds is not read when the log is opened.
+    JournalNotRead,
     /// A wrong signature is taken for a right one.
     SignatureUnchecked,
     /// An entry does not wait for the heads that it names.

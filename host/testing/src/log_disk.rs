@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use lattice_kernel::{Files, LogFiles, ReadSegment, StorageError};
-use redb::{Database, DatabaseError};
+use lattice_kernel::{Files, JournalFile, LogFiles, ReadSegment, StorageError};
+use redb::{Database, DatabaseError, StorageBackend};
 
 use crate::dice::Dice;
 use crate::disk::{Disk, Power, Space, Survives};
@@ -23,12 +23,37 @@ const CACHE_BYTES: usize = 192 * 1024;
 /// The name of a file: the number of a segment, if it has one yet.
 type Name = Option<u64>;
 
+/// The name of the journal: a number that no segment gets.
+const JOURNAL: Name = Some(u64::MAX);
+
 /// What the files of a log hold.
 #[derive(Clone, Debug, Default)]
 pub struct LogImage(
-    /// By the number of the segment; without one for a file that has none yet.
+    /// By the number of the segment; without one for a file that has none yet, and `u64::MAX` for the journal.
     pub BTreeMap<Option<u64>, Vec<u8>>,
 );
+
+impl LogImage {
+    /// The numbers of the segments, ascending.
+    pub fn segments(&self) -> impl Iterator<Item = u64> + '_ {
+        let names = self.0.keys().filter(|name| **name != JOURNAL);
+        names.copied().flatten()
+    }
+
+    /// The names that the files have in a directory, with their bytes.
+    ///
+    /// # Panics
+    /// When a file has no number.
+    pub fn files(&self) -> impl Iterator<Item = (String, &[u8])> + '_ {
+        self.0.iter().map(|(name, bytes)| {
+            let name = match *name {
+                JOURNAL => "journal".to_owned(),
+                number => format!("{:016x}.redb", number.expect("a file with a number")),
+            };
+            (name, &bytes[..])
+        })
+    }
+}
 
 /// A change of the directory that is not synced: names and the files that they get, or none. It is found done
 /// after a crash, or not.
@@ -180,10 +205,23 @@ impl LogDisk {
     }
 }
 
+/// The journal as a disk of its own.
+#[derive(Debug)]
+struct JournalDisk(Disk);
+
+impl JournalFile for JournalDisk {
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), Error> {
+        StorageBackend::write(&self.0, at, bytes)?;
+        self.0.sync_data()
+    }
+}
+
 impl LogFiles for LogDisk {
     fn list(&self) -> Result<Vec<u64>, Error> {
         self.forget(None)?;
-        Ok(self.look()?.live.keys().copied().flatten().collect())
+        let segments = self.look()?;
+        let segments = segments.live.keys().filter(|name| **name != JOURNAL);
+        Ok(segments.copied().flatten().collect())
     }
 
     fn make(&self) -> Result<Database, DatabaseError> {
@@ -224,6 +262,35 @@ impl LogFiles for LogDisk {
 
     fn bytes(&self, first: u64) -> Result<u64, Error> {
         Ok(self.file(first)?.live_len())
+    }
+
+    fn read_journal(&self) -> Result<Vec<u8>, Error> {
+        let file = self.look()?.live.get(&JOURNAL).cloned();
+        let Some(file) = file else {
+            return Ok(Vec::new());
+        };
+        let mut bytes = vec![0; file.live_len() as usize];
+        file.read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn open_journal(&self, len: usize) -> Result<Option<Box<dyn JournalFile>>, Error> {
+        let file = self.look()?.live.get(&JOURNAL).cloned();
+        let file = match file {
+            Some(file) => file,
+            None => {
+                self.power.use_up()?;
+                let file = Disk::sharing(&[], &self.space, &self.power);
+                self.lock().change(vec![(JOURNAL, Some(file.clone()))]);
+                file
+            }
+        };
+        if file.live_len() < len as u64 {
+            file.set_len(len as u64)?;
+            file.sync_data()?;
+            self.sync()?;
+        }
+        Ok(Some(Box::new(JournalDisk(file))))
     }
 
     fn remove(&self, first: u64) -> Result<(), Error> {

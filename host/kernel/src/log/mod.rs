@@ -5,7 +5,8 @@
 //! crash costs the repair of one file of a bounded size, and the entries before some number can be dropped by
 //! removing files: the log's *base* is the first entry that is kept. One durable transaction appends one batch. Keys
 //! ascend, so a batch touches the last page of a table and little more. An index by hash would cost eight times as
-//! much; it is derived, and is in `state.redb`.
+//! much; it is derived, and is in `state.redb`. A small batch of nothing but entries goes to the *journal* first, whose
+//! entries are moved into the last segment together (see `journal.rs`).
 //!
 //! ```text
 //! entries-2   local (u64) → seal (8) flags (1: body present) signature (64)
@@ -36,7 +37,9 @@
 //! (storage/db.rs), and damage becomes an error that names the file.
 
 mod carried;
+mod journal;
 pub(crate) mod notice;
+mod notices;
 mod row;
 mod segments;
 pub(crate) mod tail;
@@ -52,8 +55,9 @@ use redb::{
 };
 
 use crate::log::carried::Carried;
+use crate::log::journal::{Journal, Row};
 use crate::log::notice::Notice;
-use crate::log::row::{noticed_key, sealed, unsealed};
+use crate::log::row::{noticed_key, sealed};
 use crate::log::segments::{Segment, Segments};
 use crate::log::tail::Tail;
 use crate::mutant::{self, Mutant};
@@ -125,6 +129,7 @@ pub(crate) struct Append {
 #[derive(Clone)]
 pub(crate) struct Log {
     segments: Arc<Segments>,
+    journal: Arc<Journal>,
     health: Arc<Health>,
     /// The store whose log this is, once the genesis has been read.
     store: Arc<OnceLock<StoreId>>,
@@ -150,17 +155,33 @@ impl std::fmt::Debug for Log {
 }
 
 impl Log {
-    /// Opens the log of a store, and creates no file. Lists the segments and opens the last one; reads no entry.
+    /// Opens the log of a store, and creates no file. Lists the segments and opens the last one; reads the entries of
+    /// the journal and no other. They are moved into the last segment, unless the disk can only be read.
     pub(crate) fn open(files: Box<dyn LogFiles>, segment_bytes: u64) -> Result<Self, StorageError> {
-        let log = Self {
+        let mut log = Self {
             segments: Arc::new(Segments::open(files, segment_bytes)?),
+            journal: Arc::default(),
             health: Arc::default(),
             store: Arc::default(),
             recent: Arc::default(),
             unnoticed: Arc::default(),
         };
         log.refuse_newer()?;
+        let next = log.len()?;
+        log.journal = Arc::new(Journal::open(log.segments.files(), next)?);
+        // What the journal shows after a failed sync may not be on the disk. A segment writes it anew.
+        if !log.segments.files().is_read_only() {
+            log.empty_journal()?;
+        }
         Ok(log)
+    }
+
+    /// Moves the entries of the journal into the last segment. Durable when this returns.
+    pub(crate) fn empty_journal(&self) -> Result<(), StorageError> {
+        if self.journal.next().is_none() {
+            return Ok(());
+        }
+        self.write_to_segment(&[], &[], &Noticed::new(), None)
     }
 
     /// Refuses a log with a kind of row that this version does not know. A later version can have promised there what
@@ -221,6 +242,11 @@ impl Log {
         let (Some(segment), _) = self.segments.around(local.0)? else {
             return Ok(None);
         };
+        if let Some(row) = self.journal.row(local.0) {
+            let read =
+                read(&row).map_err(|damage| StorageError::damaged(StoreFile::Journal, damage))?;
+            return Ok(Some(read));
+        }
         self.read(segment, |transaction| {
             let table = transaction.open_table(ENTRIES)?;
             let Some(row) = table.get(local.0)? else {
@@ -233,6 +259,7 @@ impl Log {
 
     /// The number that the next entry gets.
     pub(crate) fn len(&self) -> Result<u64, StorageError> {
+        let journaled = self.journal.next();
         let len = self.read_last(|segment, transaction| {
             let table = transaction.open_table(ENTRIES)?;
             let last = table.last()?.map(|(key, _)| key.value());
@@ -248,7 +275,7 @@ impl Log {
             }
             Ok(next)
         })?;
-        Ok(len.unwrap_or(0))
+        Ok(journaled.unwrap_or(0).max(len.unwrap_or(0)))
     }
 
     /// The number of the first entry that is kept; 0 when nothing was ever appended.
@@ -282,7 +309,7 @@ impl Log {
     }
 
     /// Appends one batch, the first entry as number `first`, with its notices by number, the digests that they told,
-    /// and the witness record of the last entry, all in one transaction. Durable when this returns.
+    /// and the witness record of the last entry, all together or nothing. Durable when this returns.
     pub(crate) fn append(
         &self,
         first: LocalSeq,
@@ -291,21 +318,63 @@ impl Log {
         noticed: &Noticed,
         witness: Option<&WitnessRecord>,
     ) -> Result<(), StorageError> {
+        self.journal.check_sure()?;
+        let mut bytes = 0;
+        let rows = (first.0..).zip(batch).map(|(local, entry)| {
+            let mut row = Vec::new();
+            row::encode(local, entry, &mut row);
+            bytes += row.len() as u64;
+            (local, row.into())
+        });
+        let rows: Vec<Row> = rows.collect();
         // A batch without entries begins no segment, because the number of a segment is that of its first entry.
-        if !batch.is_empty() && self.segments.is_next_new(first.0)? {
+        let begins = !batch.is_empty() && self.segments.is_next_new(first.0)?;
+        if begins {
+            self.empty_journal()?;
             self.begin_segment(Segment(first.0))?;
         }
+        let entries_alone = notices.is_empty() && noticed.is_empty() && witness.is_none();
+        let journaled = entries_alone
+            && !begins
+            && !batch.is_empty()
+            && !mutant::active(Mutant::CommitNotDurable)
+            && self.journal.append(self.segments.files(), &rows)?;
+        if !journaled {
+            let witness = witness.map(|record| {
+                let last = (first.0 + batch.len() as u64).saturating_sub(1);
+                (last, record)
+            });
+            self.write_to_segment(&rows, notices, noticed, witness)?;
+        }
+        self.segments.grown(bytes);
+        let mut recent = self.recent();
+        for (local, entry) in (first.0..).zip(batch) {
+            recent.push(Stored {
+                local: LocalSeq(local),
+                header: entry.header.clone(),
+                body: entry.body.as_ref().map(|body| body.bytes().clone()),
+                received_ms: entry.received_ms,
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes the entries of the journal and what follows them into the last segment, in one transaction.
+    fn write_to_segment(
+        &self,
+        rows: &[Row],
+        notices: &[(u64, Notice)],
+        noticed: &Noticed,
+        witness: Option<(u64, &WitnessRecord)>,
+    ) -> Result<(), StorageError> {
+        let journaled = self.journal.rows_from(0);
         let written = self.segments.last(|segment, db| {
             let mut written = 0;
             let write = begin_write(db)?;
             {
                 let mut entries = write.open_table(ENTRIES)?;
-                let mut row = Vec::new();
-                for (local, entry) in (first.0..).zip(batch) {
-                    row.clear();
-                    row::encode(local, entry, &mut row);
-                    written += row.len();
-                    if entries.insert(local, row.as_slice())?.is_some() {
+                for (local, row) in journaled.iter().chain(rows) {
+                    if entries.insert(local, &**row)?.is_some() {
                         return Err(segment
                             .damaged(format_args!(
                                 "it holds entry {local}, which is written just now"
@@ -330,26 +399,18 @@ impl Log {
                     table.insert((local.0, *transaction), row.as_slice())?;
                 }
             }
-            if let Some(record) = witness {
-                let last = (first.0 + batch.len() as u64).saturating_sub(1);
+            if let Some((last, record)) = witness {
                 let row = row::encode_witness(last, record);
                 written += row.len();
                 write.open_table(WITNESS)?.insert(last, row.as_slice())?;
             }
             write.commit()?;
             Ok(written as u64)
-        })?;
+        });
+        let written = written.inspect_err(|_| self.journal.set_unsure())?;
         self.segments
-            .grown(written.expect("the first batch holds the genesis"));
-        let mut recent = self.recent();
-        for (local, entry) in (first.0..).zip(batch) {
-            recent.push(Stored {
-                local: LocalSeq(local),
-                header: entry.header.clone(),
-                body: entry.body.as_ref().map(|body| body.bytes().clone()),
-                received_ms: entry.received_ms,
-            });
-        }
+            .grown(written.expect("the first batch begins a segment"));
+        self.journal.moved();
         Ok(())
     }
 
@@ -387,10 +448,11 @@ impl Log {
         self.health.of((|| {
             let store = self.store()?;
             let mut from = from.0.max(self.base()?);
+            let journaled = self.journal.rows_from(from);
             let mut out = Vec::new();
             loop {
                 let (Some(segment), after) = self.segments.around(from)? else {
-                    return Ok(out);
+                    break;
                 };
                 self.read(segment, |transaction| {
                     let table = transaction.open_table(ENTRIES)?;
@@ -416,9 +478,16 @@ impl Log {
                 })?;
                 match after {
                     Some(after) if out.len() < limit => from = after.0,
-                    _ => return Ok(out),
+                    _ => break,
                 }
             }
+            let next = out.last().map_or(from, |last| last.local.0 + 1);
+            let behind = journaled.iter().filter(|(local, _)| *local >= next);
+            for (local, row) in behind.take(limit - out.len()) {
+                let entry = row::decode(LocalSeq(*local), row, store);
+                out.push(entry.map_err(|damage| StorageError::damaged(StoreFile::Journal, damage))?);
+            }
+            Ok(out)
         })())
     }
 
@@ -426,99 +495,6 @@ impl Log {
     pub(crate) fn told(&self, local: LocalSeq) -> Result<Option<Vec<Outcome>>, StorageError> {
         let told = self.read_entry(local, |row| row::told(local, row));
         Ok(self.health.of(told)?.flatten())
-    }
-
-    /// The entries whose changed outcomes were told by notices since the log had `since` entries. May also hold entries
-    /// of earlier notices, because whole segments are read.
-    pub(crate) fn noticed_entries(
-        &self,
-        since: LocalSeq,
-    ) -> Result<BTreeSet<LocalSeq>, StorageError> {
-        let mut out = BTreeSet::new();
-        for segment in self.segments.back_to(since.0)? {
-            self.read(segment, |transaction| {
-                for row in transaction.open_table(NOTICED)?.iter()? {
-                    out.insert(LocalSeq(row?.0.value().0));
-                }
-                Ok(())
-            })?;
-        }
-        Ok(out)
-    }
-
-    /// The digest of the outcome that the last notice about a transaction told; `None` when no notice told any.
-    pub(crate) fn noticed(
-        &self,
-        local: LocalSeq,
-        transaction: u32,
-    ) -> Result<Option<Digest>, StorageError> {
-        self.health.of((|| {
-            let segments = self.segments.back_to(local.0 + 1)?;
-            for (age, segment) in segments.into_iter().enumerate() {
-                if self.unnoticed().contains(&segment) {
-                    continue;
-                }
-                let found = self.read(segment, |read| {
-                    let table = read.open_table(NOTICED)?;
-                    if age > 0 && table.is_empty()? {
-                        self.unnoticed().insert(segment);
-                    }
-                    let Some(row) = table.get((local.0, transaction))? else {
-                        return Ok(None);
-                    };
-                    let digest = unsealed(&noticed_key(local, transaction), row.value());
-                    let digest = digest.and_then(Digest::from_slice).ok_or_else(|| {
-                        segment.damaged(format_args!("entry {} has an unreadable notice", local.0))
-                    })?;
-                    Ok(Some(digest))
-                })?;
-                if found.is_some() {
-                    return Ok(found);
-                }
-            }
-            Ok(None)
-        })())
-    }
-
-    fn unnoticed(&self) -> MutexGuard<'_, BTreeSet<Segment>> {
-        self.unnoticed.lock().expect("no panic while it is held")
-    }
-
-    /// The notices that are not acknowledged, ascending by number.
-    pub(crate) fn notices(&self) -> Result<Vec<(u64, Notice)>, StorageError> {
-        let notices = self.read_last(|segment, transaction| {
-            let mut out = Vec::new();
-            for row in transaction.open_table(NOTICES)?.iter()? {
-                let (number, row) = row?;
-                let number = number.value();
-                let notice = unsealed(&number.to_be_bytes(), row.value())
-                    .and_then(Notice::decode)
-                    .ok_or_else(|| {
-                        segment.damaged(format_args!("notice {number} is unreadable"))
-                    })?;
-                out.push((number, notice));
-            }
-            Ok(out)
-        })?;
-        Ok(notices.unwrap_or_default())
-    }
-
-    /// Removes the notices with these numbers. Durable when this returns. Returns how many of them there were.
-    pub(crate) fn acknowledge(&self, numbers: &[u64]) -> Result<usize, StorageError> {
-        self.check_writable()?;
-        let count = self.segments.last(|_, db| {
-            let write = db.begin_write()?;
-            let mut count = 0;
-            {
-                let mut table = write.open_table(NOTICES)?;
-                for number in numbers {
-                    count += usize::from(table.remove(number)?.is_some());
-                }
-            }
-            write.commit()?;
-            Ok(count)
-        })?;
-        Ok(count.unwrap_or(0))
     }
 
     /// The last signed link of the witness chain, and the last entry that it covers.

@@ -22,9 +22,10 @@ fn damage(local: LocalSeq, what: impl std::fmt::Display) -> Damage {
 }
 
 /// The length of the seal in front of a row, in bytes.
-const SEAL: usize = 8;
+pub(crate) const SEAL: usize = 8;
 
-fn seal(key: &[u8], row: &[u8]) -> [u8; SEAL] {
+/// The seal of a row, which covers its key too.
+pub(crate) fn seal(key: &[u8], row: &[u8]) -> [u8; SEAL] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(key);
     hasher.update(row);

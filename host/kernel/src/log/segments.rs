@@ -101,6 +101,11 @@ impl Segments {
         })
     }
 
+    /// The place of the files.
+    pub(crate) fn files(&self) -> &dyn LogFiles {
+        &*self.files
+    }
+
     fn written(&self) -> Result<RwLockReadGuard<'_, Written>, StorageError> {
         let written = self.written.read().expect("no holder panics");
         match written.ended {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redb::DatabaseError;
 
 use crate::storage::keys::table_name;
-use crate::storage::log_files::{LOG_DIR, file_name};
+use crate::storage::log_files::{JOURNAL_FILE, LOG_DIR, file_name};
 use crate::storage::machine::{Unopened, is_verdict, machine_remedy, verdict_text};
 
 /// A file of a store.
@@ -19,6 +19,8 @@ pub enum StoreFile {
     Log,
     /// A segment of the log, by the number of its first entry.
     Segment(u64),
+    /// `log/journal`, with the newest entries of the log.
+    Journal,
 }
 
 impl fmt::Display for StoreFile {
@@ -27,6 +29,7 @@ impl fmt::Display for StoreFile {
             Self::State => f.write_str("state.redb"),
             Self::Log => write!(f, "{LOG_DIR}/"),
             Self::Segment(first) => write!(f, "{LOG_DIR}/{}", file_name(*first)),
+            Self::Journal => write!(f, "{LOG_DIR}/{JOURNAL_FILE}"),
         }
     }
 }
@@ -36,7 +39,7 @@ impl StoreFile {
     fn remedy(self) -> &'static str {
         match self {
             Self::State => "remove it while no daemon runs, and it is made again from the log",
-            Self::Log | Self::Segment(_) => LOG_REMEDY,
+            Self::Log | Self::Segment(_) | Self::Journal => LOG_REMEDY,
         }
     }
 }

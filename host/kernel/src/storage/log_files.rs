@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +15,8 @@ use crate::storage::read_only::{self, Lasting, is_for_reading};
 
 /// The directory of the segments, beside `state.redb`.
 pub(crate) const LOG_DIR: &str = "log";
+/// The file of the journal, beside the segments.
+pub(crate) const JOURNAL_FILE: &str = "journal";
 /// The name of a segment that has no number yet.
 const UNNAMED: &str = "new.redb";
 const SUFFIX: &str = ".redb";
@@ -26,6 +28,15 @@ const READ_CACHE_BYTES: usize = 512 * 1024;
 
 /// An open segment that nobody writes any more.
 pub type ReadSegment = Box<dyn ReadableDatabase + Send + Sync>;
+
+/// The open journal of a log: a file of fixed length.
+pub trait JournalFile: fmt::Debug + Send {
+    /// Writes `bytes` from offset `at` on. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the disk fails. The bytes may be durable nevertheless, or some of them.
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()>;
+}
 
 /// The place of a log's segments: a directory, or what a test puts in its place. The number of a segment is that of
 /// its first entry.
@@ -75,6 +86,23 @@ pub trait LogFiles: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the disk fails.
     fn bytes(&self, first: u64) -> io::Result<u64>;
+
+    /// What the journal holds; nothing when there is none.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn read_journal(&self) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    /// Opens the journal to write it. Makes it first if it is shorter than `len` bytes: all of them then have a place
+    /// on the disk, and so has its name. `None` where there is no journal, so that every batch goes to a segment.
+    ///
+    /// # Errors
+    /// When the disk fails or is full.
+    fn open_journal(&self, _len: usize) -> io::Result<Option<Box<dyn JournalFile>>> {
+        Ok(None)
+    }
 
     /// Removes a segment. Durable when this returns.
     ///
@@ -135,6 +163,18 @@ pub(crate) fn segments_in(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// The journal as a file of the directory.
+#[derive(Debug)]
+struct Journal(File);
+
+impl JournalFile for Journal {
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.seek(io::SeekFrom::Start(at))?;
+        self.0.write_all(bytes)?;
+        self.0.sync_data()
+    }
 }
 
 impl LogFiles for LogDirectory {
@@ -213,6 +253,30 @@ impl LogFiles for LogDirectory {
 
     fn bytes(&self, first: u64) -> io::Result<u64> {
         Ok(fs::metadata(self.file(first))?.len())
+    }
+
+    fn read_journal(&self) -> io::Result<Vec<u8>> {
+        match fs::read(self.path.join(JOURNAL_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read,
+        }
+    }
+
+    fn open_journal(&self, len: usize) -> io::Result<Option<Box<dyn JournalFile>>> {
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.path.join(JOURNAL_FILE))?;
+        let has = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        if has < len {
+            file.seek(io::SeekFrom::End(0))?;
+            file.write_all(&vec![0; len - has])?;
+            file.sync_all()?;
+            sync_directory(&self.path)?;
+        }
+        Ok(Some(Box::new(Journal(file))))
     }
 
     fn remove(&self, first: u64) -> io::Result<()> {

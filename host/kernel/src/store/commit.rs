@@ -329,11 +329,14 @@ impl Store {
     pub fn close(mut self, now_ms: u64) -> Result<(), StorageError> {
         self.commit_calls(now_ms)?;
         let has_new = self.core.progress.witnessed_since > 0;
-        if has_new && !self.core.log.is_read_only()? {
-            let record = self.witness_record(now_ms);
-            self.core
-                .log
-                .append(self.durable, &[], &[], &Noticed::new(), Some(&record))?;
+        if !self.core.log.is_read_only()? {
+            if has_new {
+                let record = self.witness_record(now_ms);
+                self.core
+                    .log
+                    .append(self.durable, &[], &[], &Noticed::new(), Some(&record))?;
+            }
+            self.core.log.empty_journal()?;
         }
         self.flush(now_ms)
     }

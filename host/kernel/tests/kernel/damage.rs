@@ -54,9 +54,8 @@ pub fn grown(seed: u64) -> (LogDisk, Disk, Vec<IntentionId>) {
 pub fn in_dir(log: &LogImage, state: Option<&[u8]>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("log")).unwrap();
-    for (first, bytes) in &log.0 {
-        let name = format!("log/{:016x}.redb", first.unwrap());
-        std::fs::write(dir.path().join(name), bytes).unwrap();
+    for (name, bytes) in log.files() {
+        std::fs::write(dir.path().join("log").join(name), bytes).unwrap();
     }
     if let Some(state) = state {
         std::fs::write(dir.path().join("state.redb"), state).unwrap();
@@ -108,7 +107,7 @@ fn what_the_machine_refuses_removes_no_state_and_advises_no_backup_of_a_log() {
     let (log, state, _) = grown(3);
     let (log, state) = (log.live(), state.live());
     let dir = in_dir(&log, Some(&state));
-    let last = log.0.keys().last().copied().flatten().unwrap();
+    let last = log.segments().last().unwrap();
     for name in ["state.redb".to_owned(), format!("log/{last:016x}.redb")] {
         let file = dir.path().join(&name);
         let aside = dir.path().join("aside");

@@ -40,6 +40,12 @@ fn a_commit_that_is_not_durable_is_caught() {
     is_caught(Mutant::CommitNotDurable);
 }
 
+/// Holds: invariant 6.
+#[test]
+fn a_journal_that_is_not_read_is_caught() {
+    is_caught(Mutant::JournalNotRead);
+}
+
 /// Holds: invariant 2.
 #[test]
 fn a_signature_that_is_not_checked_is_caught() {
