@@ -156,23 +156,40 @@ fn a_daemon_whose_disk_is_full_goes_on_when_there_is_space_again() {
     let (count, failed) = put_until_full(&home, "notes", &value);
     failed_for_space(&failed, &[4]);
     assert!(count > 0, "{failed:?}");
-    // A store that wrote nothing meanwhile fails as well when it has to write.
+    // A store that wrote nothing meanwhile fails as well when it needs space: its journal may have room for some calls.
     disk.fill(0);
-    let ended = finish(command(&home).args(["call", "clicks", "add", "1"]));
+    let mut clicks = 1;
+    let ended = loop {
+        let ended = finish(command(&home).args(["call", "clicks", "add", "1"]));
+        if ended.code != 0 {
+            break ended;
+        }
+        clicks += 1;
+    };
     failed_for_space(&ended, &[4]);
     // The store is opened anew, and answers queries while there is still no space.
     until_ok(&home, &["query", "clicks", "value"]);
-    assert_eq!(ok(&home, &["query", "clicks", "value"]), "1\n");
+    assert_eq!(
+        ok(&home, &["query", "clicks", "value"]),
+        format!("{clicks}\n")
+    );
     disk.empty();
     until_ok(&home, &["call", "clicks", "add", "1"]);
-    assert_eq!(ok(&home, &["query", "clicks", "value"]), "2\n");
+    clicks += 1;
+    assert_eq!(
+        ok(&home, &["query", "clicks", "value"]),
+        format!("{clicks}\n")
+    );
     until_ok(&home, &["call", "notes", "put", "space", "again"]);
     has_exactly(&home, "notes", count, &value);
     ok(&home, &["call", "notes", "put", "after", "all"]);
     // Dropping the daemon kills it, and what was only in memory is lost.
     drop(daemon);
     has_exactly(&home, "notes", count, &value);
-    assert_eq!(ok(&home, &["query", "clicks", "value"]), "2\n");
+    assert_eq!(
+        ok(&home, &["query", "clicks", "value"]),
+        format!("{clicks}\n")
+    );
 }
 
 #[test]

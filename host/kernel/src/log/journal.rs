@@ -118,7 +118,9 @@ fn records(bytes: &[u8], next: u64) -> Result<Vec<Row>, StorageError> {
 }
 
 impl Journal {
-    /// Reads the journal of a log whose segments end before entry `next`.
+    /// Reads the journal of a log whose segments end before entry `next`. What it holds is written once more where it
+    /// stands: after a sync that failed, a file can show what its disk does not have. That needs no space. If it fails,
+    /// the log can be read, and takes nothing.
     ///
     /// # Errors
     /// When the disk fails, or entries between the segments and the journal are gone.
@@ -126,7 +128,9 @@ impl Journal {
         if mutant::active(Mutant::JournalNotRead) {
             return Ok(Self::default());
         }
-        let mut found = records(&files.read_journal().map_err(failed)?, next)?;
+        let bytes = files.read_journal().map_err(failed)?;
+        let mut found = records(&bytes, next)?;
+        let end = found.iter().map(|(_, row)| RECORD + row.len()).sum();
         // A crash between the move into a segment and the next record leaves what was moved.
         found.retain(|(local, _)| *local >= next);
         if let Some((first, _)) = found.first()
@@ -140,8 +144,18 @@ impl Journal {
                 ),
             ));
         }
+        let mut writing = Writing::default();
+        if !found.is_empty() && !files.is_read_only() {
+            writing.end = end;
+            let written = files.open_journal(JOURNAL_BYTES).and_then(|open| {
+                writing.open = open;
+                let open = writing.open.as_mut();
+                open.map_or(Ok(()), |open| open.write(0, &bytes[..end]))
+            });
+            writing.is_unsure = written.is_err();
+        }
         Ok(Self {
-            file: Mutex::default(),
+            file: Mutex::new(writing),
             kept: RwLock::new(Kept(found)),
         })
     }

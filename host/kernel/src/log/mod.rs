@@ -156,7 +156,7 @@ impl std::fmt::Debug for Log {
 
 impl Log {
     /// Opens the log of a store, and creates no file. Lists the segments and opens the last one; reads the entries of
-    /// the journal and no other. They are moved into the last segment, unless the disk can only be read.
+    /// the journal and no other.
     pub(crate) fn open(files: Box<dyn LogFiles>, segment_bytes: u64) -> Result<Self, StorageError> {
         let mut log = Self {
             segments: Arc::new(Segments::open(files, segment_bytes)?),
@@ -169,10 +169,6 @@ impl Log {
         log.refuse_newer()?;
         let next = log.len()?;
         log.journal = Arc::new(Journal::open(log.segments.files(), next)?);
-        // What the journal shows after a failed sync may not be on the disk. A segment writes it anew.
-        if !log.segments.files().is_read_only() {
-            log.empty_journal()?;
-        }
         Ok(log)
     }
 
@@ -334,9 +330,11 @@ impl Log {
             self.begin_segment(Segment(first.0))?;
         }
         let entries_alone = notices.is_empty() && noticed.is_empty() && witness.is_none();
+        // A log without its genesis in a segment is an empty one.
         let journaled = entries_alone
             && !begins
             && !batch.is_empty()
+            && first > FIRST
             && !mutant::active(Mutant::CommitNotDurable)
             && self.journal.append(self.segments.files(), &rows)?;
         if !journaled {
