@@ -177,10 +177,11 @@ async fn a_damaged_row_opens_nothing_anew() {
     done(store).await;
     let mut image = log.live();
     let signature = row.header.signed().signature.0;
-    let mut files = image.0.values_mut();
-    let (Some(file), None) = (files.next(), files.next()) else {
-        panic!("a small log is one file");
+    let segments: Vec<_> = image.segments().collect();
+    let [segment] = segments[..] else {
+        panic!("a small log has one segment");
     };
+    let file = image.0.get_mut(&Some(segment)).unwrap();
     let at = file.windows(64).rposition(|bytes| bytes == signature);
     file[at.unwrap()] ^= 1;
     let mut places = file.windows(64);

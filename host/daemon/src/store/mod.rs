@@ -9,13 +9,14 @@ pub(crate) mod create;
 mod failed_reads;
 pub(crate) mod graph;
 pub(crate) mod history;
+mod inline;
 pub(crate) mod notices;
 mod places;
 pub(crate) mod watch;
 pub(crate) mod writer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use crate::api::failure::{Failure, Result};
 use crate::limits::{CHANGES_QUEUE, WRITER_QUEUE, queries_long};
 use crate::member;
 use crate::node::lookup;
-use crate::store::writer::{Done, Ends, Job, Listener, Opener, Published};
+use crate::store::writer::{Done, Ends, Job, Listener, Opener, Published, Writer};
 
 /// What to do about a store that is stopped.
 pub(crate) const STOPPED_HINT: &str =
@@ -46,6 +47,7 @@ const GONE_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct OpenStore {
     id: StoreId,
     jobs: mpsc::Sender<Job>,
+    writer: Weak<Mutex<Writer>>,
     published: tokio::sync::watch::Receiver<Published>,
     changes: broadcast::Sender<Arc<Changes>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -76,10 +78,9 @@ impl OpenStore {
             rebuilding: false,
         });
         let (changes, _) = broadcast::channel(CHANGES_QUEUE);
-        let thread = writer::start(
+        let (writer, thread) = writer::start(
             store,
             Ends {
-                jobs: jobs_end,
                 own_jobs: jobs.downgrade(),
                 published: published_end,
                 changes: changes.clone(),
@@ -87,11 +88,13 @@ impl OpenStore {
                 opener,
                 runtime: Handle::current(),
             },
+            jobs_end,
         )
         .map_err(|error| format!("no thread for the store: {error}"))?;
         Ok(Self {
             id,
             jobs,
+            writer,
             published,
             changes,
             thread: Mutex::new(Some(thread)),
@@ -162,7 +165,9 @@ impl OpenStore {
             accepts_leap,
             reply,
         };
-        self.send(job).await?;
+        if let Some(job) = inline::run(&self.writer, &self.jobs, job) {
+            self.send(job).await?;
+        }
         match answer.await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(self.call_failure(error).await),
@@ -225,6 +230,10 @@ impl OpenStore {
 
     /// What the writer shows, once a store that it opens anew is open, or that has taken too long.
     pub(crate) async fn settled(&self) -> Published {
+        let now = self.published();
+        if now.broken.is_none() {
+            return now;
+        }
         let mut published = self.published.clone();
         let opened = published.wait_for(|published| published.broken.is_none());
         let _ = timeout(OPENING_WAIT, opened).await;

@@ -1,12 +1,16 @@
-//! The thread that drives the writer of one store.
+//! The threads that drive the writer of one store.
 //!
 //! The kernel's [`writer::Writer`], a value, decides what is done and in which order. This file adds what the kernel
 //! must not have: a thread with a queue, a clock and random numbers, the replies to callers, and the view that readers
 //! share.
+//!
+//! The thread of the store does everything that may take long. A call of a store whose calls are quick is run and
+//! committed by the thread that serves the caller, if the writer rests: a hand-over and the answer to it would take as
+//! long as the call itself (`inline.rs`).
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +28,7 @@ use tokio::time::timeout_at;
 use crate::limits::TOLD_AGAIN;
 use crate::node::clock;
 use crate::node::panics;
+use crate::store::inline::Pace;
 use crate::store::places::{Place, Places};
 
 /// How long a store rests whose writer has panicked, before it is opened anew; twice as long after each further panic
@@ -66,6 +71,8 @@ pub(crate) enum Job {
     Wake,
     /// A read of the store's files failed. Examine whether the databases still take transactions.
     ReadFailed,
+    /// Look at the writer again: somebody else took a step.
+    Look,
     /// Drop the state and fold the log again. The sender gets the progress.
     Rebuild(mpsc::Sender<Rebuild>),
     /// Flush and end.
@@ -102,8 +109,7 @@ pub(crate) type Opener = Box<dyn Fn() -> Result<Store, String> + Send>;
 
 /// The writer's ends of its channels, and what it needs of the node.
 pub(crate) struct Ends {
-    pub(crate) jobs: mpsc::Receiver<Job>,
-    /// The other end of `jobs`, by which failed reads of the store are reported.
+    /// The other end of the jobs, by which failed reads of the store are reported.
     pub(crate) own_jobs: mpsc::WeakSender<Job>,
     pub(crate) published: watch::Sender<Published>,
     pub(crate) changes: broadcast::Sender<Arc<Changes>>,
@@ -112,11 +118,16 @@ pub(crate) struct Ends {
     pub(crate) runtime: Handle,
 }
 
-/// Starts the writer's thread of an open store.
+/// Starts the writer's thread of an open store, which takes its jobs from `jobs`. Returns the writer as well, which is
+/// gone when the thread has ended.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn start(
+    store: Store,
+    ends: Ends,
+    mut jobs: mpsc::Receiver<Job>,
+) -> std::io::Result<(Weak<Mutex<Writer>>, JoinHandle<()>)> {
     let snapshot = store.snapshot();
     let id = snapshot.store_id();
     let times = Times {
@@ -125,30 +136,88 @@ pub(crate) fn start(store: Store, ends: Ends) -> std::io::Result<JoinHandle<()>>
         drift_ms: snapshot.genesis().drift_ms,
         genesis_ms: snapshot.genesis_time().wall_ms,
     };
-    std::thread::Builder::new()
+    let began = Instant::now();
+    watch_reads(&store, &ends.own_jobs);
+    let runtime = ends.runtime.clone();
+    let value = writer::Writer::new(store, times.now(began));
+    let writer = Arc::new(Mutex::new(Writer {
+        id,
+        value,
+        ends,
+        times,
+        began,
+        effects: Vec::new(),
+        pace: Pace::default(),
+        rebuild: None,
+        told: BTreeMap::new(),
+        is_failing: false,
+        panicked: None,
+        closed: false,
+    }));
+    let shared = Arc::downgrade(&writer);
+    let thread = std::thread::Builder::new()
         .name(format!("store {}", hex::encode(&id.as_bytes()[..4])))
         .stack_size(lattice_runtime::profile::THREAD_STACK_BYTES)
         .spawn(move || {
             // Listeners of changes, such as the network, start tasks, which need the runtime.
-            let runtime = ends.runtime.clone();
             let _within = runtime.enter();
-            let began = Instant::now();
-            watch_reads(&store, &ends.own_jobs);
-            let value = writer::Writer::new(store, times.now(began));
-            let writer = Writer {
-                id,
-                value,
-                ends,
-                times,
-                began,
-                rebuild: None,
-                told: BTreeMap::new(),
-                is_failing: false,
-                panicked: None,
-                closed: false,
-            };
-            writer.run();
-        })
+            while turn(&writer, &mut jobs, &runtime) {}
+            jobs.close();
+        })?;
+    Ok((shared, thread))
+}
+
+/// Has the writer for this thread alone. Panics of its steps are caught before they leave it.
+fn lock(writer: &Mutex<Writer>) -> std::sync::MutexGuard<'_, Writer> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for what is next, and does it. Returns whether there is more to do.
+fn turn(writer: &Mutex<Writer>, jobs: &mut mpsc::Receiver<Job>, runtime: &Handle) -> bool {
+    let until = {
+        let mut writer = lock(writer);
+        match writer.value.next() {
+            Next::Continue => return writer.take(Input::Nothing),
+            Next::Gather | Next::Poll => {
+                let input = match jobs.try_recv() {
+                    Ok(Job::Look) | Err(mpsc::error::TryRecvError::Empty) => Input::Nothing,
+                    Ok(job) => writer.input(job),
+                    Err(mpsc::error::TryRecvError::Disconnected) => writer.input(Job::Close),
+                };
+                return writer.take(input);
+            }
+            Next::Until(at_ms) => Some(writer.began + Duration::from_millis(at_ms)),
+            Next::Job => None,
+        }
+    };
+    if jobs.is_empty() {
+        // A caller that was just answered may wait for this processor.
+        std::thread::yield_now();
+        let listener = lock(writer).ends.listener.clone();
+        listener.resting();
+    }
+    let job = runtime.block_on(async move {
+        match until {
+            None => Some(jobs.recv().await),
+            Some(until) => timeout_at(until.into(), jobs.recv()).await.ok(),
+        }
+    });
+    let mut writer = lock(writer);
+    match job {
+        Some(Some(Job::Look)) => true,
+        Some(job) => {
+            let job = job.unwrap_or(Job::Close);
+            // Somebody else may have taken steps meanwhile, which are to be completed first.
+            while writer.value.next() == Next::Continue {
+                if !writer.take(Input::Nothing) {
+                    return false;
+                }
+            }
+            let input = writer.input(job);
+            writer.take(input)
+        }
+        None => writer.take(Input::Nothing),
+    }
 }
 
 /// The clock of a writer.
@@ -172,24 +241,29 @@ impl Times {
 
 /// The caller that waits for a call.
 #[derive(Debug)]
-struct Caller {
+pub(crate) struct Caller {
     reply: oneshot::Sender<Result<Done, CallError>>,
     /// The number of calls of the transaction.
     calls: u32,
 }
 
 /// Whoever waits for entries to be received.
-type Deliverer = oneshot::Sender<Result<Received, StorageError>>;
+pub(crate) type Deliverer = oneshot::Sender<Result<Received, StorageError>>;
 
 /// An input of the kernel's writer.
-type Given = Input<Caller, Deliverer, BatchVerifier>;
+pub(crate) type Given = Input<Caller, Deliverer, BatchVerifier>;
 
-struct Writer {
+/// The writer of a store, with what carries out its effects.
+pub(crate) struct Writer {
     id: StoreId,
     value: writer::Writer<Caller, Deliverer, BatchVerifier>,
     ends: Ends,
     times: Times,
     began: Instant,
+    /// One list for all steps, so that a step allocates nothing.
+    effects: Vec<Effect<Caller, Deliverer>>,
+    /// How long its calls take.
+    pub(crate) pace: Pace,
     /// The receiver of a rebuild's progress, while one goes on.
     rebuild: Option<mpsc::Sender<Rebuild>>,
     /// What was logged of its disk, and when.
@@ -202,31 +276,33 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self) {
-        // One list for all steps, so that a step allocates nothing.
-        let mut effects = Vec::new();
-        while !self.closed {
-            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(&mut effects)));
-            if let Err(panic) = turn {
-                self.rest(panics::said(&*panic), &mut effects);
-            }
+    /// Takes a step. Returns whether the writer goes on.
+    pub(crate) fn take(&mut self, input: Given) -> bool {
+        let runs = matches!(input, Input::Job(writer::Job::Call { .. }));
+        let commits = matches!(input, Input::Nothing) && self.gathers();
+        let began = Instant::now();
+        let mut effects = std::mem::take(&mut self.effects);
+        let taken = catch_unwind(AssertUnwindSafe(|| self.step(input, &mut effects)));
+        if let Err(panic) = taken {
+            self.rest(panics::said(&*panic), &mut effects);
         }
-        self.ends.jobs.close();
+        self.effects = effects;
+        if runs {
+            self.pace.ran(began.elapsed());
+        } else if commits {
+            self.pace.committed(began.elapsed());
+        }
+        !self.closed
     }
 
-    /// Waits for what is next, and does it.
-    fn turn(&mut self, effects: &mut Vec<Effect<Caller, Deliverer>>) {
-        let input = match self.value.next() {
-            Next::Continue => Input::Nothing,
-            Next::Gather | Next::Poll => match self.ends.jobs.try_recv() {
-                Ok(job) => self.input(job),
-                Err(mpsc::error::TryRecvError::Empty) => Input::Nothing,
-                Err(mpsc::error::TryRecvError::Disconnected) => self.input(Job::Close),
-            },
-            Next::Until(at_ms) => self.wait(Some(self.began + Duration::from_millis(at_ms))),
-            Next::Job => self.wait(None),
-        };
-        self.step(input, effects);
+    /// Whether calls have run and are not committed.
+    pub(crate) fn gathers(&self) -> bool {
+        self.value.next() == Next::Gather
+    }
+
+    /// Whether the writer waits for a job, and has nothing else to do.
+    pub(crate) fn is_resting(&self) -> bool {
+        !self.closed && matches!(self.value.next(), Next::Until(_) | Next::Job)
     }
 
     /// After a panic: tells everybody who waits, gives up what is in memory, and has the store opened anew after a
@@ -256,28 +332,8 @@ impl Writer {
         }
     }
 
-    fn wait(&mut self, until: Option<Instant>) -> Given {
-        if self.ends.jobs.is_empty() {
-            // A caller that was just answered may wait for this processor.
-            std::thread::yield_now();
-            self.ends.listener.resting();
-        }
-        let runtime = self.ends.runtime.clone();
-        let jobs = &mut self.ends.jobs;
-        let job = runtime.block_on(async move {
-            match until {
-                None => Some(jobs.recv().await),
-                Some(until) => timeout_at(until.into(), jobs.recv()).await.ok(),
-            }
-        });
-        match job {
-            Some(job) => self.input(job.unwrap_or(Job::Close)),
-            None => Input::Nothing,
-        }
-    }
-
     /// The input of the kernel's writer for a job, with the random numbers that the job needs.
-    fn input(&mut self, job: Job) -> Given {
+    pub(crate) fn input(&mut self, job: Job) -> Given {
         Input::Job(match job {
             Job::Call {
                 lane,
@@ -305,7 +361,7 @@ impl Writer {
                 token: reply,
             },
             Job::With(ask) => writer::Job::Ask(ask),
-            Job::Wake => writer::Job::Wake,
+            Job::Wake | Job::Look => writer::Job::Wake,
             Job::ReadFailed => writer::Job::ReadFailed,
             Job::Rebuild(progress) => {
                 self.rebuild = Some(progress);
