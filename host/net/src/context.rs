@@ -17,7 +17,8 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::allowances::{Place, Places};
 use crate::config::{Timings, millis};
-use crate::endpoint::{code, id_of};
+use crate::endpoint::{code, device_of, id_of};
+use crate::handshakes::Origin;
 use crate::host::{NetEvent, NetHost};
 use crate::lan::Lan;
 use crate::limits::{CONNECTIONS_MAX, DIALS_MAX, INCOMING_MAX, STRANGERS_MAX};
@@ -178,6 +179,16 @@ impl Context {
     /// Whether the peer is an active member of any store here.
     pub(crate) fn is_member_of_any(&self, peer: &DeviceKey) -> bool {
         self.stores().iter().any(|s| s.access(peer) == Access::All)
+    }
+
+    /// Whether a peer that is known may open connections from there.
+    pub(crate) fn is_known_origin(&self, origin: Origin) -> bool {
+        match origin {
+            Origin::Relayed(id) => self.peers.is_known(&device_of(id)),
+            origin => self
+                .peers
+                .known_at(|address| Origin::at(address.ip()) == origin),
+        }
     }
 
     /// Whether there is any place at which to look for the peer.

@@ -35,6 +35,7 @@ mod allowances;
 mod bounds;
 mod context;
 mod frame;
+mod handshakes;
 mod lan;
 mod link;
 mod links;

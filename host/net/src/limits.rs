@@ -41,6 +41,14 @@ pub const INCOMING_MAX: usize = 1024;
 /// The most incoming connections for sync at once of strangers, who share no store with this node. The places that
 /// these and joins leave are for members.
 pub const STRANGERS_MAX: usize = 128;
+/// The most handshakes that are under way at once.
+pub const HANDSHAKES_MAX: usize = 512;
+/// Of these, the most of strangers. The other places are for the addresses of known peers.
+pub const STRANGERS_HANDSHAKES_MAX: usize = 384;
+/// Of these, the most of sources that have not shown that they receive what is sent to their address.
+pub const HANDSHAKES_UNPROVED_MAX: usize = 128;
+/// The most handshakes of one source that are under way at once.
+pub const HANDSHAKES_PER_SOURCE: usize = 64;
 /// Bytes a second that one peer may send over a minute's average before it is slowed.
 pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 /// Bytes a second that a past member may send.
@@ -71,6 +79,9 @@ pub const BLOB_SOURCES_MAX: usize = 4;
 
 // Strangers and joiners together leave most places to members.
 const _: () = assert!(2 * (STRANGERS_MAX + JOINS_SERVED_MAX) <= INCOMING_MAX);
+const _: () = assert!(STRANGERS_HANDSHAKES_MAX < HANDSHAKES_MAX);
+const _: () = assert!(HANDSHAKES_UNPROVED_MAX < STRANGERS_HANDSHAKES_MAX);
+const _: () = assert!(2 * HANDSHAKES_PER_SOURCE <= HANDSHAKES_UNPROVED_MAX);
 const _: () = assert!(STRANGERS_MAX < PEERS_MAX);
 const _: () = assert!(FIRST_ROUNDS_MAX < SESSIONS_PER_STORE);
 const _: () = assert!(JOIN_ANSWER_BYTES_MAX <= FRAME_BYTES_MAX);

@@ -4,7 +4,8 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iroh::protocol::Router;
+use iroh::Endpoint;
+use iroh::protocol::{ProtocolHandler, Router};
 use iroh_gossip::net::Gossip;
 use lattice_format::{DeviceKey, IntentionId, StoreId};
 use lattice_kernel::clock::{Input, Medians, Terms, Verdict};
@@ -20,6 +21,7 @@ use crate::config::NetConfig;
 use crate::context::Context;
 use crate::endpoint::{self, StartError, own_addr, remote_socket};
 use crate::gossip::{self, GossipGate};
+use crate::handshakes::{Counted, Handshakes};
 use crate::host::NetHost;
 use crate::join::{self, JoinProtocol};
 use crate::lan;
@@ -36,6 +38,37 @@ pub struct Net {
     gossip: Gossip,
     router: Router,
     ended: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+/// Serves connections, whose handshakes are counted.
+fn serve(endpoint: Endpoint, context: &Arc<Context>, gate: GossipGate) -> Router {
+    fn counted<H: ProtocolHandler>(handler: H, handshakes: &Arc<Handshakes>) -> Counted<H> {
+        let handshakes = handshakes.clone();
+        Counted {
+            handler,
+            handshakes,
+        }
+    }
+    let handshakes = Arc::new(Handshakes::new(context.timings.idle));
+    let (counts, known) = (handshakes.clone(), context.clone());
+    Router::builder(endpoint)
+        .incoming_filter(Arc::new(move |incoming| {
+            counts.judge(incoming, |origin| known.is_known_origin(origin))
+        }))
+        .accept(
+            SYNC_ALPN,
+            counted(SyncProtocol(context.clone()), &handshakes),
+        )
+        .accept(
+            blob::ALPN,
+            counted(BlobProtocol::new(context.clone()), &handshakes),
+        )
+        .accept(
+            join::ALPN,
+            counted(JoinProtocol::new(context.clone()), &handshakes),
+        )
+        .accept(iroh_gossip::ALPN, counted(gate, &handshakes))
+        .spawn()
 }
 
 impl Drop for Net {
@@ -71,12 +104,7 @@ impl Net {
             context: context.clone(),
             gossip: gossip.clone(),
         };
-        let router = Router::builder(endpoint)
-            .accept(SYNC_ALPN, SyncProtocol(context.clone()))
-            .accept(blob::ALPN, BlobProtocol::new(context.clone()))
-            .accept(join::ALPN, JoinProtocol::new(context.clone()))
-            .accept(iroh_gossip::ALPN, gate)
-            .spawn();
+        let router = serve(endpoint, &context, gate);
         let net = Self {
             context,
             gossip,

@@ -161,6 +161,18 @@ impl Peers {
             .map_or_else(Vec::new, |r| r.addresses.clone())
     }
 
+    /// Whether a peer shares a store with this node, or its owner named it.
+    pub(crate) fn is_known(&self, peer: &DeviceKey) -> bool {
+        self.rows.lock().get(peer).is_some_and(|row| row.known)
+    }
+
+    /// Whether any of these peers has such an address.
+    pub(crate) fn known_at(&self, is_there: impl Fn(&SocketAddr) -> bool) -> bool {
+        let rows = self.rows.lock();
+        let mut known = rows.values().filter(|row| row.known);
+        known.any(|row| row.addresses.iter().any(&is_there))
+    }
+
     /// Notes that a connection stands.
     pub(crate) fn up(&self, peer: DeviceKey, now_ms: u64) {
         self.with(peer, RowFor::Anyone, |row| {
