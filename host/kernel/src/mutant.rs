@@ -14,6 +14,12 @@ pub enum Mutant {
     RefusedReadsUntracked,
     /// The use of a cached answer of governance is not tracked as the reads behind the answer.
     CachedAuthorizationReadsLost,
+    /// A remembered answer of governance is used at the end of the lane whatever has changed there.
+    AnswersOutliveChanges,
+    /// Governance is asked at the end of its lane wherever an entry stands.
+    AnswersOfTheEnd,
+    /// A run reads what stands at the end of the order wherever its entry stands.
+    RunsReadTheEnd,
     /// A refused local call does not close the open intention.
     RefusalKeepsIntentionOpen,
     /// A version below the newest one of its cell is not inserted.

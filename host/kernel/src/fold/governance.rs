@@ -28,6 +28,8 @@ struct Remembered {
     cells: Box<[(Cell, ValueMark)]>,
     ranges: Box<[(Range, ValueMark)]>,
     answer: Answer,
+    /// The version of the lane at whose end these values were last found.
+    at_end: Option<LaneVersion>,
 }
 
 impl Remembered {
@@ -39,6 +41,7 @@ impl Remembered {
             cells: cells.collect(),
             ranges: ranges.collect::<Result<_, StorageError>>()?,
             answer: answer.clone(),
+            at_end: None,
         })
     }
 
@@ -50,11 +53,16 @@ impl Remembered {
     }
 }
 
+/// A version of the system lane: what stands in the lane differs only between versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct LaneVersion(u64);
+
 /// Remembered answers, by question.
 #[derive(Default)]
 pub(crate) struct Answers {
     by_question: HashMap<Question, Vec<Remembered>>,
     count: usize,
+    version: LaneVersion,
 }
 
 impl std::fmt::Debug for Answers {
@@ -101,8 +109,15 @@ pub(crate) struct TrackedAnswer {
 }
 
 impl Answers {
+    /// Notes that the system lane may hold something else than before: a run was installed in it, or one was undone.
+    pub(crate) fn lane_changed(&mut self) {
+        if !mutant::active(Mutant::AnswersOutliveChanges) {
+            self.version.0 += 1;
+        }
+    }
+
     /// Uses a remembered answer that was made from the values that hold at `at`, or else asks and remembers the
-    /// answer.
+    /// answer. At the end of the lane, [`Slot::MAX`], the values are compared once for each version of the lane.
     pub(crate) fn ask(
         &mut self,
         asking: &Asking<'_>,
@@ -110,9 +125,12 @@ impl Answers {
         question: &Question,
         at: Slot,
     ) -> Result<TrackedAnswer, StorageError> {
-        if let Some(list) = self.by_question.get(question) {
-            for known in list.iter().rev() {
-                if same_values(rows, known, at)? {
+        let at_end = (at == Slot::MAX).then_some(self.version);
+        if let Some(list) = self.by_question.get_mut(question) {
+            for known in list.iter_mut().rev() {
+                let holds = at_end.is_some() && known.at_end == at_end;
+                if holds || same_values(rows, known, at)? {
+                    known.at_end = at_end.or(known.at_end);
                     let reads = match mutant::active(Mutant::CachedAuthorizationReadsLost) {
                         true => Reads::default(),
                         false => known.reads(),
@@ -130,7 +148,8 @@ impl Answers {
                 self.by_question.clear();
                 self.count = 0;
             }
-            let remembered = Remembered::of(rows, &asked.reads, answer, at)?;
+            let mut remembered = Remembered::of(rows, &asked.reads, answer, at)?;
+            remembered.at_end = at_end;
             // Most questions only ever have one answer, so the list begins with room for one.
             let list = self.by_question.entry(question.clone());
             let list = list.or_insert_with(|| Vec::with_capacity(1));
@@ -211,6 +230,9 @@ impl Core {
         question: &Question,
         at: Slot,
     ) -> Result<TrackedAnswer, StorageError> {
+        // Above everything that has run in the lane, a slot sees what the end of the lane sees.
+        let above_all = at > self.progress.last_run[0] || mutant::active(Mutant::AnswersOfTheEnd);
+        let at = if above_all { Slot::MAX } else { at };
         let asking = Asking {
             engine: &*self.engine,
             component: &self.info.genesis.system.id,

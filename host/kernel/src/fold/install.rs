@@ -28,6 +28,9 @@ impl Core {
         local: LocalSeq,
         mut effects: Effects,
     ) -> Result<(), StorageError> {
+        if lane == Lane::System {
+            self.answers.lane_changed();
+        }
         let half = usize::from(lane.number());
         let meta = dag::meta(&self.rows, local)?;
         let id = meta.id;

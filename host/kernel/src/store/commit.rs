@@ -226,6 +226,7 @@ impl Store {
             self.core.fingerprints.forget();
             self.core.cache.go_back(undo.heads);
             self.core.cut_reads.forget();
+            self.core.answers.lane_changed();
             self.core.progress = undo.progress;
             self.core.changes.all = true;
         }

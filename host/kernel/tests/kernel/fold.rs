@@ -207,6 +207,24 @@ fn a_cached_authorization_without_its_reads_is_caught() {
 
 /// Holds: invariant 5.
 #[test]
+fn an_answer_that_outlives_a_change_of_governance_is_caught() {
+    is_caught(Mutant::AnswersOutliveChanges);
+}
+
+/// Holds: invariant 5.
+#[test]
+fn an_answer_of_the_end_given_at_every_place_is_caught() {
+    is_caught(Mutant::AnswersOfTheEnd);
+}
+
+/// Holds: invariant 5.
+#[test]
+fn a_run_that_reads_at_the_end_wherever_it_stands_is_caught() {
+    is_caught(Mutant::RunsReadTheEnd);
+}
+
+/// Holds: invariant 5.
+#[test]
 fn bytes_of_an_author_not_tracked_is_caught() {
     is_caught_in(
         Mutant::WrittenBytesUntracked,
