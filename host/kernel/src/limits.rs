@@ -108,10 +108,14 @@ pub const PAST_NODES_CACHED_MAX: usize = 512;
 pub const NAMES_MAX: usize = 768;
 /// The most branches that are remembered, and the most admissions, to admit and add the next entries.
 pub const BRANCHES_MAX: usize = 512;
-/// The most entries of the end of the log that are kept decoded.
+/// The most entries of the end of the log that are kept decoded once all have run.
 pub const RECENT_MAX: usize = 128;
-/// The most bytes of headers and bodies that are kept decoded. The newest entry is kept even if it has more.
+/// The most bytes of headers and bodies that are kept decoded then. The newest entry is kept even if it has more.
 pub const RECENT_BYTES_MAX: usize = 256 * 1024;
+/// The most entries of the end of the log that are kept decoded until they have run.
+pub const UNSETTLED_MAX: usize = 2048;
+/// The most bytes of headers and bodies that are kept decoded until then.
+pub const UNSETTLED_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of rows after which a segment of the log is full. Rows of 600 bytes take a sixth more in a file, which then
 /// stays below 64 MiB on the disk.
 pub const SEGMENT_BYTES: u64 = 54 * 1024 * 1024;
@@ -169,6 +173,7 @@ const _: () = assert!(
 const _: () = assert!(HEADER_BYTES_MAX + BODY_BYTES_MAX as usize <= FLOATING_BYTES_PER_PEER);
 const _: () = assert!(HEADER_BYTES_MAX + BODY_BYTES_MAX as usize <= PARKED_BYTES_PER_PEER);
 const _: () = assert!(VALUE_BYTES_MAX <= PAGE_BYTES_MAX);
+const _: () = assert!(RECENT_MAX <= UNSETTLED_MAX && RECENT_BYTES_MAX <= UNSETTLED_BYTES_MAX);
 // A batch is made of whole frames.
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX);
 // A notice has two outcomes. An outcome is no larger than the largest result, and a result no larger than a body.

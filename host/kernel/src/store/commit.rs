@@ -133,6 +133,9 @@ impl Store {
             self.unsure = headers(batch);
             return appended.map(|()| None);
         }
+        if self.core.progress.settled {
+            self.core.log.settled();
+        }
         self.undo = None;
         self.core.noticed.clear();
         self.durable = self.core.progress.next;
@@ -279,6 +282,9 @@ impl Store {
         self.sound()?;
         let settled = self.core.settle(max_runs)?;
         self.core.progress.settled = settled.pending == 0;
+        if self.core.progress.settled {
+            self.core.log.settled();
+        }
         if !self.core.notices.is_empty() {
             // A notice of a changed outcome must be durable.
             let now_ms = self.flushed_at_ms;
