@@ -4,11 +4,11 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lattice_daemon::{ClockOptions, api};
 
-use crate::support::{Client, Daemon, exit_class, home};
+use crate::support::{Client, Daemon, advice, exit_class, home};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -201,7 +201,10 @@ async fn a_call_years_ahead_asks_first_and_its_chain_is_restarted() {
     let b = restart(home_b.path(), skewed(5 * YEAR_MS)).await;
     let mut on_b = b.client().await;
     let said = refused(&mut on_b, "clicks").await;
-    assert!(said.contains("--yes"), "{said}");
+    advice(
+        &said,
+        "check the date, then agree to it with `lattice call --yes`",
+    );
     until_clock(
         &mut on_b,
         api::CheckLevel::Warning,
@@ -214,7 +217,10 @@ async fn a_call_years_ahead_asks_first_and_its_chain_is_restarted() {
     let notices = on_b.notices().await;
     assert_eq!(notices.len(), 1, "{notices:?}");
     assert_eq!(notices[0].kind(), api::NoticeKind::Clock);
-    assert!(notices[0].text.contains("restart-chain"), "{notices:?}");
+    advice(
+        &notices[0].text,
+        "if the clock was ahead, set it and run `lattice store restart-chain",
+    );
     drop(on_b);
     b.stop().await;
 
@@ -224,7 +230,12 @@ async fn a_call_years_ahead_asks_first_and_its_chain_is_restarted() {
     let (mut on_a, mut on_b) = (a.client().await, b.client().await);
     until_clock(&mut on_b, api::CheckLevel::Warning, "peers park it").await;
     let said = refused(&mut on_b, "clicks").await;
-    assert!(said.contains("restart-chain"), "{said}");
+    advice(&said, "` starts a new chain below it");
+    let noticed = on_b.notices().await;
+    let ahead = noticed
+        .iter()
+        .find(|notice| notice.text.contains("park it"));
+    advice(&ahead.unwrap().text, "` starts a new chain below it");
     let request = || api::RestartChainRequest {
         store: "clicks".into(),
     };
@@ -312,4 +323,80 @@ async fn an_invite_of_a_store_that_is_days_ahead_counts_from_its_time() {
     assert!(made.expires_ms >= last_ms.unwrap() + HOUR_MS as u64);
     drop(on_a);
     a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_of_a_wrong_clock_helps() {
+    let (home_a, home_b) = (home(), home());
+    let (steps_a, clock_a) = settable();
+    let (steps, clock_b) = settable();
+    let a = Daemon::with_clock(home_a.path(), clock_a).await;
+    let b = Daemon::with_clock(home_b.path(), clock_b).await;
+    let (mut on_a, mut on_b) = (a.client().await, b.client().await);
+
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let to_2025_ms = 1_767_000_000_000 - now.as_millis() as i64;
+    steps.store(to_2025_ms, Ordering::Relaxed);
+    let found = on_b.check("clock").await;
+    assert_eq!(found.level(), api::CheckLevel::Failed);
+    advice(&found.hint, "set it: entries with wrong times sort wrongly");
+    steps.store(0, Ordering::Relaxed);
+    assert_eq!(on_b.check("clock").await.level(), api::CheckLevel::Ok);
+
+    on_b.create("own", "counter").await;
+    steps.store(100 * DAY_MS, Ordering::Relaxed);
+    let found = on_b.check("clock").await;
+    assert_eq!(found.level(), api::CheckLevel::Warning);
+    advice(&found.hint, "set the clock if it is ahead");
+    refused(&mut on_b, "own").await;
+    steps.store(0, Ordering::Relaxed);
+    assert_eq!(on_b.check("clock").await.level(), api::CheckLevel::Ok);
+    on_b.call_ok("own", "add", &["1"]).await;
+
+    // A clock below the genesis would count as the genesis.
+    steps_a.store(-DAY_MS, Ordering::Relaxed);
+    on_a.create("clicks", "counter").await;
+    steps_a.store(0, Ordering::Relaxed);
+    on_a.call_ok("clicks", "add", &["1"]).await;
+    let token = on_a.invite("clicks", 1, 0).await;
+    on_b.join(&token).await.unwrap();
+    on_b.until("clicks", "value", &[], "1").await;
+    steps.store(-45_000, Ordering::Relaxed);
+    until_clock(&mut on_b, api::CheckLevel::Warning, "theirs is used").await;
+    let found = on_b.check("clock").await;
+    assert_eq!(found.hint, "set the clock");
+    advice(&found.hint, "set the clock");
+    steps.store(0, Ordering::Relaxed);
+    until_clock(&mut on_b, api::CheckLevel::Ok, "the peers' median").await;
+
+    for wrong_ms in [HOUR_MS, -HOUR_MS] {
+        steps.store(wrong_ms, Ordering::Relaxed);
+        let found = on_b.check("clock").await;
+        assert_eq!(found.level(), api::CheckLevel::Failed);
+        advice(
+            &found.hint,
+            "set the clock; if it is the peers' that are wrong, run the daemon with --trust-clock",
+        );
+        let said = refused(&mut on_b, "clicks").await;
+        advice(
+            &said,
+            "set the clock, or, if it is the members' that are wrong, run the daemon with --trust-clock",
+        );
+        steps.store(0, Ordering::Relaxed);
+        until_clock(&mut on_b, api::CheckLevel::Ok, "the peers' median").await;
+        on_b.call_ok("clicks", "add", &["1"]).await;
+    }
+    drop(on_b);
+    b.stop().await;
+    let trusted = ClockOptions {
+        trusted: true,
+        ..skewed(HOUR_MS)
+    };
+    let b = restart(home_b.path(), trusted).await;
+    let mut on_b = b.client().await;
+    until_clock(&mut on_b, api::CheckLevel::Ok, "and trusted").await;
+    on_b.call_ok("clicks", "add", &["1"]).await;
+    drop((on_a, on_b));
+    a.stop().await;
+    b.stop().await;
 }
