@@ -8,7 +8,7 @@ use lattice_format::{Call, ChainId, ComponentId, DeviceKey, IntentionId, Lane, S
 use lattice_kernel::limits::GROUP_CALLS_MAX;
 use lattice_kernel::run::engine::Role;
 use lattice_kernel::{Changes, Notice};
-use lattice_testing::{self as testing, Step};
+use lattice_testing::{self as testing, Step, advice};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
@@ -346,8 +346,12 @@ async fn a_node_has_so_many_stores() {
     let beyond = create::create(node, request("beyond", "counter")).await;
     let said = beyond.map(drop).unwrap_err().to_string();
     assert!(said.contains(&format!("{STORES_MAX} stores")), "{said}");
+    advice(&said, "make more in another home, with --home");
     assert_eq!(node.slots().len(), STORES_MAX);
     embedded.close().await;
+    let (another, _home) = self::node().await;
+    created(another.node(), "beyond", "counter").await;
+    another.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -369,9 +373,12 @@ async fn a_node_has_so_many_plugins() {
     assert!(install("last").await.is_ok());
     let said = install("beyond").await.unwrap_err().to_string();
     assert!(said.contains(&format!("{PLUGINS_MAX} plugins")), "{said}");
+    advice(&said, "remove some that no store uses");
     // A plugin that is installed may be installed again.
     assert!(install("last").await.unwrap().already_installed);
     assert_eq!(node.records.plugins().unwrap().len(), PLUGINS_MAX);
+    plugin::remove_plugin(node, "last").unwrap();
+    assert!(install("beyond").await.is_ok());
     embedded.close().await;
 }
 

@@ -189,7 +189,15 @@ fn a_function_that_is_not_found_is_found_as_it_says() {
     home.ok(&words);
     let ended = home.run(&["call", "notes", "set", "a", "b"]);
     ended.failed(2, &["put"]);
-    home.advice(&["call", "notes", "set", "a", "b"], "these are its");
+    home.advice(
+        &["call", "notes", "set", "a", "b"],
+        "these are its commands",
+    );
+    home.ok(&["call", "notes", "put", "a", "b"]);
+    let ended = home.run(&["query", "notes", "at", "a"]);
+    ended.failed(2, &["get"]);
+    home.advice(&["query", "notes", "at", "a"], "these are its queries");
+    home.ok(&["query", "notes", "get", "a"]);
 }
 
 #[test]

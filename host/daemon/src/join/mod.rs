@@ -32,7 +32,7 @@ use crate::node::status;
 use crate::node::{Node, Slot};
 use crate::plugin::blob;
 use crate::store::OpenStore;
-use crate::store::create::NewDirectory;
+use crate::store::create::{ANOTHER_HOME_HINT, NewDirectory};
 
 pub(crate) use inspect::inspect_token;
 
@@ -237,9 +237,8 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
         Some(slot) => slot,
         None => {
             if node.slots().len() >= STORES_MAX {
-                return Err(Failure::failed(format!(
-                    "this node has {STORES_MAX} stores already"
-                )));
+                let text = format!("this node has {STORES_MAX} stores already");
+                return Err(Failure::failed(text).hint(ANOTHER_HOME_HINT));
             }
             descriptors::check_room()?;
             let name = match request.name.is_empty() {

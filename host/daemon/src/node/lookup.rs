@@ -195,7 +195,7 @@ pub(crate) fn find_plugin(node: &Node, text: &str) -> Result<(String, PluginReco
             .hint("`lattice plugin list` shows what there is; `lattice plugin install` adds one")
             .candidates(all.into_iter().map(|(name, _)| name))),
         _ => Err(Failure::usage(format!("{text:?} means several plugins"))
-            .hint("give more digits")
+            .hint("give more digits of its hash")
             .candidates(found.into_iter().map(|(name, _)| name))),
     }
 }
@@ -311,14 +311,8 @@ impl Code {
             .flat_map(|interface| interface.functions.iter().map(|f| f.name.clone()));
         let hint = match schema.find(other, name).is_empty() {
             false => format!("there is one of that name to {command}: use `lattice {command}`"),
-            true => format!(
-                "these are its {}",
-                if kind == CallKind::Query {
-                    "queries"
-                } else {
-                    "commands"
-                }
-            ),
+            true if kind == CallKind::Query => "these are its queries".into(),
+            true => "these are its commands".into(),
         };
         Failure::usage(format!("the store has no {what} {name:?}"))
             .hint(hint)
@@ -357,6 +351,7 @@ pub(crate) fn find_member(governance: &Governance, text: &str) -> Result<DeviceK
 #[cfg(test)]
 mod tests {
     use lattice_kernel::run::engine::{MemberStatus, Role};
+    use lattice_testing::advice;
     use prost::Message as _;
 
     use super::*;
@@ -434,7 +429,7 @@ mod tests {
                 let detail = crate::api::ErrorDetail::decode(status.details()).unwrap();
                 assert_eq!(detail.exit_class(), crate::api::ExitClass::Usage);
                 assert!(detail.text.contains("several"), "{detail:?}");
-                assert!(detail.hint.contains("more digits"), "{detail:?}");
+                assert!(detail.hint.contains("more digits of the id"), "{detail:?}");
                 assert_eq!(detail.candidates.len(), 3);
                 for (last, candidate) in (1..).zip(&detail.candidates) {
                     let named = candidate.starts_with(&format!("{name}-{last}"));
@@ -442,6 +437,8 @@ mod tests {
                 }
             }
         }
+        let failure = find_member(&members, &whole[..DIGITS_MIN]).unwrap_err();
+        advice(&failure.to_string(), "give more digits of the id");
         assert_eq!(find(&all, &whole).unwrap().0, id(2));
         assert_eq!(find_member(&members, &whole).unwrap().0, id(2));
         // Fewer digits than the fewest allowed name nothing.
@@ -449,6 +446,25 @@ mod tests {
         assert!(short.to_string().contains("no store"), "{short}");
         let short = find_member(&members, &whole[..DIGITS_MIN - 1]).unwrap_err();
         assert!(short.to_string().contains("no member"), "{short}");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_digits_do_not_tell_from_another_is_found_by_more_of_them() {
+        let home = tempfile::tempdir().unwrap();
+        let embedded = crate::embedded(home.path()).await.unwrap();
+        let record = |last: u8| PluginRecord {
+            component: [&[0xab; 31][..], &[last]].concat(),
+            installed_ms: 1,
+            bundled: false,
+        };
+        let both = [("one".to_owned(), record(1)), ("two".to_owned(), record(2))];
+        let node = embedded.node();
+        node.records.put_plugins(&both).unwrap();
+        let hash = hex::encode(record(2).component);
+        let failure = find_plugin(node, &hash[..63]).unwrap_err();
+        advice(&failure.to_string(), "give more digits of its hash");
+        assert_eq!(find_plugin(node, &hash).unwrap().0, "two");
+        embedded.close().await;
     }
 
     #[test]

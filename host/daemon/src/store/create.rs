@@ -32,6 +32,9 @@ use crate::plugin::bundled::BUNDLED;
 use crate::store::OpenStore;
 use crate::store::call;
 
+/// What to do when a node has all the stores that it may have.
+pub(crate) const ANOTHER_HOME_HINT: &str = "make more in another home, with --home";
+
 /// The value of `--plugin` for a store without an app.
 pub(crate) const NO_PLUGIN: &str = "none";
 
@@ -198,7 +201,7 @@ pub(crate) async fn create(
     if node.slots().len() >= STORES_MAX {
         return Err(
             Failure::failed(format!("this node has {STORES_MAX} stores already"))
-                .hint("run another handle for more"),
+                .hint(ANOTHER_HOME_HINT),
         );
     }
     descriptors::check_room()?;
@@ -383,6 +386,8 @@ fn take_back(node: &Node, id: &StoreId, components: &[ComponentId], failure: Fai
 
 #[cfg(test)]
 mod tests {
+    use lattice_testing::advice;
+
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -403,20 +408,22 @@ mod tests {
         let slot = create(&node, request("lost")).await.unwrap();
         // A directory that cannot be renamed is said, with what to do.
         let stores = home.path().join("stores");
-        let mut failure = unmake(&node, &slot, Failure::failed("the parent says no")).await;
-        assert_eq!(failure.text(), "the parent says no");
         let away = home.path().join("away");
         fs::rename(&stores, &away).unwrap();
         std::os::unix::fs::symlink(&stores, &stores).unwrap();
-        failure = take_back(&node, &slot.id, &[], failure);
-        assert!(
-            failure.to_string().contains("remove that directory"),
-            "{failure}"
+        let failure = take_back(&node, &slot.id, &[], Failure::failed("the parent says no"));
+        let said = failure.to_string();
+        advice(
+            &said,
+            "end the daemon and remove that directory, or the next start finds a store in it",
         );
         fs::remove_file(&stores).unwrap();
         fs::rename(&away, &stores).unwrap();
+        let directory = node.home.store(&slot.id);
+        assert!(said.contains(directory.to_str().unwrap()), "{said}");
         drop((node, slot));
         embedded.close().await;
+        fs::remove_dir_all(directory).unwrap();
         let embedded = crate::embedded(home.path()).await.unwrap();
         let names: Vec<_> = embedded
             .node()

@@ -11,7 +11,7 @@ use lattice_kernel::clock::Verdict;
 use lattice_kernel::{Changes, LocalSeq, NewStore, Notice, Snapshot, StorageError, Store};
 use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, files, uncached_files};
-use lattice_testing::{self as testing, ModelEngine, key};
+use lattice_testing::{self as testing, ModelEngine, advice, key};
 
 use crate::store::OpenStore;
 use crate::store::writer::{Listener, Opener};
@@ -276,6 +276,10 @@ async fn a_writer_that_panics_tells_who_waits_and_opens_the_store_anew() {
     assert!(
         failure.text().contains("in the middle of something"),
         "{failure}"
+    );
+    advice(
+        &failure.to_string(),
+        "it is opened anew by itself; `lattice doctor` examines the disk",
     );
     if let Err(failure) = &behind {
         assert!(failure.text().contains("the store is stopped"), "{failure}");

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lattice_daemon::{ClockOptions, api};
+use lattice_testing::advice;
 
-use crate::support::{Client, Daemon, advice, exit_class, home};
+use crate::support::{Client, Daemon, exit_class, home};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;

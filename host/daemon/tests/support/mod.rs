@@ -45,11 +45,6 @@ pub(crate) fn exit_class(status: &Status) -> (api::ExitClass, String) {
     (detail.exit_class(), text)
 }
 
-/// Asserts that `said` tells this remedy, which the test then does. Tidy asks for such a test for every remedy.
-pub(crate) fn advice(said: &str, remedy: &str) {
-    assert!(said.contains(remedy), "{remedy:?} is not told: {said}");
-}
-
 /// The text of the next result of a watch.
 pub(crate) async fn next_text(events: &mut Streaming<api::WatchEvent>) -> String {
     let event = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
