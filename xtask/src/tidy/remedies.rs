@@ -65,11 +65,7 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "host/daemon/src/api/failure.rs",
-        &[
-            "run `lattice doctor`; check free space and the disk",
-            "it is fetched from peers while a daemon runs; `lattice store status` says more",
-            "try again when less runs at once, or allow this process more: see `ulimit -a`",
-        ],
+        &["it is fetched from peers while a daemon runs; `lattice store status` says more"],
     ),
     ("host/daemon/src/api/page.rs", &["start again without one"]),
     (
@@ -94,38 +90,12 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
             "`lattice store status` says what it waits for",
             "nothing was written",
             "`lattice plugin inspect` shows what it has",
-            "make several invites",
             "join the store with an invite of an admin",
         ],
     ),
     (
-        "host/daemon/src/node/doctor.rs",
-        &[
-            "set it: entries with wrong times sort wrongly",
-            "set the clock; if it is the peers' that are wrong, run the daemon with --trust-clock",
-            "set the clock if it is ahead",
-            "set the clock",
-            "restart the daemon",
-            "check the network, or give --bind",
-            "do not write to shared stores from this machine, and report it with the kind of its processor",
-            "allow this process more memory and time: see `ulimit -v` and `ulimit -t`",
-            "check free space, permissions and the disk",
-            "install this version of Lattice anew, and report it if that does not help",
-            "stores cannot be mounted; load the fuse module, or allow it in the container",
-        ],
-    ),
-    (
         "host/daemon/src/node/lookup.rs",
-        &[
-            "give more digits",
-            "write INTERFACE.FUNCTION",
-            "commands",
-            "give more digits of the id",
-        ],
-    ),
-    (
-        "host/daemon/src/node/records.rs",
-        &["run `lattice doctor`; check free space and the disk"],
+        &["write INTERFACE.FUNCTION"],
     ),
     (
         "host/daemon/src/plugin/blob.rs",
@@ -133,10 +103,7 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "host/daemon/src/plugin/mod.rs",
-        &[
-            "remove some that no store uses",
-            "it can be had only from members of a store that uses it",
-        ],
+        &["it can be had only from members of a store that uses it"],
     ),
     (
         "host/daemon/src/store/call.rs",
@@ -145,22 +112,13 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
             "call them one after the other",
         ],
     ),
-    (
-        "host/daemon/src/store/create.rs",
-        &[
-            "nothing was made",
-            "run another handle for more",
-            "end the daemon and remove that directory, or the next start finds a store in it",
-        ],
-    ),
+    ("host/daemon/src/store/create.rs", &["nothing was made"]),
     (
         "host/daemon/src/store/mod.rs",
         &[
-            "it is opened anew by itself; `lattice doctor` examines the disk",
             "the node is shutting down, or its output says what went wrong",
             "an admin runs `lattice store revoke",
             "put large content into several calls",
-            "` starts a new chain below it",
         ],
     ),
     (
@@ -168,23 +126,12 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
         &[
             "its key may be in two hands, or a backup was restored",
             "` on both, and report it if they still differ",
-            "if the clock was ahead, set it and run `lattice store restart-chain",
-            "` starts a new chain below it",
-            "acknowledge some after the others, or all",
         ],
     ),
-    ("host/daemon/src/store/watch.rs", &["end some of them"]),
     ("host/format/src/verify.rs", &["update Lattice to read it"]),
     (
         "host/kernel/src/blob/store.rs",
         &["it can be fetched again"],
-    ),
-    (
-        "host/kernel/src/clock.rs",
-        &[
-            "set the clock, or, if it is the members' that are wrong, run the daemon with --trust-clock",
-            "check the date, then agree to it with `lattice call --yes`",
-        ],
     ),
     ("host/kernel/src/run/engine.rs", &["update Lattice"]),
     (
@@ -218,13 +165,7 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
         "host/runtime/src/call_depth/mod.rs",
         &["is it truncated?", "are allowed"],
     ),
-    (
-        "host/runtime/src/engine.rs",
-        &[
-            "if memory cannot be reserved, allow more address space: see `ulimit -v`",
-            "are allowed",
-        ],
-    ),
+    ("host/runtime/src/engine.rs", &["are allowed"]),
     (
         "host/runtime/src/inspect.rs",
         &[

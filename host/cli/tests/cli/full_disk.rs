@@ -525,6 +525,29 @@ fn a_daemon_with_a_full_disk_installs_a_plugin_whole_or_not_at_all() {
 }
 
 #[test]
+fn components_that_a_full_disk_takes_no_more_are_there_when_there_is_room_as_it_says() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    ok(&home, &["store", "create", "root", "--plugin", "none"]);
+    std::fs::remove_dir_all(home.join("components")).expect("it was there");
+    disk.fill(0);
+    let doctor = finish(command(&home).args(["--json", "doctor"]));
+    finding(&doctor, "runtime").advice("check free space, permissions and the disk");
+    let ended = finish(command(&home).args(["query", "root", "name"]));
+    failed_for_space(&ended, &[4]);
+    let told = advice(
+        &ended.stderr,
+        "run `lattice doctor`; check free space and the disk",
+    );
+    assert_eq!(told.commands(), ["lattice doctor"]);
+    finding(&doctor, "disk").advice("MiB are free: stores stop on a full disk");
+    disk.empty();
+    assert_eq!(ok(&home, &["query", "root", "name"]), "\"root\"\n");
+    let doctor = finish(command(&home).args(["--json", "doctor"]));
+    finding(&doctor, "runtime").is_content();
+}
+
+#[test]
 fn a_disk_with_little_space_is_told_by_doctor_until_there_is_room_as_it_says() {
     let Some(mut disk) = small_disk() else { return };
     let home = disk.home();

@@ -12,6 +12,8 @@ mod hostile;
 mod lan;
 mod machine;
 mod remedies;
+#[cfg(target_os = "linux")]
+mod remedies_doctor;
 mod remedies_home;
 mod remedies_members;
 mod sim;

@@ -61,7 +61,6 @@ pub(crate) fn doctor(node: &Node) -> DoctorResponse {
         check_network(node),
         check_runtime(node),
         check_stores(node),
-        check_fuse(),
     ];
     DoctorResponse { checks }
 }
@@ -309,7 +308,7 @@ fn check_runtime(node: &Node) -> Check {
 fn fault_hint(fault: &HostFault) -> &'static str {
     match fault {
         HostFault::Exhausted(_) => {
-            "allow this process more memory and time: see `ulimit -v` and `ulimit -t`"
+            "allow this process what it lacks: see `ulimit -v`, `ulimit -t` and `ulimit -f`"
         }
         HostFault::Components(_) | HostFault::Storage(_) => {
             "check free space, permissions and the disk"
@@ -353,18 +352,6 @@ fn check_stores(node: &Node) -> Check {
                 .collect::<Vec<_>>()
                 .join("; "),
             format!("`lattice store status {}` says more", bad[0].0),
-        ),
-    }
-}
-
-fn check_fuse() -> Check {
-    match std::fs::metadata("/dev/fuse") {
-        Ok(_) => ok("fuse", "/dev/fuse is there"),
-        Err(error) => check(
-            "fuse",
-            CheckLevel::Warning,
-            format!("/dev/fuse: {error}"),
-            "stores cannot be mounted; load the fuse module, or allow it in the container",
         ),
     }
 }
