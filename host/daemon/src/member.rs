@@ -99,7 +99,10 @@ async fn govern(
         return Err(Failure::usage(format!(
             "the governance of this store has no command `{function}`"
         ))
-        .hint("`lattice plugin inspect` shows what it has"));
+        .hint(format!(
+            "`lattice plugin inspect {}` shows what it has",
+            lookup::short(&code.system.component.0)
+        )));
     }
     let found = Found {
         lane: Lane::System,
@@ -479,4 +482,40 @@ pub(crate) async fn list_members(
         members,
         next_page_token,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use lattice_testing::advice;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_command_that_governance_lacks_is_looked_up_as_it_says() {
+        let home = tempfile::tempdir().unwrap();
+        let embedded = crate::embedded(home.path()).await.unwrap();
+        let node = embedded.node().clone();
+        let request = api::CreateStoreRequest {
+            name: "root".into(),
+            plugin: crate::store::create::NO_PLUGIN.into(),
+            ..Default::default()
+        };
+        let slot = crate::store::create::create(&node, request).await.unwrap();
+        let store = node.store(&slot).await.unwrap();
+        let name = [(Type::String, Value::String("other".into()))];
+        let lacks = govern(&node, &slot, &store, "rebaptize", &name).await;
+        let said = lacks.err().unwrap().to_string();
+        let told = advice(&said, "`lattice plugin inspect");
+        let plugin = told.strip_prefix("`lattice plugin inspect ").unwrap();
+        let plugin = plugin.split('`').next().unwrap();
+        let shown = crate::plugin::inspect_plugin(&node, plugin).unwrap();
+        let commands = shown.interfaces.iter().find(|one| one.name == COMMANDS);
+        let functions = &commands.unwrap().functions;
+        assert!(functions.iter().any(|function| function.name == "rename"));
+        let renamed = govern(&node, &slot, &store, "rename", &name).await;
+        assert!(renamed.unwrap().done.outcome.is_ok());
+        drop((store, slot, node));
+        embedded.close().await;
+    }
 }

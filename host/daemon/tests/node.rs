@@ -3,11 +3,15 @@
 
 mod bounds;
 mod clocks;
+mod joins;
 mod support;
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use lattice_daemon::api;
+use lattice_testing::advice;
 use support::{Client, Daemon, bank, exit_class, home};
 use tokio_stream::StreamExt as _;
 
@@ -458,11 +462,11 @@ async fn a_restored_home_forks_no_chain() {
     a.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
-    let (home_a, home_b) = (home(), home());
-    let a = Daemon::start(home_a.path()).await;
-    let b = Daemon::start(home_b.path()).await;
+/// Two nodes that shared the store `money`, of which the second has lost the component and neither runs. Returns the
+/// component, and the address of the first.
+async fn without_component(home_a: &Path, home_b: &Path) -> (api::Plugin, SocketAddr) {
+    let a = Daemon::start(home_a).await;
+    let b = Daemon::start(home_b).await;
     let (mut on_a, mut on_b) = (a.client().await, b.client().await);
     let plugin = on_a.install("bank", bank()).await;
     on_a.create("money", "bank").await;
@@ -477,7 +481,7 @@ async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
     // The component is lost while no peer that has it runs.
     let component = hex::encode(&plugin.hash);
     let mut lost = 0;
-    for entry in std::fs::read_dir(home_b.path().join("components")).unwrap() {
+    for entry in std::fs::read_dir(home_b.join("components")).unwrap() {
         let path = entry.unwrap().path();
         if path
             .file_name()
@@ -491,7 +495,14 @@ async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
     }
     assert_eq!(lost, 2, "its bytes and its code");
     // They would come back from what the store keeps.
-    std::fs::remove_dir_all(home_b.path().join("blobs")).unwrap();
+    std::fs::remove_dir_all(home_b.join("blobs")).unwrap();
+    (plugin, address)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
+    let (home_a, home_b) = (home(), home());
+    let (plugin, address) = without_component(home_a.path(), home_b.path()).await;
     let b = Daemon::start(home_b.path()).await;
     let mut on_b = b.client().await;
     let status = on_b.try_call("money", "open", &["bob"]).await.unwrap_err();
@@ -517,6 +528,42 @@ async fn a_node_without_the_component_keeps_the_log_and_catches_up() {
     }
     assert_eq!(balance, "some(7)");
     drop((on_a, on_b));
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_only_the_next_call_needs_is_fetched_as_it_says() {
+    let (home_a, home_b) = (home(), home());
+    let (plugin, address) = without_component(home_a.path(), home_b.path()).await;
+    let b = Daemon::start(home_b.path()).await;
+    let mut on_b = b.client().await;
+    let status = on_b.try_call("money", "open", &["bob"]).await.unwrap_err();
+    let (_, said) = exit_class(&status);
+    advice(
+        &said,
+        "it is fetched from peers while a daemon runs; `lattice store status` says more",
+    );
+    let shown = on_b.status("money").await.store.unwrap();
+    assert_eq!(shown.state(), api::StoreState::Headless);
+    assert!(
+        shown.reason.contains(&hex::encode(plugin.hash)),
+        "{shown:?}"
+    );
+    // A peer that has the component comes back, and writes nothing.
+    let a = Daemon::start_at(home_a.path(), address).await;
+    let mut called = on_b.try_call("money", "open", &["bob"]).await;
+    for _ in 0..400 {
+        if called.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        called = on_b.try_call("money", "open", &["bob"]).await;
+    }
+    called.unwrap();
+    let shown = on_b.status("money").await.store.unwrap();
+    assert_eq!(shown.state(), api::StoreState::Ready);
+    drop(on_b);
     a.stop().await;
     b.stop().await;
 }

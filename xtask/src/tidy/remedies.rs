@@ -64,24 +64,16 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "host/daemon/src/api/failure.rs",
-        &["it is fetched from peers while a daemon runs; `lattice store status` says more"],
-    ),
-    ("host/daemon/src/api/page.rs", &["start again without one"]),
-    (
         "host/daemon/src/api/service.rs",
         &["`lattice store status` says what became of the store"],
     ),
     (
         "host/daemon/src/join/mod.rs",
         &[
-            "ask an admin of the store what its rules are",
-            "join again, and look at what the token leads to",
+            "ask an admin of the store why, and for another invite",
             "try again, since another member may answer; both should run the same version",
             "`lattice doctor` examines this node",
             "a newer version of Lattice may run this component",
-            "look at the token first",
-            "the join goes on at its next start",
         ],
     ),
     (
@@ -89,13 +81,7 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
         &[
             "`lattice store status` says what it waits for",
             "nothing was written",
-            "`lattice plugin inspect` shows what it has",
-            "join the store with an invite of an admin",
         ],
-    ),
-    (
-        "host/daemon/src/node/lookup.rs",
-        &["write INTERFACE.FUNCTION"],
     ),
     (
         "host/daemon/src/plugin/blob.rs",
@@ -116,7 +102,6 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
     (
         "host/daemon/src/store/mod.rs",
         &[
-            "the node is shutting down, or its output says what went wrong",
             "an admin runs `lattice store revoke",
             "put large content into several calls",
         ],

@@ -1,18 +1,51 @@
 //! What a token leads to, shown before a person joins.
 
-use lattice_net::JoinError;
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+use lattice_format::{ComponentId, StoreId};
+use lattice_net::{JoinError, PeerAddr};
 
 use super::{failure, parse};
 use crate::api;
-use crate::api::failure::Result;
+use crate::api::failure::{Failure, Result};
 use crate::node::Node;
 use crate::plugin;
 use crate::plugin::blob;
+
+/// Components that were fetched to show what a token leads to. They are kept as blobs for the join that may follow, and
+/// removed when the node ends without that join.
+#[derive(Default)]
+pub(crate) struct Looked(Mutex<HashSet<(StoreId, ComponentId)>>);
+
+impl Looked {
+    /// All of these components, with the stores of the tokens.
+    pub(crate) fn all(&self) -> Vec<(StoreId, ComponentId)> {
+        self.0
+            .lock()
+            .expect("no holder panics")
+            .iter()
+            .copied()
+            .collect()
+    }
+
+    fn add(&self, store: StoreId, component: ComponentId) {
+        self.0
+            .lock()
+            .expect("no holder panics")
+            .insert((store, component));
+    }
+}
 
 /// Shows the store that a token leads to, and its components, without joining.
 pub(crate) async fn inspect_token(node: &Node, text: &str) -> Result<api::InspectTokenResponse> {
     let token = parse(text)?;
     let net = node.need_net("a token")?;
+    let own = |peer: &PeerAddr| peer.device == node.device();
+    if !token.peers.is_empty() && token.peers.iter().all(own) {
+        return Err(Failure::failed("the invite is one of this node's own")
+            .hint("give it to the node that is to join"));
+    }
     // Members judge whether the invite has expired, because this clock may be wrong. It tells only why nobody answers.
     let is_over = token.expires_ms != 0 && token.expires_ms <= node.clock.now_ms();
     let inspected = net.inspect_token(&token).await;

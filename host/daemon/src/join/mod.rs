@@ -5,8 +5,7 @@
 
 mod inspect;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use futures_util::future::BoxFuture;
 use lattice_format::{ComponentId, DeviceKey, SignedHeader, StoreId};
@@ -34,7 +33,7 @@ use crate::plugin::blob;
 use crate::store::OpenStore;
 use crate::store::create::{ANOTHER_HOME_HINT, NewDirectory};
 
-pub(crate) use inspect::inspect_token;
+pub(crate) use inspect::{Looked, inspect_token};
 
 /// The phase of a join, for those who watch it; `None` before it has begun in this process.
 pub(crate) struct JoinState(watch::Sender<Option<JoinPhase>>);
@@ -57,30 +56,6 @@ impl JoinState {
     /// The failure of a request to a store that is being joined.
     pub(crate) fn failure(&self, name: &str) -> Failure {
         Failure::not_ready(format!("the store {name} is being joined")).hint(self.text())
-    }
-}
-
-/// Components that were fetched to show what a token leads to. They are kept as blobs for the join that may follow, and
-/// removed when the node ends without that join.
-#[derive(Default)]
-pub(crate) struct Looked(Mutex<HashSet<(StoreId, ComponentId)>>);
-
-impl Looked {
-    /// All of these components, with the stores of the tokens.
-    pub(crate) fn all(&self) -> Vec<(StoreId, ComponentId)> {
-        self.0
-            .lock()
-            .expect("no holder panics")
-            .iter()
-            .copied()
-            .collect()
-    }
-
-    fn add(&self, store: StoreId, component: ComponentId) {
-        self.0
-            .lock()
-            .expect("no holder panics")
-            .insert((store, component));
     }
 }
 
@@ -159,7 +134,7 @@ pub(crate) fn failure(error: &JoinError, store: &StoreId, device: &DeviceKey) ->
         | JoinError::Cancelled
         | JoinError::UnknownInvite => Failure::failed(text),
         JoinError::Refused(_) => {
-            Failure::failed(text).hint("ask an admin of the store what its rules are")
+            Failure::failed(text).hint("ask an admin of the store why, and for another invite")
         }
         JoinError::NotAgreed { .. } => {
             Failure::failed(text).hint("join again, and look at what the token leads to")
@@ -233,7 +208,28 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
         app: hash("app_hash", &request.app_hash)?,
     };
     let _naming = node.naming.lock().await;
-    let slot = match node.slot(&token.store) {
+    let known = node.slot(&token.store);
+    let is_outside = match &known {
+        Some(slot) => is_outside(node, slot).await,
+        None => false,
+    };
+    let slot = match known {
+        Some(slot) if is_outside => {
+            let task = JoinTask {
+                token,
+                device_name: request.member_name,
+                store_name: String::new(),
+                agreed,
+            };
+            let record = JoinRecord {
+                task: task.to_bytes(),
+                was_here: true,
+            };
+            node.update_slot(&slot, |known| known.joining = Some(record))?;
+            slot.join.0.send_replace(None);
+            begin_join(node, &slot, task);
+            slot
+        }
         Some(slot) => slot,
         None => {
             if node.slots().len() >= STORES_MAX {
@@ -260,6 +256,7 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
                 since_ms: node.clock.now_ms(),
                 joining: Some(JoinRecord {
                     task: task.to_bytes(),
+                    was_here: false,
                 }),
                 ..Default::default()
             };
@@ -271,6 +268,14 @@ pub(crate) async fn join(node: &Arc<Node>, request: api::JoinRequest) -> Result<
         }
     };
     Ok(watch_join(node, slot))
+}
+
+/// Whether a store is here of which this device is no member: its directory came from another home, the device has a
+/// new key, or the device was revoked.
+async fn is_outside(node: &Node, slot: &Arc<Slot>) -> bool {
+    slot.record().joining.is_none()
+        && member::governance(node, slot).await.is_ok()
+        && member::own_role(node, slot).is_none()
 }
 
 fn watch_join(node: &Arc<Node>, slot: Arc<Slot>) -> Progress {
@@ -362,8 +367,14 @@ fn begin_join(node: &Arc<Node>, slot: &Arc<Slot>, task: JoinTask) {
             }
             Err(error) => {
                 tracing::info!(store = %slot.id, "the join failed for good: {error}");
-                handle.remove_slot(&slot.id);
-                let recorded = handle.records.remove_store(&slot.id).map_err(Failure::from);
+                let was_here = slot.record().joining.is_some_and(|join| join.was_here);
+                let recorded = match was_here {
+                    true => handle.update_slot(&slot, |record| record.joining = None),
+                    false => {
+                        handle.remove_slot(&slot.id);
+                        handle.records.remove_store(&slot.id).map_err(Failure::from)
+                    }
+                };
                 (recorded, JoinPhase::Failed { error })
             }
         };
@@ -399,9 +410,14 @@ fn adopt_now(
         format!("{}: {error}; {remedy}", home.display())
     })?;
     if slot.opened().is_some() || is_here {
-        return node
-            .open_slot(slot)
-            .map(drop)
+        let opened = node.open_slot(slot).map(drop);
+        let admitted = |record: &mut StoreRecord| {
+            if let Some(join) = &mut record.joining {
+                join.was_here = false;
+            }
+        };
+        return opened
+            .and_then(|()| node.update_slot(slot, admitted))
             .map_err(|failure| failure.to_string());
     }
     let genesis = lattice_format::Body::decode(&body)
@@ -481,6 +497,10 @@ impl JoinHost for Joiner {
         let Some(node) = self.node.upgrade() else {
             return false;
         };
+        // Before its admission a store that was here already is to be joined like any other.
+        if self.slot.record().joining.is_some_and(|join| join.was_here) {
+            return false;
+        }
         let here = Files::are_in(&node.home.store(&self.slot.id));
         matches!(here, Ok(true)) && node.open_slot(&self.slot).is_ok()
     }

@@ -327,7 +327,7 @@ fn check_stores(node: &Node) -> Check {
             bad.push((lookup::path(node, slot), failure.text().to_owned()));
             continue;
         }
-        let (state, reason) = status::state(slot);
+        let (state, reason) = status::state(node, slot);
         if state != crate::api::StoreState::Ready {
             bad.push((lookup::path(node, slot), reason));
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lattice_format::{ComponentId, DeviceKey, Lane, StoreId};
 use lattice_kernel::Snapshot;
-use lattice_kernel::run::engine::{CallKind, Member};
+use lattice_kernel::run::engine::{CallKind, HostFault, Member};
 use lattice_kernel::sync::Governance;
 use lattice_runtime::{Function, Interface, Schema};
 
@@ -320,6 +320,15 @@ impl Code {
     }
 }
 
+/// Why this node cannot run the code in effect of a store, such as a component that is not here; `None` when it can.
+pub(crate) fn lacks(node: &Node, snapshot: &Snapshot) -> Option<HostFault> {
+    let genesis = snapshot.genesis();
+    let app = snapshot.code_in_effect().ok().flatten();
+    let app = app.or_else(|| genesis.app.as_ref().map(|app| app.id));
+    let mut ids = std::iter::once(genesis.system.id).chain(app);
+    ids.find_map(|id| node.components.schema(&id).err())
+}
+
 fn qualified(interface: &Interface, function: &Function) -> String {
     format!("{}.{}", interface.id, function.name)
 }
@@ -446,6 +455,42 @@ mod tests {
         assert!(short.to_string().contains("no store"), "{short}");
         let short = find_member(&members, &whole[..DIGITS_MIN - 1]).unwrap_err();
         assert!(short.to_string().contains("no member"), "{short}");
+    }
+
+    #[test]
+    fn a_function_of_two_interfaces_is_found_as_it_says() {
+        let interface = |id: &str| Interface {
+            id: id.into(),
+            version: None,
+            kind: CallKind::Command,
+            docs: String::new(),
+            functions: vec![Function {
+                name: "add".into(),
+                docs: String::new(),
+                params: Vec::new(),
+                result: None,
+            }],
+        };
+        let schema = Arc::new(Schema {
+            component: ComponentId([1; 32]),
+            bytes: 1,
+            interfaces: vec![interface("a:b/commands"), interface("a:c/commands")],
+            imports: Vec::new(),
+            ignored: Vec::new(),
+            governs: false,
+        });
+        let code = Code {
+            app: Some(schema.clone()),
+            system: schema,
+        };
+        let failure = code.find(CallKind::Command, "add").err().unwrap();
+        let said = failure.to_string();
+        advice(&said, "write INTERFACE.FUNCTION");
+        let status = tonic::Status::from(failure);
+        let detail = crate::api::ErrorDetail::decode(status.details()).unwrap();
+        assert_eq!(detail.candidates, ["a:b/commands.add", "a:c/commands.add"]);
+        let found = code.find(CallKind::Command, "a:c/commands.add").unwrap();
+        assert_eq!(found.interface, "a:c/commands");
     }
 
     #[tokio::test]

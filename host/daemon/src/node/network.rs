@@ -26,6 +26,7 @@ use crate::member;
 use crate::node::clock::Clock;
 use crate::node::copies;
 use crate::node::home::OpenError;
+use crate::node::lookup;
 use crate::node::panics;
 use crate::node::records::PeerRecord;
 use crate::node::{Node, Slot};
@@ -151,7 +152,11 @@ async fn fetch_missing(node: Weak<Node>) {
         }
         for slot in node.slots() {
             let Some(store) = slot.opened() else { continue };
-            let Some(HostFault::MissingCode(component)) = store.published().paused else {
+            let published = store.published();
+            // A store whose entries all have run may lack what the next call needs.
+            let lacks = || lookup::lacks(&node, &published.snapshot);
+            let Some(HostFault::MissingCode(component)) = published.paused.clone().or_else(lacks)
+            else {
                 if !slot.remedy().is_empty() {
                     slot.set_remedy(String::new());
                 }

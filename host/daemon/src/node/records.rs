@@ -79,6 +79,9 @@ pub(crate) struct JoinRecord {
     /// The task in the network's encoding: the token, the names, and the code that was agreed to.
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) task: Vec<u8>,
+    /// Whether the store was here before, and the device is not admitted yet.
+    #[prost(bool, tag = "2")]
+    pub(crate) was_here: bool,
 }
 
 /// A name for a component.

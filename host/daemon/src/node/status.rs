@@ -40,7 +40,7 @@ pub(crate) fn status(node: &Node) -> Result<api::NodeStatus> {
     let slots = node.slots();
     let not_ready = slots
         .iter()
-        .filter(|slot| state(slot).0 != api::StoreState::Ready);
+        .filter(|slot| state(node, slot).0 != api::StoreState::Ready);
     let peers = peers(node);
     let notices = node.records.notices()?;
     let lead_ms = node.clock_lead_ms();
@@ -176,7 +176,7 @@ pub(crate) fn list_peers(
 }
 
 /// The state of a store, and the reason if it is not ready.
-pub(crate) fn state(slot: &Slot) -> (api::StoreState, String) {
+pub(crate) fn state(node: &Node, slot: &Slot) -> (api::StoreState, String) {
     use api::StoreState;
     if slot.record().joining.is_some() {
         return (StoreState::Joining, slot.join.text());
@@ -197,7 +197,8 @@ pub(crate) fn state(slot: &Slot) -> (api::StoreState, String) {
             "its state is being folded again".into(),
         );
     }
-    match &published.paused {
+    let lacks = || lookup::lacks(node, &published.snapshot);
+    match published.paused.clone().or_else(lacks) {
         None => (StoreState::Ready, String::new()),
         Some(fault) => {
             let mut reason = fault.to_string();
@@ -226,7 +227,7 @@ pub(crate) async fn store_summary(node: &Node, slot: &Arc<Slot>) -> api::Store {
     if known.is_none() && node.store(slot).await.is_ok() {
         known = slot.known();
     }
-    let (state, reason) = state(slot);
+    let (state, reason) = state(node, slot);
     let record = slot.record();
     let count = known.as_ref().map_or(0, |known| known.count);
     let genesis_app = known.map(|known| known.app);

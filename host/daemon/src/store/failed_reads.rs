@@ -109,6 +109,22 @@ async fn reads_well(store: &OpenStore, read: fn(&Snapshot) -> Result<(), Storage
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_closed_says_so_and_answers_when_it_is_open_again() {
+    let (log, state) = grown();
+    let (store, _) = opened(&log, &state, STEADY);
+    let entries = store.snapshot().summary().count;
+    done(store.clone()).await;
+    let failure = store.call(Lane::App, vec![add()], false).await.unwrap_err();
+    advice(&failure.to_string(), "try again when the node runs");
+    drop(store);
+    let (store, _) = opened(&log, &state, STEADY);
+    let told = store.call(Lane::App, vec![add()], false).await.unwrap();
+    assert!(told.outcome.is_ok());
+    assert_eq!(store.snapshot().summary().count, entries + 1);
+    done(store).await;
+}
+
 async fn done(store: Arc<OpenStore>) {
     store.close().await;
     let joined = tokio::task::spawn_blocking(move || store.join(PATIENCE));

@@ -250,8 +250,9 @@ impl OpenStore {
                 broken: Some(reason),
                 ..
             }) => Failure::failed(format!("the store is stopped: {reason}")).hint(STOPPED_HINT),
-            _ => Failure::unreachable("the store is closed")
-                .hint("the node is shutting down, or its output says what went wrong"),
+            // A store that nobody uses is closed as well, but not while somebody holds it.
+            _ => Failure::unreachable("the store is closed, because the node is shutting down")
+                .hint("try again when the node runs"),
         }
     }
 

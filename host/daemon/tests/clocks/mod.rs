@@ -1,6 +1,5 @@
 //! Nodes whose clocks are wrong: what they sign, what they say about it, and how they go on.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use lattice_daemon::{ClockOptions, api};
 use lattice_testing::advice;
 
-use crate::support::{Client, Daemon, exit_class, home};
+use crate::support::{Client, Daemon, exit_class, home, until_free};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -30,20 +29,6 @@ fn settable() -> (&'static AtomicI64, ClockOptions) {
         ..ClockOptions::default()
     };
     (steps, options)
-}
-
-/// Waits until a dial of the daemon before, which nobody answers, has given its files back.
-async fn until_free(home: &Path) {
-    let index = home.join("blobs/index.redb");
-    let index = File::options().write(true).open(index).unwrap();
-    let free = async {
-        while index.try_lock().is_err() {
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), free)
-        .await
-        .unwrap();
 }
 
 async fn restart(home: &Path, clock: ClockOptions) -> Daemon {

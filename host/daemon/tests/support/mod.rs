@@ -22,6 +22,20 @@ pub(crate) fn home() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
+/// Waits until a dial of the daemon before, which nobody answers, has given its files back.
+pub(crate) async fn until_free(home: &Path) {
+    let index = home.join("blobs/index.redb");
+    let index = std::fs::File::options().write(true).open(index).unwrap();
+    let free = async {
+        while index.try_lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), free)
+        .await
+        .unwrap();
+}
+
 /// A component that is not bundled with nodes. `cargo xtask plugins` builds it.
 pub(crate) fn bank() -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/plugins/bank.wasm");
