@@ -6,11 +6,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use ed25519_dalek::SigningKey;
+use lattice_daemon::Verifier;
 use lattice_format::{
     Call, ChainId, ComponentId, ComponentRef, DeviceKey, Genesis, Lane, Limits, verify_batch,
 };
 use lattice_kernel::run::engine::{CallEnd, CallKind};
-use lattice_kernel::{BatchVerifier, Files, LocalSeq, NewStore, Outcome, Store, Stored};
+use lattice_kernel::{Files, LocalSeq, NewStore, Outcome, Store, Stored};
 use lattice_runtime::values::{Value, cbor};
 use lattice_runtime::{Compiler, Schema, Wasm};
 
@@ -306,7 +307,7 @@ fn replicate(
     for batch in rest.chunks(BATCH) {
         let batch: Vec<_> = batch.iter().map(parts).collect();
         let started = Instant::now();
-        let received = store.receive(from, batch, now_ms()?, BatchVerifier([3; 32]))?;
+        let received = store.receive(from, batch, now_ms()?, Verifier([3; 32]))?;
         receiving += started.elapsed();
         ensure!(
             received.blame.is_empty(),

@@ -31,6 +31,7 @@ pub use node::clock::ClockOptions;
 pub use node::home::OpenError;
 pub use node::idle::Idle;
 pub use node::runtime_files::{SOCKET_NAME, sockets};
+pub use store::verification::Verifier;
 
 use api::server::Running;
 use node::clock::Clock;

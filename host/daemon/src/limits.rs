@@ -28,6 +28,9 @@ pub fn queries_long() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors - 1).clamp(1, QUERIES_LONG_MAX)
 }
+/// Headers of a received batch from which on its signatures are verified by two threads. A thread costs about as much as
+/// three signatures.
+pub const VERIFY_HALVES_MIN: usize = 256;
 /// The most watches of all clients together.
 pub const WATCHES_MAX: usize = 1024;
 /// The shortest time between two runs of one watch.

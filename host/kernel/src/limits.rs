@@ -94,9 +94,6 @@ pub const ANSWERS_MAX: usize = 4096;
 pub const BATCH_ENTRIES_MAX: usize = 4096;
 /// The most bytes of headers and bodies of one received batch.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Headers of a received batch from which on its signatures are verified by two threads. A thread costs about as much as
-/// three signatures.
-pub const VERIFY_HALVES_MIN: usize = 256;
 /// The most entries since [`crate::Store::take_changes`] that are named one by one. More count as a change of
 /// everything.
 pub const CHANGED_ENTRIES_MAX: usize = 10_000;

@@ -12,6 +12,7 @@ pub(crate) mod history;
 mod inline;
 pub(crate) mod notices;
 mod places;
+pub(crate) mod verification;
 pub(crate) mod watch;
 pub(crate) mod writer;
 

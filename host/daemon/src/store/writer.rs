@@ -19,7 +19,7 @@ use lattice_kernel::clock::Verdict;
 use lattice_kernel::run::engine::HostFault;
 use lattice_kernel::writer::{self, Effect, Group, Input, Next, Now, Rebuild};
 use lattice_kernel::{
-    BatchVerifier, CallError, Changes, Notice, Outcome, Received, Snapshot, StorageError, Store,
+    CallError, Changes, Notice, Outcome, Received, Snapshot, StorageError, Store,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -30,6 +30,7 @@ use crate::node::clock;
 use crate::node::panics;
 use crate::store::inline::Pace;
 use crate::store::places::{Place, Places};
+use crate::store::verification::Verifier;
 
 /// How long a store rests whose writer has panicked, before it is opened anew; twice as long after each further panic
 /// within [`PANICS_APART`], up to [`PANIC_REST_MAX`].
@@ -251,12 +252,12 @@ pub(crate) struct Caller {
 pub(crate) type Deliverer = oneshot::Sender<Result<Received, StorageError>>;
 
 /// An input of the kernel's writer.
-pub(crate) type Given = Input<Caller, Deliverer, BatchVerifier>;
+pub(crate) type Given = Input<Caller, Deliverer, Verifier>;
 
 /// The writer of a store, with what carries out its effects.
 pub(crate) struct Writer {
     id: StoreId,
-    value: writer::Writer<Caller, Deliverer, BatchVerifier>,
+    value: writer::Writer<Caller, Deliverer, Verifier>,
     ends: Ends,
     times: Times,
     began: Instant,
@@ -357,7 +358,7 @@ impl Writer {
             } => writer::Job::Receive {
                 from,
                 entries,
-                verifier: BatchVerifier(clock::seed()),
+                verifier: Verifier(clock::seed()),
                 token: reply,
             },
             Job::With(ask) => writer::Job::Ask(ask),

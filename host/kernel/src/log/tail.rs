@@ -28,8 +28,7 @@ impl Tail {
 
     /// Drops the oldest entries beyond a number and a size. The newest entry stays, whatever its size.
     fn shrink(&mut self, entries_max: usize, bytes_max: usize) {
-        while self.entries.len() > entries_max
-            || (self.bytes > bytes_max && self.entries.len() > 1)
+        while self.entries.len() > entries_max || (self.bytes > bytes_max && self.entries.len() > 1)
         {
             if let Some(oldest) = self.entries.pop_front() {
                 self.bytes -= Self::size(&oldest);
