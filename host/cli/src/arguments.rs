@@ -245,16 +245,12 @@ fn json_call(call: &Value) -> std::result::Result<api::FunctionCall, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::advice;
     use api::text_argument::Source;
     use std::io::Write;
 
     /// A function's name, its positional arguments, and its named arguments, sorted by name.
     type Read = (String, Vec<Source>, Vec<(String, Source)>);
-
-    fn advice(failure: &Failure, remedy: &str) {
-        let said = failure.to_string();
-        assert!(said.contains(remedy), "{said}");
-    }
 
     #[test]
     fn a_call_without_a_function_is_written_as_the_error_says() {

@@ -238,6 +238,7 @@ mod tests {
     //! Commands against a service whose answers the test chooses.
 
     use super::*;
+    use crate::failure::advice;
     use api::calls_server::{Calls, CallsServer};
     use hyper_util::rt::TokioIo;
     use prost::Message as _;
@@ -251,6 +252,8 @@ mod tests {
     enum Fake {
         Outcome(api::Outcome),
         Status(Status),
+        /// Ends a watch after its first event.
+        Ends,
     }
 
     impl Fake {
@@ -261,6 +264,7 @@ mod tests {
                     ..Default::default()
                 }),
                 Fake::Status(status) => Err(status.clone()),
+                Fake::Ends => Ok(api::QueryResponse::default()),
             }
         }
     }
@@ -288,10 +292,11 @@ mod tests {
                 result: Some(self.query()?),
                 missed_count: 2,
             };
-            Ok(Response::new(tokio_stream::iter(vec![
-                Ok(event),
-                Err(Status::unavailable("gone")),
-            ])))
+            let mut events = vec![Ok(event)];
+            if !matches!(self, Fake::Ends) {
+                events.push(Err(Status::unavailable("gone")));
+            }
+            Ok(Response::new(tokio_stream::iter(events)))
         }
     }
 
@@ -373,5 +378,39 @@ mod tests {
             let code = u8::try_from(class).expect("small");
             assert_eq!(codes(Fake::Status(status)).await, [code; 3]);
         }
+    }
+
+    fn watch_args() -> WatchArgs {
+        WatchArgs {
+            store: "s".into(),
+            words: vec!["f".into()],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_the_node_ends_is_begun_again_as_it_says() {
+        let ended = watch(&context(Fake::Ends).await, watch_args()).await;
+        advice(&ended.expect_err("it ends"), "watch again when it is back");
+        // It has the first event again, before it fails otherwise.
+        let again = watch(&context(outcome(api::OutcomeKind::Ok)).await, watch_args()).await;
+        let failed = again.expect_err("it ends").to_string();
+        assert!(failed.contains("gone"), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_lacks_a_command_is_of_another_version_as_it_says() {
+        let lacks = Fake::Status(Status::unimplemented(""));
+        let query_args = || QueryArgs {
+            store: "s".into(),
+            words: vec!["f".into()],
+        };
+        let failed = query(&context(lacks).await, query_args()).await;
+        advice(
+            &failed.expect_err("it is not served"),
+            "it is of another version: restart it with this one",
+        );
+        // A daemon of this version serves what this command asks for.
+        let served = outcome(api::OutcomeKind::Ok);
+        assert!(query(&context(served).await, query_args()).await.is_ok());
     }
 }

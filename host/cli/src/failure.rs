@@ -3,6 +3,7 @@
 //! Every error becomes a [`Failure`]. The node chooses the exit class and the text of its errors, and sends both
 //! in the details of the gRPC status. A status without details comes from the transport.
 
+use std::error::Error as _;
 use std::fmt;
 use std::io;
 
@@ -168,12 +169,19 @@ impl From<tonic::Status> for Failure {
 
 /// The failure for a status without details, which comes from the connection or from the gRPC library.
 fn from_transport(status: &tonic::Status) -> Failure {
-    let class = class_of(api::ExitClass::Unspecified, status.code());
+    // What the node answers has no source. What has one happened to the connection: the node was killed, for one.
+    let is_cut = status.source().is_some();
+    let code = if is_cut {
+        Code::Unavailable
+    } else {
+        status.code()
+    };
+    let class = class_of(api::ExitClass::Unspecified, code);
     let text = match status.message() {
         "" => format!("the node answered {:?}", status.code()),
         message => message.to_owned(),
     };
-    match status.code() {
+    match code {
         Code::Unavailable => Failure::new(class, format!("the node went away: {text}"))
             .hint("look at the daemon's output, and try again"),
         Code::Unimplemented => Failure::new(class, "the daemon does not know this command")
@@ -212,6 +220,13 @@ impl From<io::Error> for Failure {
         };
         failure
     }
+}
+
+/// Asserts that a failure tells this remedy, which a test then follows.
+#[cfg(test)]
+pub(crate) fn advice(failure: &Failure, remedy: &str) {
+    let said = failure.to_string();
+    assert!(said.contains(remedy), "{said}");
 }
 
 #[cfg(test)]

@@ -110,19 +110,13 @@ impl Output {
         }
     }
 
-    /// Asks a person to agree, after showing `shown`. Does not ask if `yes` is given.
+    /// Asks a person at the terminal to agree, after showing `shown`. Does not ask if `yes` is given.
     ///
     /// # Errors
-    /// Class `Usage` if there is no terminal to ask at, and `Failed` for any answer but yes.
+    /// Class `Failed` for any answer but yes.
     pub(crate) fn confirm(self, yes: Yes, shown: &str, question: &str) -> Result<()> {
         if yes == Yes::Given {
             return Ok(());
-        }
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(
-                Failure::usage("this needs an answer, and there is no terminal to ask at")
-                    .hint("give --yes to agree"),
-            );
         }
         let mut answer = String::new();
         let mut err = io::stderr().lock();

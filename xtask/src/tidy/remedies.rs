@@ -28,41 +28,11 @@ const CHARS_MIN: usize = 8;
 
 /// Remedies without a test, by the file that says them.
 const UNFOLLOWED: &[(&str, &[&str])] = &[
-    ("host/cli/src/arguments.rs", &["write --param NAME=VALUE"]),
-    (
-        "host/cli/src/call.rs",
-        &[
-            "nothing was written",
-            "ask for less, or tell the plugin's author",
-            "watch again when it is back",
-        ],
-    ),
-    (
-        "host/cli/src/failure.rs",
-        &[
-            "look at the daemon's output, and try again",
-            "it is of another version: restart it with this one",
-        ],
-    ),
     (
         "host/cli/src/guard.rs",
         &["what the node had begun, it may still complete"],
     ),
     ("host/cli/src/join.rs", &["see `lattice status`"]),
-    ("host/cli/src/output.rs", &["give --yes to agree"]),
-    ("host/cli/src/plugin.rs", &["strip it of debug information"]),
-    (
-        "host/cli/src/session.rs",
-        &["run this as the user who runs the daemon"],
-    ),
-    (
-        "host/cli/src/sim.rs",
-        &[
-            "its own line above says why",
-            "`cargo build --package lattice-sim` builds it anew",
-            "build it with `cargo build --package lattice-sim` and put it into",
-        ],
-    ),
     (
         "host/daemon/src/api/service.rs",
         &["`lattice store status` says what became of the store"],
@@ -78,33 +48,15 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "host/daemon/src/member.rs",
-        &[
-            "`lattice store status` says what it waits for",
-            "nothing was written",
-        ],
-    ),
-    (
-        "host/daemon/src/plugin/blob.rs",
-        &["check free space and the disk"],
-    ),
-    (
-        "host/daemon/src/plugin/mod.rs",
-        &["it can be had only from members of a store that uses it"],
+        &["`lattice store status` says what it waits for"],
     ),
     (
         "host/daemon/src/store/call.rs",
-        &[
-            "try again when that is done; `lattice store status` shows how far it is",
-            "call them one after the other",
-        ],
+        &["try again when that is done; `lattice store status` shows how far it is"],
     ),
-    ("host/daemon/src/store/create.rs", &["nothing was made"]),
     (
         "host/daemon/src/store/mod.rs",
-        &[
-            "an admin runs `lattice store revoke",
-            "put large content into several calls",
-        ],
+        &["an admin runs `lattice store revoke"],
     ),
     (
         "host/daemon/src/store/notices.rs",
@@ -126,7 +78,6 @@ const UNFOLLOWED: &[(&str, &[&str])] = &[
     (
         "host/kernel/src/storage/machine.rs",
         &[
-            "end that one first",
             "check who owns the file, and its permissions",
             "allow more memory",
         ],

@@ -12,6 +12,7 @@ mod hostile;
 mod lan;
 mod machine;
 mod remedies;
+mod remedies_calls;
 #[cfg(target_os = "linux")]
 mod remedies_doctor;
 mod remedies_home;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::{Ended, finish, program};
+use crate::harness::{Ended, advice, finish, program};
 
 /// A directory that holds `lattice` and nothing else.
 fn alone() -> TempDir {
@@ -66,16 +66,23 @@ fn without_a_simulator_it_says_what_to_do_and_that_helps() {
     let (directory, empty) = (directory.path(), empty.path());
     let words = ["sim", "model", "--seeds", "0..3"];
     let here = directory.display().to_string();
-    run(directory, empty, &words).failed(
-        4,
-        &[
-            "lattice-sim",
-            &here,
-            "PATH",
-            "`cargo build --package lattice-sim`",
-        ],
+    let missing = run(directory, empty, &words);
+    missing.failed(4, &["lattice-sim", &here, "PATH"]);
+    let told = advice(
+        &missing.stderr,
+        "build it with `cargo build --package lattice-sim` and put it into",
     );
-    // The command that the error names has put the simulator beside the `lattice` that cargo built.
+    assert_eq!(told.commands(), ["cargo build --package lattice-sim"]);
+    assert!(missing.stderr.trim_end().ends_with(&here), "{missing:?}");
+    std::fs::write(directory.join("lattice-sim"), b"no program").expect("written");
+    let broken = run(directory, empty, &words);
+    broken.failed(4, &["cannot start"]);
+    advice(
+        &broken.stderr,
+        "`cargo build --package lattice-sim` builds it anew",
+    );
+    std::fs::remove_file(directory.join("lattice-sim")).expect("it was there");
+    // The command that the errors name has put the simulator beside the `lattice` that cargo built.
     let built = PathBuf::from(env!("CARGO_BIN_EXE_lattice")).with_file_name("lattice-sim");
     assert!(
         built.is_file(),
@@ -93,9 +100,19 @@ fn a_shell_starts_it_too_and_tells_when_it_failed() {
     let home = tempfile::tempdir().expect("a directory");
     let (beside, empty) = (alone(), tempfile::tempdir().expect("a directory"));
     stand_in(beside.path(), 1);
+    let sim = beside.path().join("lattice-sim");
+    let script = std::fs::read_to_string(&sim).expect("a script");
+    let script = script.replace("exit", "echo why it failed >&2; exit");
+    std::fs::write(&sim, script).expect("written");
     let mut shell = lattice(beside.path(), empty.path());
     shell.arg("--home").arg(home.path()).arg("shell");
     let ended = crate::harness::finish_with_input(&mut shell, b"sim swarm --seeds 0..1\n");
     assert_eq!(ended.stdout, "<swarm><--seeds><0..1>", "{ended:?}");
-    ended.failed(4, &["the simulator ended with exit status: 1"]);
+    let (above, own) = ended.stderr.split_once('\n').expect("two lines");
+    assert!(
+        own.contains("the simulator ended with exit status: 1"),
+        "{ended:?}"
+    );
+    advice(own, "its own line above says why");
+    assert_eq!(above, "why it failed");
 }

@@ -17,7 +17,14 @@ pub(crate) fn of(component: &ComponentId) -> BlobId {
 
 impl From<BlobError> for Failure {
     fn from(error: BlobError) -> Self {
-        Failure::failed(error.to_string()).hint("check free space and the disk")
+        let failure = Failure::failed(error.to_string());
+        match error {
+            // What to do stands in their texts.
+            BlobError::Io { .. } | BlobError::Unopened { .. } | BlobError::Damaged(_) => failure,
+            BlobError::Index { .. } | BlobError::TooLarge { .. } => {
+                failure.hint("run `lattice doctor`; check free space and the disk")
+            }
+        }
     }
 }
 
