@@ -217,7 +217,7 @@ pub enum FetchError {
     #[error(transparent)]
     TooLarge(#[from] FetchFailure),
     /// Nobody who was asked has it, or finished sending it.
-    #[error("none of {asked} peers gave the blob; the last one: {last}")]
+    #[error("none of {asked} peers gave the blob (the last one: {last})")]
     NoSource {
         /// How many were asked.
         asked: usize,

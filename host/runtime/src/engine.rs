@@ -74,7 +74,9 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// It is too large to look at.
-    #[error("the component has {bytes} bytes; {max} are allowed")]
+    #[error(
+        "the component has {bytes} bytes, and {max} are allowed; strip it of debug information"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,

@@ -27,7 +27,9 @@ pub const WIT_SECTION: &str = "lattice:wit";
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// It is larger than is looked at.
-    #[error("the component has {bytes} bytes; {max} are allowed")]
+    #[error(
+        "the component has {bytes} bytes, and {max} are allowed; strip it of debug information"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -59,7 +61,7 @@ pub enum InspectError {
     },
     /// A function has a type that no call can carry.
     #[error(
-        "{interface} {function}: {what} is {found}; a call can carry only values that can be written down"
+        "{interface} {function}: {what} is {found}; use a type whose values can be written down"
     )]
     NotAValue {
         /// The interface.
@@ -72,7 +74,7 @@ pub enum InspectError {
         found: &'static str,
     },
     /// A function's types nest too deeply.
-    #[error("{interface} {function}: {what} nests {depth} types deep; {max} are allowed")]
+    #[error("{interface} {function}: {what} nests {depth} types deep; nest at most {max}")]
     TooDeep {
         /// The interface.
         interface: String,

@@ -548,6 +548,29 @@ fn components_that_a_full_disk_takes_no_more_are_there_when_there_is_room_as_it_
 }
 
 #[test]
+fn a_join_that_a_full_disk_holds_up_goes_on_as_it_says() {
+    let Some(disk) = small_disk() else { return };
+    let home = disk.home();
+    let a = Home::new();
+    let bank = built("bank");
+    a.ok(&["plugin", "install", bank.to_str().expect("UTF-8")]);
+    let (_first, _second) = (a.daemon(), start_daemon(&home));
+    a.ok(&["store", "create", "money", "--plugin", "bank"]);
+    let token = a.ok(&["store", "invite", "money"]);
+    let join = ["store", "join", "--yes", token.trim()];
+    disk.fill(0);
+    let ended = finish(command(&home).args(join));
+    failed_for_space(&ended, &[4]);
+    let told = advice(&ended.stderr, "`lattice doctor` examines this node");
+    assert_eq!(told.commands(), ["lattice doctor"]);
+    let doctor = finish(command(&home).args(["--json", "doctor"]));
+    finding(&doctor, "disk").advice("MiB are free: stores stop on a full disk");
+    disk.empty();
+    until_ok(&home, &join);
+    ok(&home, &["call", "money", "open", "ann"]);
+}
+
+#[test]
 fn a_disk_with_little_space_is_told_by_doctor_until_there_is_room_as_it_says() {
     let Some(mut disk) = small_disk() else { return };
     let home = disk.home();

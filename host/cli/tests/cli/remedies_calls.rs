@@ -155,6 +155,21 @@ fn a_component_that_is_too_large_is_stripped_as_it_says() {
 }
 
 #[test]
+fn a_core_module_becomes_a_component_as_it_says() {
+    let home = Home::new();
+    let bank = built("bank");
+    // `cargo xtask plugins` does what the command does: it makes the component of this module.
+    let target = bank.ancestors().nth(2).expect("a target directory");
+    let module = target.join("wasm32-unknown-unknown/plugin/guest_bank.wasm");
+    let told = home.advice(
+        &["plugin", "install", utf8(&module)],
+        "make one of it with `wasm-tools component new`",
+    );
+    assert_eq!(told.commands(), ["wasm-tools component new"]);
+    home.ok(&["plugin", "install", utf8(&bank)]);
+}
+
+#[test]
 fn a_hash_that_no_member_has_is_had_from_one_that_uses_it_as_it_says() {
     let (a, b) = (Home::new(), Home::new());
     let (_first, _second) = (a.daemon(), b.daemon());

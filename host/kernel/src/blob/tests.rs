@@ -353,6 +353,11 @@ fn a_blob_is_taken_up_to_the_largest_and_blamed_beyond() {
     }
 }
 
+/// Asserts that a remedy is told, which the test then follows.
+fn advice(said: &str, remedy: &str) {
+    assert!(said.contains(remedy), "{said}");
+}
+
 #[test]
 fn a_damaged_file_is_found_taken_away_and_fetched_again() {
     let (a, b) = (Dir::new(), Dir::new());
@@ -363,7 +368,9 @@ fn a_damaged_file_is_found_taken_away_and_fetched_again() {
     let mut wrong = content.clone();
     wrong[1_500_000] ^= 1;
     fs::write(b.data_file(blob), &wrong).unwrap();
-    assert!(matches!(to.read(HERE, blob), Err(BlobError::Damaged(id)) if id == blob));
+    let damaged = to.read(HERE, blob).unwrap_err();
+    assert!(matches!(damaged, BlobError::Damaged(id) if id == blob));
+    advice(&damaged.to_string(), "it can be fetched again");
     assert!(!to.has(HERE, blob).unwrap());
     let mut fetch = Fetch::begin(HERE, blob, MAX, &to).unwrap();
     assert!(done(&Net::of(&[(peer(1), &from)]).run(

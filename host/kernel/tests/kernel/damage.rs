@@ -8,10 +8,10 @@ use lattice_format::{ChainId, IntentionId, Lane};
 use lattice_kernel::run::engine::Role;
 use lattice_kernel::state::cell::Space;
 use lattice_kernel::{Files, LocalSeq, Notice, OpenError, Store, Stored};
-use lattice_testing::Dice;
 use lattice_testing::disk::{Disk, Power};
 use lattice_testing::log_disk::{LogDisk, LogImage, files};
 use lattice_testing::{self as testing, ModelEngine, Step, device, key};
+use lattice_testing::{Dice, advice};
 
 use crate::crash::{open, others, receive, steps};
 use crate::world::{START_MS, adopt, all, judge, settle, wire};
@@ -294,6 +294,10 @@ fn a_damaged_state_is_an_error_at_most_and_made_again_without_it() {
             Ok(Err(text)) => {
                 refused += 1;
                 assert!(text.contains("state.redb"), "round {round}: {text}");
+                advice(
+                    &text,
+                    "remove it while no daemon runs, and it is made again from the log",
+                );
                 std::fs::remove_file(file).unwrap();
                 assert_eq!(read_all(dir.path()).unwrap().1, expected, "round {round}");
             }

@@ -25,7 +25,7 @@ use crate::token::{PeerAddr, Token, shortened};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// Nobody that the token names answers.
-    #[error("none of the {tried} members that the token names answers; of the last one: {last}")]
+    #[error("none of the {tried} members that the token names answers (of the last one: {last})")]
     Unreachable {
         /// How many were tried.
         tried: usize,
@@ -568,8 +568,8 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "none of the 2 members that the token names answers; of the last one: the member \
-             abababababababab cannot help now: it does not answer within 6s"
+            "none of the 2 members that the token names answers (of the last one: the member \
+             abababababababab cannot help now: it does not answer within 6s)"
         );
     }
 }

@@ -51,11 +51,11 @@ pub enum DepthError {
     #[error(transparent)]
     Invalid(#[from] wasmparser::Error),
     /// The file ends before a component or module that is nested in it.
-    #[error("it ends before a {0} that is nested in it does; is it truncated?")]
+    #[error("it ends before a {0} that is nested in it does; get the whole file")]
     Truncated(&'static str),
     /// Too many components with core modules of their own are nested in each other.
     #[error(
-        "it is made of {0} components with core modules of their own; {BUDGETS_MAX} are allowed"
+        "it is made of {0} components with core modules of their own; make it of at most {BUDGETS_MAX}"
     )]
     Budgets(usize),
     /// A component that is nested in it imports a core module.

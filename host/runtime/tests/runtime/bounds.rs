@@ -12,7 +12,7 @@ use lattice_runtime::limits::{
 };
 use lattice_runtime::profile::{MEMORY_BYTES_MAX, RESULT_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use lattice_runtime::{Compiler, InstallError, Wasm};
-use lattice_testing::{key, memory_files};
+use lattice_testing::{advice, key, memory_files};
 
 use crate::node::{Node, WASM, built};
 
@@ -153,6 +153,7 @@ fn a_type_ends_at_its_depth() {
     assert_eq!(ty.depth(), TYPE_DEPTH_MAX);
     let error = refusal(&with_depth(TYPE_DEPTH_MAX + 1));
     assert!(error.contains(&TYPE_DEPTH_MAX.to_string()), "{error}");
+    advice(&error, "nest at most");
 }
 
 /// A component of this many core instances of a module.

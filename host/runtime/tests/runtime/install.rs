@@ -6,6 +6,7 @@ use std::process::Command;
 use lattice_kernel::run::engine::{Engine, HostFault};
 use lattice_runtime::limits::{COMPILE_CPU_MAX, COMPILE_MEMORY_BYTES_MAX, COMPILED_BYTES_MAX};
 use lattice_runtime::{Compiler, InstallError, Wasm};
+use lattice_testing::advice;
 
 use crate::node::{WASM, built, raw};
 
@@ -18,6 +19,21 @@ fn check(bytes: &[u8], words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "{word:?} is not in: {message}");
     }
+}
+
+/// A component with a command that gives a number, and this at its end.
+fn number(end: &str) -> Vec<u8> {
+    // Without names, which would be written behind the end.
+    let text = format!(
+        r#"(component
+          (core module (func (export "open") (result i32) (i32.const 1)))
+          (core instance (instantiate 0))
+          (func (result u32) (canon lift (core func 0 "open")))
+          (instance (export "open" (func 0)))
+          (export "example:raw/commands@0.1.0" (instance 0))
+          {end})"#
+    );
+    wat::parse_str(text).unwrap()
 }
 
 #[test]
@@ -39,6 +55,11 @@ fn each_component_that_cannot_serve_is_refused_with_the_reason() {
         &raw("resource-export"),
         &["example:raw/commands@0.1.0", "resource"],
     );
+    advice(
+        &refusal(&raw("resource-export")),
+        "use a type whose values can be written down",
+    );
+    WASM.install(&number("")).unwrap();
     check(&raw("async-export"), &["not a valid component"]);
     let whole = built("counter");
     check(&whole[..whole.len() / 2], &["not a valid component"]);
@@ -50,8 +71,14 @@ fn each_component_that_cannot_serve_is_refused_with_the_reason() {
         check(&nested[..end], &["not a valid component"]);
     }
     const MEMORY_SECTION: usize = 5;
-    check(&nested[..nested.len() - MEMORY_SECTION], &["truncated"]);
+    check(&nested[..nested.len() - MEMORY_SECTION], &["whole file"]);
     check(&nested, &["no commands and no queries"]);
+    let nested = number("(component (core module (table 1 funcref) (memory 1)))");
+    advice(
+        &refusal(&nested[..nested.len() - MEMORY_SECTION]),
+        "get the whole file",
+    );
+    WASM.install(&nested).unwrap();
     check(&raw("memory-start"), &["exceeds the limit"]);
     check(b"", &["not a valid component"]);
     check(b"\0asm\x01\0\0\0", &["core WebAssembly module"]);
