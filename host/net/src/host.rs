@@ -33,6 +33,11 @@ pub trait NetHost: Send + Sync + 'static {
     /// What the log of a store holds durably; `None` for a store that this node does not have.
     fn snapshot(&self, store: &StoreId) -> Option<Snapshot>;
 
+    /// Whether a store is being opened, as stores are when a node starts. It gives a snapshot soon.
+    fn is_opening(&self, _store: &StoreId) -> bool {
+        false
+    }
+
     /// Whether this node has a store, and could give a snapshot of it. Called often.
     fn serves(&self, store: &StoreId) -> bool {
         self.snapshot(store).is_some()

@@ -290,6 +290,14 @@ impl NetHost for Host {
         Some(self.open(store)?.snapshot())
     }
 
+    fn is_opening(&self, store: &StoreId) -> bool {
+        self.slot(store).is_some_and(|(_, slot)| {
+            let is_joining = slot.record().joining.is_some();
+            let is_broken = slot.broken.lock().expect("no holder panics").is_some();
+            slot.known().is_none() && !is_joining && !is_broken
+        })
+    }
+
     fn serves(&self, store: &StoreId) -> bool {
         let found = self.slot(store);
         found.is_some_and(|(_, slot)| slot.opened().is_some() || slot.is_resting())

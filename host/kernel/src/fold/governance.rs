@@ -264,3 +264,46 @@ pub(crate) fn ask_view(
     }
     .ask(rows, question, Slot::MAX)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use lattice_format::ChainId;
+
+    use super::*;
+    use crate::run::engine::Role;
+    use crate::testing;
+
+    /// Holds: invariants 5, 6.
+    #[test]
+    fn an_answer_that_rests_on_what_was_undone_is_not_used() {
+        let now_ms = 1_800_000_000_000;
+        let mut store = testing::found(0, now_ms);
+        let question = Question::Quota {
+            author: testing::device(0),
+            lane: Lane::App,
+        };
+        let quota = |store: &mut crate::Store| {
+            let asked = store.core.ask_at(&question, Slot::MAX).unwrap();
+            match asked.answer.unwrap() {
+                Answer::Quota(bytes) => bytes,
+                other => panic!("{other:?}"),
+            }
+        };
+        let set = |store: &mut crate::Store, bytes| {
+            let call = testing::set_quota_of_role(Role::Admin, Some(bytes));
+            let told = store.call(Lane::System, vec![call], now_ms, ChainId(1));
+            assert!(told.unwrap().outcome.is_ok());
+            store.close_intention(now_ms).unwrap();
+        };
+        assert_eq!(quota(&mut store), None);
+        set(&mut store, 1_000_000);
+        assert_eq!(quota(&mut store), Some(1_000_000));
+        store.roll_back();
+        assert_eq!(quota(&mut store), None);
+        set(&mut store, 2_000_000);
+        assert_eq!(quota(&mut store), Some(2_000_000));
+        store.commit(now_ms).unwrap();
+        assert_eq!(quota(&mut store), Some(2_000_000));
+    }
+}

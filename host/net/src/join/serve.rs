@@ -1,6 +1,7 @@
 //! The member's side of a join.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
@@ -25,6 +26,9 @@ use crate::limits::{
 };
 use crate::token::{claim_holds, proof_holds, shortened};
 
+/// How long a joiner waits for a store that is being opened, and how often is looked.
+const OPENING_WAIT: Duration = Duration::from_secs(4);
+const OPENING_LOOK: Duration = Duration::from_millis(20);
 /// Requests of one connection that are served at once.
 const AT_ONCE: usize = 4;
 
@@ -172,6 +176,22 @@ async fn serve(
     }
 }
 
+/// A view of a store. A node that has just started opens its stores, which a joiner waits for.
+async fn opened(context: &Context, store: &StoreId) -> Option<Snapshot> {
+    let waits_until = tokio::time::Instant::now() + OPENING_WAIT;
+    loop {
+        let served = context.store(store);
+        if let Some(snapshot) = served.and_then(|_| context.host.snapshot(store)) {
+            return Some(snapshot);
+        }
+        let is_opening = context.host.is_opening(store) || context.host.serves(store);
+        if !is_opening || tokio::time::Instant::now() >= waits_until {
+            return None;
+        }
+        tokio::time::sleep(OPENING_LOOK).await;
+    }
+}
+
 type Answered = (Answer, Option<(StoreId, ComponentId)>);
 
 async fn answer(
@@ -196,10 +216,7 @@ async fn answer(
         );
         return Err(Why::NotProved);
     }
-    let snapshot = context
-        .store(&scope.store)
-        .and_then(|_| context.host.snapshot(&scope.store))
-        .ok_or(Why::NotProved)?;
+    let snapshot = opened(context, &scope.store).await.ok_or(Why::NotProved)?;
     let status = member_status(context, &scope.store, &peer);
     match status {
         Some(MemberStatus::Active) => {}
