@@ -5,7 +5,7 @@
 //! crash costs the repair of one file of a bounded size, and the entries before some number can be dropped by
 //! removing files: the log's *base* is the first entry that is kept. One durable transaction appends one batch. Keys
 //! ascend, so a batch touches the last page of a table and little more. An index by hash would cost eight times as
-//! much; it is derived, and is in `state.redb`. A small batch of nothing but entries goes to the *journal* first, whose
+//! much; it is derived, and is in `state.redb`. A small entry that is a batch of its own goes to the *journal* first, whose
 //! entries are moved into the last segment together (see `journal.rs`).
 //!
 //! ```text
@@ -333,7 +333,8 @@ impl Log {
         // A log without its genesis in a segment is an empty one.
         let journaled = entries_alone
             && !begins
-            && !batch.is_empty()
+            // A disk may keep any part of a write that a crash cut short, and a batch is kept as a whole or not at all.
+            && batch.len() == 1
             && first > FIRST
             && !mutant::active(Mutant::CommitNotDurable)
             && self.journal.append(self.segments.files(), &rows)?;
